@@ -1,0 +1,1 @@
+//! henge-benches
