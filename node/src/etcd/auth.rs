@@ -44,7 +44,9 @@ impl<B: Backend> pb::auth_server::Auth for Auth<B> {
         _: Request<pb::AuthDisableRequest>,
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
         let reply = self.backend.status().await.map_err(|e| status(&e))?;
-        Ok(Response::new(pb::AuthDisableResponse { header: header(reply.header) }))
+        Ok(Response::new(pb::AuthDisableResponse {
+            header: header(reply.header),
+        }))
     }
 
     async fn auth_status(

@@ -65,7 +65,11 @@ impl<B: Backend> pb::cluster_server::Cluster for Cluster<B> {
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
         let linearizable = request.into_inner().linearizable;
-        let reply = self.backend.members(linearizable).await.map_err(|e| status(&e))?;
+        let reply = self
+            .backend
+            .members(linearizable)
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::MemberListResponse {
             header: without_revision(reply.header),
             members: reply.body.into_iter().map(member).collect(),

@@ -51,7 +51,8 @@ pub fn row(e: &Error) -> (Code, Cow<'static, str>) {
         // Ours alone (etcd exits the process instead). Unavailable: another member may serve it,
         // and clientv3 does not repeat writes on it, which is right since the outcome is unknown.
         Error::Poisoned(_) => return (Code::Unavailable, Cow::Owned(format!("etcdserver: {e}"))),
-        #[allow(unreachable_patterns)] // `Error` may grow; etcd answers Unknown to what it has no row for
+        #[allow(unreachable_patterns)]
+        // `Error` may grow; etcd answers Unknown to what it has no row for
         _ => return (Code::Unknown, Cow::Owned(format!("etcdserver: {e}"))),
     };
     (code, Cow::Borrowed(text))
@@ -83,10 +84,7 @@ fn invalid(e: &mvcc::Error) -> (Code, Cow<'static, str>) {
             "etcdserver: mvcc: required revision is a future revision",
         ),
         E::LeaseNotFound => (Code::NotFound, "etcdserver: requested lease not found"),
-        E::LeaseExists => (
-            Code::FailedPrecondition,
-            "etcdserver: lease already exists",
-        ),
+        E::LeaseExists => (Code::FailedPrecondition, "etcdserver: lease already exists"),
         E::LeaseTtlTooLarge => (Code::OutOfRange, "etcdserver: too large lease TTL"),
         E::NoSpace => (
             Code::ResourceExhausted,
@@ -140,29 +138,93 @@ mod tests {
         };
         let outcome = Outcome::Unknown;
         let table: Vec<(Error, Code, &str)> = vec![
-            (m(mvcc::Error::EmptyKey), InvalidArgument, "key is not provided"),
-            (m(mvcc::Error::KeyNotFound), InvalidArgument, "key not found"),
-            (m(mvcc::Error::ValueProvided), InvalidArgument, "value is provided"),
-            (m(mvcc::Error::LeaseProvided), InvalidArgument, "lease is provided"),
-            (m(mvcc::Error::TooManyOps), InvalidArgument, "too many operations in txn request"),
-            (m(mvcc::Error::DuplicateKey), InvalidArgument, "duplicate key given in txn request"),
-            (m(mvcc::Error::InvalidSortOption), InvalidArgument, "invalid sort option"),
-            (m(compacted), OutOfRange, "mvcc: required revision has been compacted"),
-            (m(future), OutOfRange, "mvcc: required revision is a future revision"),
-            (m(mvcc::Error::LeaseNotFound), NotFound, "requested lease not found"),
-            (m(mvcc::Error::LeaseExists), FailedPrecondition, "lease already exists"),
-            (m(mvcc::Error::LeaseTtlTooLarge), OutOfRange, "too large lease TTL"),
-            (m(mvcc::Error::NoSpace), ResourceExhausted, "mvcc: database space exceeded"),
-            (Error::RequestTooLarge { bytes: 2, max: 1 }, InvalidArgument, "request is too large"),
+            (
+                m(mvcc::Error::EmptyKey),
+                InvalidArgument,
+                "key is not provided",
+            ),
+            (
+                m(mvcc::Error::KeyNotFound),
+                InvalidArgument,
+                "key not found",
+            ),
+            (
+                m(mvcc::Error::ValueProvided),
+                InvalidArgument,
+                "value is provided",
+            ),
+            (
+                m(mvcc::Error::LeaseProvided),
+                InvalidArgument,
+                "lease is provided",
+            ),
+            (
+                m(mvcc::Error::TooManyOps),
+                InvalidArgument,
+                "too many operations in txn request",
+            ),
+            (
+                m(mvcc::Error::DuplicateKey),
+                InvalidArgument,
+                "duplicate key given in txn request",
+            ),
+            (
+                m(mvcc::Error::InvalidSortOption),
+                InvalidArgument,
+                "invalid sort option",
+            ),
+            (
+                m(compacted),
+                OutOfRange,
+                "mvcc: required revision has been compacted",
+            ),
+            (
+                m(future),
+                OutOfRange,
+                "mvcc: required revision is a future revision",
+            ),
+            (
+                m(mvcc::Error::LeaseNotFound),
+                NotFound,
+                "requested lease not found",
+            ),
+            (
+                m(mvcc::Error::LeaseExists),
+                FailedPrecondition,
+                "lease already exists",
+            ),
+            (
+                m(mvcc::Error::LeaseTtlTooLarge),
+                OutOfRange,
+                "too large lease TTL",
+            ),
+            (
+                m(mvcc::Error::NoSpace),
+                ResourceExhausted,
+                "mvcc: database space exceeded",
+            ),
+            (
+                Error::RequestTooLarge { bytes: 2, max: 1 },
+                InvalidArgument,
+                "request is too large",
+            ),
             (Error::TooManyRequests, Unknown, "too many requests"),
             (Error::NoLeader, Unavailable, "no leader"),
             (Error::NotLeader, FailedPrecondition, "not leader"),
             (Error::LeaderChanged, Unavailable, "leader changed"),
             (Error::Timeout { outcome }, Unavailable, "request timed out"),
             (Error::Stopped { outcome }, Unavailable, "server stopped"),
-            (Error::NoSpace, ResourceExhausted, "mvcc: database space exceeded"),
+            (
+                Error::NoSpace,
+                ResourceExhausted,
+                "mvcc: database space exceeded",
+            ),
             (Error::Corrupt, DataLoss, "corrupt cluster"),
-            (Error::Poisoned("EIO".into()), Unavailable, "log is poisoned: EIO"),
+            (
+                Error::Poisoned("EIO".into()),
+                Unavailable,
+                "the log is poisoned: EIO",
+            ),
         ];
         for (error, code, text) in table {
             let s = status(&error);

@@ -21,8 +21,14 @@ impl Health {
 }
 
 fn serving(is: bool) -> pb::HealthCheckResponse {
-    let status = if is { ServingStatus::Serving } else { ServingStatus::NotServing };
-    pb::HealthCheckResponse { status: status as i32 }
+    let status = if is {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    pb::HealthCheckResponse {
+        status: status as i32,
+    }
 }
 
 #[tonic::async_trait]
@@ -47,15 +53,20 @@ impl pb::health_server::Health for Health {
         let first = if request.get_ref().service.is_empty() {
             serving(true)
         } else {
-            pb::HealthCheckResponse { status: ServingStatus::ServiceUnknown as i32 }
+            pb::HealthCheckResponse {
+                status: ServingStatus::ServiceUnknown as i32,
+            }
         };
         let state = (Some(first), self.draining.clone());
-        Ok(Response::new(unfold(state, |(mut first, mut draining)| async move {
-            if let Some(first) = first.take() {
-                return Some((Ok(first), (None, draining)));
-            }
-            let end = drained(&mut draining).await;
-            Some((Err(end), (None, draining)))
-        })))
+        Ok(Response::new(unfold(
+            state,
+            |(mut first, mut draining)| async move {
+                if let Some(first) = first.take() {
+                    return Some((Ok(first), (None, draining)));
+                }
+                let end = drained(&mut draining).await;
+                Some((Err(end), (None, draining)))
+            },
+        )))
     }
 }

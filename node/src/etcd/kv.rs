@@ -30,15 +30,21 @@ pub struct Kv<B> {
 impl<B: Backend> Kv<B> {
     /// A service that answers from `backend`.
     pub fn new(backend: B, config: Arc<EdgeConfig>) -> Kv<B> {
-        let limits = mvcc::check::Limits { max_txn_ops: config.max_txn_ops };
-        Kv { backend, config, limits }
+        let limits = mvcc::check::Limits {
+            txn_ops_max: config.max_txn_ops,
+        };
+        Kv {
+            backend,
+            config,
+            limits,
+        }
     }
 
     /// A read of one key or a range.
     pub async fn range(&self, req: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
         let call = {
             let t = translate::range(&req);
-            mvcc::check::range(&t.request)?;
+            mvcc::check::range(&t.request, &self.limits)?;
             late(t.late)?;
             self.backend.range(&t.request, req.serializable)
         };
@@ -50,7 +56,7 @@ impl<B: Backend> Kv<B> {
     pub async fn put(&self, req: pb::PutRequest) -> Result<pb::PutResponse, Error> {
         let call = {
             let r = translate::put(&req);
-            mvcc::check::put(&r)?;
+            mvcc::check::put(&r, &self.limits)?;
             self.fits(&req)?;
             self.backend.put(&r)
         };
@@ -65,7 +71,7 @@ impl<B: Backend> Kv<B> {
     ) -> Result<pb::DeleteRangeResponse, Error> {
         let call = {
             let r = translate::delete_range(&req);
-            mvcc::check::delete_range(&r)?;
+            mvcc::check::delete_range(&r, &self.limits)?;
             self.fits(&req)?;
             self.backend.delete_range(&r)
         };
@@ -83,7 +89,8 @@ impl<B: Backend> Kv<B> {
             if !t.request.is_read_only() {
                 self.fits(&req)?;
             }
-            self.backend.txn(&t.request, translate::txn_is_serializable(&req))
+            self.backend
+                .txn(&t.request, translate::txn_is_serializable(&req))
         };
         Ok(translate::txn_response(call.await?))
     }
@@ -94,12 +101,18 @@ impl<B: Backend> Kv<B> {
         req: pb::CompactionRequest,
     ) -> Result<pb::CompactionResponse, Error> {
         let reply = self.backend.compact(req.revision, req.physical).await?;
-        Ok(pb::CompactionResponse { header: header(reply.header) })
+        Ok(pb::CompactionResponse {
+            header: header(reply.header),
+        })
     }
 
     fn fits(&self, req: &impl Message) -> Result<(), Error> {
         let (bytes, max) = (req.encoded_len(), self.config.max_request_bytes);
-        if bytes > max { Err(Error::RequestTooLarge { bytes, max }) } else { Ok(()) }
+        if bytes > max {
+            Err(Error::RequestTooLarge { bytes, max })
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -22,7 +22,11 @@ pub struct Lease<B> {
 impl<B: Backend> Lease<B> {
     /// A service that keeps leases of `backend` alive until `draining` says so.
     pub(crate) fn new(backend: B, config: Arc<EdgeConfig>, draining: Draining) -> Lease<B> {
-        Lease { backend, config, draining }
+        Lease {
+            backend,
+            config,
+            draining,
+        }
     }
 }
 
@@ -33,7 +37,11 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let r = request.into_inner();
-        let reply = self.backend.lease_grant(r.id, r.ttl).await.map_err(|e| status(&e))?;
+        let reply = self
+            .backend
+            .lease_grant(r.id, r.ttl)
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::LeaseGrantResponse {
             header: header(reply.header),
             id: reply.body.id,
@@ -47,8 +55,14 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         let id = request.into_inner().id;
-        let reply = self.backend.lease_revoke(id).await.map_err(|e| status(&e))?;
-        Ok(Response::new(pb::LeaseRevokeResponse { header: header(reply.header) }))
+        let reply = self
+            .backend
+            .lease_revoke(id)
+            .await
+            .map_err(|e| status(&e))?;
+        Ok(Response::new(pb::LeaseRevokeResponse {
+            header: header(reply.header),
+        }))
     }
 
     type LeaseKeepAliveStream = Answers<pb::LeaseKeepAliveResponse>;
@@ -76,8 +90,11 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         let r = request.into_inner();
-        let reply =
-            self.backend.lease_time_to_live(r.id, r.keys).await.map_err(|e| status(&e))?;
+        let reply = self
+            .backend
+            .lease_time_to_live(r.id, r.keys)
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::LeaseTimeToLiveResponse {
             header: header(reply.header),
             id: reply.body.id,
@@ -94,7 +111,11 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         let reply = self.backend.leases().await.map_err(|e| status(&e))?;
         Ok(Response::new(pb::LeaseLeasesResponse {
             header: header(reply.header),
-            leases: reply.body.into_iter().map(|id| pb::LeaseStatus { id }).collect(),
+            leases: reply
+                .body
+                .into_iter()
+                .map(|id| pb::LeaseStatus { id })
+                .collect(),
         }))
     }
 }
@@ -121,9 +142,11 @@ impl<B: Backend> KeepAlive<B> {
         };
         // An unknown or expired lease is no error: its answer says TTL 0.
         let answer = match self.backend.lease_keep_alive(id).await {
-            Ok(reply) => {
-                Ok(pb::LeaseKeepAliveResponse { header: header(reply.header), id, ttl: reply.body })
-            }
+            Ok(reply) => Ok(pb::LeaseKeepAliveResponse {
+                header: header(reply.header),
+                id,
+                ttl: reply.body,
+            }),
             Err(e) => Err(status(&e)),
         };
         Some((answer, self))

@@ -10,7 +10,7 @@ use super::errors::status;
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::streams::Answers;
-use crate::api::{Backend, Error, Header, Metrics};
+use crate::api::{Backend, Metrics};
 
 /// The Maintenance service over a backend.
 #[derive(Debug)]
@@ -28,11 +28,17 @@ impl<B: Backend> Maintenance<B> {
 
 /// The alarms that hold now. They follow the engine's state and clear by themselves.
 pub(crate) fn alarms(m: &Metrics) -> Vec<pb::AlarmType> {
-    if m.space_low { vec![pb::AlarmType::Nospace] } else { Vec::new() }
+    if m.space_low {
+        vec![pb::AlarmType::Nospace]
+    } else {
+        Vec::new()
+    }
 }
 
 fn not_yet<T>(what: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!("etcdserver: {what} is not supported by this server yet")))
+    Err(Status::unimplemented(format!(
+        "etcdserver: {what} is not supported by this server yet"
+    )))
 }
 
 #[tonic::async_trait]
@@ -69,7 +75,11 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         let s = reply.body;
         Ok(Response::new(pb::StatusResponse {
             header: header(reply.header),
-            version: if s.version.is_empty() { ETCD_VERSION.into() } else { s.version },
+            version: if s.version.is_empty() {
+                ETCD_VERSION.into()
+            } else {
+                s.version
+            },
             db_size: s.db_size,
             leader: s.leader,
             raft_index: s.raft_index,
@@ -96,8 +106,11 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         &self,
         _: Request<pb::HashRequest>,
     ) -> Result<Response<pb::HashResponse>, Status> {
-        let (h, (hash, _, _)) = self.hash_at(0).await?;
-        Ok(Response::new(pb::HashResponse { header: header(h), hash }))
+        let reply = self.backend.hash_kv(0).await.map_err(|e| status(&e))?;
+        Ok(Response::new(pb::HashResponse {
+            header: header(reply.header),
+            hash: reply.body.hash,
+        }))
     }
 
     async fn hash_kv(
@@ -105,12 +118,16 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         let revision = request.into_inner().revision;
-        let (h, (hash, compact_revision, hash_revision)) = self.hash_at(revision).await?;
+        let reply = self
+            .backend
+            .hash_kv(revision)
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::HashKvResponse {
-            header: header(h),
-            hash,
-            compact_revision,
-            hash_revision,
+            header: header(reply.header),
+            hash: reply.body.hash,
+            compact_revision: reply.body.compact_revision,
+            hash_revision: reply.body.hash_revision,
         }))
     }
 
@@ -135,12 +152,5 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         _: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         not_yet("Downgrade")
-    }
-}
-
-impl<B: Backend> Maintenance<B> {
-    async fn hash_at(&self, revision: i64) -> Result<(Header, (u32, i64, i64)), Status> {
-        let reply = self.backend.hash_kv(revision).await;
-        reply.map(|r| (r.header, r.body)).map_err(|e: Error| status(&e))
     }
 }

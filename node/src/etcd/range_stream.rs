@@ -26,12 +26,15 @@ pub(crate) fn start<B: Backend>(
     max_request_bytes: usize,
 ) -> Result<Answers<pb::RangeStreamResponse>, Status> {
     let t = translate::range(&req);
-    mvcc::check::range(&t.request).map_err(|e| status(&Error::Invalid(e)))?;
+    mvcc::check::range(&t.request, &mvcc::check::Limits::default())
+        .map_err(|e| status(&Error::Invalid(e)))?;
     if let Some(e) = t.late {
         return Err(status(&Error::Invalid(e)));
     }
     if req.sort_order != 0 || req.sort_target != 0 {
-        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+        return Err(Status::unimplemented(
+            "RangeStream does not support custom sort orders",
+        ));
     }
     let filters = [
         req.min_mod_revision,
@@ -40,7 +43,9 @@ pub(crate) fn start<B: Backend>(
         req.max_create_revision,
     ];
     if filters.iter().any(|f| *f != 0) {
-        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+        return Err(Status::unimplemented(
+            "RangeStream does not support revision filters",
+        ));
     }
     let walk = Walk {
         backend,
@@ -81,7 +86,11 @@ impl<B: Backend> Walk<B> {
     }
 
     async fn chunk(&mut self) -> Result<pb::RangeStreamResponse, Error> {
-        self.req.limit = if self.limited { self.chunk.min(self.left) } else { self.chunk };
+        self.req.limit = if self.limited {
+            self.chunk.min(self.left)
+        } else {
+            self.chunk
+        };
         let call = {
             let t = translate::range(&self.req);
             self.backend.range(&t.request, self.req.serializable)
@@ -107,7 +116,9 @@ impl<B: Backend> Walk<B> {
                 self.finished = true;
             }
         }
-        Ok(pb::RangeStreamResponse { range_response: Some(response) })
+        Ok(pb::RangeStreamResponse {
+            range_response: Some(response),
+        })
     }
 
     /// Continues behind `key`; chunks aim at half to twice the largest request.

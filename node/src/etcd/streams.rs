@@ -33,7 +33,10 @@ where
     F: Future<Output = Option<(Result<T, Status>, S)>> + Send + 'static,
 {
     let first: Step<S, T> = Box::pin(next(state));
-    Box::pin(Unfold { step: Some(first), next: move |s| -> Step<S, T> { Box::pin(next(s)) } })
+    Box::pin(Unfold {
+        step: Some(first),
+        next: move |s| -> Step<S, T> { Box::pin(next(s)) },
+    })
 }
 
 struct Unfold<S, T, N> {
@@ -89,14 +92,20 @@ pub(crate) struct LeaderMonitor<B> {
 impl<B: Backend> LeaderMonitor<B> {
     /// Looks once per election timeout, if the caller asked for it.
     pub(crate) fn new(backend: B, metadata: &MetadataMap, election_timeout: Duration) -> Self {
-        let wanted = metadata.get(HAS_LEADER).is_some_and(|v| v.as_bytes() == b"true");
+        let wanted = metadata
+            .get(HAS_LEADER)
+            .is_some_and(|v| v.as_bytes() == b"true");
         let ticks = wanted.then(|| {
             let period = election_timeout.max(Duration::from_millis(1));
             let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
-        LeaderMonitor { backend, ticks, missed: 0 }
+        LeaderMonitor {
+            backend,
+            ticks,
+            missed: 0,
+        }
     }
 
     /// Completes when there was no leader for too long. Safe to drop and call again.
@@ -106,7 +115,11 @@ impl<B: Backend> LeaderMonitor<B> {
         };
         while self.missed < NO_LEADER_CHECKS {
             ticks.tick().await;
-            self.missed = if self.backend.metrics().has_leader { 0 } else { self.missed + 1 };
+            self.missed = if self.backend.metrics().has_leader {
+                0
+            } else {
+                self.missed + 1
+            };
         }
         Status::unavailable(text::NO_LEADER)
     }

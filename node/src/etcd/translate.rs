@@ -26,7 +26,10 @@ pub(crate) fn range(r: &pb::RangeRequest) -> Translated<mvcc::RangeRequest<'_>> 
     let (order, target) = (sort_order(r.sort_order), sort_target(r.sort_target));
     let late = (order.is_none() || target.is_none()).then_some(Error::InvalidSortOption);
     let request = mvcc::RangeRequest {
-        range: KeyRange { key: &r.key, end: &r.range_end },
+        range: KeyRange {
+            key: &r.key,
+            end: &r.range_end,
+        },
         limit: r.limit,
         revision: r.revision,
         sort_order: order.unwrap_or_default(),
@@ -74,7 +77,10 @@ pub(crate) fn put(r: &pb::PutRequest) -> mvcc::PutRequest<'_> {
 /// A DeleteRange.
 pub(crate) fn delete_range(r: &pb::DeleteRangeRequest) -> mvcc::DeleteRangeRequest<'_> {
     mvcc::DeleteRangeRequest {
-        range: KeyRange { key: &r.key, end: &r.range_end },
+        range: KeyRange {
+            key: &r.key,
+            end: &r.range_end,
+        },
         prev_kv: r.prev_kv,
     }
 }
@@ -85,7 +91,14 @@ pub(crate) fn txn(r: &pb::TxnRequest) -> Translated<mvcc::TxnRequest<'_>> {
     let compare = r.compare.iter().map(compare).collect();
     let success = r.success.iter().map(|o| op(o, &mut late)).collect();
     let failure = r.failure.iter().map(|o| op(o, &mut late)).collect();
-    Translated { request: mvcc::TxnRequest { compare, success, failure }, late }
+    Translated {
+        request: mvcc::TxnRequest {
+            compare,
+            success,
+            failure,
+        },
+        late,
+    }
 }
 
 fn op<'a>(o: &'a pb::RequestOp, late: &mut Option<Error>) -> RequestOp<'a> {
@@ -110,7 +123,13 @@ fn op<'a>(o: &'a pb::RequestOp, late: &mut Option<Error>) -> RequestOp<'a> {
 
 /// Stand-in for an operation that will be refused anyway.
 fn any_key() -> mvcc::RangeRequest<'static> {
-    mvcc::RangeRequest { range: KeyRange { key: b"\0", end: b"" }, ..Default::default() }
+    mvcc::RangeRequest {
+        range: KeyRange {
+            key: b"\0",
+            end: b"",
+        },
+        ..Default::default()
+    }
 }
 
 /// A comparison. etcd reads the union member its `target` names and takes zero when another one
@@ -118,7 +137,10 @@ fn any_key() -> mvcc::RangeRequest<'static> {
 /// compares as equal. Both are said here with a version no key can have.
 fn compare(c: &pb::Compare) -> mvcc::Compare<'_> {
     use pb::compare::{CompareTarget as T, TargetUnion as U};
-    let range = KeyRange { key: &c.key, end: &c.range_end };
+    let range = KeyRange {
+        key: &c.key,
+        end: &c.range_end,
+    };
     let target = match (T::try_from(c.target), &c.target_union) {
         (Ok(T::Version), Some(U::Version(v))) => CompareTarget::Version(*v),
         (Ok(T::Version), _) => CompareTarget::Version(0),
@@ -139,7 +161,11 @@ fn compare(c: &pb::Compare) -> mvcc::Compare<'_> {
     let Some(result) = compare_result(c.result) else {
         return constant(range, true);
     };
-    mvcc::Compare { range, result, target }
+    mvcc::Compare {
+        range,
+        result,
+        target,
+    }
 }
 
 fn compare_result(n: i32) -> Option<CompareResult> {
@@ -153,16 +179,27 @@ fn compare_result(n: i32) -> Option<CompareResult> {
 
 /// A comparison that is `truth` for every key: versions are never negative.
 fn constant(range: KeyRange<'_>, truth: bool) -> mvcc::Compare<'_> {
-    let result = if truth { CompareResult::NotEqual } else { CompareResult::Equal };
-    mvcc::Compare { range, result, target: CompareTarget::Version(-1) }
+    let result = if truth {
+        CompareResult::NotEqual
+    } else {
+        CompareResult::Equal
+    };
+    mvcc::Compare {
+        range,
+        result,
+        target: CompareTarget::Version(-1),
+    }
 }
 
 /// True when every Range of the transaction, in both branches, asks for a serializable read.
 pub(crate) fn txn_is_serializable(r: &pb::TxnRequest) -> bool {
-    r.success.iter().chain(&r.failure).all(|o| match &o.request {
-        Some(pb::request_op::Request::RequestRange(r)) => r.serializable,
-        _ => true,
-    })
+    r.success
+        .iter()
+        .chain(&r.failure)
+        .all(|o| match &o.request {
+            Some(pb::request_op::Request::RequestRange(r)) => r.serializable,
+            _ => true,
+        })
 }
 
 /// A key-value.
@@ -202,14 +239,14 @@ pub(crate) fn range_response(h: Header, r: mvcc::RangeResponse) -> pb::RangeResp
 
 /// Answer to a Put.
 pub(crate) fn put_response(h: Header, r: mvcc::PutResponse) -> pb::PutResponse {
-    pb::PutResponse { header: header(h), prev_kv: r.prev_kv.map(key_value) }
+    pb::PutResponse {
+        header: header(h),
+        prev_kv: r.prev_kv.map(key_value),
+    }
 }
 
 /// Answer to a DeleteRange.
-pub(crate) fn delete_response(
-    h: Header,
-    r: mvcc::DeleteRangeResponse,
-) -> pb::DeleteRangeResponse {
+pub(crate) fn delete_response(h: Header, r: mvcc::DeleteRangeResponse) -> pb::DeleteRangeResponse {
     pb::DeleteRangeResponse {
         header: header(h),
         deleted: r.deleted,
@@ -269,11 +306,16 @@ fn ops_response(at: &mut Position, ops: Vec<mvcc::ResponseOp>) -> Vec<pb::Respon
                 responses: ops_response(at, r.responses),
             }),
         };
-        pb::ResponseOp { response: Some(response) }
+        pb::ResponseOp {
+            response: Some(response),
+        }
     };
     ops.into_iter().map(answer).collect()
 }
 
 fn inner(at: &Position) -> Header {
-    Header { revision: at.revision, ..Header::default() }
+    Header {
+        revision: at.revision,
+        ..Header::default()
+    }
 }

@@ -18,7 +18,7 @@ use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::streams::{Answers, Draining, LeaderMonitor, drained, unfold};
 use super::translate;
-use crate::api::{Backend, WatchCommand, WatchResponse, WatchSession};
+use crate::api::{Backend, WatchCommand, WatchCreate, WatchResponse, WatchSession};
 
 /// The Watch service over a backend.
 #[derive(Debug)]
@@ -31,7 +31,11 @@ pub struct Watch<B> {
 impl<B: Backend> Watch<B> {
     /// A service that watches `backend` until `draining` says so.
     pub(crate) fn new(backend: B, config: Arc<EdgeConfig>, draining: Draining) -> Watch<B> {
-        Watch { backend, config, draining }
+        Watch {
+            backend,
+            config,
+            draining,
+        }
     }
 }
 
@@ -133,7 +137,9 @@ fn command(r: pb::WatchRequest) -> Input {
     use pb::watch_request::RequestUnion;
     Input::Command(match r.request_union {
         Some(RequestUnion::CreateRequest(r)) => create(r),
-        Some(RequestUnion::CancelRequest(r)) => WatchCommand::Cancel { watch_id: r.watch_id },
+        Some(RequestUnion::CancelRequest(r)) => WatchCommand::Cancel {
+            watch_id: r.watch_id,
+        },
         Some(RequestUnion::ProgressRequest(_)) => WatchCommand::Progress,
         None => return Input::Nothing,
     })
@@ -142,8 +148,12 @@ fn command(r: pb::WatchRequest) -> Input {
 fn create(r: pb::WatchCreateRequest) -> WatchCommand {
     use pb::watch_create_request::FilterType;
     // etcd's recvLoop: \x00 is the smallest key, so an empty key watches from there on.
-    let key = if r.key.is_empty() { Bytes::from_static(b"\0") } else { r.key };
-    WatchCommand::Create {
+    let key = if r.key.is_empty() {
+        Bytes::from_static(b"\0")
+    } else {
+        r.key
+    };
+    WatchCommand::Create(WatchCreate {
         key,
         range_end: r.range_end,
         start_revision: r.start_revision,
@@ -153,7 +163,7 @@ fn create(r: pb::WatchCreateRequest) -> WatchCommand {
         prev_kv: r.prev_kv,
         watch_id: r.watch_id,
         fragment: r.fragment,
-    }
+    })
 }
 
 fn wire(r: WatchResponse) -> pb::WatchResponse {
@@ -208,7 +218,10 @@ mod tests {
 
     fn response(sizes: &[usize]) -> pb::WatchResponse {
         let event = |n: &usize| mvccpb::Event {
-            kv: Some(mvccpb::KeyValue { value: vec![7; *n].into(), ..Default::default() }),
+            kv: Some(mvccpb::KeyValue {
+                value: vec![7; *n].into(),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         pb::WatchResponse {
@@ -234,7 +247,11 @@ mod tests {
         assert!(!last && rest.iter().all(|f| *f), "{flags:?}");
         for p in &got {
             assert_eq!(p.watch_id, 5);
-            assert!(p.events.len() == 1 || p.encoded_len() < 1_000, "{}", p.encoded_len());
+            assert!(
+                p.events.len() == 1 || p.encoded_len() < 1_000,
+                "{}",
+                p.encoded_len()
+            );
         }
         let merged: Vec<usize> = got
             .iter()
@@ -254,11 +271,16 @@ mod tests {
 
     #[test]
     fn an_empty_key_watches_from_the_smallest_key() {
-        let WatchCommand::Create { key, no_put, no_delete, .. } =
-            create(pb::WatchCreateRequest { filters: vec![1], ..Default::default() })
-        else {
+        let request = pb::WatchCreateRequest {
+            filters: vec![1],
+            ..Default::default()
+        };
+        let WatchCommand::Create(c) = create(request) else {
             panic!("not a create")
         };
-        assert_eq!((key.as_ref(), no_put, no_delete), (&b"\0"[..], false, true));
+        assert_eq!(
+            (c.key.as_ref(), c.no_put, c.no_delete),
+            (&b"\0"[..], false, true)
+        );
     }
 }
