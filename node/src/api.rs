@@ -5,9 +5,6 @@
 //! they are encoded before the first await, so no future borrows from its caller.
 //! Must never know: sockets, protobuf, raft messages.
 
-#![allow(missing_docs)]
-use std::future::Future;
-
 use bytes::Bytes;
 use henge_mvcc as mvcc;
 
@@ -36,10 +33,7 @@ pub struct Reply<T> {
 impl<T> Reply<T> {
     /// Keeps the header and converts the answer.
     pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Reply<U> {
-        Reply {
-            header: self.header,
-            body: convert(self.body),
-        }
+        Reply { header: self.header, body: convert(self.body) }
     }
 }
 
