@@ -12,6 +12,7 @@ pub mod progress;
 pub mod quorum;
 mod status;
 mod storage;
+pub mod wire;
 
 pub use config::{Config, NO_LIMIT, ReadOnly};
 pub use error::{ConfigError, DropReason, Fault, ProposeError, StepError};
