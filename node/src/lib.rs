@@ -1,1 +1,3 @@
 //! henge
+
+pub mod peer;
