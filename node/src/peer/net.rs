@@ -1,0 +1,488 @@
+//! The transport as a whole: configuration, listeners, its thread, and the way in and out.
+//!
+//! [`PeerNet`] owns one thread with a tokio current-thread runtime, so it works beside every host
+//! (tokio-uring, glommio, plain thread) and never runs on a core's thread. Listeners are bound
+//! before `start` returns: a taken port is an error then and there.
+//!
+//! Promises: `send` and `send_urgent` never block and may be called from any thread, also from
+//! inside the handler; `shutdown` ends the thread in bounded time, after what is queued was
+//! written if the peers take it.
+//!
+//! Must never know: what messages mean. Reads the clock through tokio. Tested by
+//! `node/tests/peer.rs`.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    backoff::Dice,
+    connection::{self, Connection},
+    handshake::{FORMATS, Local, Purpose},
+    link::{self, CALLS_MAX, Call, Peer},
+    queue::{Queue, SendError},
+    stats::{NetCounters, NetStats, PeerCounters, add},
+};
+
+/// Callers in their handshake at once; more are dropped on arrival (fault N9). A cluster has at
+/// most 7 members, so this is for strangers and storms.
+const HANDSHAKES_MAX: usize = 64;
+
+/// Pause after the listener failed (out of file descriptors, usually): shed, do not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long `shutdown` lets queued messages and goodbyes go out.
+const DRAIN_MAX: Duration = Duration::from_millis(250);
+
+/// What the transport tells. Called on its thread: return soon, hand work over, never block.
+/// A panic in here ends the session it concerns, not the transport.
+pub trait PeerHandler: Send + Sync {
+    /// A message from peer `from`, whole and checked.
+    fn message(&self, from: u64, frame: Bytes);
+
+    /// A session with `peer` is up; messages to it are taken from now on.
+    fn connected(&self, peer: u64);
+
+    /// The session ended; what was queued is gone.
+    fn disconnected(&self, peer: u64, why: &str);
+
+    /// An attempt or a session with `peer` failed for another reason than the last time. For logs.
+    fn unreachable(&self, peer: u64, why: &str) {
+        let _ = (peer, why);
+    }
+
+    /// A caller was turned away before a session. For logs.
+    fn refused(&self, from: SocketAddr, why: &str) {
+        let _ = (from, why);
+    }
+}
+
+/// Bounds in time. The defaults find a dead peer within 5 s and a restarted one within 1 s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// A ping goes out this often, busy or idle. 1 s: nothing against any network's capacity.
+    pub ping_every: Duration,
+    /// A session ends when nothing arrives, or nothing of ours is taken, for this long. 4 s: three
+    /// pings may be lost to a retransmission before a healthy peer is given up.
+    pub silence_max: Duration,
+    /// For a TCP connection to come up. 2 s: one retransmission of the SYN.
+    pub connect_max: Duration,
+    /// For a handshake to finish. 3 s.
+    pub handshake_max: Duration,
+    /// First delay between attempts. 20 ms.
+    pub backoff_min: Duration,
+    /// Longest delay between attempts. 1 s.
+    pub backoff_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            ping_every: Duration::from_secs(1),
+            silence_max: Duration::from_secs(4),
+            connect_max: Duration::from_secs(2),
+            handshake_max: Duration::from_secs(3),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Who we are, who the others are, and the bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Nodes of other clusters are refused.
+    pub cluster_id: u64,
+    /// Id of this node; not 0.
+    pub node_id: u64,
+    /// Where to listen. Port 0 takes a free one; see [`PeerNet::listening`].
+    pub listen: Vec<SocketAddr>,
+    /// The other members and their `host:port`s, tried in order. An entry for this node itself is
+    /// passed over, so that one list serves every node.
+    pub peers: Vec<(u64, Vec<String>)>,
+    /// Bound of each peer's bulk queue, in bytes. 64 MiB: a few turns of a busy leader. A message
+    /// longer than the bound is still taken when nothing else waits.
+    pub queue_bytes_max: usize,
+    /// For jitter, and to tell this start of the node from the last one: give a new one each start.
+    pub seed: u64,
+    /// Bounds in time.
+    pub timing: Timing,
+}
+
+impl PeerConfig {
+    /// A node with no peers and no listener yet, and the default bounds.
+    pub fn new(cluster_id: u64, node_id: u64, seed: u64) -> PeerConfig {
+        PeerConfig {
+            cluster_id,
+            node_id,
+            listen: Vec::new(),
+            peers: Vec::new(),
+            queue_bytes_max: 64 * 1024 * 1024,
+            seed,
+            timing: Timing::default(),
+        }
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let bad = |why: String| Err(StartError::Config(why));
+        if self.node_id == 0 {
+            return bad("node id 0 means nobody".to_owned());
+        }
+        let mut seen = Vec::new();
+        for (id, _) in &self.peers {
+            if *id == 0 {
+                return bad("peer id 0 means nobody".to_owned());
+            }
+            if seen.contains(id) {
+                return bad(format!("peer {id:016x} is given twice"));
+            }
+            seen.push(*id);
+        }
+        let timing = &self.timing;
+        if timing.ping_every.is_zero() || timing.silence_max < timing.ping_every * 2 {
+            return bad("silence_max must be at least twice ping_every, above 0".to_owned());
+        }
+        if timing.backoff_min.is_zero() || timing.backoff_max < timing.backoff_min {
+            return bad("backoff_max must be at least backoff_min, above 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Why the transport did not start. Nothing is left running.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value contradicts itself or another: the caller's mistake.
+    #[error("peer configuration: {0}")]
+    Config(String),
+    /// Another process listens there.
+    #[error("peer address {address} is taken by another process; choose another or stop that one")]
+    PortTaken {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen for peers on {address}: {source}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gave us no runtime or no thread.
+    #[error("cannot start the peer thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// The running transport. Dropping it shuts it down.
+#[derive(Debug)]
+pub struct PeerNet {
+    context: Arc<Context>,
+    listening: Vec<SocketAddr>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl PeerNet {
+    /// Binds the listeners, starts the thread, begins to connect.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub fn start(config: PeerConfig, handler: Arc<dyn PeerHandler>) -> Result<PeerNet, StartError> {
+        config.check()?;
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            // Only name resolution blocks; one lookup per peer at a time, and one to spare.
+            .max_blocking_threads(config.peers.len() + 1)
+            .build()
+            .map_err(StartError::Thread)?;
+        let (listening, listeners) = bind(&runtime, &config.listen)?;
+        let mut dice = Dice(config.seed);
+        let (peers, calls) = peers(&config);
+        let context = Arc::new(Context {
+            local: Local {
+                cluster_id: config.cluster_id,
+                node_id: config.node_id,
+                boot: dice.roll(),
+                formats: FORMATS,
+            },
+            timing: config.timing,
+            handler,
+            peers,
+            counters: NetCounters::default(),
+            stop: watch::Sender::new(false),
+            started: Instant::now(),
+        });
+        let body = {
+            let context = Arc::clone(&context);
+            move || serve(runtime, &context, listeners, calls, dice)
+        };
+        let thread = thread::Builder::new()
+            .name("henge-peers".to_owned())
+            .spawn(body)
+            .map_err(StartError::Thread)?;
+        Ok(PeerNet {
+            context,
+            listening,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Queues a message for `to` and returns at once.
+    ///
+    /// # Errors
+    /// [`SendError`]; the message is not queued.
+    pub fn send(&self, to: u64, frame: Bytes) -> Result<(), SendError> {
+        self.queue(to, |queue| queue.push(frame))
+    }
+
+    /// As [`PeerNet::send`], but ahead of all bulk messages except the write under way, and with a
+    /// bound of its own (1 MiB): for heartbeats, votes and their answers.
+    ///
+    /// # Errors
+    /// [`SendError`]; the message is not queued.
+    pub fn send_urgent(&self, to: u64, frame: Bytes) -> Result<(), SendError> {
+        self.queue(to, |queue| queue.push_urgent(frame))
+    }
+
+    fn queue(
+        &self,
+        to: u64,
+        push: impl FnOnce(&Queue) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        let peer = self.context.peer(to).ok_or(SendError::UnknownPeer)?;
+        let result = push(&peer.queue);
+        if let Err(SendError::Full { .. }) = result {
+            add(&peer.counters.full, 1);
+        }
+        result
+    }
+
+    /// Whether a session with `peer` is up.
+    pub fn connected(&self, peer: u64) -> bool {
+        self.context
+            .peer(peer)
+            .is_some_and(|peer| peer.queue.connected())
+    }
+
+    /// The addresses listened on, with the ports that were taken for port 0.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> NetStats {
+        let peers = self.context.peers.iter().map(|peer| peer.stats()).collect();
+        self.context.counters.read(peers)
+    }
+
+    /// Sends what is queued as far as the peers take it within 250 ms, says goodbye, and ends the
+    /// thread. Further sends get [`SendError::NotConnected`]. Safe to call again.
+    pub fn shutdown(&self) {
+        self.context.stop.send_replace(true);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(thread) = thread else { return };
+        // From inside a handler the thread cannot wait for itself; it ends after the call.
+        if thread.thread().id() != thread::current().id() {
+            // Its only panics would be our own bugs; the caller's shutdown goes on regardless.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for PeerNet {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// What all tasks of one transport share.
+pub(super) struct Context {
+    pub(super) local: Local,
+    pub(super) timing: Timing,
+    handler: Arc<dyn PeerHandler>,
+    /// Sorted by id.
+    peers: Vec<Arc<Peer>>,
+    counters: NetCounters,
+    stop: watch::Sender<bool>,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(super) fn peer(&self, id: u64) -> Option<&Arc<Peer>> {
+        let at = self.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
+        self.peers.get(at)
+    }
+
+    /// Calls into the handler; false when it panicked. Its panic ends a session, not the transport.
+    pub(super) fn tell(&self, call: impl FnOnce(&dyn PeerHandler)) -> bool {
+        catch_unwind(AssertUnwindSafe(|| call(&*self.handler))).is_ok()
+    }
+
+    /// Microseconds since the start; only differences mean something.
+    pub(super) fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Ends when the transport is to stop.
+    pub(super) async fn stopped(&self) {
+        // The sender lives in this very struct: waiting cannot fail before it is true.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+/// Binds every address, or none; the first list has the ports that were taken for port 0.
+fn bind(
+    runtime: &Runtime,
+    addresses: &[SocketAddr],
+) -> Result<(Vec<SocketAddr>, Vec<TcpListener>), StartError> {
+    let _entered = runtime.enter();
+    let mut listening = Vec::new();
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let wrap = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::PortTaken { address },
+            _ => StartError::Listen { address, source },
+        };
+        let listener = StdListener::bind(address).map_err(wrap)?;
+        listener.set_nonblocking(true).map_err(wrap)?;
+        listening.push(listener.local_addr().map_err(wrap)?);
+        listeners.push(TcpListener::from_std(listener).map_err(wrap)?);
+    }
+    Ok((listening, listeners))
+}
+
+/// The configured peers without ourselves, sorted, and where each takes its calls.
+fn peers(config: &PeerConfig) -> (Vec<Arc<Peer>>, Vec<mpsc::Receiver<Call>>) {
+    let mut others: Vec<_> = config
+        .peers
+        .iter()
+        .filter(|(id, _)| *id != config.node_id)
+        .collect();
+    others.sort_by_key(|(id, _)| *id);
+    let peer = |(id, addresses): &(u64, Vec<String>)| {
+        let (calls, receiver) = mpsc::channel(CALLS_MAX);
+        let peer = Peer {
+            id: *id,
+            addresses: addresses.clone(),
+            queue: Queue::new(config.queue_bytes_max),
+            counters: PeerCounters::default(),
+            calls,
+        };
+        (Arc::new(peer), receiver)
+    };
+    others.into_iter().map(peer).unzip()
+}
+
+/// The thread: runs until the stop, then lets the links drain.
+fn serve(
+    runtime: Runtime,
+    context: &Arc<Context>,
+    listeners: Vec<TcpListener>,
+    calls: Vec<mpsc::Receiver<Call>>,
+    mut dice: Dice,
+) {
+    runtime.block_on(async {
+        let mut listening = JoinSet::new();
+        for listener in listeners {
+            listening.spawn(listen(Arc::clone(context), listener));
+        }
+        let mut links = JoinSet::new();
+        for (peer, calls) in context.peers.iter().zip(calls) {
+            let (context, peer, seed) = (Arc::clone(context), Arc::clone(peer), dice.roll());
+            links.spawn(async move { link::run(&context, &peer, calls, seed).await });
+        }
+        context.stopped().await;
+        listening.shutdown().await;
+        for peer in &context.peers {
+            peer.queue.close();
+        }
+        // What is not done by then is dropped with the set; each session still says disconnected.
+        let _ = timeout(DRAIN_MAX, async {
+            while links.join_next().await.is_some() {}
+        })
+        .await;
+        links.shutdown().await;
+    });
+    // A lookup may still hang in the resolver: its thread is left to end by itself.
+    runtime.shutdown_background();
+}
+
+/// Takes callers in, until dropped.
+async fn listen(context: Arc<Context>, listener: TcpListener) {
+    let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut callers = JoinSet::new();
+    loop {
+        while callers.try_join_next().is_some() {}
+        let Ok((stream, from)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        add(&context.counters.accepted, 1);
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            add(&context.counters.shed, 1);
+            continue;
+        };
+        let context = Arc::clone(&context);
+        callers.spawn(async move {
+            answer(&context, stream, from).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Shakes hands with one caller and hands it to its peer's link.
+async fn answer(context: &Context, stream: TcpStream, from: SocketAddr) {
+    let connection = match connection::welcome(context, stream).await {
+        Ok(connection) => connection,
+        Err(end) => {
+            add(&context.counters.refused, 1);
+            context.tell(|handler| handler.refused(from, &end.to_string()));
+            return;
+        }
+    };
+    let Some(peer) = context.peer(connection.hello.from) else {
+        return;
+    };
+    let call = match connection {
+        Connection { hello, .. } if hello.purpose == Purpose::Knock => {
+            Call::Knock { boot: hello.boot }
+        }
+        connection => Call::Session(connection),
+    };
+    // A full mailbox means the link is busy with this very peer: the caller tries again.
+    if peer.calls.try_send(call).is_err() {
+        add(&context.counters.shed, 1);
+    }
+}
