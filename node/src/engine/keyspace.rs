@@ -2,7 +2,7 @@
 
 use henge_mvcc as mvcc;
 
-use super::{Engine, Ticket};
+use super::{Engine, Operation, Ticket};
 use crate::api::{
     Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status,
 };
@@ -54,104 +54,104 @@ impl Backend for Keyspace {
         &self,
         request: &mvcc::RangeRequest<'_>,
         serializable: bool,
-    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + 'static {
+    ) -> Operation<Reply<mvcc::RangeResponse>> {
         let ticket = self.checked(mvcc::check::range(request, self.limits()), || {
             let encoded = Command::Range(request.clone()).encode();
             self.engine.submit(self.shard, RequestKind::Read { encoded, serializable })
         });
-        async move { ticket.await?.range() }
+        Operation::new(ticket, Reply::range)
     }
 
     fn put(
         &self,
         request: &mvcc::PutRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::PutResponse>, Error>> + Send + 'static {
+    ) -> Operation<Reply<mvcc::PutResponse>> {
         let ticket = self.checked(mvcc::check::put(request, self.limits()), || {
             self.write(&Command::Put(request.clone()))
         });
-        async move { ticket.await?.put() }
+        Operation::new(ticket, Reply::put)
     }
 
     fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::DeleteRangeResponse>, Error>> + Send + 'static {
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
         let ticket = self.checked(mvcc::check::delete_range(request, self.limits()), || {
             self.write(&Command::DeleteRange(request.clone()))
         });
-        async move { ticket.await?.delete() }
+        Operation::new(ticket, Reply::delete)
     }
 
     fn txn(
         &self,
         request: &mvcc::TxnRequest<'_>,
         serializable: bool,
-    ) -> impl Future<Output = Result<Reply<mvcc::TxnResponse>, Error>> + Send + 'static {
+    ) -> Operation<Reply<mvcc::TxnResponse>> {
         let ticket = self.checked(mvcc::check::txn(request, self.limits()), || {
             self.engine.txn_ticket(self.shard, request, serializable)
         });
-        async move { ticket.await?.txn() }
+        Operation::new(ticket, Reply::txn)
     }
 
     fn compact(
         &self,
         revision: i64,
         physical: bool,
-    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
+    ) -> Operation<Reply<()>> {
         let ticket = self.write(&Command::Compact { revision, physical });
-        async move { ticket.await?.done() }
+        Operation::new(ticket, Reply::done)
     }
 
     fn lease_grant(
         &self,
         id: i64,
         ttl_s: i64,
-    ) -> impl Future<Output = Result<Reply<LeaseGranted>, Error>> + Send + 'static {
+    ) -> Operation<Reply<LeaseGranted>> {
         let ticket = self.write(&Command::LeaseGrant { id, ttl_s });
-        async move { ticket.await?.granted() }
+        Operation::new(ticket, Reply::granted)
     }
 
     fn lease_revoke(
         &self,
         id: i64,
-    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
+    ) -> Operation<Reply<()>> {
         let ticket = self.write(&Command::LeaseRevoke { id });
-        async move { ticket.await?.done() }
+        Operation::new(ticket, Reply::done)
     }
 
     fn lease_keep_alive(
         &self,
         id: i64,
-    ) -> impl Future<Output = Result<Reply<i64>, Error>> + Send + 'static {
+    ) -> Operation<Reply<i64>> {
         let ticket = self.engine.submit(self.shard, RequestKind::LeaseKeepAlive(id));
-        async move { ticket.await?.renewed() }
+        Operation::new(ticket, Reply::renewed)
     }
 
     fn lease_time_to_live(
         &self,
         id: i64,
         keys: bool,
-    ) -> impl Future<Output = Result<Reply<LeaseTtl>, Error>> + Send + 'static {
+    ) -> Operation<Reply<LeaseTtl>> {
         let ticket = self.engine.submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
-        async move { ticket.await?.ttl() }
+        Operation::new(ticket, Reply::ttl)
     }
 
-    fn leases(&self) -> impl Future<Output = Result<Reply<Vec<i64>>, Error>> + Send + 'static {
+    fn leases(&self) -> Operation<Reply<Vec<i64>>> {
         let ticket = self.engine.submit(self.shard, RequestKind::Leases);
-        async move { ticket.await?.leases() }
+        Operation::new(ticket, Reply::leases)
     }
 
     fn hash_kv(
         &self,
         revision: i64,
-    ) -> impl Future<Output = Result<Reply<HashKv>, Error>> + Send + 'static {
+    ) -> Operation<Reply<HashKv>> {
         let ticket = self.engine.submit(self.shard, RequestKind::HashKv(revision));
-        async move { ticket.await?.hash() }
+        Operation::new(ticket, Reply::hash)
     }
 
-    fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
+    fn status(&self) -> Operation<Reply<Status>> {
         let ticket = self.engine.submit(self.shard, RequestKind::Status);
-        async move { Ok(ticket.await?.status()?.map(|status| *status)) }
+        Operation::new(ticket, |reply| Ok(reply.status()?.map(|status| *status)))
     }
 
     fn members(

@@ -24,6 +24,7 @@ use henge_mvcc as mvcc;
 pub use self::blocking::Blocking;
 pub use self::builder::{ClusterConfig, EngineBuilder};
 pub use self::keyspace::Keyspace;
+pub use self::ticket::Operation;
 use self::ticket::Ticket;
 use crate::api::{
     Error, LeaseGranted, LeaseTtl, Member, Metrics, Reply, WatchCommand, WatchCreate, WatchResponse,
@@ -134,7 +135,7 @@ impl Engine {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-    ) -> impl Future<Output = Result<Reply<mvcc::PutResponse>, Error>> + Send + use<> {
+    ) -> Operation<Reply<mvcc::PutResponse>> {
         let request = mvcc::PutRequest {
             key: key.as_ref(),
             value: value.as_ref(),
@@ -147,22 +148,30 @@ impl Engine {
     pub fn put_with(
         &self,
         request: &mvcc::PutRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::PutResponse>, Error>> + Send + use<> {
+    ) -> Operation<Reply<mvcc::PutResponse>> {
         let ticket = match mvcc::check::put(request, &self.inner.limits) {
             Ok(()) => self.write(self.route(request.key), &Command::Put(request.clone())),
             Err(error) => Ticket::failed(error.into()),
         };
-        async move { ticket.await?.put() }
+        Operation::new(ticket, Reply::put)
     }
 
     /// Reads one key, linearizably.
     pub fn get(
         &self,
         key: impl AsRef<[u8]>,
-    ) -> impl Future<Output = Result<Option<mvcc::KeyValue>, Error>> + Send + use<> {
+    ) -> Operation<Option<mvcc::KeyValue>> {
         let range = mvcc::KeyRange::one(key.as_ref());
-        let reply = self.range(&mvcc::RangeRequest { range, ..mvcc::RangeRequest::default() });
-        async move { Ok(reply.await?.body.kvs.into_iter().next()) }
+        let request = mvcc::RangeRequest { range, ..mvcc::RangeRequest::default() };
+        let ticket = match mvcc::check::range(&request, &self.inner.limits) {
+            Ok(()) => {
+                let encoded = Command::Range(request).encode();
+                let kind = RequestKind::Read { encoded, serializable: false };
+                self.submit(self.route(key.as_ref()), kind)
+            }
+            Err(error) => Ticket::failed(error.into()),
+        };
+        Operation::new(ticket, |reply| Ok(reply.range()?.body.kvs.into_iter().next()))
     }
 
     /// Reads a range, linearizably. Over several shards the answer is merged in key order and its header
@@ -186,7 +195,7 @@ impl Engine {
     pub fn delete(
         &self,
         key: impl AsRef<[u8]>,
-    ) -> impl Future<Output = Result<Reply<mvcc::DeleteRangeResponse>, Error>> + Send + use<> {
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
         let range = mvcc::KeyRange::one(key.as_ref());
         self.delete_range(&mvcc::DeleteRangeRequest { range, prev_kv: false })
     }
@@ -195,27 +204,27 @@ impl Engine {
     pub fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::DeleteRangeResponse>, Error>> + Send + use<> {
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
         let checked = mvcc::check::delete_range(request, &self.inner.limits).map_err(Error::from);
         let shard = checked.and_then(|()| self.route_range(&request.range, "a range delete"));
         let ticket = match shard {
             Ok(shard) => self.write(shard, &Command::DeleteRange(request.clone())),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.delete() }
+        Operation::new(ticket, Reply::delete)
     }
 
     /// Compares, then executes one of two lists of operations, atomically.
     pub fn txn(
         &self,
         request: &mvcc::TxnRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::TxnResponse>, Error>> + Send + use<> {
+    ) -> Operation<Reply<mvcc::TxnResponse>> {
         let checked = mvcc::check::txn(request, &self.inner.limits).map_err(Error::from);
         let ticket = match checked.and_then(|()| self.route_txn(request)) {
             Ok(shard) => self.txn_ticket(shard, request, false),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.txn() }
+        Operation::new(ticket, Reply::txn)
     }
 
     /// Watches a key or a range from a revision on. A range needs an engine with one shard.
@@ -233,36 +242,36 @@ impl Engine {
         &self,
         id: i64,
         ttl_s: i64,
-    ) -> impl Future<Output = Result<Reply<LeaseGranted>, Error>> + Send + use<> {
+    ) -> Operation<Reply<LeaseGranted>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.write(shard, &Command::LeaseGrant { id, ttl_s }),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.granted() }
+        Operation::new(ticket, Reply::granted)
     }
 
     /// Deletes a lease and the keys attached to it.
     pub fn lease_revoke(
         &self,
         id: i64,
-    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + use<> {
+    ) -> Operation<Reply<()>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.write(shard, &Command::LeaseRevoke { id }),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.done() }
+        Operation::new(ticket, Reply::done)
     }
 
     /// Renews a lease; its time to live in seconds, 0 if there is none.
     pub fn lease_keep_alive(
         &self,
         id: i64,
-    ) -> impl Future<Output = Result<Reply<i64>, Error>> + Send + use<> {
+    ) -> Operation<Reply<i64>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.submit(shard, RequestKind::LeaseKeepAlive(id)),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.renewed() }
+        Operation::new(ticket, Reply::renewed)
     }
 
     /// How long a lease still lives, and its keys if asked for.
@@ -270,12 +279,12 @@ impl Engine {
         &self,
         id: i64,
         keys: bool,
-    ) -> impl Future<Output = Result<Reply<LeaseTtl>, Error>> + Send + use<> {
+    ) -> Operation<Reply<LeaseTtl>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.submit(shard, RequestKind::LeaseTimeToLive { id, keys }),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.ttl() }
+        Operation::new(ticket, Reply::ttl)
     }
 
     /// Forgets history below `revision`; `physical` waits until it is gone. One shard only: revisions
@@ -284,12 +293,12 @@ impl Engine {
         &self,
         revision: i64,
         physical: bool,
-    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + use<> {
+    ) -> Operation<Reply<()>> {
         let ticket = match self.one_shard("compaction at a revision") {
             Ok(shard) => self.write(shard, &Command::Compact { revision, physical }),
             Err(error) => Ticket::failed(error),
         };
-        async move { ticket.await?.done() }
+        Operation::new(ticket, Reply::done)
     }
 
     /// The same operations for callers without a runtime; each blocks its thread.

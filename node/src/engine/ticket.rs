@@ -45,3 +45,26 @@ impl Future for Ticket {
         }
     }
 }
+
+/// An operation that was started; awaiting it gives its answer. It borrows nothing and is `Send`.
+#[derive(Debug)]
+#[must_use = "the operation runs anyway; await it to learn what became of it"]
+pub struct Operation<T> {
+    ticket: Ticket,
+    convert: fn(Reply<Response>) -> Result<T, Error>,
+}
+
+impl<T> Operation<T> {
+    pub(crate) fn new(ticket: Ticket, convert: fn(Reply<Response>) -> Result<T, Error>) -> Self {
+        Operation { ticket, convert }
+    }
+}
+
+impl<T> Future for Operation<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let convert = self.convert;
+        Pin::new(&mut self.ticket).poll(cx).map(|answer| answer.and_then(convert))
+    }
+}

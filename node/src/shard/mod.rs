@@ -266,8 +266,7 @@ fn clamp(hard_state: HardState, log: &TailLog) -> HardState {
 
 fn raft_config(config: &ShardConfig, applied: u64) -> Config {
     Config {
-        id: config.member_id,
-        election_tick: config.election_ticks as usize,
+        election_tick: u32::try_from(config.election_ticks).unwrap_or(u32::MAX),
         heartbeat_tick: 1,
         applied,
         async_storage_writes: true,
@@ -279,7 +278,7 @@ fn raft_config(config: &ShardConfig, applied: u64) -> Config {
         check_quorum: true,
         pre_vote: true,
         random_seed: config.seed ^ config.member_id ^ config.group.rotate_left(32),
-        ..Config::default()
+        ..Config::new(config.member_id)
     }
 }
 
