@@ -1,1 +1,2 @@
+//! The `henge` binary.
 fn main() {}
