@@ -3,9 +3,7 @@
 use henge_mvcc as mvcc;
 
 use super::{Engine, Operation, Ticket};
-use crate::api::{
-    Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status,
-};
+use crate::api::{Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status};
 use crate::machine::{Command, Response};
 use crate::shard::request::RequestKind;
 use crate::shard::session::WatchStream;
@@ -27,11 +25,7 @@ impl Keyspace {
         &self.engine
     }
 
-    fn checked(
-        &self,
-        checked: Result<(), mvcc::Error>,
-        submit: impl FnOnce() -> Ticket,
-    ) -> Ticket {
+    fn checked(&self, checked: Result<(), mvcc::Error>, submit: impl FnOnce() -> Ticket) -> Ticket {
         match checked {
             Ok(()) => submit(),
             Err(error) => Ticket::failed(error.into()),
@@ -57,15 +51,18 @@ impl Backend for Keyspace {
     ) -> Operation<Reply<mvcc::RangeResponse>> {
         let ticket = self.checked(mvcc::check::range(request, self.limits()), || {
             let encoded = Command::Range(request.clone()).encode();
-            self.engine.submit(self.shard, RequestKind::Read { encoded, serializable })
+            self.engine.submit(
+                self.shard,
+                RequestKind::Read {
+                    encoded,
+                    serializable,
+                },
+            )
         });
         Operation::new(ticket, Reply::range)
     }
 
-    fn put(
-        &self,
-        request: &mvcc::PutRequest<'_>,
-    ) -> Operation<Reply<mvcc::PutResponse>> {
+    fn put(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
         let ticket = self.checked(mvcc::check::put(request, self.limits()), || {
             self.write(&Command::Put(request.clone()))
         });
@@ -93,46 +90,32 @@ impl Backend for Keyspace {
         Operation::new(ticket, Reply::txn)
     }
 
-    fn compact(
-        &self,
-        revision: i64,
-        physical: bool,
-    ) -> Operation<Reply<()>> {
+    fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>> {
         let ticket = self.write(&Command::Compact { revision, physical });
         Operation::new(ticket, Reply::done)
     }
 
-    fn lease_grant(
-        &self,
-        id: i64,
-        ttl_s: i64,
-    ) -> Operation<Reply<LeaseGranted>> {
+    fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
         let ticket = self.write(&Command::LeaseGrant { id, ttl_s });
         Operation::new(ticket, Reply::granted)
     }
 
-    fn lease_revoke(
-        &self,
-        id: i64,
-    ) -> Operation<Reply<()>> {
+    fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
         let ticket = self.write(&Command::LeaseRevoke { id });
         Operation::new(ticket, Reply::done)
     }
 
-    fn lease_keep_alive(
-        &self,
-        id: i64,
-    ) -> Operation<Reply<i64>> {
-        let ticket = self.engine.submit(self.shard, RequestKind::LeaseKeepAlive(id));
+    fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
 
-    fn lease_time_to_live(
-        &self,
-        id: i64,
-        keys: bool,
-    ) -> Operation<Reply<LeaseTtl>> {
-        let ticket = self.engine.submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
+    fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
         Operation::new(ticket, Reply::ttl)
     }
 
@@ -141,11 +124,10 @@ impl Backend for Keyspace {
         Operation::new(ticket, Reply::leases)
     }
 
-    fn hash_kv(
-        &self,
-        revision: i64,
-    ) -> Operation<Reply<HashKv>> {
-        let ticket = self.engine.submit(self.shard, RequestKind::HashKv(revision));
+    fn hash_kv(&self, revision: i64) -> Operation<Reply<HashKv>> {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::HashKv(revision));
         Operation::new(ticket, Reply::hash)
     }
 
@@ -158,14 +140,21 @@ impl Backend for Keyspace {
         &self,
         linearizable: bool,
     ) -> impl Future<Output = Result<Reply<Vec<Member>>, Error>> + Send + 'static {
-        let kind = if linearizable { RequestKind::Barrier } else { RequestKind::Status };
+        let kind = if linearizable {
+            RequestKind::Barrier
+        } else {
+            RequestKind::Status
+        };
         let ticket = self.engine.submit(self.shard, kind);
         let members = self.engine.inner().members.clone();
         async move {
             let Reply::<Response> { mut header, .. } = ticket.await?;
             // etcd's Cluster RPCs carry no revision.
             header.revision = 0;
-            Ok(Reply { header, body: members })
+            Ok(Reply {
+                header,
+                body: members,
+            })
         }
     }
 

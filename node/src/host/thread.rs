@@ -28,7 +28,9 @@ pub fn run(
             return;
         }
     };
-    let beside = std::thread::Builder::new().name("henge-tasks".to_owned()).spawn(|| run_beside(tasks));
+    let beside = std::thread::Builder::new()
+        .name("henge-tasks".to_owned())
+        .spawn(|| run_beside(tasks));
     if let Err(error) = beside {
         let _ = opened.send(Err(OpenError::Thread(error)));
         return;
@@ -60,7 +62,10 @@ impl Wake for Unpark {
 
 /// Ends when the engine drops its end of the queue.
 fn run_beside(tasks: UnboundedReceiver<LocalTask>) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
         return;
     };
     let local = tokio::task::LocalSet::new();

@@ -63,7 +63,9 @@ async fn drive(mut core: Core, mut peers: Box<dyn Peers>, clock: Clock) {
                 Next::At(millis) => {
                     if millis != armed {
                         armed = millis;
-                        timer.as_mut().reset(Instant::from_std(clock.instant(millis)));
+                        timer
+                            .as_mut()
+                            .reset(Instant::from_std(clock.instant(millis)));
                     }
                     if Sleep::poll(timer.as_mut(), cx).is_pending() {
                         return Poll::Pending;

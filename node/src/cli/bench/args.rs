@@ -82,7 +82,10 @@ pub struct BenchArgs {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.trim_end_matches('s').parse().map_err(|_| "not a number of seconds")?;
+    let number: f64 = text
+        .trim_end_matches('s')
+        .parse()
+        .map_err(|_| "not a number of seconds")?;
     if (0.001..=86_400.0).contains(&number) {
         Ok(Duration::from_secs_f64(number))
     } else {

@@ -7,8 +7,8 @@ use henge_mvcc as mvcc;
 
 use super::args::{BenchArgs, Work};
 use super::load::{self, Op, RANGE_KEYS, Shared, Target};
-use super::report::{Usage, RunResult};
-use crate::api::{WatchCreate, WatchCommand, WatchSession};
+use super::report::{RunResult, Usage};
+use crate::api::{WatchCommand, WatchCreate, WatchSession};
 use crate::engine::Engine;
 
 /// Runs the load to its end.
@@ -26,7 +26,10 @@ pub fn run(args: &BenchArgs) -> Result<RunResult, String> {
     let before = totals(&engine);
     let usage = Usage::now();
     let shared = Shared::new();
-    let threads = args.conns.unwrap_or_else(|| client_threads(args)).min(args.clients);
+    let threads = args
+        .conns
+        .unwrap_or_else(|| client_threads(args))
+        .min(args.clients);
     let running = AtomicUsize::new(threads as usize);
     let parts = std::thread::scope(|scope| {
         let clients = (0..threads).map(|thread| {
@@ -40,7 +43,14 @@ pub fn run(args: &BenchArgs) -> Result<RunResult, String> {
         });
         let clients: Vec<_> = clients.collect();
         load::supervise(args, &shared, &|| running.load(Ordering::Relaxed) == 0);
-        clients.into_iter().map(|client| client.join().unwrap_or_else(|_| Err("a client thread died".to_owned()))).collect::<Vec<_>>()
+        clients
+            .into_iter()
+            .map(|client| {
+                client
+                    .join()
+                    .unwrap_or_else(|_| Err("a client thread died".to_owned()))
+            })
+            .collect::<Vec<_>>()
     });
     let usage = Usage::now().since(&usage);
     let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -56,7 +66,9 @@ fn totals(engine: &Engine) -> (u64, u64) {
     let cores = engine.inner().cores.len();
     (0..engine.shards().min(cores))
         .filter_map(|shard| engine.metrics(shard))
-        .fold((0, 0), |(batches, bytes), metrics| (batches + metrics.wal_batches, bytes + metrics.wal_bytes))
+        .fold((0, 0), |(batches, bytes), metrics| {
+            (batches + metrics.wal_batches, bytes + metrics.wal_bytes)
+        })
 }
 
 /// One thread for what the cores leave of the machine.
@@ -66,7 +78,9 @@ fn client_threads(args: &BenchArgs) -> u32 {
 }
 
 fn share(clients: u32, threads: u32, thread: u32) -> std::ops::Range<u32> {
-    let cut = |at: u32| u32::try_from(u64::from(clients) * u64::from(at) / u64::from(threads)).unwrap_or(clients);
+    let cut = |at: u32| {
+        u32::try_from(u64::from(clients) * u64::from(at) / u64::from(threads)).unwrap_or(clients)
+    };
     cut(thread)..cut(thread + 1)
 }
 
@@ -83,7 +97,10 @@ fn client_thread(
         .build()
         .map_err(|error| format!("cannot start a client runtime: {error}"))?;
     let local = tokio::task::LocalSet::new();
-    let target = EmbeddedTarget { engine, watch: args.work == Work::Watch };
+    let target = EmbeddedTarget {
+        engine,
+        watch: args.work == Work::Watch,
+    };
     Ok(local.block_on(&runtime, load::run_clients(args, shared, target, share)))
 }
 
@@ -100,12 +117,23 @@ impl Target for EmbeddedTarget {
             Op::Put { key, value } => self.engine.put(key, value).await.map(|_| ()),
             Op::Get { key } => self.engine.get(key).await.map(|_| ()),
             Op::Range { key } => {
-                let range = mvcc::KeyRange { key: &key, end: b"\0" };
-                let request = mvcc::RangeRequest { range, limit: RANGE_KEYS, ..Default::default() };
+                let range = mvcc::KeyRange {
+                    key: &key,
+                    end: b"\0",
+                };
+                let request = mvcc::RangeRequest {
+                    range,
+                    limit: RANGE_KEYS,
+                    ..Default::default()
+                };
                 self.engine.range(&request).await.map(|_| ())
             }
             Op::Txn { key, value } => {
-                let put = mvcc::PutRequest { key: &key, value: &value, ..Default::default() };
+                let put = mvcc::PutRequest {
+                    key: &key,
+                    value: &value,
+                    ..Default::default()
+                };
                 let txn = mvcc::TxnRequest {
                     compare: vec![mvcc::Compare {
                         range: mvcc::KeyRange::one(&key),
@@ -126,7 +154,10 @@ impl EmbeddedTarget {
     /// Opens a watcher on the key, writes it, and waits for the event.
     async fn put_and_see(&self, key: &[u8], value: &[u8]) -> Result<(), crate::api::Error> {
         let mut stream = self.engine.session(self.engine.route(key));
-        let create = WatchCreate { key: bytes::Bytes::copy_from_slice(key), ..WatchCreate::default() };
+        let create = WatchCreate {
+            key: bytes::Bytes::copy_from_slice(key),
+            ..WatchCreate::default()
+        };
         stream.command(WatchCommand::Create(create));
         stream.next().await;
         let written = self.engine.put(key, value).await?;
@@ -148,7 +179,8 @@ fn prefill(args: &BenchArgs, engine: &Engine) -> Result<(), String> {
     fill.total = Some(args.keyspace);
     let shared = Shared::new();
     let part = client_thread(&fill, shared, engine.clone(), 0..args.clients.max(64))?;
-    part.1.map_or(Ok(()), |error| Err(format!("prefill: {error}")))
+    part.1
+        .map_or(Ok(()), |error| Err(format!("prefill: {error}")))
 }
 
 /// The data directory: the caller's, or one of our own that goes away.
@@ -160,7 +192,10 @@ struct Scratch {
 impl Scratch {
     fn new(args: &BenchArgs) -> Result<Self, String> {
         if let Some(dir) = &args.data_dir {
-            return Ok(Scratch { dir: dir.clone(), remove: false });
+            return Ok(Scratch {
+                dir: dir.clone(),
+                remove: false,
+            });
         }
         // On the current directory's file system: a temporary directory is often in memory, where
         // durability costs nothing and means nothing.

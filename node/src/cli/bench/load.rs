@@ -94,7 +94,9 @@ pub async fn run_clients<T: Target>(
                 match target.execute(client, op).await {
                     Ok(()) => {
                         let micros = intended.elapsed().as_micros();
-                        latency.borrow_mut().saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
+                        latency
+                            .borrow_mut()
+                            .saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
                         shared.done.fetch_add(1, Ordering::Relaxed);
                     }
                     Err(error) => {
@@ -109,7 +111,9 @@ pub async fn run_clients<T: Target>(
     }
     for task in tasks {
         if let Err(error) = task.await {
-            first_error.borrow_mut().get_or_insert(format!("a client died: {error}"));
+            first_error
+                .borrow_mut()
+                .get_or_insert(format!("a client died: {error}"));
         }
     }
     let latency = latency.borrow().clone();
@@ -119,20 +123,30 @@ pub async fn run_clients<T: Target>(
 
 /// Shows progress until the time is over, then tells the clients to finish.
 pub fn supervise(args: &BenchArgs, shared: &Shared, finished: &dyn Fn() -> bool) {
-    let bar = if args.json { ProgressBar::hidden() } else { ProgressBar::new(args.duration.as_secs().max(1)) };
+    let bar = if args.json {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(args.duration.as_secs().max(1))
+    };
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {elapsed}/{len}s {msg}") {
         bar.set_style(style);
     }
     let mut before = 0;
     let mut at = Instant::now();
     while shared.start.elapsed() < args.duration && !finished() {
-        #[expect(clippy::disallowed_methods, reason = "the load's own thread, outside any core")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the load's own thread, outside any core"
+        )]
         std::thread::sleep(Duration::from_millis(50));
         if at.elapsed() >= Duration::from_millis(500) {
             let done = shared.done.load(Ordering::Relaxed);
             let rate = (done - before) as f64 / at.elapsed().as_secs_f64();
             bar.set_position(shared.start.elapsed().as_secs());
-            bar.set_message(format!("{rate:.0} ops/s, {} failed", shared.failed.load(Ordering::Relaxed)));
+            bar.set_message(format!(
+                "{rate:.0} ops/s, {} failed",
+                shared.failed.load(Ordering::Relaxed)
+            ));
             (before, at) = (done, Instant::now());
         }
     }
@@ -200,12 +214,21 @@ fn make(args: &BenchArgs, dice: &mut Dice, number: u64) -> Op {
         value
     };
     match args.work {
-        Work::Put | Work::Watch => Op::Put { value: value(dice), key },
+        Work::Put | Work::Watch => Op::Put {
+            value: value(dice),
+            key,
+        },
         Work::Get => Op::Get { key },
         Work::Range => Op::Range { key },
-        Work::Txn => Op::Txn { value: value(dice), key },
+        Work::Txn => Op::Txn {
+            value: value(dice),
+            key,
+        },
         Work::Mixed if dice.roll().is_multiple_of(2) => Op::Get { key },
-        Work::Mixed => Op::Put { value: value(dice), key },
+        Work::Mixed => Op::Put {
+            value: value(dice),
+            key,
+        },
     }
 }
 

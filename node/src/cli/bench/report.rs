@@ -43,7 +43,12 @@ impl RunResult {
         host: String,
     ) -> Self {
         let log = Some((after.0 - before.0, after.1 - before.1));
-        Self::new(measured, usage, log, format!("embedded engine, host {host}"))
+        Self::new(
+            measured,
+            usage,
+            log,
+            format!("embedded engine, host {host}"),
+        )
     }
 
     /// A run against servers.
@@ -52,8 +57,23 @@ impl RunResult {
     }
 
     fn new(measured: Measured, usage: Usage, log: Option<(u64, u64)>, against: String) -> Self {
-        let Measured { latency, ops, failures, elapsed, first_error } = measured;
-        RunResult { latency, ops, failures, first_error, elapsed, usage, log, against }
+        let Measured {
+            latency,
+            ops,
+            failures,
+            elapsed,
+            first_error,
+        } = measured;
+        RunResult {
+            latency,
+            ops,
+            failures,
+            first_error,
+            elapsed,
+            usage,
+            log,
+            against,
+        }
     }
 
     fn per_second(&self, count: u64) -> f64 {
@@ -65,7 +85,9 @@ impl RunResult {
     }
 
     fn batch_mean(&self) -> f64 {
-        self.log.map_or(0.0, |(batches, _)| self.ops as f64 / (batches as f64).max(1.0))
+        self.log.map_or(0.0, |(batches, _)| {
+            self.ops as f64 / (batches as f64).max(1.0)
+        })
     }
 }
 
@@ -73,7 +95,10 @@ impl Usage {
     /// As of now, read from /proc.
     pub fn now() -> Self {
         let mut core_cpu = Duration::ZERO;
-        let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let threads = std::fs::read_dir("/proc/self/task")
+            .into_iter()
+            .flatten()
+            .flatten();
         for thread in threads {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
             if stat.contains("(henge-core") {
@@ -87,7 +112,11 @@ impl Usage {
             .and_then(|rest| rest.split_whitespace().next())
             .and_then(|kib| kib.parse::<u64>().ok())
             .map_or(0, |kib| kib << 10);
-        Usage { cpu: cpu_of(&stat), core_cpu, resident_max }
+        Usage {
+            cpu: cpu_of(&stat),
+            core_cpu,
+            resident_max,
+        }
     }
 
     /// What was used after `start`.
@@ -129,24 +158,58 @@ pub fn table(args: &BenchArgs, run: &RunResult) -> String {
             args.keyspace,
             args.key_size,
             args.val_size,
-            if args.rate > 0 { format!(", {} ops/s asked for", args.rate) } else { String::new() },
+            if args.rate > 0 {
+                format!(", {} ops/s asked for", args.rate)
+            } else {
+                String::new()
+            },
         ),
     );
-    row("operations", format!("{} in {:.2} s, {} failed", run.ops, run.elapsed.as_secs_f64(), run.failures));
+    row(
+        "operations",
+        format!(
+            "{} in {:.2} s, {} failed",
+            run.ops,
+            run.elapsed.as_secs_f64(),
+            run.failures
+        ),
+    );
     if let Some(error) = &run.first_error {
         row("first error", error.clone());
     }
-    row("throughput", format!("{:.0} ops/s", run.per_second(run.ops)));
+    row(
+        "throughput",
+        format!("{:.0} ops/s", run.per_second(run.ops)),
+    );
     for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
-        row(&format!("latency {name}"), format!("{} µs", run.latency.value_at_quantile(quantile)));
+        row(
+            &format!("latency {name}"),
+            format!("{} µs", run.latency.value_at_quantile(quantile)),
+        );
     }
     row("latency max", format!("{} µs", run.latency.max()));
-    row("CPU per op", format!("{:.2} µs (this process)", run.micros_per_op(run.usage.cpu)));
+    row(
+        "CPU per op",
+        format!("{:.2} µs (this process)", run.micros_per_op(run.usage.cpu)),
+    );
     if let Some((batches, bytes)) = run.log {
-        row("core CPU per op", format!("{:.2} µs", run.micros_per_op(run.usage.core_cpu)));
+        row(
+            "core CPU per op",
+            format!("{:.2} µs", run.micros_per_op(run.usage.core_cpu)),
+        );
         row("log commits", format!("{:.0} /s", run.per_second(batches)));
-        row("log batch", format!("{:.1} ops, {:.0} B", run.batch_mean(), bytes as f64 / (batches as f64).max(1.0)));
-        row("peak memory", format!("{:.0} MB", run.usage.resident_max as f64 / 1e6));
+        row(
+            "log batch",
+            format!(
+                "{:.1} ops, {:.0} B",
+                run.batch_mean(),
+                bytes as f64 / (batches as f64).max(1.0)
+            ),
+        );
+        row(
+            "peak memory",
+            format!("{:.0} MB", run.usage.resident_max as f64 / 1e6),
+        );
     }
     out
 }
