@@ -345,10 +345,7 @@ fn a_peer_that_does_not_read_costs_at_most_the_bound() {
         .wait("the session", |seen| seen.connected.len() == 1);
     let message = Bytes::from(vec![7; 100_000]);
     let full = until("the queue is full", || {
-        match two.net().send(1, message.clone()) {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        }
+        two.net().send(1, message.clone()).err()
     });
     assert!(
         matches!(full, SendError::Full { max: 1_000_000, .. }),

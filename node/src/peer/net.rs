@@ -60,7 +60,8 @@ pub trait PeerHandler: Send + Sync {
     /// The session ended; what was queued is gone.
     fn disconnected(&self, peer: u64, why: &str);
 
-    /// An attempt or a session with `peer` failed for another reason than the last time. For logs.
+    /// An attempt to reach `peer` failed, for another reason than the last one since there was a
+    /// session. For logs; the attempts go on.
     fn unreachable(&self, peer: u64, why: &str) {
         let _ = (peer, why);
     }
