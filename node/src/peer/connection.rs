@@ -9,7 +9,7 @@
 //! when the task is dropped or the handler panics. Bytes that fail a check end the session.
 //!
 //! Must never know: how the socket came about, what to do next (that is `link`). Reads the clock
-//! through tokio. Tested by `node/tests/peer.rs`.
+//! through tokio. Tested by `node/tests/peer/`.
 
 use std::{
     io::{self, IoSlice},

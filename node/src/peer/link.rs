@@ -10,7 +10,7 @@
 //! older one is a corpse (the peer restarted, or a cut that only it noticed).
 //!
 //! Promises: attempts are spaced by a jittered backoff, whatever the peer does; host names are
-//! resolved at every attempt. Must never know: frames, messages. Tested by `node/tests/peer.rs`.
+//! resolved at every attempt. Must never know: frames, messages. Tested by `node/tests/peer/`.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What the transport counted: plain numbers for metrics and for people.
 //!
 //! Written by the network thread, read by anyone; each number is exact, but two numbers of one
-//! reading may be a moment apart. Must never know sockets or clocks. Tested by `node/tests/peer.rs`.
+//! reading may be a moment apart. Must never know: sockets, clocks. Tested by `node/tests/peer/`.
 
 use std::sync::{
     Mutex, PoisonError,
