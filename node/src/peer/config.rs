@@ -117,6 +117,9 @@ impl PeerConfig {
         if timing.ping_every.is_zero() || timing.silence_max < timing.ping_every * 2 {
             return bad("silence_max must be at least twice ping_every, above 0".to_owned());
         }
+        if timing.connect_max.is_zero() || timing.handshake_max.is_zero() {
+            return bad("connect_max and handshake_max must be above 0".to_owned());
+        }
         if timing.backoff_min.is_zero() || timing.backoff_max < timing.backoff_min {
             return bad("backoff_max must be at least backoff_min, above 0".to_owned());
         }

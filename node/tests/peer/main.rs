@@ -7,7 +7,7 @@ mod cluster;
 mod hostile;
 mod raw;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use henge::peer::{
@@ -61,10 +61,7 @@ fn two_nodes_exchange_messages_of_every_size_in_both_lanes() {
     let settled = |stats: &PeerStats| stats.rtt_us.is_some() && stats.queue_bytes == 0;
     one.wait_stats(2, "a round trip", settled);
     let stats = one.stats(2);
-    assert!(
-        stats.connected && stats.failures == 0 && stats.sessions == 1,
-        "{stats:?}"
-    );
+    assert!(stats.connected && stats.sessions == 1, "{stats:?}");
     let total: usize = lengths.iter().sum();
     assert!(stats.sent_bytes > total as u64 && stats.received_bytes > total as u64);
 }
@@ -233,6 +230,7 @@ fn a_configuration_that_contradicts_itself_is_refused() {
         change(|config| config.peers = vec![(2, Vec::new()), (2, Vec::new())]),
         change(|config| config.timing.silence_max = config.timing.ping_every),
         change(|config| config.timing.backoff_max = Duration::ZERO),
+        change(|config| config.timing.handshake_max = Duration::ZERO),
     ] {
         let error = PeerNet::start(bad, Arc::new(Seen::default())).expect_err("refused");
         assert!(matches!(error, StartError::Config(_)), "{error}");
@@ -300,4 +298,35 @@ fn a_handler_may_shut_down_its_own_transport() {
     two.seen
         .wait("its end", |seen| seen.disconnected.len() == 1);
     two.net().shutdown();
+}
+
+/// Senders on many threads share a queue: nothing is lost, and each keeps its own order.
+#[test]
+fn many_threads_send_at_once() {
+    let pair = Cluster::start(2);
+    pair.meet();
+    let (threads, each) = (4_u8, 2_000_u32);
+    let net = pair.nodes[0].net();
+    thread::scope(|scope| {
+        for name in 0..threads {
+            let net = &net;
+            scope.spawn(move || {
+                for number in 0..each {
+                    let message = [&[name][..], &number.to_le_bytes()].concat();
+                    net.send(2, Bytes::from(message)).expect("room");
+                }
+            });
+        }
+    });
+    let total = usize::from(threads) * 2_000;
+    pair.nodes[1]
+        .seen
+        .wait("all of it", |seen| seen.messages.len() == total);
+    let mut next = vec![0; usize::from(threads)];
+    for (_, message) in &pair.nodes[1].seen.lock().messages {
+        let (name, number) = message.split_first().expect("sent so");
+        let next = &mut next[usize::from(*name)];
+        assert_eq!(number, u32::to_le_bytes(*next));
+        *next += 1;
+    }
 }
