@@ -48,7 +48,7 @@ impl Backend for Keyspace {
         &self,
         request: &mvcc::RangeRequest<'_>,
         serializable: bool,
-    ) -> Operation<Reply<mvcc::RangeResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::range(request, self.limits()), || {
             let encoded = Command::Range(request.clone()).encode();
             self.engine.submit(
@@ -62,7 +62,10 @@ impl Backend for Keyspace {
         Operation::new(ticket, Reply::range)
     }
 
-    fn put(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
+    fn put(
+        &self,
+        request: &mvcc::PutRequest<'_>,
+    ) -> impl Future<Output = Result<Reply<mvcc::PutResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::put(request, self.limits()), || {
             self.write(&Command::Put(request.clone()))
         });
@@ -72,7 +75,8 @@ impl Backend for Keyspace {
     fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
-    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::DeleteRangeResponse>, Error>> + Send + 'static
+    {
         let ticket = self.checked(mvcc::check::delete_range(request, self.limits()), || {
             self.write(&Command::DeleteRange(request.clone()))
         });
@@ -83,55 +87,76 @@ impl Backend for Keyspace {
         &self,
         request: &mvcc::TxnRequest<'_>,
         serializable: bool,
-    ) -> Operation<Reply<mvcc::TxnResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::TxnResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::txn(request, self.limits()), || {
             self.engine.txn_ticket(self.shard, request, serializable)
         });
         Operation::new(ticket, Reply::txn)
     }
 
-    fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>> {
+    fn compact(
+        &self,
+        revision: i64,
+        physical: bool,
+    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
         let ticket = self.write(&Command::Compact { revision, physical });
         Operation::new(ticket, Reply::done)
     }
 
-    fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
+    fn lease_grant(
+        &self,
+        id: i64,
+        ttl_s: i64,
+    ) -> impl Future<Output = Result<Reply<LeaseGranted>, Error>> + Send + 'static {
         let ticket = self.write(&Command::LeaseGrant { id, ttl_s });
         Operation::new(ticket, Reply::granted)
     }
 
-    fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
+    fn lease_revoke(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
         let ticket = self.write(&Command::LeaseRevoke { id });
         Operation::new(ticket, Reply::done)
     }
 
-    fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
+    fn lease_keep_alive(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Reply<i64>, Error>> + Send + 'static {
         let ticket = self
             .engine
             .submit(self.shard, RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
 
-    fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
+    fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> impl Future<Output = Result<Reply<LeaseTtl>, Error>> + Send + 'static {
         let ticket = self
             .engine
             .submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
         Operation::new(ticket, Reply::ttl)
     }
 
-    fn leases(&self) -> Operation<Reply<Vec<i64>>> {
+    fn leases(&self) -> impl Future<Output = Result<Reply<Vec<i64>>, Error>> + Send + 'static {
         let ticket = self.engine.submit(self.shard, RequestKind::Leases);
         Operation::new(ticket, Reply::leases)
     }
 
-    fn hash_kv(&self, revision: i64) -> Operation<Reply<HashKv>> {
+    fn hash_kv(
+        &self,
+        revision: i64,
+    ) -> impl Future<Output = Result<Reply<HashKv>, Error>> + Send + 'static {
         let ticket = self
             .engine
             .submit(self.shard, RequestKind::HashKv(revision));
         Operation::new(ticket, Reply::hash)
     }
 
-    fn status(&self) -> Operation<Reply<Status>> {
+    fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
         let ticket = self.engine.submit(self.shard, RequestKind::Status);
         Operation::new(ticket, |reply| Ok(reply.status()?.map(|status| *status)))
     }

@@ -13,6 +13,9 @@ use super::{CoreBuilder, LocalTask};
 use crate::core::Next;
 use crate::engine::OpenError;
 
+/// Helper threads that write: as many as a log keeps batches in flight.
+const WRITERS: usize = 4;
+
 /// Runs a core on the current thread until it ends.
 pub fn run(
     build: CoreBuilder,
@@ -20,7 +23,7 @@ pub fn run(
     tasks: UnboundedReceiver<LocalTask>,
 ) {
     let clock = Clock::start();
-    let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new());
+    let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new(WRITERS));
     let (mut core, mut peers) = match build(disk, clock) {
         Ok(built) => built,
         Err(error) => {

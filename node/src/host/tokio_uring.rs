@@ -24,7 +24,7 @@ pub fn run(
 ) {
     let clock = Clock::start();
     ::tokio_uring::start(async move {
-        let disk = Box::new(henge_wal::disk::tokio_uring::TokioUringDisk::new());
+        let disk = Box::new(henge_wal::disk::tokio_uring::UringDisk::new());
         match build(disk, clock) {
             Ok((core, peers)) => {
                 if opened.send(Ok(())).is_err() {

@@ -74,7 +74,8 @@ impl Shard {
     fn apply_conf_change(&mut self, entry: &henge_raft::Entry) {
         // Membership is static in this version: nothing proposes a change. One that comes from a newer
         // peer is acknowledged as "no change", as etcd's library requires of a refused change.
-        self.raft
+        let _ = self
+            .raft
             .apply_conf_change(&henge_raft::ConfChangeV2::default());
         self.machine.applied_index = entry.index;
         self.machine.applied_term = entry.term;

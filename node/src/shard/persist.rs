@@ -88,13 +88,16 @@ impl Shard {
     fn persist(&mut self, at: usize, message: Message, out: &mut Outputs<'_>) {
         let group = self.config.group;
         for entry in &message.entries {
-            out.wal.entry(
-                group,
-                entry.term,
-                entry.index,
-                entry.kind as u8,
-                &entry.data,
-            );
+            let kind = entry.kind as u8;
+            if let Err(error) = out
+                .wal
+                .entry(group, entry.term, entry.index, kind, &entry.data)
+            {
+                // A poisoned log says so itself; an entry that no log can hold should never have been
+                // admitted. Either way the entry is not durable and must not be treated as if it were.
+                tracing::error!(group, index = entry.index, %error, "an entry cannot be logged");
+                return self.poison();
+            }
         }
         // A commit index alone needs no write of its own: it rides on the next batch that has entries.
         let votes = message.term != 0 && (message.term, message.vote) != self.persisted_vote;
