@@ -3,7 +3,11 @@
 //! `args` holds `serve`'s flags (etcd's names), `serve` runs the server, `bench` the load generator, `wal`
 //! the offline log tools. Exit codes: 0 done, 1 failed, 2 wrong usage; the tools document theirs.
 
+pub mod args;
 pub mod bench;
+pub mod flags;
+pub mod options;
+pub mod values;
 
 use std::process::ExitCode;
 
