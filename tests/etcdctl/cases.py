@@ -95,9 +95,9 @@ CASES = {
     "get: --limit equal to the count": [*FIVE, "get k --prefix --limit=4"],
     "get: --limit above the count": [*FIVE, "get k --prefix --limit=100"],
     "get: --limit with --rev": [*FIVE, "get k --prefix --limit=2 --rev={r+3}"],
-    "get: --count-only -w fields": [*FIVE, "get k --prefix --count-only -w fields", "get none --prefix --count-only -w fields"],
-    "get: --count-only with --rev -w fields": [*FIVE, "get k --prefix --count-only --rev={r+2} -w fields"],
-    "get: --count-only with --limit -w fields": [*FIVE, "get k --prefix --count-only --limit=2 -w fields"],
+    "get: --count-only": [*FIVE, "get k --prefix --count-only -w fields", "get none --prefix --count-only -w fields"],
+    "get: --count-only with --rev": [*FIVE, "get k --prefix --count-only --rev={r+2} -w fields"],
+    "get: --count-only with --limit": [*FIVE, "get k --prefix --count-only --limit=2 -w fields"],
     "get: --keys-only": [*FIVE, "get k --prefix --keys-only", "get k --prefix --keys-only --limit=1"],
     **{f"get: --sort-by={target} --order={order}": [
         *FIVE, f"get k --prefix --sort-by={target} --order={order}"]
