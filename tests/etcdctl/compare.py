@@ -8,7 +8,8 @@ JSON, error texts and gRPC codes are equal but for the list in mask.py. Prints e
 passes, both sides' outcomes where they differ, and ends with `N passed, N failed`; exits 1 on a
 failure. Without --henge it builds the release binary. Installs the clients it lacks (tools.py).
 Must never know: how either server works. Tested by comparing etcd with itself:
-`compare.py --plain --henge $(which etcd)` has to pass, and to fail with any line of mask.py gone.
+`compare.py --plain --henge ETCD` has to pass, and to fail when that etcd is given other limits
+(`--max-txn-ops=64`).
 """
 
 import argparse

@@ -8,8 +8,10 @@
 //! and only the last operation of a session can be either way.
 //! Must never know: processes, sockets, time. Tested below with planted faults.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 
+use crate::dice::Dice;
 use crate::etcd::KeyValue;
 
 /// Violations listed in full; more are counted.
@@ -44,7 +46,7 @@ impl Stamp {
 }
 
 /// One change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Write {
     /// Put.
     Put(Vec<u8>, Stamp),
@@ -53,9 +55,19 @@ pub enum Write {
 }
 
 impl Write {
-    fn key(&self) -> &[u8] {
+    /// The changed key.
+    pub fn key(&self) -> &[u8] {
         match self {
             Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(key, stamp) => write!(f, "put {} #{}", name(key), stamp.sequence),
+            Self::Delete(key) => write!(f, "delete {}", name(key)),
         }
     }
 }
@@ -101,10 +113,10 @@ struct Pending {
 pub struct History {
     keys: BTreeMap<Vec<u8>, Expected>,
     pending: Vec<Pending>,
-    revisions: BTreeSet<i64>,
+    /// Acknowledged operations by their revision.
+    log: BTreeMap<i64, Operation>,
     base: i64,
     checked: i64,
-    acked: u64,
     unknown: u64,
     applied: u64,
 }
@@ -115,10 +127,9 @@ impl History {
         Self {
             keys: BTreeMap::new(),
             pending: Vec::new(),
-            revisions: BTreeSet::new(),
+            log: BTreeMap::new(),
             base,
             checked: base,
-            acked: 0,
             unknown: 0,
             applied: 0,
         }
@@ -126,7 +137,7 @@ impl History {
 
     /// Operations that were acknowledged.
     pub fn acked(&self) -> u64 {
-        self.acked
+        self.log.len() as u64
     }
 
     /// Operations without an answer, and how many of them turned out to have happened.
@@ -141,12 +152,11 @@ impl History {
             if revision <= last {
                 return Err(format!("revision {revision} was acknowledged after {last}"));
             }
-            if !self.revisions.insert(revision) {
+            self.apply(&operation, revision);
+            if self.log.insert(revision, operation).is_some() {
                 return Err(format!("revision {revision} was acknowledged twice"));
             }
             last = revision;
-            self.acked += 1;
-            self.apply(&operation, revision);
         }
         if let Some(operation) = session.unknown {
             self.unknown += 1;
@@ -175,7 +185,7 @@ impl History {
         }
         self.settle(kvs, settled, &mut wrong);
         self.compare(kvs, &mut wrong);
-        let changes = (self.acked + self.applied) as i64;
+        let changes = (self.acked() + self.applied) as i64;
         if revision - self.base != changes {
             wrong.add(format!(
                 "{changes} changes were made since revision {}, but it is now {revision}",
@@ -184,6 +194,22 @@ impl History {
         }
         self.checked = revision;
         wrong.verdict()
+    }
+
+    /// Up to `count` acknowledged writes, each with its revision, anywhere in the history: what a
+    /// store has to answer when it is read at that revision, however often the key changed since.
+    pub fn samples(&self, dice: &mut Dice, count: usize) -> Vec<(i64, Write)> {
+        let (Some(first), Some(last)) = (self.log.keys().next(), self.log.keys().last()) else {
+            return Vec::new();
+        };
+        (0..count)
+            .filter_map(|_| {
+                let from = dice.range(*first as u64, *last as u64 + 1) as i64;
+                let (revision, operation) = self.log.range(from..).next()?;
+                let write = operation.get(dice.range(0, operation.len() as u64) as usize)?;
+                Some((*revision, write.clone()))
+            })
+            .collect()
     }
 
     fn apply(&mut self, operation: &Operation, revision: i64) {
@@ -224,8 +250,13 @@ impl History {
             } else {
                 wrong.add(format!(
                     "an unanswered operation is neither wholly there nor wholly absent: \
-                     {:?} left {found:?}",
-                    pending.operation
+                     {:?}, of which there are {:?}",
+                    pending.operation,
+                    found
+                        .iter()
+                        .flatten()
+                        .map(|kv| name(&kv.key))
+                        .collect::<Vec<_>>()
                 ));
                 // Its keys are reported once, here.
                 for write in &pending.operation {
@@ -290,6 +321,26 @@ impl History {
         for extra in found {
             wrong.add(format!("{} is there and nobody wrote it", name(&extra.key)));
         }
+    }
+}
+
+impl Write {
+    /// Is `found`, the key as read at `revision`, what this write left there?
+    pub fn check(&self, revision: i64, found: Option<&KeyValue>) -> Result<(), String> {
+        let good = match (self, found) {
+            (Self::Put(_, stamp), Some(kv)) => {
+                kv.mod_revision == revision && kv.value == stamp.bytes()
+            }
+            (Self::Delete(_), None) => true,
+            _ => false,
+        };
+        if good {
+            return Ok(());
+        }
+        let found = found.map(|kv| (kv.mod_revision, kv.version, kv.value.len()));
+        Err(format!(
+            "read at revision {revision}, after {self:?}, found (mod, version, bytes) {found:?}"
+        ))
     }
 }
 
@@ -459,6 +510,28 @@ mod tests {
         let mut history = History::new(1);
         history.record(session([2, 3])).expect("rising");
         assert!(history.record(session([3, 4])).is_err());
+    }
+
+    #[test]
+    fn samples_are_checked_as_of_their_revision() {
+        let history = history();
+        let samples = history.samples(&mut Dice::new(1), 50);
+        assert_eq!(samples.len(), 50);
+        let as_of = |revision| match revision {
+            2 => kv("a", 1, 2, 2, 1),
+            3 => kv("b", 2, 3, 3, 1),
+            _ => kv("a", 3, 2, 4, 2),
+        };
+        for (revision, write) in samples {
+            write
+                .check(revision, Some(&as_of(revision)))
+                .expect("as acknowledged");
+            assert!(write.check(revision, None).is_err());
+            let mut later = as_of(revision);
+            later.mod_revision += 1;
+            assert!(write.check(revision, Some(&later)).is_err());
+        }
+        assert!(History::new(1).samples(&mut Dice::new(1), 5).is_empty());
     }
 
     #[test]

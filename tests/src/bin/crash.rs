@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use henge_tests::dice::Dice;
-use henge_tests::etcd::{Client, KeyValue};
+use henge_tests::etcd::{Client, KeyValue, RangeRequest};
 use henge_tests::history::{History, Session};
 use henge_tests::load::{Board, Worker};
 use henge_tests::process::{Member, Program, Scratch, Server};
@@ -39,6 +39,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 const RESUME_MAX: Duration = Duration::from_secs(3);
 /// How long a returned member may take to catch up.
 const CATCH_UP_MAX: Duration = Duration::from_secs(15);
+/// Reads in the past, each round.
+const SAMPLES: usize = 100;
 /// Longest wait for one answer: a single server, and a member of a cluster, which may be waiting
 /// for a leader that is gone.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -203,6 +205,7 @@ impl Run {
 
         let (revision, kvs) = self.everything(0, false).await?;
         self.history.check(revision, &kvs, true)?;
+        self.check_past(0).await?;
         Ok(format!(
             "killed after {lived} ms, ready again in {} ms, {} acknowledged so far, revision \
              {revision}, {} keys",
@@ -240,6 +243,7 @@ impl Run {
             ));
         }
         let caught_up = self.compare_members(leader).await?;
+        self.check_past(leader).await?;
         Ok(format!(
             "killed leader {}, writes resumed in {} ms, it caught up in {} ms, {} acknowledged so \
              far",
@@ -248,6 +252,24 @@ impl Run {
             caught_up.as_millis(),
             self.history.acked()
         ))
+    }
+
+    /// Reads some writes of all rounds as of their own revisions: the history has to survive too.
+    async fn check_past(&mut self, member: usize) -> Result<(), String> {
+        let mut client = Client::new(self.members[member].client_port, ANSWER_MAX);
+        for (revision, write) in self.history.samples(&mut self.dice, SAMPLES) {
+            let request = RangeRequest {
+                key: write.key().to_vec(),
+                revision,
+                ..RangeRequest::default()
+            };
+            let found = client
+                .range(request)
+                .await
+                .map_err(|status| format!("{write:?} cannot be read at {revision}: {status}"))?;
+            write.check(revision, found.kvs.first())?;
+        }
+        Ok(())
     }
 
     /// All members hold the same, and what was acknowledged: first read through the one that came
