@@ -175,7 +175,8 @@ impl History {
     pub fn check(&mut self, revision: i64, kvs: &[KeyValue], settled: bool) -> Result<(), String> {
         let mut wrong = Violations::default();
         let known = self
-            .revisions
+            .log
+            .keys()
             .last()
             .copied()
             .unwrap_or(self.base)
