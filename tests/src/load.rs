@@ -31,6 +31,8 @@ pub struct Board {
     pub resumed: OnceLock<Instant>,
     /// Acknowledged operations.
     pub acked: AtomicU64,
+    /// The first error that came before the kill, from a server that had no excuse.
+    pub early: OnceLock<String>,
 }
 
 /// One worker's place in a round.
@@ -88,7 +90,11 @@ async fn session(id: u64, mut client: Client, dice: &mut Dice, board: &Board) ->
                     let _ = board.resumed.set(Instant::now());
                 }
             }
-            Err(_) => {
+            Err(status) => {
+                if board.killed.get().is_none() {
+                    // One is enough to tell.
+                    let _ = board.early.set(status.to_string());
+                }
                 session.unknown = Some(operation);
                 break;
             }

@@ -108,10 +108,20 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new directory under the system's temporary one.
+    /// A new directory in cargo's target directory: on a real disk, where the system's temporary
+    /// directory may be memory, which takes no direct I/O and holds few servers.
     pub fn new(name: &str) -> Result<Self, String> {
+        let base = std::env::current_exe()
+            .ok()
+            // Cargo marks its target directory with this file.
+            .and_then(|own| {
+                own.ancestors()
+                    .find(|dir| dir.join("CACHEDIR.TAG").exists())
+                    .map(PathBuf::from)
+            })
+            .map_or_else(std::env::temp_dir, |target| target.join("tmp"));
         // The port is only a number that no other running test has at this moment.
-        let path = std::env::temp_dir().join(format!(
+        let path = base.join(format!(
             "henge-{name}-{}-{}",
             std::process::id(),
             free_port()?

@@ -186,8 +186,15 @@ impl Run {
         let workers = self.work(round, &board, ANSWER_MAX, false);
         let lived = self.dice.range(50, 1_500);
         sleep(Duration::from_millis(lived)).await;
+        let _ = board.killed.set(Instant::now());
         self.kill(0);
         self.gather(workers, &board).await?;
+        if let Some(error) = board.early.get() {
+            return Err(format!("a running server answered with an error: {error}"));
+        }
+        if lived > 500 && board.acked.load(Ordering::Relaxed) == 0 {
+            return Err(format!("nothing was acknowledged in {lived} ms"));
+        }
 
         // Recovery is killed as well: it has to bear being interrupted anywhere.
         while self.dice.one_in(3) {
