@@ -56,14 +56,15 @@ impl Program {
             .find(|dir| !dir.ends_with("deps"))
             .ok_or_else(|| format!("{} is in no build directory", own.display()))?;
         let target = profile.parent().unwrap_or(profile);
+        // The whole workspace's features, as `cargo test --workspace` has them: else the server's
+        // dependencies would be built a second time.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build
             .args([
                 "build",
                 "--quiet",
-                "-p",
-                "henge",
+                "--workspace",
                 "--bin",
                 "henge",
                 "--target-dir",

@@ -1,0 +1,194 @@
+//! The disk seam: submit an operation, take a completion. Everything the log does to a disk is one
+//! [`Op`], so a disk that counts, fails, tears or delays operations sees all of them.
+//!
+//! A [`Disk`] owns one directory, and its operations are owned by the disk from submission to
+//! completion: dropping whoever waits cancels nothing (an orphaned write could land later, on top
+//! of newer bytes). Completions come in any order; the log puts them in order.
+//! Must never know: batches, segments' contents, groups.
+//!
+//! [`tokio_uring`] is the default, [`thread`] serves hosts where io_uring is blocked, [`sim`] is the
+//! deterministic one.
+
+use std::io;
+use std::path::Path;
+use std::task::{Context, Poll};
+
+pub mod sim;
+pub mod thread;
+pub mod tokio_uring;
+
+mod buf;
+mod files;
+
+pub use buf::AlignedBuf;
+
+/// A file opened through a [`Disk`], valid until it is closed.
+pub type FileId = u32;
+
+/// Pairs a completion with its submission. Chosen by the submitter, unique among those in flight.
+pub type Token = u64;
+
+/// One operation on the disk's directory. File names are relative to it.
+#[derive(Debug)]
+pub enum Op {
+    /// Make (or overwrite) a file of `bytes` zeros, written and synced, so that later writes into
+    /// it change no metadata. `pause_ms`: wait that long first (a retry on a full disk).
+    Zero {
+        /// The file.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// Milliseconds to wait before starting.
+        pause_ms: u32,
+    },
+    /// Rename a file. Durable after [`Op::SyncDir`].
+    Rename {
+        /// Old name.
+        from: String,
+        /// New name; replaced if it exists.
+        to: String,
+    },
+    /// Remove a file. Durable after [`Op::SyncDir`].
+    Remove {
+        /// The file.
+        name: String,
+    },
+    /// Make the directory's names durable.
+    SyncDir,
+    /// Open a file for aligned reads and synchronous writes, alone (waiting up to about a second
+    /// for a killed process whose writes the kernel is still finishing).
+    Open {
+        /// The file.
+        name: String,
+    },
+    /// Forget an open file.
+    Close {
+        /// The file.
+        file: FileId,
+    },
+    /// Write the whole buffer; durable when it completes. Offset and length are multiples of 4,096.
+    Write {
+        /// The file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// The bytes.
+        buf: AlignedBuf,
+    },
+    /// Read up to `bytes` from `offset` (fewer at the end of the file). Both multiples of 4,096.
+    Read {
+        /// The file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Write a small file as a whole and sync it. Its name is durable after [`Op::SyncDir`].
+    Store {
+        /// The file; may be `folder/file`, whose folder is made.
+        name: String,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Read a small file as a whole.
+    Load {
+        /// The file.
+        name: String,
+    },
+}
+
+/// What an operation that went well brings back.
+#[derive(Debug)]
+pub enum Output {
+    /// Nothing but success.
+    Done,
+    /// The buffer of a write, for reuse; the bytes of a read.
+    Buf(AlignedBuf),
+    /// An opened file and its size in bytes.
+    Opened {
+        /// The file.
+        file: FileId,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The bytes of a small file.
+    Bytes(Vec<u8>),
+}
+
+/// A finished operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// As given at submission.
+    pub token: Token,
+    /// How it went.
+    pub result: io::Result<Output>,
+}
+
+/// A file of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileInfo {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// It is a directory.
+    pub is_dir: bool,
+}
+
+/// What a disk is and can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// Short name for logs and metrics.
+    pub backend: &'static str,
+    /// Opened files bypass the page cache. Known after the first [`Op::Open`].
+    pub direct_io: bool,
+}
+
+/// Someone else holds the directory's lock: `holder` is what they wrote into it.
+#[derive(Debug)]
+pub enum LockError {
+    /// Held by another.
+    Held {
+        /// Who.
+        holder: String,
+    },
+    /// Could not even try.
+    Io(io::Error),
+}
+
+/// One directory on one disk, as the log sees it.
+///
+/// The blocking calls (`list`, `make`, `lock`, `run`, `entropy`) are used while a log is opened,
+/// before the core's loop starts; `submit` and `poll` never block and are used in the turn.
+pub trait Disk {
+    /// What this disk is.
+    fn info(&self) -> DiskInfo;
+
+    /// Work on this directory from now on; touches nothing. Called once, first.
+    fn attach(&mut self, dir: &Path);
+
+    /// The directory's path, for messages.
+    fn path(&self) -> &Path;
+
+    /// The directory's files, sorted by name; `None` if the directory does not exist.
+    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>>;
+
+    /// Make the directory (mode 0700) if it does not exist, and make its name durable.
+    fn make(&mut self) -> io::Result<()>;
+
+    /// Take the directory for this disk alone, retrying for about a second.
+    fn lock(&mut self) -> Result<(), LockError>;
+
+    /// 32 random bytes, for ids.
+    fn entropy(&mut self) -> io::Result<[u8; 32]>;
+
+    /// Do one operation now.
+    fn run(&mut self, op: Op) -> io::Result<Output>;
+
+    /// Start one operation. It ends in exactly one [`Completion`].
+    fn submit(&mut self, token: Token, op: Op);
+
+    /// Take the next completion. Pending: `cx` is woken when there may be one.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Completion>;
+}

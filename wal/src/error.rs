@@ -1,0 +1,270 @@
+//! What can go wrong, per operation: who is at fault, which file and place, the next safe step.
+//!
+//! Errors are values that can be compared and cloned, so an `io::Error` is kept as its code and
+//! text ([`IoFault`]): the poison of a log is handed out again and again.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::{GroupId, Lsn};
+
+/// An operating-system error as a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct IoFault {
+    /// The `errno`, where there was one.
+    pub code: Option<i32>,
+    /// What the system said.
+    pub text: String,
+}
+
+impl IoFault {
+    /// ENOSPC or EDQUOT: not a broken disk, only a full one.
+    pub fn is_full(&self) -> bool {
+        matches!(self.code, Some(libc::ENOSPC | libc::EDQUOT))
+    }
+
+    /// Descriptors or memory ran short: worth trying again later, nothing is broken.
+    pub fn is_shortage(&self) -> bool {
+        matches!(
+            self.code,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
+        )
+    }
+}
+
+impl From<io::Error> for IoFault {
+    fn from(e: io::Error) -> Self {
+        Self {
+            code: e.raw_os_error(),
+            text: e.to_string(),
+        }
+    }
+}
+
+/// Why a log was not opened. The directory is as it was, unless the text says otherwise.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The caller's options are out of range.
+    #[error("log options: {0}")]
+    BadOptions(&'static str),
+    /// Another process (or another log of this process) has the directory.
+    #[error(
+        "{path}: in use by {holder}; stop it, or wait if it has just been killed, then start again"
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// `process PID`, as the holder wrote it, or `another process`.
+        holder: String,
+    },
+    /// The directory holds something, but no log of ours.
+    #[error(
+        "{path}: not empty and not a Henge log (found {found:?}); give an empty or new directory"
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// A file that does not belong to a log.
+        found: String,
+    },
+    /// The directory belongs to another cluster or member.
+    #[error(
+        "{path}: belongs to cluster {found_cluster:x} member {found_member:x}, \
+         not to cluster {cluster:x} member {member:x}; check the data directory and the ids"
+    )]
+    WrongIdentity {
+        /// The IDENTITY file.
+        path: PathBuf,
+        /// Cluster id asked for.
+        cluster: u64,
+        /// Member id asked for.
+        member: u64,
+        /// Cluster id found.
+        found_cluster: u64,
+        /// Member id found.
+        found_member: u64,
+    },
+    /// The IDENTITY file is damaged, or gone while segments are there.
+    #[error(
+        "{path}: {what}; restore the file from a backup, or move the directory away and let the \
+         member rejoin empty"
+    )]
+    BadIdentity {
+        /// The IDENTITY file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Written by a newer version.
+    #[error("{path}: format {found}, this program knows {known}; use the newer program")]
+    NewerFormat {
+        /// The file that says so.
+        path: PathBuf,
+        /// Format version found.
+        found: u16,
+        /// Newest format version known here.
+        known: u16,
+    },
+    /// A segment that must be there is not.
+    #[error(
+        "{path}: segment is missing but the log needs it (lost or moved away?); put it back, or \
+         move the directory away and let the member rejoin empty"
+    )]
+    MissingSegment {
+        /// The file that should be there.
+        path: PathBuf,
+    },
+    /// The directory or a file in it cannot be used.
+    #[error("{path}: cannot {doing}: {fault}; check owner, mode and mount of the directory")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried: a verb.
+        doing: &'static str,
+        /// What the system said.
+        fault: IoFault,
+    },
+    /// Acknowledged data is damaged. Nothing was cut or changed.
+    #[error("{0}")]
+    Corrupt(Box<Corruption>),
+}
+
+/// Acknowledged data that cannot be read back: where, and whose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Byte offset of the first bad block.
+    pub offset: u64,
+    /// The batch that should be there.
+    pub lsn: Lsn,
+    /// The highest batch known to have been acknowledged.
+    pub durable_lsn: Lsn,
+    /// What is wrong.
+    pub what: String,
+    /// Groups with entries in the damaged range: `(group, first index, last index)`. Indexes are 0
+    /// where a group is known to be hit but not where; empty when nothing can be said.
+    pub groups: Vec<(GroupId, u64, u64)>,
+}
+
+impl std::fmt::Display for Corruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} offset {}: acknowledged batch {} is damaged ({}); batches up to {} are known durable",
+            self.file.display(),
+            self.offset,
+            self.lsn,
+            self.what,
+            self.durable_lsn
+        )?;
+        for (group, first, last) in &self.groups {
+            match first {
+                0 => write!(f, "; group {group}")?,
+                _ => write!(f, "; group {group} indexes {first}..={last}")?,
+            }
+        }
+        write!(
+            f,
+            "; nothing was changed: run `henge wal verify` on the directory, restore it from a copy, \
+             or move it away and let the member rejoin empty"
+        )
+    }
+}
+
+/// Why an operation on an open log failed.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WalError {
+    /// A write failed. What was not yet acknowledged is unknown; nothing is acknowledged again.
+    #[error(
+        "the log is poisoned: {doing} {file} at offset {offset} failed: {fault}; outcome of what was \
+         in flight is unknown, restart to recover"
+    )]
+    Poisoned {
+        /// The file that failed.
+        file: String,
+        /// Byte offset of the operation.
+        offset: u64,
+        /// What was being done: a verb.
+        doing: &'static str,
+        /// What the system said.
+        fault: IoFault,
+    },
+    /// The caller's entry is larger than the log can ever hold.
+    #[error("entry of {bytes} bytes exceeds the log's limit of {max} bytes")]
+    EntryTooLarge {
+        /// Payload bytes.
+        bytes: usize,
+        /// Largest payload with these options.
+        max: usize,
+    },
+    /// The caller used the log after closing it.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Why entries could not be read back.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The first entry asked for was compacted: send a snapshot instead.
+    #[error("group {group}: entries up to {compacted} are compacted")]
+    Compacted {
+        /// The group.
+        group: GroupId,
+        /// Last compacted index.
+        compacted: u64,
+    },
+    /// The first entry asked for is not in the log (not yet durable, or never was).
+    #[error("group {group}: entry {index} is not in the log")]
+    Unavailable {
+        /// The group.
+        group: GroupId,
+        /// The entry asked for.
+        index: u64,
+    },
+    /// What was written did not come back.
+    #[error("{file} offset {offset}: {what}")]
+    Damaged {
+        /// The segment file.
+        file: String,
+        /// Byte offset of the batch.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// The log was closed before the read ended.
+    #[error("the log is closed")]
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_place_and_the_next_step() {
+        let c = Corruption {
+            file: "x/1.seg".into(),
+            offset: 8192,
+            lsn: 3,
+            durable_lsn: 7,
+            what: "record checksum".into(),
+            groups: vec![(1, 5, 6), (2, 0, 0)],
+        };
+        let text = OpenError::Corrupt(Box::new(c)).to_string();
+        for part in [
+            "x/1.seg",
+            "8192",
+            "batch 3",
+            "group 1 indexes 5..=6",
+            "group 2",
+            "verify",
+        ] {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The open log: stage, submit, poll, read back, close.
+//!
+//! One write per batch, up to `depth` in flight, acknowledged in log order. Beginning a segment waits
+//! until everything before it is durable (one write's latency per 64 MiB): that is what makes the
+//! header of a segment a proof that the one before it is complete, see `recover.rs`.
+//! Promises: after the first failed write nothing is acknowledged any more and nothing is retried.
+//! Must never know: raft, time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::task::{Context, Poll};
+
+use crate::disk::{AlignedBuf, Disk, Token};
+use crate::groups::{Change, Groups};
+use crate::pipeline::{Pipeline, SegmentFile};
+use crate::reads::Reads;
+use crate::record::HardState;
+use crate::recover::{End, Recovered};
+use crate::segment::DATA_AT;
+use crate::stage::Stage;
+use crate::{
+    GroupId, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError, ReadId, Replay,
+    Stats, WalError, identity, recover,
+};
+
+/// What [`Wal::poll`] has to say.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// This batch and all before it are durable.
+    Durable(Lsn),
+    /// A read ended.
+    Read {
+        /// As given by [`Wal::read`].
+        id: ReadId,
+        /// Entries from `lo` on, at least one, or why there are none.
+        result: Result<Vec<ReadEntry>, ReadError>,
+    },
+    /// No new segment can be made for lack of space: refuse writes, compact, free space. The log
+    /// goes on while ready segments last, and retries by itself.
+    SpaceLow,
+    /// There is space again.
+    SpaceOk,
+    /// A write failed. Said once; nothing is acknowledged after it.
+    Poisoned(WalError),
+    /// [`Wal::close`] is done: everything submitted is durable (or the log is poisoned) and the
+    /// log can be dropped.
+    Closed,
+}
+
+/// A write on the commit path, in log order.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) token: Token,
+    pub(crate) what: FlightOf,
+    pub(crate) done: bool,
+    /// For the message if it fails.
+    pub(crate) seq: u64,
+    pub(crate) offset: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum FlightOf {
+    Header,
+    Batch {
+        lsn: Lsn,
+        bytes: u64,
+        payload_bytes: u64,
+        entries: u64,
+        low_seq: u64,
+    },
+}
+
+/// What an operation off the commit path was for.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    Pipeline,
+    Close,
+    Footer { seq: u64, offset: u64 },
+    Read(ReadId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    Closing,
+    Closed,
+}
+
+/// One core's write-ahead log. Owned by the core's thread.
+pub struct Wal {
+    pub(crate) disk: Box<dyn Disk>,
+    pub(crate) options: Options,
+    pub(crate) identity: Identity,
+    pub(crate) uuid: u128,
+    pub(crate) stage: Stage,
+    pub(crate) groups: Groups,
+    /// Where the next batch goes; its segment may be one that is written no more.
+    pub(crate) end: End,
+    /// The segment being written, if one was begun since the log was opened.
+    pub(crate) tail: Option<SegmentFile>,
+    pub(crate) segments: BTreeMap<u64, SegmentFile>,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) reads: Reads,
+    pub(crate) flights: VecDeque<Flight>,
+    pub(crate) errands: BTreeMap<Token, Errand>,
+    /// The footer of the segment before `tail`, until the header of `tail` is durable.
+    pub(crate) footer: Option<(SegmentFile, u64, AlignedBuf)>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) next_token: Token,
+    /// A submit found no way: do it when there is one.
+    pub(crate) owed: bool,
+    pub(crate) phase: Phase,
+    /// The closing mark was written, or there was no room for it.
+    pub(crate) marked: bool,
+    pub(crate) poison: Option<WalError>,
+    pub(crate) stats: Stats,
+}
+
+impl Wal {
+    /// Open or create the log in `dir`, replaying what it holds. Blocks; called before the core's
+    /// loop starts.
+    pub fn open(
+        dir: &Path,
+        options: &Options,
+        identity: &Identity,
+        mut disk: Box<dyn Disk>,
+        replay: &mut dyn Replay,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        options.check().map_err(OpenError::BadOptions)?;
+        disk.attach(dir);
+        let birth = identity::enter(disk.as_mut(), identity, options.segment_bytes)?;
+        let found = recover::recover(disk.as_mut(), &birth, options.segment_bytes, replay)?;
+        let info = disk.info();
+        let report = OpenReport {
+            created: birth.created,
+            log_uuid: birth.uuid,
+            birth_id: birth.birth_id,
+            backend: info.backend,
+            direct_io: info.direct_io,
+            ..found.report.clone()
+        };
+        let mut wal = Self::build(disk, options, identity, birth.uuid, found);
+        wal.advance();
+        Ok((wal, report))
+    }
+
+    fn build(
+        disk: Box<dyn Disk>,
+        options: &Options,
+        identity: &Identity,
+        uuid: u128,
+        found: Recovered,
+    ) -> Self {
+        // A quarter of a segment is left for what is not the caller's: marks of all groups at its
+        // start, the footer at its end.
+        let fit = (options.segment_bytes - DATA_AT) as usize / 4 * 3;
+        let bytes = options.segment_bytes;
+        let pipeline = Pipeline::new(found.ready, options.ready_segments, bytes, found.next_seq);
+        let stats = Stats {
+            submitted_lsn: found.end.lsn,
+            durable_lsn: found.end.lsn,
+            low_seq: found.end.low_seq,
+            ..Stats::default()
+        };
+        Self {
+            disk,
+            options: options.clone(),
+            identity: *identity,
+            uuid,
+            stage: Stage::new(found.end.lsn + 1, options.batch_bytes_max, fit),
+            groups: found.groups,
+            end: found.end,
+            tail: None,
+            segments: found.segments,
+            pipeline,
+            reads: Reads::default(),
+            flights: VecDeque::new(),
+            errands: BTreeMap::new(),
+            footer: None,
+            events: VecDeque::new(),
+            next_token: 0,
+            owed: false,
+            phase: Phase::Running,
+            marked: false,
+            poison: None,
+            stats,
+        }
+    }
+
+    /// Stage a raft entry; no I/O. Returns the batch it will be in. One copy of the payload is made.
+    pub fn entry(
+        &mut self,
+        group: GroupId,
+        term: u64,
+        index: u64,
+        kind: u8,
+        payload: &[u8],
+    ) -> Result<Lsn, WalError> {
+        self.owed = false;
+        self.stage.entry(group, term, index, kind, payload)
+    }
+
+    /// Stage a group's hard state; no I/O.
+    pub fn hard_state(&mut self, group: GroupId, term: u64, vote: u64, commit: u64) -> Lsn {
+        self.owed = false;
+        self.stage.hard(group, HardState { term, vote, commit })
+    }
+
+    /// Stage that the group's entries up to `index` are in a checkpoint; segments that nobody
+    /// needs any more are recycled once this is durable.
+    pub fn compacted(&mut self, group: GroupId, index: u64, term: u64) -> Lsn {
+        self.owed = false;
+        self.stage.change(group, Change::Compacted(index, term))
+    }
+
+    /// Stage that a snapshot up to `index` replaced the group's log: all its entries are void, also
+    /// later ones. The hard state stays.
+    pub fn restored(&mut self, group: GroupId, index: u64, term: u64) -> Lsn {
+        self.owed = false;
+        self.stage.change(group, Change::Restored(index, term))
+    }
+
+    /// Stage that the group leaves this log.
+    pub fn remove(&mut self, group: GroupId) -> Lsn {
+        self.owed = false;
+        self.stage.change(group, Change::Removed)
+    }
+
+    /// Bytes staged and not yet submitted.
+    pub fn staged_bytes(&self) -> usize {
+        self.stage.bytes()
+    }
+
+    /// The batch that what was staged last is in: once it is durable, all of it is.
+    pub fn staged_lsn(&self) -> Lsn {
+        self.stage.lsn()
+    }
+
+    /// Largest payload [`Wal::entry`] takes, in bytes.
+    pub fn payload_max(&self) -> usize {
+        self.stage.payload_max()
+    }
+
+    /// Write the oldest staged batch. Marks the end of a turn.
+    ///
+    /// `None`: nothing is staged, or it must wait (`depth` writes in flight, no segment ready); then
+    /// it is remembered and [`Wal::poll`] submits it as soon as it can.
+    pub fn submit(&mut self) -> Result<Option<Lsn>, WalError> {
+        if let Some(poison) = &self.poison {
+            return Err(poison.clone());
+        }
+        if self.phase != Phase::Running {
+            return Err(WalError::Closed);
+        }
+        self.stage.end_turn();
+        let submitted = self.write_next();
+        self.owed = self.stage.has_any();
+        Ok(submitted)
+    }
+
+    /// Take the next event. Does no I/O itself that could block.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(event);
+            }
+            match self.disk.poll(cx) {
+                Poll::Ready(completion) => self.complete(completion),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Read the group's entries `lo..=hi` back, up to about `max_bytes` of payload but at least one
+    /// entry. Ends in [`Event::Read`]. Only durable entries are found.
+    pub fn read(&mut self, group: GroupId, lo: u64, hi: u64, max_bytes: usize) -> ReadId {
+        let id = self.reads.add(group, lo, hi, max_bytes);
+        self.advance();
+        id
+    }
+
+    /// Running figures.
+    pub fn stats(&self) -> Stats {
+        let info = self.disk.info();
+        Stats {
+            in_flight: self.flights.len(),
+            staged_bytes: self.stage.bytes(),
+            segments: self.segments.len(),
+            ready_segments: self.pipeline.ready_count(),
+            recycled: self.pipeline.recycled,
+            backend: info.backend,
+            direct_io: info.direct_io,
+            poisoned: self.poison.is_some(),
+            space_low: self.pipeline.is_space_low(),
+            ..self.stats.clone()
+        }
+    }
+
+    /// Submit what is staged and finish: poll until [`Event::Closed`], then drop the log.
+    ///
+    /// A last, empty batch says that all before it is durable, so that after a clean stop damage to
+    /// any of it is told from a torn tail.
+    pub fn close(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Closing;
+            self.stage.end_turn();
+            self.owed = true;
+            self.advance();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the log tells about itself: how it was opened, and its running figures.
+
+use std::path::PathBuf;
+
+use crate::Lsn;
+
+/// How an open went: what was replayed and what was cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The directory was empty or new: this log was just born.
+    pub created: bool,
+    /// Random id of this log, written into every block of it.
+    pub log_uuid: u128,
+    /// Random id of this birth of the member: a wiped and re-created member has another one.
+    pub birth_id: u64,
+    /// Name of the disk in use (`tokio-uring`, `thread`, `sim`).
+    pub backend: &'static str,
+    /// `O_DIRECT` is in use; `false` means write + fdatasync through the page cache (worth one
+    /// line in the log: slower, and rot in the page cache is not seen).
+    pub direct_io: bool,
+    /// Segments with batches.
+    pub segments: usize,
+    /// Batches replayed.
+    pub batches: u64,
+    /// Records replayed (entries, hard states, compactions).
+    pub records: u64,
+    /// Bytes of log replayed.
+    pub bytes: u64,
+    /// The last batch of the log; 0 if it has none.
+    pub last_lsn: Lsn,
+    /// The torn tail that was cut, if there was one.
+    pub cut: Option<Cut>,
+}
+
+/// A torn tail: written but never acknowledged, and therefore removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Byte offset of the first batch that was cut.
+    pub offset: u64,
+    /// Bytes from there to the last thing seen.
+    pub bytes: u64,
+    /// The first batch number that was cut.
+    pub lsn: Lsn,
+    /// Copy of what was cut.
+    pub kept: PathBuf,
+}
+
+/// Running figures of a log, since it was opened. Latencies are the caller's: it has the clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Batches written and acknowledged.
+    pub batches: u64,
+    /// Bytes written in batches, padding included.
+    pub bytes: u64,
+    /// Bytes of entry payloads in them.
+    pub payload_bytes: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Writes in flight now.
+    pub in_flight: usize,
+    /// Bytes staged and not yet submitted.
+    pub staged_bytes: usize,
+    /// Segments holding log.
+    pub segments: usize,
+    /// Segments ready for use.
+    pub ready_segments: usize,
+    /// Segments recycled rather than made new.
+    pub recycled: u64,
+    /// The last batch submitted.
+    pub submitted_lsn: Lsn,
+    /// The last batch acknowledged.
+    pub durable_lsn: Lsn,
+    /// Oldest segment that is still needed.
+    pub low_seq: u64,
+    /// Name of the disk in use.
+    pub backend: &'static str,
+    /// `O_DIRECT` is in use.
+    pub direct_io: bool,
+    /// A write failed: see [`crate::WalError::Poisoned`].
+    pub poisoned: bool,
+    /// No new segment can be made for lack of space.
+    pub space_low: bool,
+}
