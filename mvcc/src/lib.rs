@@ -3,8 +3,15 @@
 
 pub mod check;
 mod error;
+mod history;
+mod index;
+mod keys;
 mod store;
+#[cfg(test)]
+mod testing;
 mod types;
+mod varint;
+mod version;
 
 pub use error::{Error, SnapshotError};
 pub use store::*;

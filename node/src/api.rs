@@ -33,7 +33,10 @@ pub struct Reply<T> {
 impl<T> Reply<T> {
     /// Keeps the header and converts the answer.
     pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Reply<U> {
-        Reply { header: self.header, body: convert(self.body) }
+        Reply {
+            header: self.header,
+            body: convert(self.body),
+        }
     }
 }
 

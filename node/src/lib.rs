@@ -5,9 +5,12 @@
 //! repository shows how the rooms fit together.
 
 pub mod api;
+pub mod cli;
 pub mod core;
 pub mod engine;
+pub mod etcd;
 pub mod host;
+pub mod http;
 pub mod machine;
 pub mod peer;
 pub mod shard;

@@ -2,16 +2,26 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod check;
 mod config;
+pub mod describe;
+mod dice;
+mod election;
 mod error;
+mod log;
 mod logger;
 pub mod membership;
 mod message;
 mod node;
 pub mod progress;
 pub mod quorum;
+mod raft;
+mod reads;
+mod replication;
+mod role;
 mod status;
 mod storage;
+mod unstable;
 pub mod wire;
 
 pub use config::{Config, NO_LIMIT, ReadOnly};

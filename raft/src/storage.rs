@@ -74,22 +74,27 @@ impl MemoryStorage {
         MemoryStorage::default()
     }
 
-    /// An empty log of a group that starts with these voters: every first member is given the same.
+    /// The log of a group that starts with these voters: every first member is given the same.
+    ///
+    /// It is empty and starts behind a snapshot at index 1, term 1, which holds the voters. Not at
+    /// index 0: a member that joins later with nothing could then be sent all entries there ever were,
+    /// and would still not know the voters, for no entry names them. This way it needs the snapshot.
     pub fn with_voters(voters: &[u64]) -> MemoryStorage {
         let conf_state = ConfState {
             voters: voters.to_vec(),
             ..ConfState::default()
         };
-        let meta = SnapshotMeta {
-            conf_state,
-            ..SnapshotMeta::default()
-        };
         let snapshot = Snapshot {
-            meta,
-            ..Snapshot::default()
+            meta: SnapshotMeta {
+                conf_state,
+                index: 1,
+                term: 1,
+            },
+            data: Bytes::new(),
         };
         MemoryStorage {
             snapshot,
+            before: (1, 1),
             ..MemoryStorage::default()
         }
     }

@@ -17,15 +17,28 @@
 
 pub mod disk;
 
+mod batch;
+mod collect;
 mod error;
+mod groups;
+mod identity;
+mod le;
 mod log;
 mod options;
+mod pipeline;
+mod reads;
 mod record;
+mod recover;
 mod report;
+mod scan;
+mod segment;
+mod stage;
 
+pub use collect::{Collect, GroupLog};
 pub use error::{Corruption, IoFault, OpenError, ReadError, WalError};
-pub use log::{Event, ReadEntry, ReadId, Wal};
+pub use log::{Event, Wal};
 pub use options::{Identity, Options};
+pub use reads::{ReadEntry, ReadId};
 pub use record::{Record, Replay};
 pub use report::{Cut, OpenReport, Stats};
 

@@ -11,9 +11,9 @@ use std::task::Waker;
 use bytes::Bytes;
 
 use crate::api::Error;
+use crate::api::WatchCommand;
 use crate::shard::request::Request;
 use crate::shard::watch::{SessionHandle, SessionId};
-use crate::api::WatchCommand;
 
 /// Requests and frames an inbox holds at most between two turns.
 pub const ITEMS_MAX: usize = 65_536;
@@ -87,12 +87,22 @@ impl Inbox {
     /// An empty inbox.
     pub fn new() -> Self {
         Inbox {
-            inner: Mutex::new(Inner { items: Vec::new(), bytes: 0, waker: None, closed: false }),
+            inner: Mutex::new(Inner {
+                items: Vec::new(),
+                bytes: 0,
+                waker: None,
+                closed: false,
+            }),
         }
     }
 
     /// Hands a request in; `bytes` is what it occupies. Refuses with the typed error a caller sees.
-    pub fn request(&self, group: u64, request: Request, bytes: usize) -> Result<(), (Error, Request)> {
+    pub fn request(
+        &self,
+        group: u64,
+        request: Request,
+        bytes: usize,
+    ) -> Result<(), (Error, Request)> {
         let mut inner = self.lock();
         if inner.closed {
             let outcome = crate::api::Outcome::NotDone;
@@ -150,7 +160,9 @@ impl Inbox {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         // A panic while the lock was held cannot leave the vector half-changed.
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

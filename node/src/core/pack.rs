@@ -84,7 +84,17 @@ mod tests {
     #[test]
     fn several_groups_share_a_frame_and_a_cut_is_refused_everywhere() {
         let messages: Vec<_> = (1..=3)
-            .map(|group| (group, Message { to: 2, from: 1, term: group, ..Message::default() }))
+            .map(|group| {
+                (
+                    group,
+                    Message {
+                        to: 2,
+                        from: 1,
+                        term: group,
+                        ..Message::default()
+                    },
+                )
+            })
             .collect();
         let mut frames = Vec::new();
         pack(messages.iter(), |frame| frames.push(frame));

@@ -59,12 +59,23 @@ struct Group {
 impl Recovery {
     /// Starts empty. `now_ms` dates the leases that are granted again.
     pub fn new(conf_state: ConfState, now_ms: u64) -> Self {
-        Recovery { groups: BTreeMap::new(), conf_state, now_ms, fault: None }
+        Recovery {
+            groups: BTreeMap::new(),
+            conf_state,
+            now_ms,
+            fault: None,
+        }
     }
 
     /// A group that was restored from a checkpoint starts from there.
     pub fn restored(&mut self, group: u64, machine: Machine) {
-        self.groups.insert(group, Group { machine, ..Group::default() });
+        self.groups.insert(
+            group,
+            Group {
+                machine,
+                ..Group::default()
+            },
+        );
     }
 
     /// The groups found, or the first entry that could not be understood.
@@ -84,7 +95,14 @@ impl Recovery {
                 let mut log = TailLog::new(conf_state.clone(), applied);
                 log.append(&Vec::from(group.tail));
                 let (machine, hard_state) = (group.machine, group.hard_state);
-                (id, RecoveredGroup { machine, hard_state, log: Some(log) })
+                (
+                    id,
+                    RecoveredGroup {
+                        machine,
+                        hard_state,
+                        log: Some(log),
+                    },
+                )
             })
             .collect())
     }
@@ -96,7 +114,13 @@ impl Replay for Recovery {
             return;
         }
         match record {
-            Record::Entry { group, term, index, kind, payload } => {
+            Record::Entry {
+                group,
+                term,
+                index,
+                kind,
+                payload,
+            } => {
                 let entry = Entry {
                     term,
                     index,
@@ -105,7 +129,12 @@ impl Replay for Recovery {
                 };
                 self.groups.entry(group).or_default().push(entry);
             }
-            Record::HardState { group: id, term, vote, commit } => {
+            Record::HardState {
+                group: id,
+                term,
+                vote,
+                commit,
+            } => {
                 let now_ms = self.now_ms;
                 let group = self.groups.entry(id).or_default();
                 group.hard_state = HardState { term, vote, commit };
@@ -125,7 +154,11 @@ impl Group {
         if entry.index <= self.machine.applied_index {
             return;
         }
-        while self.tail.back().is_some_and(|last| last.index >= entry.index) {
+        while self
+            .tail
+            .back()
+            .is_some_and(|last| last.index >= entry.index)
+        {
             self.tail.pop_back();
         }
         self.tail.push_back(entry);
@@ -133,11 +166,24 @@ impl Group {
 
     fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= commit) {
-            let Entry { index, term, kind, data } = entry;
-            let payload: &[u8] = if kind == EntryKind::Normal { &data } else { &[] };
+            let Entry {
+                index,
+                term,
+                kind,
+                data,
+            } = entry;
+            let payload: &[u8] = if kind == EntryKind::Normal {
+                &data
+            } else {
+                &[]
+            };
             self.machine
                 .apply(index, term, payload, now_ms)
-                .map_err(|error| RecoverFault { group, index, error })?;
+                .map_err(|error| RecoverFault {
+                    group,
+                    index,
+                    error,
+                })?;
         }
         Ok(())
     }

@@ -154,7 +154,11 @@ impl Core {
         }
         // Registers the waker with the disk; a completion that is already there means another turn.
         again |= self.take_completions(now, cx);
-        if again || self.config.inbox.rest(cx.waker()) { Next::Again } else { Next::At(next_ms) }
+        if again || self.config.inbox.rest(cx.waker()) {
+            Next::Again
+        } else {
+            Next::At(next_ms)
+        }
     }
 
     /// Takes what the log has to say; returns whether there was anything.
@@ -219,16 +223,24 @@ impl Core {
                 Some(shard) if running => shard.watches.open(session),
                 _ => session.end(),
             },
-            Input::Watch { group, session, command } => {
+            Input::Watch {
+                group,
+                session,
+                command,
+            } => {
                 if let Some(shard) = self.shard(group) {
                     let header = shard.header();
-                    shard.watches.command(&mut shard.machine.store, session, command, header);
+                    shard
+                        .watches
+                        .command(&mut shard.machine.store, session, command, header);
                 }
             }
             Input::WatchTouch { group, session } => {
                 if let Some(shard) = self.shard(group) {
                     let header = shard.header();
-                    shard.watches.touch(&mut shard.machine.store, session, header);
+                    shard
+                        .watches
+                        .touch(&mut shard.machine.store, session, header);
                 }
             }
             Input::Stop => self.stop(),
@@ -237,7 +249,9 @@ impl Core {
     }
 
     fn shard(&mut self, group: u64) -> Option<&mut Shard> {
-        self.shards.iter_mut().find(|shard| shard.config.group == group)
+        self.shards
+            .iter_mut()
+            .find(|shard| shard.config.group == group)
     }
 
     fn refusal(&self) -> Error {
@@ -299,7 +313,10 @@ impl Core {
         match self.wal.submit() {
             Ok(_) => {
                 let submitted = self.wal.stats().submitted_lsn;
-                let last = self.written.back().map_or(self.durable_lsn, |(lsn, _)| *lsn);
+                let last = self
+                    .written
+                    .back()
+                    .map_or(self.durable_lsn, |(lsn, _)| *lsn);
                 if submitted > last {
                     self.written.push_back((submitted, now.micros));
                 }
@@ -336,17 +353,27 @@ impl Core {
                 && !self.reads.iter().any(|(_, reader)| *reader == at)
             {
                 let (low, high) = (wanted.low, wanted.high - 1);
-                let id = self.wal.read(shard.config.group, low, high, READ_BACK_BYTES);
+                let id = self
+                    .wal
+                    .read(shard.config.group, low, high, READ_BACK_BYTES);
                 self.reads.push((id, at));
             }
         }
         again
     }
 
-    fn read_back(&mut self, id: ReadId, result: Result<Vec<henge_wal::ReadEntry>, henge_wal::ReadError>) {
-        let Some(found) = self.reads.iter().position(|(read, _)| *read == id) else { return };
+    fn read_back(
+        &mut self,
+        id: ReadId,
+        result: Result<Vec<henge_wal::ReadEntry>, henge_wal::ReadError>,
+    ) {
+        let Some(found) = self.reads.iter().position(|(read, _)| *read == id) else {
+            return;
+        };
         let (_, at) = self.reads.swap_remove(found);
-        let Some(shard) = self.shards.get_mut(at) else { return };
+        let Some(shard) = self.shards.get_mut(at) else {
+            return;
+        };
         match result {
             Ok(entries) => {
                 let entries = entries.into_iter().map(|entry| Entry {
@@ -378,7 +405,10 @@ impl Core {
         if self.phase == Phase::Poisoned {
             return;
         }
-        tracing::error!(why, "the log failed; nothing is acknowledged any more; look at the disk, then restart");
+        tracing::error!(
+            why,
+            "the log failed; nothing is acknowledged any more; look at the disk, then restart"
+        );
         self.phase = Phase::Poisoned;
         self.parked.clear();
         let error = Error::Poisoned(why.to_owned());

@@ -69,7 +69,11 @@ impl EngineBuilder {
             cluster: ClusterConfig {
                 cluster_id: 1,
                 member_id: 1,
-                members: vec![Member { id: 1, name: "default".to_owned(), ..Member::default() }],
+                members: vec![Member {
+                    id: 1,
+                    name: "default".to_owned(),
+                    ..Member::default()
+                }],
                 ..ClusterConfig::default()
             },
             tick_ms: 100,
@@ -162,8 +166,9 @@ impl EngineBuilder {
             tracing::warn!(%reason, "io_uring is not available: log writes use a thread");
         }
         let inboxes: Vec<_> = (0..self.cores).map(|_| Arc::new(Inbox::new())).collect();
-        let metrics: Vec<_> =
-            (0..self.shards).map(|_| Arc::new(Mutex::new(Metrics::default()))).collect();
+        let metrics: Vec<_> = (0..self.shards)
+            .map(|_| Arc::new(Mutex::new(Metrics::default())))
+            .collect();
         // The cores come first: a peer that connects finds somebody to talk to.
         let net = Arc::new(OnceLock::new());
         let mut cores = Vec::new();
@@ -172,27 +177,45 @@ impl EngineBuilder {
             let (build, ended) = noting_the_end(build);
             let HostHandle { thread, tasks } = host.start(&format!("henge-core-{at}"), build)?;
             let thread = Mutex::new(Some(thread));
-            cores.push(CoreHandle { inbox: inbox.clone(), tasks, thread, ended });
+            cores.push(CoreHandle {
+                inbox: inbox.clone(),
+                tasks,
+                thread,
+                ended,
+            });
         }
         let mut engine = Inner {
             cores,
             shards: metrics
                 .into_iter()
                 .enumerate()
-                .map(|(at, metrics)| ShardHandle { core: at % self.cores, group: group_id(at), metrics })
+                .map(|(at, metrics)| ShardHandle {
+                    core: at % self.cores,
+                    group: group_id(at),
+                    metrics,
+                })
                 .collect(),
             members: self.cluster.members.clone(),
-            limits: mvcc::check::Limits { txn_ops_max: self.txn_ops_max },
+            limits: mvcc::check::Limits {
+                txn_ops_max: self.txn_ops_max,
+            },
             host,
             next_session: AtomicU64::new(1),
             peers: None,
         };
         engine.peers = self.start_peers(&inboxes, &net)?;
-        Ok(Engine { inner: Arc::new(engine) })
+        Ok(Engine {
+            inner: Arc::new(engine),
+        })
     }
 
     fn check(&self) -> Result<(), OpenError> {
-        let bad = |setting, why: &str| Err(OpenError::Config { setting, why: why.to_owned() });
+        let bad = |setting, why: &str| {
+            Err(OpenError::Config {
+                setting,
+                why: why.to_owned(),
+            })
+        };
         if self.cores == 0 || self.cores > self.shards {
             return bad("cores", "must be between 1 and the number of shards");
         }
@@ -200,7 +223,10 @@ impl EngineBuilder {
             return bad("shards", "must be at most 4,096");
         }
         if self.tick_ms == 0 || self.election_ticks < 5 {
-            return bad("timeouts", "the election timeout must be at least 5 heartbeat intervals");
+            return bad(
+                "timeouts",
+                "the election timeout must be at least 5 heartbeat intervals",
+            );
         }
         let cluster = &self.cluster;
         if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {
@@ -209,20 +235,32 @@ impl EngineBuilder {
         if cluster.members.len() > 1 && self.cores > 1 {
             return bad("cores", "a replicated engine has one core in this version");
         }
-        self.wal.check().map_err(|why| OpenError::Config { setting: "wal", why: why.to_owned() })
+        self.wal.check().map_err(|why| OpenError::Config {
+            setting: "wal",
+            why: why.to_owned(),
+        })
     }
 
     /// Cores and shards decide where a key is: a directory keeps those it was made with.
     fn check_layout(&self) -> Result<(), OpenError> {
         let path = self.dir.join("LAYOUT");
         let asked = format!("format 1, cores {}, shards {}", self.cores, self.shards);
-        let directory = |error| OpenError::Directory { path: path.clone(), error };
+        let directory = |error| OpenError::Directory {
+            path: path.clone(),
+            error,
+        };
         match fs::File::open(&path) {
             Ok(file) => {
                 let mut found = String::new();
-                file.take(1_024).read_to_string(&mut found).map_err(directory)?;
+                file.take(1_024)
+                    .read_to_string(&mut found)
+                    .map_err(directory)?;
                 let found = found.trim().to_owned();
-                if found == asked { Ok(()) } else { Err(OpenError::Layout { path, found, asked }) }
+                if found == asked {
+                    Ok(())
+                } else {
+                    Err(OpenError::Layout { path, found, asked })
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 // A directory with something else in it is somebody else's.
@@ -262,7 +300,12 @@ impl EngineBuilder {
     }
 
     fn voters(&self) -> Vec<u64> {
-        let mut voters: Vec<_> = self.cluster.members.iter().map(|member| member.id).collect();
+        let mut voters: Vec<_> = self
+            .cluster
+            .members
+            .iter()
+            .map(|member| member.id)
+            .collect();
         voters.sort_unstable();
         voters
     }
@@ -279,14 +322,21 @@ impl EngineBuilder {
         // of a later run are always larger.
         let first_request_id = wall_clock_ms() << 20;
         let mine = (at..self.shards).step_by(self.cores);
-        let configs: Vec<_> =
-            mine.clone().map(|shard| self.shard_config(group_id(shard), first_request_id)).collect();
+        let configs: Vec<_> = mine
+            .clone()
+            .map(|shard| self.shard_config(group_id(shard), first_request_id))
+            .collect();
         let metrics = mine.map(|shard| metrics[shard].clone()).collect();
-        let conf_state = ConfState { voters: self.voters(), ..ConfState::default() };
+        let conf_state = ConfState {
+            voters: self.voters(),
+            ..ConfState::default()
+        };
         let dir = self.dir.join(format!("core-{at}"));
         let options = self.wal.clone();
-        let identity =
-            Identity { cluster_id: self.cluster.cluster_id, member_id: self.cluster.member_id };
+        let identity = Identity {
+            cluster_id: self.cluster.cluster_id,
+            member_id: self.cluster.member_id,
+        };
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
             let mut recovery = Recovery::new(conf_state, now_ms);
@@ -297,9 +347,11 @@ impl EngineBuilder {
             for config in configs {
                 let recovered = groups.remove(&config.group).unwrap_or_default();
                 let member_id = config.member_id;
-                let shard = Shard::start(config, recovered, now_ms).map_err(|error| {
-                    OpenError::Config { setting: "cluster", why: format!("{member_id:x}: {error}") }
-                })?;
+                let shard =
+                    Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
+                        setting: "cluster",
+                        why: format!("{member_id:x}: {error}"),
+                    })?;
                 shards.push(shard);
             }
             let config = CoreConfig { inbox, metrics };
@@ -317,13 +369,14 @@ impl EngineBuilder {
         if cluster.members.len() == 1 {
             return Ok(None);
         }
-        let mut config =
-            PeerConfig::new(cluster.cluster_id, cluster.member_id, wall_clock_ms());
+        let mut config = PeerConfig::new(cluster.cluster_id, cluster.member_id, wall_clock_ms());
         config.listen = cluster.listen.clone();
         config.peers = cluster.peers.clone();
-        let handler = Arc::new(Door { inbox: inboxes[0].clone() });
-        let started = PeerNet::start(config, handler)
-            .map_err(|error| OpenError::Peers(error.to_string()))?;
+        let handler = Arc::new(Door {
+            inbox: inboxes[0].clone(),
+        });
+        let started =
+            PeerNet::start(config, handler).map_err(|error| OpenError::Peers(error.to_string()))?;
         let started = Arc::new(started);
         // Set once, here: `open` runs once per builder.
         let _ = net.set(started.clone());
@@ -373,7 +426,11 @@ impl Peers for NetPeers {
     fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
         if let Some(net) = self.net.get() {
             // A frame that is not taken is lost on the network's side: raft repeats what matters.
-            let _ = if urgent { net.send_urgent(to, frame) } else { net.send(to, frame) };
+            let _ = if urgent {
+                net.send_urgent(to, frame)
+            } else {
+                net.send(to, frame)
+            };
         }
     }
 }
@@ -383,7 +440,13 @@ fn noting_the_end(build: CoreBuilder) -> (CoreBuilder, tokio::sync::watch::Recei
     let (sender, receiver) = tokio::sync::watch::channel(false);
     let wrapped: CoreBuilder = Box::new(move |disk, clock| {
         let (core, peers) = build(disk, clock)?;
-        Ok((core, Box::new(NotingPeers { peers, _ended: sender }) as Box<dyn Peers>))
+        Ok((
+            core,
+            Box::new(NotingPeers {
+                peers,
+                _ended: sender,
+            }) as Box<dyn Peers>,
+        ))
     });
     (wrapped, receiver)
 }
@@ -428,8 +491,15 @@ fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
 }
 
 fn make_dir(dir: &Path) -> Result<(), OpenError> {
-    let directory = |error| OpenError::Directory { path: dir.to_owned(), error };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(directory)?;
+    let directory = |error| OpenError::Directory {
+        path: dir.to_owned(),
+        error,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(directory)?;
     // The new directory's name is durable only once its parent is synced.
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     sync_dir(parent.unwrap_or(Path::new("."))).map_err(directory)

@@ -3,9 +3,7 @@
 use henge_mvcc as mvcc;
 
 use super::{Engine, Operation, Ticket};
-use crate::api::{
-    Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status,
-};
+use crate::api::{Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status};
 use crate::machine::{Command, Response};
 use crate::shard::request::RequestKind;
 use crate::shard::session::WatchStream;
@@ -27,11 +25,7 @@ impl Keyspace {
         &self.engine
     }
 
-    fn checked(
-        &self,
-        checked: Result<(), mvcc::Error>,
-        submit: impl FnOnce() -> Ticket,
-    ) -> Ticket {
+    fn checked(&self, checked: Result<(), mvcc::Error>, submit: impl FnOnce() -> Ticket) -> Ticket {
         match checked {
             Ok(()) => submit(),
             Err(error) => Ticket::failed(error.into()),
@@ -54,10 +48,16 @@ impl Backend for Keyspace {
         &self,
         request: &mvcc::RangeRequest<'_>,
         serializable: bool,
-    ) -> Operation<Reply<mvcc::RangeResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::range(request, self.limits()), || {
             let encoded = Command::Range(request.clone()).encode();
-            self.engine.submit(self.shard, RequestKind::Read { encoded, serializable })
+            self.engine.submit(
+                self.shard,
+                RequestKind::Read {
+                    encoded,
+                    serializable,
+                },
+            )
         });
         Operation::new(ticket, Reply::range)
     }
@@ -65,7 +65,7 @@ impl Backend for Keyspace {
     fn put(
         &self,
         request: &mvcc::PutRequest<'_>,
-    ) -> Operation<Reply<mvcc::PutResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::PutResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::put(request, self.limits()), || {
             self.write(&Command::Put(request.clone()))
         });
@@ -75,7 +75,8 @@ impl Backend for Keyspace {
     fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
-    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::DeleteRangeResponse>, Error>> + Send + 'static
+    {
         let ticket = self.checked(mvcc::check::delete_range(request, self.limits()), || {
             self.write(&Command::DeleteRange(request.clone()))
         });
@@ -86,7 +87,7 @@ impl Backend for Keyspace {
         &self,
         request: &mvcc::TxnRequest<'_>,
         serializable: bool,
-    ) -> Operation<Reply<mvcc::TxnResponse>> {
+    ) -> impl Future<Output = Result<Reply<mvcc::TxnResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::txn(request, self.limits()), || {
             self.engine.txn_ticket(self.shard, request, serializable)
         });
@@ -97,7 +98,7 @@ impl Backend for Keyspace {
         &self,
         revision: i64,
         physical: bool,
-    ) -> Operation<Reply<()>> {
+    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
         let ticket = self.write(&Command::Compact { revision, physical });
         Operation::new(ticket, Reply::done)
     }
@@ -106,7 +107,7 @@ impl Backend for Keyspace {
         &self,
         id: i64,
         ttl_s: i64,
-    ) -> Operation<Reply<LeaseGranted>> {
+    ) -> impl Future<Output = Result<Reply<LeaseGranted>, Error>> + Send + 'static {
         let ticket = self.write(&Command::LeaseGrant { id, ttl_s });
         Operation::new(ticket, Reply::granted)
     }
@@ -114,7 +115,7 @@ impl Backend for Keyspace {
     fn lease_revoke(
         &self,
         id: i64,
-    ) -> Operation<Reply<()>> {
+    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
         let ticket = self.write(&Command::LeaseRevoke { id });
         Operation::new(ticket, Reply::done)
     }
@@ -122,8 +123,10 @@ impl Backend for Keyspace {
     fn lease_keep_alive(
         &self,
         id: i64,
-    ) -> Operation<Reply<i64>> {
-        let ticket = self.engine.submit(self.shard, RequestKind::LeaseKeepAlive(id));
+    ) -> impl Future<Output = Result<Reply<i64>, Error>> + Send + 'static {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
 
@@ -131,12 +134,14 @@ impl Backend for Keyspace {
         &self,
         id: i64,
         keys: bool,
-    ) -> Operation<Reply<LeaseTtl>> {
-        let ticket = self.engine.submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
+    ) -> impl Future<Output = Result<Reply<LeaseTtl>, Error>> + Send + 'static {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
         Operation::new(ticket, Reply::ttl)
     }
 
-    fn leases(&self) -> Operation<Reply<Vec<i64>>> {
+    fn leases(&self) -> impl Future<Output = Result<Reply<Vec<i64>>, Error>> + Send + 'static {
         let ticket = self.engine.submit(self.shard, RequestKind::Leases);
         Operation::new(ticket, Reply::leases)
     }
@@ -144,12 +149,14 @@ impl Backend for Keyspace {
     fn hash_kv(
         &self,
         revision: i64,
-    ) -> Operation<Reply<HashKv>> {
-        let ticket = self.engine.submit(self.shard, RequestKind::HashKv(revision));
+    ) -> impl Future<Output = Result<Reply<HashKv>, Error>> + Send + 'static {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::HashKv(revision));
         Operation::new(ticket, Reply::hash)
     }
 
-    fn status(&self) -> Operation<Reply<Status>> {
+    fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
         let ticket = self.engine.submit(self.shard, RequestKind::Status);
         Operation::new(ticket, |reply| Ok(reply.status()?.map(|status| *status)))
     }
@@ -158,14 +165,21 @@ impl Backend for Keyspace {
         &self,
         linearizable: bool,
     ) -> impl Future<Output = Result<Reply<Vec<Member>>, Error>> + Send + 'static {
-        let kind = if linearizable { RequestKind::Barrier } else { RequestKind::Status };
+        let kind = if linearizable {
+            RequestKind::Barrier
+        } else {
+            RequestKind::Status
+        };
         let ticket = self.engine.submit(self.shard, kind);
         let members = self.engine.inner().members.clone();
         async move {
             let Reply::<Response> { mut header, .. } = ticket.await?;
             // etcd's Cluster RPCs carry no revision.
             header.revision = 0;
-            Ok(Reply { header, body: members })
+            Ok(Reply {
+                header,
+                body: members,
+            })
         }
     }
 

@@ -27,8 +27,8 @@ pub use self::keyspace::Keyspace;
 pub use self::ticket::Operation;
 use self::ticket::Ticket;
 use crate::api::{
-    Error, LeaseGranted, LeaseTtl, Member, Metrics, Reply, WatchCommand, WatchCreate, WatchResponse,
-    WatchSession,
+    Error, LeaseGranted, LeaseTtl, Member, Metrics, Reply, WatchCommand, WatchCreate,
+    WatchResponse, WatchSession,
 };
 use crate::core::inbox::{Inbox, Input};
 use crate::host::{HostKind, LocalTask};
@@ -145,10 +145,7 @@ impl Engine {
     }
 
     /// As [`Engine::put`], with a lease or the previous value.
-    pub fn put_with(
-        &self,
-        request: &mvcc::PutRequest<'_>,
-    ) -> Operation<Reply<mvcc::PutResponse>> {
+    pub fn put_with(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
         let ticket = match mvcc::check::put(request, &self.inner.limits) {
             Ok(()) => self.write(self.route(request.key), &Command::Put(request.clone())),
             Err(error) => Ticket::failed(error.into()),
@@ -157,21 +154,26 @@ impl Engine {
     }
 
     /// Reads one key, linearizably.
-    pub fn get(
-        &self,
-        key: impl AsRef<[u8]>,
-    ) -> Operation<Option<mvcc::KeyValue>> {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>> {
         let range = mvcc::KeyRange::one(key.as_ref());
-        let request = mvcc::RangeRequest { range, ..mvcc::RangeRequest::default() };
+        let request = mvcc::RangeRequest {
+            range,
+            ..mvcc::RangeRequest::default()
+        };
         let ticket = match mvcc::check::range(&request, &self.inner.limits) {
             Ok(()) => {
                 let encoded = Command::Range(request).encode();
-                let kind = RequestKind::Read { encoded, serializable: false };
+                let kind = RequestKind::Read {
+                    encoded,
+                    serializable: false,
+                };
                 self.submit(self.route(key.as_ref()), kind)
             }
             Err(error) => Ticket::failed(error.into()),
         };
-        Operation::new(ticket, |reply| Ok(reply.range()?.body.kvs.into_iter().next()))
+        Operation::new(ticket, |reply| {
+            Ok(reply.range()?.body.kvs.into_iter().next())
+        })
     }
 
     /// Reads a range, linearizably. Over several shards the answer is merged in key order and its header
@@ -192,12 +194,12 @@ impl Engine {
     }
 
     /// Deletes one key.
-    pub fn delete(
-        &self,
-        key: impl AsRef<[u8]>,
-    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
         let range = mvcc::KeyRange::one(key.as_ref());
-        self.delete_range(&mvcc::DeleteRangeRequest { range, prev_kv: false })
+        self.delete_range(&mvcc::DeleteRangeRequest {
+            range,
+            prev_kv: false,
+        })
     }
 
     /// Deletes a range; over several shards only a single key.
@@ -215,10 +217,7 @@ impl Engine {
     }
 
     /// Compares, then executes one of two lists of operations, atomically.
-    pub fn txn(
-        &self,
-        request: &mvcc::TxnRequest<'_>,
-    ) -> Operation<Reply<mvcc::TxnResponse>> {
+    pub fn txn(&self, request: &mvcc::TxnRequest<'_>) -> Operation<Reply<mvcc::TxnResponse>> {
         let checked = mvcc::check::txn(request, &self.inner.limits).map_err(Error::from);
         let ticket = match checked.and_then(|()| self.route_txn(request)) {
             Ok(shard) => self.txn_ticket(shard, request, false),
@@ -229,7 +228,10 @@ impl Engine {
 
     /// Watches a key or a range from a revision on. A range needs an engine with one shard.
     pub fn watch(&self, create: WatchCreate) -> Result<Watcher, Error> {
-        let range = mvcc::KeyRange { key: &create.key, end: &create.range_end };
+        let range = mvcc::KeyRange {
+            key: &create.key,
+            end: &create.range_end,
+        };
         let shard = self.route_range(&range, "watching a range")?;
         let mut stream = self.session(shard);
         stream.command(WatchCommand::Create(create));
@@ -238,11 +240,7 @@ impl Engine {
 
     /// Creates a lease of `ttl_s` seconds; id 0 lets the engine pick. One shard only, as keys of other
     /// shards could not be attached to it.
-    pub fn lease_grant(
-        &self,
-        id: i64,
-        ttl_s: i64,
-    ) -> Operation<Reply<LeaseGranted>> {
+    pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.write(shard, &Command::LeaseGrant { id, ttl_s }),
             Err(error) => Ticket::failed(error),
@@ -251,10 +249,7 @@ impl Engine {
     }
 
     /// Deletes a lease and the keys attached to it.
-    pub fn lease_revoke(
-        &self,
-        id: i64,
-    ) -> Operation<Reply<()>> {
+    pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.write(shard, &Command::LeaseRevoke { id }),
             Err(error) => Ticket::failed(error),
@@ -263,10 +258,7 @@ impl Engine {
     }
 
     /// Renews a lease; its time to live in seconds, 0 if there is none.
-    pub fn lease_keep_alive(
-        &self,
-        id: i64,
-    ) -> Operation<Reply<i64>> {
+    pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.submit(shard, RequestKind::LeaseKeepAlive(id)),
             Err(error) => Ticket::failed(error),
@@ -275,11 +267,7 @@ impl Engine {
     }
 
     /// How long a lease still lives, and its keys if asked for.
-    pub fn lease_time_to_live(
-        &self,
-        id: i64,
-        keys: bool,
-    ) -> Operation<Reply<LeaseTtl>> {
+    pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
         let ticket = match self.one_shard("a lease") {
             Ok(shard) => self.submit(shard, RequestKind::LeaseTimeToLive { id, keys }),
             Err(error) => Ticket::failed(error),
@@ -289,11 +277,7 @@ impl Engine {
 
     /// Forgets history below `revision`; `physical` waits until it is gone. One shard only: revisions
     /// are per shard.
-    pub fn compact(
-        &self,
-        revision: i64,
-        physical: bool,
-    ) -> Operation<Reply<()>> {
+    pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>> {
         let ticket = match self.one_shard("compaction at a revision") {
             Ok(shard) => self.write(shard, &Command::Compact { revision, physical }),
             Err(error) => Ticket::failed(error),
@@ -324,12 +308,21 @@ impl Engine {
     /// Counters of one shard, as of its last turn.
     pub fn metrics(&self, shard: usize) -> Option<Metrics> {
         let shard = self.inner.shards.get(shard)?;
-        Some(shard.metrics.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(
+            shard
+                .metrics
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 
     /// Runs a task beside a core: on its thread where the host has a runtime there.
     pub fn spawn_beside(&self, core: usize, task: LocalTask) -> bool {
-        self.inner.cores.get(core).is_some_and(|core| core.tasks.send(task).is_ok())
+        self.inner
+            .cores
+            .get(core)
+            .is_some_and(|core| core.tasks.send(task).is_ok())
     }
 
     /// Answers every waiting caller with *stopped*, makes durable what was accepted, ends the cores.
@@ -364,7 +357,10 @@ impl Engine {
     ) -> Ticket {
         let encoded = Command::Txn(request.clone()).encode();
         let kind = if request.is_read_only() {
-            RequestKind::Read { encoded, serializable }
+            RequestKind::Read {
+                encoded,
+                serializable,
+            }
         } else {
             RequestKind::Write(encoded)
         };
@@ -375,8 +371,11 @@ impl Engine {
         let shard = &self.inner.shards[shard];
         let bytes = kind.bytes();
         let (answer, receiver) = Answer::channel();
-        match self.inner.cores[shard.core].inbox.request(shard.group, Request { kind, answer }, bytes)
-        {
+        match self.inner.cores[shard.core].inbox.request(
+            shard.group,
+            Request { kind, answer },
+            bytes,
+        ) {
             Ok(()) => Ticket::waiting(receiver),
             Err((error, _)) => Ticket::failed(error),
         }
@@ -400,7 +399,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.ask_to_stop();
         for core in &self.cores {
-            let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let thread = core
+                .thread
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(thread) = thread
                 && thread.thread().id() != std::thread::current().id()
             {

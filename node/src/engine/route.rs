@@ -30,7 +30,11 @@ impl Engine {
     }
 
     pub(crate) fn one_shard(&self, what: &'static str) -> Result<usize, Error> {
-        if self.shards() == 1 { Ok(0) } else { Err(Error::OneShardOnly(what)) }
+        if self.shards() == 1 {
+            Ok(0)
+        } else {
+            Err(Error::OneShardOnly(what))
+        }
     }
 
     pub(crate) fn route_range(
@@ -38,7 +42,11 @@ impl Engine {
         range: &mvcc::KeyRange<'_>,
         what: &'static str,
     ) -> Result<usize, Error> {
-        if range.is_one() { Ok(self.route(range.key)) } else { self.one_shard(what) }
+        if range.is_one() {
+            Ok(self.route(range.key))
+        } else {
+            self.one_shard(what)
+        }
     }
 
     /// The one shard all keys of a transaction live in.
@@ -48,25 +56,42 @@ impl Engine {
         }
         let mut keys = Vec::new();
         collect_keys(txn, &mut keys)?;
-        let Some(first) = keys.first() else { return Ok(0) };
+        let Some(first) = keys.first() else {
+            return Ok(0);
+        };
         let shard = self.route(first);
         match keys.iter().find(|key| self.route(key) != shard) {
             None => Ok(shard),
-            Some(other) => Err(Error::CrossShard { first: owned(first), other: owned(other) }),
+            Some(other) => Err(Error::CrossShard {
+                first: owned(first),
+                other: owned(other),
+            }),
         }
     }
 
-    pub(crate) fn range_tickets(&self, request: &mvcc::RangeRequest<'_>) -> Result<Vec<Ticket>, Error> {
+    pub(crate) fn range_tickets(
+        &self,
+        request: &mvcc::RangeRequest<'_>,
+    ) -> Result<Vec<Ticket>, Error> {
         mvcc::check::range(request, &self.inner().limits)?;
         let encoded = Command::Range(request.clone()).encode();
-        let read = |encoded| RequestKind::Read { encoded, serializable: false };
+        let read = |encoded| RequestKind::Read {
+            encoded,
+            serializable: false,
+        };
         if request.range.is_one() || self.shards() == 1 {
-            return Ok(vec![self.submit(self.route(request.range.key), read(encoded))]);
+            return Ok(vec![
+                self.submit(self.route(request.range.key), read(encoded)),
+            ]);
         }
         if request.revision > 0 || request.sort_target != mvcc::SortTarget::Key {
-            return Err(Error::OneShardOnly("a range at a past revision or in another order"));
+            return Err(Error::OneShardOnly(
+                "a range at a past revision or in another order",
+            ));
         }
-        Ok((0..self.shards()).map(|shard| self.submit(shard, read(encoded.clone()))).collect())
+        Ok((0..self.shards())
+            .map(|shard| self.submit(shard, read(encoded.clone())))
+            .collect())
     }
 }
 
@@ -121,7 +146,9 @@ fn collect_keys<'a>(txn: &mvcc::TxnRequest<'a>, keys: &mut Vec<&'a [u8]>) -> Res
             RequestOp::Txn(txn) => nested.push(txn),
         }
     }
-    nested.into_iter().try_for_each(|txn| collect_keys(txn, keys))
+    nested
+        .into_iter()
+        .try_for_each(|txn| collect_keys(txn, keys))
 }
 
 #[cfg(test)]
@@ -131,8 +158,9 @@ mod tests {
     #[test]
     fn the_hash_never_changes() {
         // Data of existing directories lies where these say.
-        let found: Vec<_> =
-            ["", "a", "b", "key-1", "key-2", "registry/pods"].map(|key| shard_of(key.as_bytes(), 1_000)).into();
+        let found: Vec<_> = ["", "a", "b", "key-1", "key-2", "registry/pods"]
+            .map(|key| shard_of(key.as_bytes(), 1_000))
+            .into();
         assert_eq!(found, [0; 6], "fill in on first run");
     }
 
@@ -142,6 +170,9 @@ mod tests {
         for number in 0..80_000 {
             counts[shard_of(format!("key-{number}").as_bytes(), 8)] += 1;
         }
-        assert!(counts.iter().all(|count| (9_000..11_000).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (9_000..11_000).contains(count)),
+            "{counts:?}"
+        );
     }
 }

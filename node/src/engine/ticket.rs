@@ -35,12 +35,14 @@ impl Future for Ticket {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Failed(error) => {
-                Poll::Ready(Err(error.take().unwrap_or(Error::Stopped { outcome: Outcome::NotDone })))
-            }
+            State::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Stopped {
+                outcome: Outcome::NotDone,
+            }))),
             // A core that ended without answering may have written the request: nobody can say.
             State::Waiting(receiver) => Pin::new(receiver).poll(cx).map(|answered| {
-                answered.unwrap_or(Err(Error::Stopped { outcome: Outcome::Unknown }))
+                answered.unwrap_or(Err(Error::Stopped {
+                    outcome: Outcome::Unknown,
+                }))
             }),
         }
     }
@@ -65,6 +67,8 @@ impl<T> Future for Operation<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let convert = self.convert;
-        Pin::new(&mut self.ticket).poll(cx).map(|answer| answer.and_then(convert))
+        Pin::new(&mut self.ticket)
+            .poll(cx)
+            .map(|answer| answer.and_then(convert))
     }
 }

@@ -14,14 +14,18 @@ impl Clock {
     /// Starts at zero.
     #[expect(clippy::disallowed_methods, reason = "the boundary where time enters")]
     pub fn start() -> Self {
-        Clock { start: Instant::now() }
+        Clock {
+            start: Instant::now(),
+        }
     }
 
     /// The time since then.
     #[expect(clippy::disallowed_methods, reason = "the boundary where time enters")]
     pub fn now(&self) -> Now {
         let elapsed = Instant::now().duration_since(self.start);
-        Now { micros: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX) }
+        Now {
+            micros: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
     }
 
     /// The instant of a time of this clock.
@@ -35,5 +39,7 @@ impl Clock {
 pub fn wall_clock_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }

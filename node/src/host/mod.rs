@@ -36,8 +36,9 @@ pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 /// Makes such a future on the thread where it will run.
 pub type LocalTask = Box<dyn FnOnce() -> LocalFuture + Send>;
 /// Builds a core on its own thread, over the disk its host gives it.
-pub type CoreBuilder =
-    Box<dyn FnOnce(Box<dyn Disk>, clock::Clock) -> Result<(Core, Box<dyn Peers>), OpenError> + Send>;
+pub type CoreBuilder = Box<
+    dyn FnOnce(Box<dyn Disk>, clock::Clock) -> Result<(Core, Box<dyn Peers>), OpenError> + Send,
+>;
 
 /// A running host thread.
 pub struct HostHandle {

@@ -13,6 +13,9 @@ use super::{CoreBuilder, LocalTask};
 use crate::core::Next;
 use crate::engine::OpenError;
 
+/// Helper threads that write: as many as a log keeps batches in flight.
+const WRITERS: usize = 4;
+
 /// Runs a core on the current thread until it ends.
 pub fn run(
     build: CoreBuilder,
@@ -20,7 +23,7 @@ pub fn run(
     tasks: UnboundedReceiver<LocalTask>,
 ) {
     let clock = Clock::start();
-    let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new());
+    let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new(WRITERS));
     let (mut core, mut peers) = match build(disk, clock) {
         Ok(built) => built,
         Err(error) => {
@@ -28,7 +31,9 @@ pub fn run(
             return;
         }
     };
-    let beside = std::thread::Builder::new().name("henge-tasks".to_owned()).spawn(|| run_beside(tasks));
+    let beside = std::thread::Builder::new()
+        .name("henge-tasks".to_owned())
+        .spawn(|| run_beside(tasks));
     if let Err(error) = beside {
         let _ = opened.send(Err(OpenError::Thread(error)));
         return;
@@ -60,7 +65,10 @@ impl Wake for Unpark {
 
 /// Ends when the engine drops its end of the queue.
 fn run_beside(tasks: UnboundedReceiver<LocalTask>) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
         return;
     };
     let local = tokio::task::LocalSet::new();

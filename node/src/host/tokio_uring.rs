@@ -24,7 +24,7 @@ pub fn run(
 ) {
     let clock = Clock::start();
     ::tokio_uring::start(async move {
-        let disk = Box::new(henge_wal::disk::tokio_uring::TokioUringDisk::new());
+        let disk = Box::new(henge_wal::disk::tokio_uring::UringDisk::new());
         match build(disk, clock) {
             Ok((core, peers)) => {
                 if opened.send(Ok(())).is_err() {
@@ -63,7 +63,9 @@ async fn drive(mut core: Core, mut peers: Box<dyn Peers>, clock: Clock) {
                 Next::At(millis) => {
                     if millis != armed {
                         armed = millis;
-                        timer.as_mut().reset(Instant::from_std(clock.instant(millis)));
+                        timer
+                            .as_mut()
+                            .reset(Instant::from_std(clock.instant(millis)));
                     }
                     if Sleep::poll(timer.as_mut(), cx).is_pending() {
                         return Poll::Pending;

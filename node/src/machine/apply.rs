@@ -49,7 +49,11 @@ pub enum Response {
 impl Machine {
     /// An empty machine.
     pub fn new() -> Self {
-        Machine { store: mvcc::Store::new(), applied_index: 0, applied_term: 0 }
+        Machine {
+            store: mvcc::Store::new(),
+            applied_index: 0,
+            applied_term: 0,
+        }
     }
 
     /// Applies one entry's payload. An empty payload is a new leader's empty entry: it has no stamp and
@@ -116,8 +120,16 @@ impl Machine {
     /// Hash of the content at a revision; 0 means now.
     pub fn hash_kv(&self, revision: i64) -> Result<Response, Error> {
         let (hash, compact_revision) = self.store.hash_kv(revision)?;
-        let hash_revision = if revision == 0 { self.store.revision() } else { revision };
-        Ok(Response::Hash(HashKv { hash, compact_revision, hash_revision }))
+        let hash_revision = if revision == 0 {
+            self.store.revision()
+        } else {
+            revision
+        };
+        Ok(Response::Hash(HashKv {
+            hash,
+            compact_revision,
+            hash_revision,
+        }))
     }
 
     /// Remaining time of a lease, as this replica's clock sees it.
@@ -129,7 +141,12 @@ impl Machine {
                 granted_ttl_s: found.granted_ttl_s,
                 keys: found.keys,
             },
-            None => LeaseTtl { id, ttl_s: -1, granted_ttl_s: 0, keys: Vec::new() },
+            None => LeaseTtl {
+                id,
+                ttl_s: -1,
+                granted_ttl_s: 0,
+                keys: Vec::new(),
+            },
         }
     }
 }

@@ -147,9 +147,7 @@ impl Command<'_> {
             Command::Put(put) => PUT_FIXED + put.key.len() + put.value.len(),
             Command::Txn(_) => 256,
             Command::Range(range) => 128 + range.range.key.len() + range.range.end.len(),
-            Command::DeleteRange(delete) => {
-                16 + delete.range.key.len() + delete.range.end.len()
-            }
+            Command::DeleteRange(delete) => 16 + delete.range.key.len() + delete.range.end.len(),
             _ => 16,
         }
     }
@@ -199,17 +197,31 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
     }
     let kind = reader.u8()?;
     reader.take(6)?;
-    let stamp = Stamp { origin: reader.u64()?, id: reader.u64()? };
+    let stamp = Stamp {
+        origin: reader.u64()?,
+        id: reader.u64()?,
+    };
     let command = match kind {
         tag::PUT => Command::Put(reader.put()?),
         tag::DELETE_RANGE => Command::DeleteRange(reader.delete()?),
         tag::TXN => Command::Txn(reader.txn(0)?),
         tag::RANGE => Command::Range(reader.range()?),
-        tag::COMPACT => Command::Compact { revision: reader.i64()?, physical: reader.bool()? },
-        tag::LEASE_GRANT => Command::LeaseGrant { id: reader.i64()?, ttl_s: reader.i64()? },
+        tag::COMPACT => Command::Compact {
+            revision: reader.i64()?,
+            physical: reader.bool()?,
+        },
+        tag::LEASE_GRANT => Command::LeaseGrant {
+            id: reader.i64()?,
+            ttl_s: reader.i64()?,
+        },
         tag::LEASE_REVOKE => Command::LeaseRevoke { id: reader.i64()? },
         tag::LEASE_RENEW => Command::LeaseRenew { id: reader.i64()? },
-        tag => return Err(CommandError::Tag { what: "command", tag }),
+        tag => {
+            return Err(CommandError::Tag {
+                what: "command",
+                tag,
+            });
+        }
     };
     match reader.bytes.len() {
         0 => Ok((stamp, command)),
@@ -220,7 +232,12 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
 const PUT_FIXED: usize = 1 + 8 + 4 + 4;
 
 fn encode_put(out: &mut Vec<u8>, put: &PutRequest<'_>) {
-    out.push(flags([put.prev_kv, put.ignore_value, put.ignore_lease, false]));
+    out.push(flags([
+        put.prev_kv,
+        put.ignore_value,
+        put.ignore_lease,
+        false,
+    ]));
     put_i64(out, put.lease);
     put_bytes(out, put.key);
     put_bytes(out, put.value);
@@ -333,7 +350,9 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn flags(bits: [bool; 4]) -> u8 {
-    bits.iter().enumerate().fold(0, |byte, (at, bit)| byte | (u8::from(*bit) << at))
+    bits.iter()
+        .enumerate()
+        .fold(0, |byte, (at, bit)| byte | (u8::from(*bit) << at))
 }
 
 struct Reader<'a> {
@@ -342,13 +361,19 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], CommandError> {
-        let (head, tail) = self.bytes.split_at_checked(count).ok_or(CommandError::Short)?;
+        let (head, tail) = self
+            .bytes
+            .split_at_checked(count)
+            .ok_or(CommandError::Short)?;
         self.bytes = tail;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], CommandError> {
-        let (head, tail) = self.bytes.split_first_chunk::<N>().ok_or(CommandError::Short)?;
+        let (head, tail) = self
+            .bytes
+            .split_first_chunk::<N>()
+            .ok_or(CommandError::Short)?;
         self.bytes = tail;
         Ok(*head)
     }
@@ -369,7 +394,10 @@ impl<'a> Reader<'a> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            tag => Err(CommandError::Tag { what: "boolean", tag }),
+            tag => Err(CommandError::Tag {
+                what: "boolean",
+                tag,
+            }),
         }
     }
 
@@ -393,7 +421,10 @@ impl<'a> Reader<'a> {
     }
 
     fn key_range(&mut self) -> Result<KeyRange<'a>, CommandError> {
-        Ok(KeyRange { key: self.slice()?, end: self.slice()? })
+        Ok(KeyRange {
+            key: self.slice()?,
+            end: self.slice()?,
+        })
     }
 
     fn put(&mut self) -> Result<PutRequest<'a>, CommandError> {
@@ -410,7 +441,10 @@ impl<'a> Reader<'a> {
 
     fn delete(&mut self) -> Result<DeleteRangeRequest<'a>, CommandError> {
         let flags = self.u8()?;
-        Ok(DeleteRangeRequest { range: self.key_range()?, prev_kv: flags & 1 != 0 })
+        Ok(DeleteRangeRequest {
+            range: self.key_range()?,
+            prev_kv: flags & 1 != 0,
+        })
     }
 
     fn range(&mut self) -> Result<RangeRequest<'a>, CommandError> {
@@ -419,7 +453,12 @@ impl<'a> Reader<'a> {
             0 => SortOrder::None,
             1 => SortOrder::Ascend,
             2 => SortOrder::Descend,
-            tag => return Err(CommandError::Tag { what: "sort order", tag }),
+            tag => {
+                return Err(CommandError::Tag {
+                    what: "sort order",
+                    tag,
+                });
+            }
         };
         let sort_target = match self.u8()? {
             0 => SortTarget::Key,
@@ -427,7 +466,12 @@ impl<'a> Reader<'a> {
             2 => SortTarget::Create,
             3 => SortTarget::Mod,
             4 => SortTarget::Value,
-            tag => return Err(CommandError::Tag { what: "sort target", tag }),
+            tag => {
+                return Err(CommandError::Tag {
+                    what: "sort target",
+                    tag,
+                });
+            }
         };
         Ok(RangeRequest {
             keys_only: flags & 1 != 0,
@@ -453,7 +497,11 @@ impl<'a> Reader<'a> {
         for _ in 0..count {
             compare.push(self.compare()?);
         }
-        Ok(TxnRequest { compare, success: self.ops(depth)?, failure: self.ops(depth)? })
+        Ok(TxnRequest {
+            compare,
+            success: self.ops(depth)?,
+            failure: self.ops(depth)?,
+        })
     }
 
     fn ops(&mut self, depth: usize) -> Result<Vec<RequestOp<'a>>, CommandError> {
@@ -465,7 +513,12 @@ impl<'a> Reader<'a> {
                 tag::PUT => RequestOp::Put(self.put()?),
                 tag::DELETE_RANGE => RequestOp::DeleteRange(self.delete()?),
                 tag::TXN => RequestOp::Txn(Box::new(self.txn(depth + 1)?)),
-                tag => return Err(CommandError::Tag { what: "operation", tag }),
+                tag => {
+                    return Err(CommandError::Tag {
+                        what: "operation",
+                        tag,
+                    });
+                }
             });
         }
         Ok(ops)
@@ -477,7 +530,12 @@ impl<'a> Reader<'a> {
             1 => CompareResult::Greater,
             2 => CompareResult::Less,
             3 => CompareResult::NotEqual,
-            tag => return Err(CommandError::Tag { what: "compare result", tag }),
+            tag => {
+                return Err(CommandError::Tag {
+                    what: "compare result",
+                    tag,
+                });
+            }
         };
         let target = match self.u8()? {
             0 => CompareTarget::Version(self.i64()?),
@@ -485,8 +543,146 @@ impl<'a> Reader<'a> {
             2 => CompareTarget::ModRevision(self.i64()?),
             3 => CompareTarget::Value(self.slice()?),
             4 => CompareTarget::Lease(self.i64()?),
-            tag => return Err(CommandError::Tag { what: "compare target", tag }),
+            tag => {
+                return Err(CommandError::Tag {
+                    what: "compare target",
+                    tag,
+                });
+            }
         };
-        Ok(Compare { result, target, range: self.key_range()? })
+        Ok(Compare {
+            result,
+            target,
+            range: self.key_range()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn samples() -> Vec<Vec<u8>> {
+        let put = PutRequest {
+            key: b"k",
+            value: b"value",
+            lease: 7,
+            prev_kv: true,
+            ..Default::default()
+        };
+        let range = RangeRequest {
+            range: KeyRange {
+                key: b"a",
+                end: b"z",
+            },
+            limit: 10,
+            sort_order: SortOrder::Descend,
+            sort_target: SortTarget::Mod,
+            keys_only: true,
+            ..Default::default()
+        };
+        let delete = DeleteRangeRequest {
+            range: KeyRange::one(b"k"),
+            prev_kv: true,
+        };
+        let compare = |target| Compare {
+            range: KeyRange::one(b"k"),
+            result: CompareResult::Less,
+            target,
+        };
+        let inner = TxnRequest {
+            compare: vec![
+                compare(CompareTarget::Value(b"v")),
+                compare(CompareTarget::Lease(3)),
+            ],
+            success: vec![RequestOp::DeleteRange(delete.clone())],
+            failure: vec![RequestOp::Range(range.clone())],
+        };
+        let txn = TxnRequest {
+            compare: vec![compare(CompareTarget::ModRevision(9))],
+            success: vec![RequestOp::Put(put.clone()), RequestOp::Txn(Box::new(inner))],
+            failure: Vec::new(),
+        };
+        let commands = [
+            Command::Put(put),
+            Command::Range(range),
+            Command::DeleteRange(delete),
+            Command::Txn(txn),
+            Command::Compact {
+                revision: 5,
+                physical: true,
+            },
+            Command::LeaseGrant { id: 1, ttl_s: 60 },
+            Command::LeaseRevoke { id: 1 },
+            Command::LeaseRenew { id: 1 },
+        ];
+        commands
+            .into_iter()
+            .map(|command| {
+                let mut encoded = command.encode();
+                stamp(&mut encoded, Stamp { origin: 3, id: 4 });
+                assert_eq!(decode(&encoded), Ok((Stamp { origin: 3, id: 4 }, command)));
+                encoded
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_command_comes_back_and_no_prefix_of_it_is_accepted() {
+        for encoded in samples() {
+            for cut in 0..encoded.len() {
+                assert!(
+                    decode(&encoded[..cut]).is_err(),
+                    "cut at {cut} of {encoded:?}"
+                );
+            }
+            let mut longer = encoded.clone();
+            longer.push(0);
+            assert_eq!(decode(&longer), Err(CommandError::Trailing(1)));
+        }
+    }
+
+    #[test]
+    fn a_put_is_encoded_without_spare_capacity() {
+        let encoded = samples().remove(0);
+        assert_eq!(encoded.len(), encoded.capacity());
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let mut txn = TxnRequest::default();
+        for _ in 0..DEPTH_MAX {
+            txn = TxnRequest {
+                success: vec![RequestOp::Txn(Box::new(txn))],
+                ..Default::default()
+            };
+        }
+        assert_eq!(
+            decode(&Command::Txn(txn).encode()),
+            Err(CommandError::Depth)
+        );
+    }
+
+    #[test]
+    fn only_what_adds_data_is_refused_when_full() {
+        let adds: Vec<_> = samples().iter().map(|encoded| adds(encoded)).collect();
+        assert_eq!(adds, [true, false, false, true, false, true, false, false]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn damaged_commands_decode_or_are_refused(which in 0..8_usize, at in any::<usize>(), to in any::<u8>()) {
+            let mut encoded = samples().swap_remove(which);
+            let at = at % encoded.len();
+            encoded[at] = to;
+            let _ = decode(&encoded);
+        }
     }
 }

@@ -9,7 +9,7 @@
 //! when the task is dropped or the handler panics. Bytes that fail a check end the session.
 //!
 //! Must never know: how the socket came about, what to do next (that is `link`). Reads the clock
-//! through tokio. Tested by `node/tests/peer.rs`.
+//! through tokio. Tested by `node/tests/peer/`.
 
 use std::{
     io::{self, IoSlice},
@@ -187,8 +187,13 @@ async fn read_frame(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Fra
     }
 }
 
-/// Runs a session until it ends, and says why.
-pub(super) async fn run(context: &Context, peer: &Peer, connection: Connection) -> End {
+/// Runs a session until it ends by itself or `cut` says so; returns why.
+pub(super) async fn run(
+    context: &Context,
+    peer: &Peer,
+    connection: Connection,
+    cut: impl Future<Output = End>,
+) -> End {
     let Connection {
         mut stream,
         buffer,
@@ -199,12 +204,10 @@ pub(super) async fn run(context: &Context, peer: &Peer, connection: Connection) 
     let (reader, writer) = stream.split();
     let end = tokio::select! {
         biased;
+        end = cut => end,
         end = read(context, peer, reader, buffer, &ping) => end,
         end = write(context, peer, writer, &ping) => end,
     };
-    if matches!(end, End::Frame(_) | End::OutOfPlace(_)) {
-        add(&peer.counters.bad_frames, 1);
-    }
     announced.why = end.to_string();
     end
 }

@@ -10,7 +10,7 @@
 //! older one is a corpse (the peer restarted, or a cut that only it noticed).
 //!
 //! Promises: attempts are spaced by a jittered backoff, whatever the peer does; host names are
-//! resolved at every attempt. Must never know: frames, messages. Tested by `node/tests/peer.rs`.
+//! resolved at every attempt. Must never know: frames, messages. Tested by `node/tests/peer/`.
 
 use std::time::Duration;
 
@@ -71,6 +71,7 @@ pub(super) async fn run(context: &Context, peer: &Peer, calls: mpsc::Receiver<Ca
         peer,
         calls,
         backoff,
+        told: None,
     };
     if context.local.node_id < peer.id {
         link.dial_forever().await;
@@ -84,6 +85,8 @@ struct Link<'a> {
     peer: &'a Peer,
     calls: mpsc::Receiver<Call>,
     backoff: Backoff,
+    /// Why attempts fail, as last told to the handler since the last session.
+    told: Option<String>,
 }
 
 impl Link<'_> {
@@ -94,7 +97,7 @@ impl Link<'_> {
                 .await
             {
                 Some(Ok(connection)) => self.dialed_session(connection).await,
-                Some(Err(end)) => self.note(&end),
+                Some(Err(end)) => self.failed_attempt(&end),
                 None => return,
             }
             let delay = self.backoff.delay();
@@ -104,19 +107,8 @@ impl Link<'_> {
 
     async fn dialed_session(&mut self, connection: Connection) {
         let started = Instant::now();
-        let boot = connection.hello.boot;
-        let session = connection::run(self.context, self.peer, connection);
-        tokio::pin!(session);
-        let end = loop {
-            tokio::select! {
-                biased;
-                end = &mut session => break end,
-                call = self.calls.recv() => match call {
-                    Some(Call::Knock { boot: now }) if now != boot => break End::Replaced,
-                    _ => {} // a knock that crossed our dial
-                },
-            }
-        };
+        let dead = restarted(&mut self.calls, connection.hello.boot);
+        let end = connection::run(self.context, self.peer, connection, dead).await;
         self.ended(&end, started);
     }
 
@@ -131,14 +123,11 @@ impl Link<'_> {
                 },
             };
             let started = Instant::now();
-            let end = tokio::select! {
-                biased;
-                end = connection::run(self.context, self.peer, connection) => end,
-                newer = session_call(&mut self.calls) => {
-                    next = Some(newer);
-                    End::Replaced
-                }
+            let newer = async {
+                next = Some(session_call(&mut self.calls).await);
+                End::Replaced
             };
+            let end = connection::run(self.context, self.peer, connection, newer).await;
             self.ended(&end, started);
         }
     }
@@ -146,18 +135,21 @@ impl Link<'_> {
     /// Waits for the peer to dial, knocking meanwhile. None when the transport stops.
     async fn called(&mut self) -> Option<Connection> {
         loop {
-            let knock = async {
-                let end = attempt(self.context, self.peer, Purpose::Knock).await.err();
-                if let Some(end) = &end {
-                    note(self.context, self.peer, end);
-                }
-                sleep(self.backoff.delay()).await;
+            let knock = tokio::select! {
+                biased;
+                () = self.context.stopped() => return None,
+                connection = session_call(&mut self.calls) => return Some(connection),
+                knock = attempt(self.context, self.peer, Purpose::Knock) => knock,
             };
+            if let Err(end) = knock {
+                self.failed_attempt(&end);
+            }
+            let delay = self.backoff.delay();
             tokio::select! {
                 biased;
                 () = self.context.stopped() => return None,
                 connection = session_call(&mut self.calls) => return Some(connection),
-                () = knock => {}
+                () = sleep(delay) => {}
             }
         }
     }
@@ -182,28 +174,33 @@ impl Link<'_> {
         }
     }
 
+    /// The handler heard of it as `disconnected`.
     fn ended(&mut self, end: &End, started: Instant) {
         // A session that ends at once is no proof: without this, two nodes that dislike each
         // other's frames would reconnect at the floor for ever.
         if started.elapsed() >= self.context.timing.backoff_max {
             self.backoff.reset();
         }
-        self.note(end);
+        self.told = None;
+        if !matches!(end, End::Stopped | End::Goodbye) {
+            self.count(end, &end.to_string());
+        }
     }
 
-    fn note(&self, end: &End) {
-        note(self.context, self.peer, end);
+    /// The handler hears of it when the reason is news: a log of every attempt would bury it.
+    fn failed_attempt(&mut self, end: &End) {
+        let why = end.to_string();
+        self.count(end, &why);
+        if self.told.as_ref() != Some(&why) {
+            self.context
+                .tell(|handler| handler.unreachable(self.peer.id, &why));
+            self.told = Some(why);
+        }
     }
-}
 
-/// Counts a failure and tells the handler when the reason is news.
-fn note(context: &Context, peer: &Peer, end: &End) {
-    if matches!(end, End::Stopped) {
-        return;
-    }
-    let why = end.to_string();
-    if peer.counters.fail(&why) {
-        context.tell(|handler| handler.unreachable(peer.id, &why));
+    fn count(&self, end: &End, why: &str) {
+        let bad_frame = matches!(end, End::Frame(_) | End::OutOfPlace(_));
+        self.peer.counters.fail(why, bad_frame);
     }
 }
 
@@ -238,6 +235,18 @@ async fn session_call(calls: &mut mpsc::Receiver<Call>) -> Connection {
         match calls.recv().await {
             Some(Call::Session(connection)) => return connection,
             Some(Call::Knock { .. }) => {} // the handshake lets only the higher id knock
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Ends when the peer knocks with another boot than the session's. A knock of the same boot
+/// crossed our dial and means nothing.
+async fn restarted(calls: &mut mpsc::Receiver<Call>, boot: u64) -> End {
+    loop {
+        match calls.recv().await {
+            Some(Call::Knock { boot: now }) if now != boot => return End::Replaced,
+            Some(_) => {}
             None => std::future::pending().await,
         }
     }

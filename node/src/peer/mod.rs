@@ -5,11 +5,11 @@
 //! who is on the other end, whether it is still there, and how much may wait for it, is ours.
 //!
 //! ```text
-//!            any thread                        thread "henge-peers" (tokio, current-thread)
-//!  send, send_urgent ──> queue (per peer) ──> connection ──frames──> the other node
-//!  PeerHandler       <───────────────────────  connection <──frames── the other node
-//!                                              link: dial, knock, back off, replace
-//!                                              net:  listen, handshake, hand over
+//!        any thread                       thread "henge-peers" (tokio, current-thread)
+//!  send, send_urgent --> queue (per peer) --> connection --frames--> the other node
+//!  PeerHandler       <----------------------- connection <--frames-- the other node
+//!                                             link: dial, knock, back off, replace
+//!                                             net:  listen, handshake, hand over
 //! ```
 //!
 //! Promises: sending never blocks and is bounded in bytes per peer; no message is delivered before
@@ -20,9 +20,10 @@
 //! Must never know: raft, shards, what a message means, which runtime hosts the cores.
 //!
 //! Clock and sockets: only `connection`, `link` and `net`, through tokio. `frame`, `handshake`,
-//! `queue` and `backoff` are plain code. Tested in each file and in `node/tests/peer.rs`.
+//! `queue` and `backoff` are plain code. Tested in each file and in `node/tests/peer/`.
 
 mod backoff;
+mod config;
 mod connection;
 pub mod frame;
 pub mod handshake;
@@ -31,6 +32,7 @@ mod net;
 mod queue;
 mod stats;
 
-pub use net::{PeerConfig, PeerHandler, PeerNet, StartError, Timing};
+pub use config::{PeerConfig, PeerHandler, StartError, Timing};
+pub use net::PeerNet;
 pub use queue::SendError;
 pub use stats::{NetStats, PeerStats};

@@ -1,7 +1,7 @@
 //! What the transport counted: plain numbers for metrics and for people.
 //!
 //! Written by the network thread, read by anyone; each number is exact, but two numbers of one
-//! reading may be a moment apart. Must never know sockets or clocks. Tested by `node/tests/peer.rs`.
+//! reading may be a moment apart. Must never know: sockets, clocks. Tested by `node/tests/peer/`.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -47,9 +47,9 @@ pub struct PeerStats {
     pub rtt_us: Option<u64>,
     /// Sessions that came up.
     pub sessions: u64,
-    /// Attempts and sessions that ended in an error.
+    /// Attempts and sessions that ended in an error; a peer's orderly goodbye is none.
     pub failures: u64,
-    /// Sessions closed because of bytes that are not a sound frame (fault N6).
+    /// Of these, because of bytes that are not a sound frame (fault N6).
     pub bad_frames: u64,
     /// Why the last attempt or session failed.
     pub last_failure: Option<String>,
@@ -86,18 +86,15 @@ pub(super) fn add(counter: &AtomicU64, by: u64) {
 }
 
 impl PeerCounters {
-    /// Counts a failure; says whether its reason differs from the last one's.
-    pub(super) fn fail(&self, why: &str) -> bool {
+    /// Counts a failure and keeps its reason.
+    pub(super) fn fail(&self, why: &str, bad_frame: bool) {
         add(&self.failures, 1);
+        add(&self.bad_frames, u64::from(bad_frame));
         let mut last = self
             .last_failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let news = last.as_deref() != Some(why);
-        if news {
-            *last = Some(why.to_owned());
-        }
-        news
+        *last = Some(why.to_owned());
     }
 
     pub(super) fn read(&self, peer: u64, connected: bool, queue_bytes: usize) -> PeerStats {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::request::{Answer, Request, RequestKind};
 use super::{Shard, reads::Read};
 use crate::api::{Error, Outcome, Reply};
-use crate::machine::command::{self, Command, Stamp};
 use crate::machine::Response;
+use crate::machine::command::{self, Command, Stamp};
 
 /// Payload bytes proposed in one step: a forwarded proposal must fit a peer frame.
 const PROPOSE_BYTES_MAX: usize = 1 << 20;
@@ -34,11 +34,16 @@ impl Shard {
         }
         match kind {
             RequestKind::Write(encoded) => self.admit_write(encoded, answer, now_ms),
-            RequestKind::Read { encoded, serializable: true } => {
+            RequestKind::Read {
+                encoded,
+                serializable: true,
+            } => {
                 let response = self.machine.read(&encoded);
                 self.answer(answer, response);
             }
-            RequestKind::Read { encoded, .. } => self.read_later(Read::Encoded(encoded), answer, now_ms),
+            RequestKind::Read { encoded, .. } => {
+                self.read_later(Read::Encoded(encoded), answer, now_ms)
+            }
             RequestKind::LeaseKeepAlive(id) => self.keep_alive(id, answer, now_ms),
             RequestKind::LeaseTimeToLive { id, keys } => {
                 self.read_later(Read::TimeToLive { id, keys }, answer, now_ms);
@@ -71,10 +76,20 @@ impl Shard {
             let mut callers = Vec::with_capacity(self.queue.len());
             let first = self.waiters.next_id();
             while bytes < PROPOSE_BYTES_MAX
-                && let Some(Pending { mut encoded, answer, .. }) = self.queue.pop_front()
+                && let Some(Pending {
+                    mut encoded,
+                    answer,
+                    ..
+                }) = self.queue.pop_front()
             {
                 let id = first + batch.len() as u64;
-                command::stamp(&mut encoded, Stamp { origin: self.config.member_id, id });
+                command::stamp(
+                    &mut encoded,
+                    Stamp {
+                        origin: self.config.member_id,
+                        id,
+                    },
+                );
                 bytes += encoded.len();
                 callers.push((answer, encoded.len()));
                 batch.push(Bytes::from(encoded));
@@ -87,7 +102,11 @@ impl Shard {
                 }
                 // Raft took none of them: leadership is moving, or too much is uncommitted.
                 Err(_) => {
-                    let error = if self.is_leader() { Error::TooManyRequests } else { Error::NoLeader };
+                    let error = if self.is_leader() {
+                        Error::TooManyRequests
+                    } else {
+                        Error::NoLeader
+                    };
                     for (answer, bytes) in callers {
                         self.pending_bytes -= bytes;
                         answer.send(Err(error.clone()));
@@ -100,13 +119,19 @@ impl Shard {
 
     /// Answers *not done* to queued writes whose time is over.
     pub(crate) fn expire_queue(&mut self, now_ms: u64) {
-        while self.queue.front().is_some_and(|pending| pending.expires_ms <= now_ms) {
+        while self
+            .queue
+            .front()
+            .is_some_and(|pending| pending.expires_ms <= now_ms)
+        {
             if let Some(pending) = self.queue.pop_front() {
                 self.pending_bytes -= pending.encoded.len();
                 self.failed += 1;
                 let error = match self.raft.leader() {
                     henge_raft::NONE => Error::NoLeader,
-                    _ => Error::Timeout { outcome: Outcome::NotDone },
+                    _ => Error::Timeout {
+                        outcome: Outcome::NotDone,
+                    },
                 };
                 pending.answer.send(Err(error));
             }
@@ -118,7 +143,11 @@ impl Shard {
         if !self.is_leader() || self.corrupt {
             return;
         }
-        for id in self.machine.store.leases_expired(now_ms, REVOKES_PER_TICK_MAX) {
+        for id in self
+            .machine
+            .store
+            .leases_expired(now_ms, REVOKES_PER_TICK_MAX)
+        {
             let encoded = Command::LeaseRevoke { id }.encode();
             // Nobody waits for it; if it is lost, the lease is still expired at the next tick.
             let (answer, _) = Answer::channel();
@@ -138,7 +167,10 @@ impl Shard {
     fn admit_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
         let max = self.config.request_bytes_max;
         let refusal = if encoded.len() > max {
-            Some(Error::RequestTooLarge { bytes: encoded.len(), max })
+            Some(Error::RequestTooLarge {
+                bytes: encoded.len(),
+                max,
+            })
         } else if self.apply_gap() > self.config.apply_gap_max
             || self.pending_bytes + encoded.len() > self.config.pending_bytes_max
         {
@@ -160,7 +192,11 @@ impl Shard {
     fn queue_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
         self.pending_bytes += encoded.len();
         let expires_ms = now_ms + self.config.request_timeout_ms;
-        self.queue.push_back(Pending { encoded, answer, expires_ms });
+        self.queue.push_back(Pending {
+            encoded,
+            answer,
+            expires_ms,
+        });
     }
 
     /// Alone, the renewal is local as in etcd. With peers it goes through the log, so that every
@@ -175,7 +211,9 @@ impl Shard {
     }
 
     fn apply_gap(&self) -> u64 {
-        self.raft.commit_index().saturating_sub(self.machine.applied_index)
+        self.raft
+            .commit_index()
+            .saturating_sub(self.machine.applied_index)
     }
 
     /// No room for more data: by quota, or because the log cannot get another segment.

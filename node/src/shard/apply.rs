@@ -17,7 +17,10 @@ impl Shard {
                 self.apply_conf_change(entry);
                 continue;
             }
-            match self.machine.apply(entry.index, entry.term, &entry.data, now_ms) {
+            match self
+                .machine
+                .apply(entry.index, entry.term, &entry.data, now_ms)
+            {
                 Ok(None) => {}
                 Ok(Some((stamp, response))) => self.answer_applied(stamp, &entry.data, response),
                 Err(error) => {
@@ -58,7 +61,9 @@ impl Shard {
         if stamp.origin != self.config.member_id {
             return;
         }
-        let Some((answer, bytes)) = self.waiters.take(stamp.id) else { return };
+        let Some((answer, bytes)) = self.waiters.take(stamp.id) else {
+            return;
+        };
         self.pending_bytes -= bytes;
         if response.is_ok() && waits_for_removal(payload) {
             return self.compacting.push(answer);
@@ -69,12 +74,18 @@ impl Shard {
     fn apply_conf_change(&mut self, entry: &henge_raft::Entry) {
         // Membership is static in this version: nothing proposes a change. One that comes from a newer
         // peer is acknowledged as "no change", as etcd's library requires of a refused change.
-        self.raft.apply_conf_change(&henge_raft::ConfChangeV2::default());
+        let _ = self
+            .raft
+            .apply_conf_change(&henge_raft::ConfChangeV2::default());
         self.machine.applied_index = entry.index;
         self.machine.applied_term = entry.term;
     }
 }
 
 fn waits_for_removal(payload: &[u8]) -> bool {
-    command::is_compact(payload) && matches!(command::decode(payload), Ok((_, Command::Compact { physical: true, .. })))
+    command::is_compact(payload)
+        && matches!(
+            command::decode(payload),
+            Ok((_, Command::Compact { physical: true, .. }))
+        )
 }

@@ -93,7 +93,10 @@ impl TailLog {
         while self.bytes > keep_bytes {
             match self.entries.front() {
                 Some(front) if front.index <= applied => {
-                    self.before = Position { index: front.index, term: front.term };
+                    self.before = Position {
+                        index: front.index,
+                        term: front.term,
+                    };
                     self.bytes -= weight(front);
                     self.entries.pop_front();
                 }
@@ -108,7 +111,11 @@ impl TailLog {
             return;
         }
         self.compacted = position;
-        while self.entries.front().is_some_and(|front| front.index <= position.index) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|front| front.index <= position.index)
+        {
             if let Some(gone) = self.entries.pop_front() {
                 self.bytes -= weight(&gone);
             }
@@ -232,7 +239,12 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, term: u64) -> Entry {
-        Entry { index, term, data: vec![7; 100].into(), ..Entry::default() }
+        Entry {
+            index,
+            term,
+            data: vec![7; 100].into(),
+            ..Entry::default()
+        }
     }
 
     fn log(from: u64, to: u64) -> TailLog {
@@ -255,13 +267,22 @@ mod tests {
     fn trimmed_entries_are_wanted_then_served_from_what_was_fetched() {
         let mut log = log(1, 10);
         log.trim(8, 0);
-        assert_eq!((log.first_index(), log.last_index(), log.term(8)), (Ok(1), Ok(10), Ok(1)));
+        assert_eq!(
+            (log.first_index(), log.last_index(), log.term(8)),
+            (Ok(1), Ok(10), Ok(1))
+        );
         assert_eq!(log.entries(3, 11, u64::MAX), Err(StorageError::Unavailable));
         assert_eq!(log.take_wanted(), Some(Wanted { low: 3, high: 9 }));
         assert_eq!(log.take_wanted(), None);
         log.fetched((3..9).map(|index| entry(index, 1)).collect());
-        assert_eq!(log.entries(3, 11, u64::MAX).map(|entries| entries.len()), Ok(6));
-        assert_eq!(log.entries(9, 11, u64::MAX).map(|entries| entries.len()), Ok(2));
+        assert_eq!(
+            log.entries(3, 11, u64::MAX).map(|entries| entries.len()),
+            Ok(6)
+        );
+        assert_eq!(
+            log.entries(9, 11, u64::MAX).map(|entries| entries.len()),
+            Ok(2)
+        );
         assert_eq!(log.entries(3, 11, 1).map(|entries| entries.len()), Ok(1));
     }
 
@@ -269,7 +290,10 @@ mod tests {
     fn unapplied_entries_are_never_trimmed() {
         let mut log = log(1, 10);
         log.trim(4, 0);
-        assert_eq!(log.entries(5, 11, u64::MAX).map(|entries| entries.len()), Ok(6));
+        assert_eq!(
+            log.entries(5, 11, u64::MAX).map(|entries| entries.len()),
+            Ok(6)
+        );
     }
 
     #[test]
@@ -277,7 +301,10 @@ mod tests {
         let mut log = log(1, 10);
         log.compact(Position { index: 4, term: 1 });
         assert_eq!(log.first_index(), Ok(5));
-        assert_eq!((log.term(4), log.term(3)), (Ok(1), Err(StorageError::Compacted)));
+        assert_eq!(
+            (log.term(4), log.term(3)),
+            (Ok(1), Err(StorageError::Compacted))
+        );
         assert_eq!(log.entries(4, 6, u64::MAX), Err(StorageError::Compacted));
         log.compact(Position { index: 12, term: 3 });
         assert_eq!((log.last_index(), log.term(12)), (Ok(12), Ok(3)));

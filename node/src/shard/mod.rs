@@ -22,7 +22,7 @@ pub mod watch;
 
 use std::collections::VecDeque;
 
-use henge_raft::{Config, ConfState, HardState, RawNode};
+use henge_raft::{ConfState, Config, HardState, RawNode};
 
 use self::admit::Pending;
 use self::log::TailLog;
@@ -101,9 +101,14 @@ impl Shard {
         recovered: RecoveredGroup,
         now_ms: u64,
     ) -> Result<Self, henge_raft::ConfigError> {
-        let RecoveredGroup { machine, hard_state, log } = recovered;
+        let RecoveredGroup {
+            machine,
+            hard_state,
+            log,
+        } = recovered;
         let raft_config = raft_config(&config, machine.applied_index);
-        let mut log = log.unwrap_or_else(|| TailLog::new(conf_state(&config), log::Position::default()));
+        let mut log =
+            log.unwrap_or_else(|| TailLog::new(conf_state(&config), log::Position::default()));
         log.set_hard_state(clamp(hard_state, &log));
         let raft = RawNode::new(raft_config, log)?;
         let mut shard = Shard {
@@ -166,13 +171,18 @@ impl Shard {
         self.reads.expire(now_ms);
         let header = self.header();
         let interval = self.config.progress_notify_ms;
-        let progress =
-            self.watches.notify_progress(&self.machine.store, now_ms, interval, header);
-        [Some(self.next_tick_ms), self.waiters.next_expiry_ms(), progress]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.next_tick_ms)
+        let progress = self
+            .watches
+            .notify_progress(&self.machine.store, now_ms, interval, header);
+        [
+            Some(self.next_tick_ms),
+            self.waiters.next_expiry_ms(),
+            progress,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.next_tick_ms)
     }
 
     /// Answers everyone: the engine stops, or the log is poisoned.
@@ -255,13 +265,19 @@ impl Shard {
 }
 
 fn conf_state(config: &ShardConfig) -> ConfState {
-    ConfState { voters: config.voters.clone(), ..ConfState::default() }
+    ConfState {
+        voters: config.voters.clone(),
+        ..ConfState::default()
+    }
 }
 
 /// A commit index learned from peers can be ahead of what this disk kept; the lost entries come again.
 fn clamp(hard_state: HardState, log: &TailLog) -> HardState {
     let last = henge_raft::Storage::last_index(log).unwrap_or(0);
-    HardState { commit: hard_state.commit.min(last), ..hard_state }
+    HardState {
+        commit: hard_state.commit.min(last),
+        ..hard_state
+    }
 }
 
 fn raft_config(config: &ShardConfig, applied: u64) -> Config {
@@ -283,6 +299,10 @@ fn raft_config(config: &ShardConfig, applied: u64) -> Config {
 }
 
 /// What a caller is told when the engine stops before its request was proposed.
-pub(crate) const STOPPED_QUEUED: Error = Error::Stopped { outcome: Outcome::NotDone };
+pub(crate) const STOPPED_QUEUED: Error = Error::Stopped {
+    outcome: Outcome::NotDone,
+};
 /// What a caller is told when the engine stops after its request was proposed.
-pub(crate) const STOPPED_PROPOSED: Error = Error::Stopped { outcome: Outcome::Unknown };
+pub(crate) const STOPPED_PROPOSED: Error = Error::Stopped {
+    outcome: Outcome::Unknown,
+};

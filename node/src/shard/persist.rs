@@ -88,7 +88,16 @@ impl Shard {
     fn persist(&mut self, at: usize, message: Message, out: &mut Outputs<'_>) {
         let group = self.config.group;
         for entry in &message.entries {
-            out.wal.entry(group, entry.term, entry.index, entry.kind as u8, &entry.data);
+            let kind = entry.kind as u8;
+            if let Err(error) = out
+                .wal
+                .entry(group, entry.term, entry.index, kind, &entry.data)
+            {
+                // A poisoned log says so itself; an entry that no log can hold should never have been
+                // admitted. Either way the entry is not durable and must not be treated as if it were.
+                tracing::error!(group, index = entry.index, %error, "an entry cannot be logged");
+                return self.poison();
+            }
         }
         // A commit index alone needs no write of its own: it rides on the next batch that has entries.
         let votes = message.term != 0 && (message.term, message.vote) != self.persisted_vote;
@@ -97,7 +106,8 @@ impl Shard {
                 self.persisted_vote = (message.term, message.vote);
             }
             let (term, vote) = self.persisted_vote;
-            out.wal.hard_state(group, term, vote, self.raft.commit_index());
+            out.wal
+                .hard_state(group, term, vote, self.raft.commit_index());
             *out.last_lsn = out.wal.staged_lsn();
         }
         self.raft.storage_mut().append(&message.entries);
@@ -105,7 +115,11 @@ impl Shard {
             self.deliver(message.responses, out.messages);
         } else if !message.responses.is_empty() {
             let (lsn, shard) = (*out.last_lsn, at);
-            out.parked.push_back(Parked { lsn, shard, responses: message.responses });
+            out.parked.push_back(Parked {
+                lsn,
+                shard,
+                responses: message.responses,
+            });
         }
     }
 }

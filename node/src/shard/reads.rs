@@ -59,9 +59,14 @@ struct Round {
 impl Reads {
     /// Answers *not done* to reads whose time is over.
     pub fn expire(&mut self, now_ms: u64) {
-        let late = Error::Timeout { outcome: Outcome::NotDone };
+        let late = Error::Timeout {
+            outcome: Outcome::NotDone,
+        };
         let expire = |reads: &mut Vec<Waiting>| {
-            if reads.first().is_some_and(|first| first.expires_ms <= now_ms) {
+            if reads
+                .first()
+                .is_some_and(|first| first.expires_ms <= now_ms)
+            {
                 for waiting in reads.extract_if(.., |waiting| waiting.expires_ms <= now_ms) {
                     waiting.answer.send(Err(late.clone()));
                 }
@@ -76,7 +81,9 @@ impl Reads {
 
     /// Answers everyone with the same error.
     pub fn fail_all(&mut self, error: &Error) {
-        let rounds = std::mem::take(&mut self.rounds).into_iter().flat_map(|round| round.reads);
+        let rounds = std::mem::take(&mut self.rounds)
+            .into_iter()
+            .flat_map(|round| round.reads);
         for waiting in std::mem::take(&mut self.arrived).into_iter().chain(rounds) {
             waiting.answer.send(Err(error.clone()));
         }
@@ -86,7 +93,11 @@ impl Reads {
 impl Shard {
     pub(crate) fn read_later(&mut self, read: Read, answer: Answer, now_ms: u64) {
         let expires_ms = now_ms + self.config.request_timeout_ms;
-        self.reads.arrived.push(Waiting { read, answer, expires_ms });
+        self.reads.arrived.push(Waiting {
+            read,
+            answer,
+            expires_ms,
+        });
     }
 
     /// Opens a round for the reads that arrived, and asks again for rounds that got no answer.
@@ -106,14 +117,24 @@ impl Shard {
         let context = self.reads.next_context;
         self.reads.next_context += 1;
         let reads = std::mem::take(&mut self.reads.arrived);
-        self.reads.rounds.push_back(Round { context, asked_ms: now_ms, index: None, reads });
+        self.reads.rounds.push_back(Round {
+            context,
+            asked_ms: now_ms,
+            index: None,
+            reads,
+        });
         self.raft.read_index(context_bytes(context));
     }
 
     /// The leader confirmed a round: its reads may be answered once `index` is applied.
     pub(crate) fn confirm_read(&mut self, context: &[u8], index: u64) {
-        let Ok(context) = <[u8; 8]>::try_from(context).map(u64::from_le_bytes) else { return };
-        let at = self.reads.rounds.partition_point(|round| round.context < context);
+        let Ok(context) = <[u8; 8]>::try_from(context).map(u64::from_le_bytes) else {
+            return;
+        };
+        let at = self
+            .reads
+            .rounds
+            .partition_point(|round| round.context < context);
         if let Some(round) = self.reads.rounds.get_mut(at)
             && round.context == context
             && round.index.is_none()
@@ -131,13 +152,15 @@ impl Shard {
             .iter()
             .position(|round| round.index.is_some_and(|index| index <= applied))
         {
-            let Some(round) = self.reads.rounds.remove(at) else { return };
+            let Some(round) = self.reads.rounds.remove(at) else {
+                return;
+            };
             for waiting in round.reads {
                 let response = match waiting.read {
                     Read::Encoded(encoded) => self.machine.read(&encoded),
-                    Read::TimeToLive { id, keys } => {
-                        Ok(Response::Ttl(self.machine.lease_time_to_live(id, keys, now_ms)))
-                    }
+                    Read::TimeToLive { id, keys } => Ok(Response::Ttl(
+                        self.machine.lease_time_to_live(id, keys, now_ms),
+                    )),
                     Read::Barrier => Ok(Response::Done),
                 };
                 self.answer(waiting.answer, response);

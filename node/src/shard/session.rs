@@ -92,11 +92,21 @@ impl SessionHandle {
 impl WatchStream {
     /// Opens a stream on a shard.
     pub(crate) fn open(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
-        let handle = SessionHandle { id, queue: Arc::default() };
-        if !inbox.push(Input::WatchOpen { group, session: handle.clone() }) {
+        let handle = SessionHandle {
+            id,
+            queue: Arc::default(),
+        };
+        if !inbox.push(Input::WatchOpen {
+            group,
+            session: handle.clone(),
+        }) {
             handle.end();
         }
-        WatchStream { handle, group, inbox }
+        WatchStream {
+            handle,
+            group,
+            inbox,
+        }
     }
 
     /// The next response, for callers that poll by hand.
@@ -120,14 +130,21 @@ impl WatchStream {
     }
 
     fn touch(&self) {
-        self.inbox.push(Input::WatchTouch { group: self.group, session: self.handle.id });
+        self.inbox.push(Input::WatchTouch {
+            group: self.group,
+            session: self.handle.id,
+        });
     }
 }
 
 impl WatchSession for WatchStream {
     fn command(&mut self, command: WatchCommand) {
         let (group, session) = (self.group, self.handle.id);
-        if !self.inbox.push(Input::Watch { group, session, command }) {
+        if !self.inbox.push(Input::Watch {
+            group,
+            session,
+            command,
+        }) {
             self.handle.end();
         }
     }

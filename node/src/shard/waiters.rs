@@ -29,7 +29,11 @@ struct Waiter {
 impl Waiters {
     /// Ids will start at `first`.
     pub fn new(first: u64) -> Self {
-        Waiters { base: first, slots: VecDeque::new(), open: 0 }
+        Waiters {
+            base: first,
+            slots: VecDeque::new(),
+            open: 0,
+        }
     }
 
     /// The id the next waiter gets.
@@ -44,7 +48,11 @@ impl Waiters {
 
     /// Registers a caller whose command of `bytes` is about to be proposed, under [`Self::next_id`].
     pub fn push(&mut self, answer: Answer, bytes: usize, expires_ms: u64) {
-        self.slots.push_back(Some(Waiter { answer, bytes, expires_ms }));
+        self.slots.push_back(Some(Waiter {
+            answer,
+            bytes,
+            expires_ms,
+        }));
         self.open += 1;
     }
 
@@ -64,14 +72,19 @@ impl Waiters {
             if front.expires_ms > now_ms {
                 break;
             }
-            freed += self.fail_front(&Error::Timeout { outcome: Outcome::Unknown });
+            freed += self.fail_front(&Error::Timeout {
+                outcome: Outcome::Unknown,
+            });
         }
         freed
     }
 
     /// When the first of them expires.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.slots.front().and_then(|slot| slot.as_ref()).map(|waiter| waiter.expires_ms)
+        self.slots
+            .front()
+            .and_then(|slot| slot.as_ref())
+            .map(|waiter| waiter.expires_ms)
     }
 
     /// Answers everyone with the same error.
@@ -84,7 +97,9 @@ impl Waiters {
     }
 
     fn fail_front(&mut self, error: &Error) -> usize {
-        let Some(slot) = self.slots.pop_front() else { return 0 };
+        let Some(slot) = self.slots.pop_front() else {
+            return 0;
+        };
         self.base += 1;
         let freed = match slot {
             Some(waiter) => {
@@ -129,7 +144,10 @@ mod tests {
         for id in [102, 100, 103, 101] {
             let (answer, bytes) = waiters.take(id).expect("it waits");
             assert_eq!(bytes, 10);
-            answer.send(Ok(Reply { header: Header::default(), body: Response::Done }));
+            answer.send(Ok(Reply {
+                header: Header::default(),
+                body: Response::Done,
+            }));
             let at = usize::try_from(id - 100).expect("small");
             assert_eq!(answered(&mut receivers[at]), Some(Ok(())));
         }
@@ -150,7 +168,9 @@ mod tests {
         assert_eq!(waiters.expire(15), 7);
         assert_eq!(
             answered(&mut first_receiver),
-            Some(Err(Error::Timeout { outcome: Outcome::Unknown }))
+            Some(Err(Error::Timeout {
+                outcome: Outcome::Unknown
+            }))
         );
         assert_eq!(answered(&mut second_receiver), None);
         assert_eq!(waiters.fail_all(&Error::NoLeader), 9);

@@ -64,7 +64,9 @@ impl Watches {
 
     /// A stream has room again, or its client has gone.
     pub fn touch(&mut self, store: &mut mvcc::Store, id: SessionId, header: Header) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if session.handle.is_dropped() {
             if let Some(session) = self.sessions.remove(&id) {
                 for watcher in session.watchers.into_values() {
@@ -155,7 +157,9 @@ impl Watches {
         create: WatchCreate,
         header: Header,
     ) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let refuse = |watch_id: i64, reason: &str| {
             session.handle.push(WatchResponse {
                 header,
@@ -167,7 +171,11 @@ impl Watches {
             });
         };
         // etcd: an empty key is the least key, "\0".
-        let key = if create.key.is_empty() { Bytes::from_static(b"\0") } else { create.key };
+        let key = if create.key.is_empty() {
+            Bytes::from_static(b"\0")
+        } else {
+            create.key
+        };
         let end = create.range_end;
         if !end.is_empty() && end[..] != b"\0"[..] && key >= end {
             return refuse(-1, "mvcc: watcher range is empty");
@@ -189,7 +197,10 @@ impl Watches {
         let watcher = store.watch(WatchSpec {
             range: OwnedRange { key, end },
             start_revision: create.start_revision,
-            filters: WatchFilters { no_put: create.no_put, no_delete: create.no_delete },
+            filters: WatchFilters {
+                no_put: create.no_put,
+                no_delete: create.no_delete,
+            },
             prev_kv: create.prev_kv,
         });
         session.watchers.insert(watch_id, watcher);
@@ -212,8 +223,12 @@ impl Watches {
     }
 
     fn cancel(&mut self, store: &mut mvcc::Store, id: SessionId, watch_id: i64, header: Header) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let Some(watcher) = session.watchers.remove(&watch_id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(watcher) = session.watchers.remove(&watch_id) else {
+            return;
+        };
         store.unwatch(watcher);
         self.owners.remove(&watcher);
         session.handle.push(WatchResponse {
@@ -225,8 +240,12 @@ impl Watches {
     }
 
     fn deliver(&mut self, store: &mut mvcc::Store, watcher: WatcherId, header: Header) {
-        let Some(owner) = self.owners.get_mut(&watcher) else { return };
-        let Some(session) = self.sessions.get_mut(&owner.session) else { return };
+        let Some(owner) = self.owners.get_mut(&watcher) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&owner.session) else {
+            return;
+        };
         loop {
             if !session.handle.has_room() {
                 session.parked.push(watcher);
@@ -267,13 +286,25 @@ impl Watches {
 
     /// etcd answers a progress request only when all watchers of the stream have caught up (#15220).
     fn answer_progress(&mut self, store: &mvcc::Store, id: SessionId, header: Header) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let synced = session.parked.is_empty()
-            && session.watchers.values().all(|watcher| store.watch_synced(*watcher));
+            && session
+                .watchers
+                .values()
+                .all(|watcher| store.watch_synced(*watcher));
         if session.progress_asked && synced && !session.watchers.is_empty() {
             session.progress_asked = false;
-            let header = Header { revision: store.revision(), ..header };
-            session.handle.push(WatchResponse { header, watch_id: -1, ..WatchResponse::default() });
+            let header = Header {
+                revision: store.revision(),
+                ..header
+            };
+            session.handle.push(WatchResponse {
+                header,
+                watch_id: -1,
+                ..WatchResponse::default()
+            });
         }
     }
 }

@@ -157,8 +157,10 @@ impl Progress {
             }
             self.next = self.matched + 1;
         } else {
-            // One probe at a time: an answer to another one is late.
-            if self.next - 1 != rejected {
+            // One probe at a time: an answer to another one is late. And what was acknowledged cannot
+            // be rejected, unless the follower has lost its log: to answer that would only start an
+            // endless exchange at the speed of the network. The next heartbeat tries again.
+            if self.next - 1 != rejected || rejected <= self.matched {
                 return false;
             }
             self.next = rejected.min(hint.saturating_add(1)).max(self.matched + 1);
@@ -260,6 +262,11 @@ mod tests {
             "a hint from nowhere changes little"
         );
         assert_eq!(progress.next, 2);
+        progress.maybe_update(1);
+        assert!(
+            !progress.maybe_decrease(1, 0),
+            "it has lost what it acknowledged"
+        );
     }
 
     #[test]

@@ -1,1 +1,224 @@
-//! The simulated disk.
+//! The default disk: writes and reads through the core's own tokio-uring ring; what may block
+//! (making, naming and opening files) on one helper thread.
+//!
+//! A write enters the ring's submission queue when it is submitted, and is owned by a spawned task
+//! that nothing cancels: dropping the log leaves the buffer with the task until the kernel is done
+//! with it. tokio-uring 0.5 hands the queue to the kernel when the executor parks (or when the queue
+//! is full), so a core that submits should have nothing else to run, or yield.
+//!
+//! Use it only on a thread that runs inside a tokio-uring runtime; ask [`probe`] first.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::fs::File;
+
+use super::files::{Done, Files, Finished, Job, Workers, settle};
+use super::{
+    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+};
+
+/// Can this process use io_uring? The reason if not: seccomp (EPERM), an old kernel (ENOSYS),
+/// `kernel.io_uring_disabled` (EPERM), or no memory for a ring. Starts and ends a small ring.
+pub fn probe() -> Result<(), String> {
+    match tokio_uring::Runtime::new(tokio_uring::builder().entries(8)) {
+        Ok(runtime) => {
+            // One operation there and back: a ring that can be made but not used is no use.
+            let worked = runtime.block_on(tokio_uring::no_op());
+            worked.map_err(|e| format!("io_uring does not complete operations: {e}"))
+        }
+        Err(e) => Err(format!("io_uring cannot be set up: {e}")),
+    }
+}
+
+/// A disk on the ring of the current tokio-uring runtime.
+///
+/// Fields in the order they are dropped: the helper ends before the directory's lock is let go.
+pub struct UringDisk {
+    helper: Option<Workers>,
+    rings: BTreeMap<FileId, Rc<Ring>>,
+    files: Files,
+    done: Arc<Done>,
+}
+
+/// A segment file as the ring sees it.
+struct Ring {
+    file: File,
+    direct: bool,
+}
+
+impl UringDisk {
+    /// A disk for the runtime that the calling thread is in when operations are submitted.
+    pub fn new() -> Self {
+        Self {
+            files: Files::default(),
+            rings: BTreeMap::new(),
+            helper: None,
+            done: Arc::default(),
+        }
+    }
+
+    fn ring(&mut self, file: FileId) -> io::Result<Rc<Ring>> {
+        if let Some(ring) = self.rings.get(&file) {
+            return Ok(ring.clone());
+        }
+        let handle = self.files.handle(file)?;
+        let file_of_ring = File::from_std(handle.file.try_clone()?);
+        let ring = Rc::new(Ring {
+            file: file_of_ring,
+            direct: handle.direct,
+        });
+        self.rings.insert(file, ring.clone());
+        Ok(ring)
+    }
+
+    fn helper(&mut self) -> io::Result<&Workers> {
+        let helper = match self.helper.take() {
+            Some(helper) => helper,
+            None => Workers::start("henge-wal-file", 1, &self.files.dir, &self.done)?,
+        };
+        Ok(self.helper.insert(helper))
+    }
+
+    fn start(&mut self, token: Token, op: Op) -> io::Result<()> {
+        match op {
+            Op::Write { file, offset, buf } => {
+                let ring = self.ring(file)?;
+                let done = self.done.clone();
+                let (vec, start) = buf.into_parts();
+                let len = vec.len();
+                // Enters the submission queue here, in this turn.
+                let write = ring.file.write_at(vec.slice(start..len), offset).submit();
+                tokio_uring::spawn(async move {
+                    let (result, slice) = write.await;
+                    let result = match result {
+                        Ok(n) if n == len - start => finish(&ring).await,
+                        // Direct I/O is short only on an error that the next write would name.
+                        Ok(n) => Err(io::Error::new(
+                            io::ErrorKind::WriteZero,
+                            format!("short write: {n} of {} bytes", len - start),
+                        )),
+                        Err(e) => Err(e),
+                    };
+                    let buf = AlignedBuf::from_parts(slice.into_inner(), start);
+                    let result = result.map(|()| Output::Buf(buf));
+                    done.push(Finished::Other(Completion { token, result }));
+                });
+            }
+            Op::Read {
+                file,
+                offset,
+                bytes,
+            } => {
+                let ring = self.ring(file)?;
+                let done = self.done.clone();
+                tokio_uring::spawn(async move {
+                    let result = read(&ring, offset, bytes).await.map(Output::Buf);
+                    done.push(Finished::Other(Completion { token, result }));
+                });
+            }
+            Op::Close { file } => {
+                self.rings.remove(&file);
+                self.files.close(file);
+                self.done.push(Finished::Other(Completion {
+                    token,
+                    result: Ok(Output::Done),
+                }));
+            }
+            named => self.helper()?.give(Job::Named(token, named)),
+        }
+        Ok(())
+    }
+}
+
+/// What makes a write durable beyond the write itself.
+async fn finish(ring: &Ring) -> io::Result<()> {
+    if ring.direct {
+        Ok(())
+    } else {
+        ring.file.sync_data().await
+    }
+}
+
+async fn read(ring: &Ring, offset: u64, bytes: usize) -> io::Result<AlignedBuf> {
+    let (mut vec, start) = AlignedBuf::zeroed(bytes).into_parts();
+    let mut filled = 0;
+    while filled < bytes {
+        let place = start + filled..start + bytes;
+        let (result, slice) = ring
+            .file
+            .read_at(vec.slice(place), offset + filled as u64)
+            .await;
+        vec = slice.into_inner();
+        match result? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    let mut buf = AlignedBuf::from_parts(vec, start);
+    buf.resize(filled);
+    Ok(buf)
+}
+
+impl Default for UringDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Disk for UringDisk {
+    fn info(&self) -> DiskInfo {
+        DiskInfo {
+            backend: "tokio-uring",
+            direct_io: self.files.direct,
+        }
+    }
+
+    fn attach(&mut self, dir: &Path) {
+        self.files.dir = dir.to_path_buf();
+    }
+
+    fn path(&self) -> &Path {
+        &self.files.dir
+    }
+
+    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
+        self.files.list()
+    }
+
+    fn make(&mut self) -> io::Result<()> {
+        self.files.make()
+    }
+
+    fn lock(&mut self) -> Result<(), LockError> {
+        self.files.lock()
+    }
+
+    fn entropy(&mut self) -> io::Result<[u8; 32]> {
+        self.files.entropy()
+    }
+
+    fn run(&mut self, op: Op) -> io::Result<Output> {
+        self.files.run(op)
+    }
+
+    fn submit(&mut self, token: Token, op: Op) {
+        if let Err(e) = self.start(token, op) {
+            self.done.push(Finished::Other(Completion {
+                token,
+                result: Err(e),
+            }));
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {
+        self.done
+            .poll(cx)
+            .map(|finished| settle(&mut self.files, finished))
+    }
+}

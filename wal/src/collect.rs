@@ -1,0 +1,158 @@
+//! A ready-made [`Replay`]: every group's raft log in memory, as the records say it is.
+//!
+//! For callers that keep their log in memory anyway, and for tests, where it is the naive reading
+//! of the log that cleverer code is compared with.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::{GroupId, ReadEntry, Record, Replay};
+
+/// One group's log after replay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupLog {
+    /// Current term.
+    pub term: u64,
+    /// Member voted for in that term; 0 for none.
+    pub vote: u64,
+    /// Commit index.
+    pub commit: u64,
+    /// Last compacted index: the first entry is the one after it.
+    pub compacted: u64,
+    /// Its term.
+    pub compacted_term: u64,
+    /// The entries, without gaps.
+    pub entries: VecDeque<ReadEntry>,
+}
+
+impl GroupLog {
+    /// Index of the last entry; that of the compaction if there is none.
+    pub fn last(&self) -> u64 {
+        self.entries.back().map_or(self.compacted, |e| e.index)
+    }
+
+    fn push(&mut self, entry: ReadEntry) {
+        if entry.index <= self.compacted {
+            return;
+        }
+        if entry.index > self.last() + 1 {
+            self.entries.clear();
+        }
+        while self.entries.back().is_some_and(|e| e.index >= entry.index) {
+            self.entries.pop_back();
+        }
+        self.entries.push_back(entry);
+    }
+
+    fn compact(&mut self, index: u64, term: u64) {
+        if index < self.compacted {
+            return;
+        }
+        (self.compacted, self.compacted_term) = (index, term);
+        while self.entries.front().is_some_and(|e| e.index <= index) {
+            self.entries.pop_front();
+        }
+    }
+}
+
+/// Every group's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collect {
+    /// The groups that are in the log.
+    pub groups: BTreeMap<GroupId, GroupLog>,
+}
+
+impl Replay for Collect {
+    fn record(&mut self, record: Record<'_>) {
+        match record {
+            Record::Entry {
+                group,
+                term,
+                index,
+                kind,
+                payload,
+            } => {
+                let payload = Bytes::copy_from_slice(payload);
+                let entry = ReadEntry {
+                    term,
+                    index,
+                    kind,
+                    payload,
+                };
+                self.groups.entry(group).or_default().push(entry);
+            }
+            Record::HardState {
+                group,
+                term,
+                vote,
+                commit,
+            } => {
+                let log = self.groups.entry(group).or_default();
+                (log.term, log.vote, log.commit) = (term, vote, commit);
+            }
+            Record::Compacted { group, index, term } => {
+                self.groups.entry(group).or_default().compact(index, term);
+            }
+            Record::Restored { group, index, term } => {
+                let log = self.groups.entry(group).or_default();
+                log.entries.clear();
+                (log.compacted, log.compacted_term) = (index, term);
+            }
+            Record::Removed { group } => {
+                self.groups.remove(&group);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn indexes(c: &Collect) -> Vec<(u64, u64)> {
+        c.groups[&1]
+            .entries
+            .iter()
+            .map(|e| (e.index, e.term))
+            .collect()
+    }
+
+    #[test]
+    fn follows_the_rules_of_replay() {
+        let mut c = Collect::default();
+        let entry = |term, index| Record::Entry {
+            group: 1,
+            term,
+            index,
+            kind: 0,
+            payload: b"",
+        };
+        (1..=4).for_each(|i| c.record(entry(1, i)));
+        c.record(entry(2, 3));
+        assert_eq!(indexes(&c), [(1, 1), (2, 1), (3, 2)]);
+        c.record(Record::Compacted {
+            group: 1,
+            index: 2,
+            term: 1,
+        });
+        c.record(entry(1, 2));
+        assert_eq!(indexes(&c), [(3, 2)]);
+        c.record(entry(2, 9));
+        assert_eq!(indexes(&c), [(9, 2)]);
+        c.record(Record::Compacted {
+            group: 1,
+            index: 8,
+            term: 2,
+        });
+        assert_eq!(indexes(&c), [(9, 2)]);
+        c.record(Record::Restored {
+            group: 1,
+            index: 8,
+            term: 3,
+        });
+        assert_eq!((indexes(&c).len(), c.groups[&1].last()), (0, 8));
+        c.record(Record::Removed { group: 1 });
+        assert!(c.groups.is_empty());
+    }
+}

@@ -1,0 +1,447 @@
+//! What the log knows of each group in memory: hard state, ends of its log, and where its entries
+//! lie: one *run* per group and batch, not one slot per entry.
+//!
+//! Updated in log order, by the same code when batches are sealed and when they are replayed. Counts
+//! the runs that live in each segment, so that the oldest segment still needed is known at once.
+//! Must never know: disks, bytes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::batch::Mark;
+use crate::record::HardState;
+use crate::{GroupId, Lsn, Record};
+
+/// Where a batch lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) lsn: Lsn,
+    pub(crate) seq: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
+}
+
+/// Consecutive entries of one group in one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) place: Place,
+}
+
+/// What happened to the log of a group: at most one of these before the entries of a [`Touch`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Change {
+    #[default]
+    None,
+    Compacted(u64, u64),
+    Restored(u64, u64),
+    Removed,
+}
+
+/// What some consecutive records of a batch do to one group: `change`, then `count` entries that
+/// end at `last`, then `hard`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touch {
+    pub(crate) group: GroupId,
+    change: Change,
+    /// Smallest index among the entries.
+    first: u64,
+    last: u64,
+    last_term: u64,
+    count: u64,
+    hard: Option<HardState>,
+}
+
+/// What the records of a batch do, in their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touches(Vec<Touch>);
+
+impl Touches {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Note a record. Records of one group that follow each other share a touch.
+    pub(crate) fn add(&mut self, record: &Record<'_>) {
+        match *record {
+            Record::Entry {
+                group, term, index, ..
+            } => self.entry(group, term, index),
+            Record::HardState {
+                group,
+                term,
+                vote,
+                commit,
+            } => {
+                self.hard(group, HardState { term, vote, commit });
+            }
+            Record::Compacted { group, index, term } => {
+                self.change(group, Change::Compacted(index, term));
+            }
+            Record::Restored { group, index, term } => {
+                self.change(group, Change::Restored(index, term));
+            }
+            Record::Removed { group } => self.change(group, Change::Removed),
+        }
+    }
+
+    pub(crate) fn entry(&mut self, group: GroupId, term: u64, index: u64) {
+        let touch = self.touch(group);
+        touch.first = if touch.count == 0 {
+            index
+        } else {
+            touch.first.min(index)
+        };
+        (touch.last, touch.last_term) = (index, term);
+        touch.count += 1;
+    }
+
+    pub(crate) fn hard(&mut self, group: GroupId, hard: HardState) {
+        self.touch(group).hard = Some(hard);
+    }
+
+    pub(crate) fn change(&mut self, group: GroupId, change: Change) {
+        self.0.push(Touch {
+            group,
+            change,
+            ..Touch::default()
+        });
+    }
+
+    fn touch(&mut self, group: GroupId) -> &mut Touch {
+        let same = self.0.last().is_some_and(|t| t.group == group);
+        if !same {
+            self.0.push(Touch {
+                group,
+                ..Touch::default()
+            });
+        }
+        let at = self.0.len() - 1;
+        &mut self.0[at]
+    }
+}
+
+/// One group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) hard: HardState,
+    pub(crate) last: u64,
+    pub(crate) last_term: u64,
+    pub(crate) compacted: u64,
+    pub(crate) compacted_term: u64,
+    /// In index order, without overlap.
+    runs: VecDeque<Run>,
+    /// Of the batch being sealed: smallest index and number of entries.
+    batch: (u64, u64),
+    /// Of the segment being written: the same.
+    segment: (u64, u64),
+}
+
+/// Every group of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    map: BTreeMap<GroupId, Group>,
+    /// Segment -> runs in it.
+    live: BTreeMap<u64, u64>,
+    /// Groups touched by the batch being sealed.
+    touched: Vec<GroupId>,
+}
+
+impl Groups {
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(crate) fn get(&self, group: GroupId) -> Option<&Group> {
+        self.map.get(&group)
+    }
+
+    /// The oldest segment with entries that are still needed.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.live.first_key_value().map(|(seq, _)| *seq)
+    }
+
+    /// Apply what a batch does. Afterwards [`Groups::marks`] says what it left behind.
+    pub(crate) fn apply(&mut self, touches: &Touches, place: Place) {
+        for group in self.touched.drain(..) {
+            if let Some(g) = self.map.get_mut(&group) {
+                g.batch = (0, 0);
+            }
+        }
+        for touch in &touches.0 {
+            self.touched.push(touch.group);
+            self.apply_one(touch, place);
+        }
+        self.touched.sort_unstable();
+        self.touched.dedup();
+    }
+
+    fn apply_one(&mut self, touch: &Touch, place: Place) {
+        let live = &mut self.live;
+        if touch.change == Change::Removed {
+            if let Some(mut group) = self.map.remove(&touch.group) {
+                group.keep_until(0, live);
+            }
+            if touch.count == 0 && touch.hard.is_none() {
+                return;
+            }
+        }
+        let group = self.map.entry(touch.group).or_default();
+        match touch.change {
+            Change::Compacted(index, term) => group.compact(index, term, live),
+            Change::Restored(index, term) => {
+                group.keep_until(0, live);
+                group.compacted = 0;
+                group.last = 0;
+                group.compact(index, term, live);
+            }
+            Change::None | Change::Removed => {}
+        }
+        if touch.count > 0 {
+            group.append(touch, place, live);
+        }
+        if let Some(hard) = touch.hard {
+            group.hard = hard;
+        }
+    }
+
+    /// The groups the last applied batch touched.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = Mark> {
+        self.touched
+            .iter()
+            .filter_map(|id| Some(self.map.get(id)?.mark(*id)))
+    }
+
+    /// The length of the last applied batch, which is known only with its marks.
+    pub(crate) fn set_len(&mut self, lsn: Lsn, len: u32) {
+        for group in &self.touched {
+            let run = self.map.get_mut(group).and_then(|g| g.runs.back_mut());
+            if let Some(run) = run.filter(|run| run.place.lsn == lsn) {
+                run.place.len = len;
+            }
+        }
+    }
+
+    /// All groups, as after the last applied batch.
+    pub(crate) fn all_marks(&self) -> impl Iterator<Item = Mark> {
+        self.map.iter().map(|(id, g)| g.mark(*id))
+    }
+
+    /// All groups, with what the segment that ends here holds of them; begins a new segment.
+    pub(crate) fn footer_marks(&mut self) -> Vec<Mark> {
+        let footer = |(id, g): (&GroupId, &mut Group)| {
+            let (first, count) = std::mem::take(&mut g.segment);
+            Mark {
+                first,
+                count,
+                ..g.mark(*id)
+            }
+        };
+        self.map.iter_mut().map(footer).collect()
+    }
+
+    /// Take over what a mark knows beyond the records seen (they were purged). Says what was new:
+    /// a hard state, a compaction.
+    pub(crate) fn adopt(&mut self, mark: &Mark) -> (Option<HardState>, Option<(u64, u64)>) {
+        let group = self.map.entry(mark.group).or_default();
+        let hard = (group.hard != mark.hard).then_some(mark.hard);
+        group.hard = mark.hard;
+        let compacted =
+            (mark.compacted > group.compacted).then_some((mark.compacted, mark.compacted_term));
+        if let Some((index, term)) = compacted {
+            group.compact(index, term, &mut self.live);
+        }
+        if mark.last > group.last {
+            (group.last, group.last_term) = (mark.last, mark.last_term);
+        }
+        (hard, compacted)
+    }
+
+    /// The runs that hold entries `lo..=hi`, from the one with `lo` on.
+    pub(crate) fn runs(&self, group: GroupId, lo: u64, hi: u64) -> impl Iterator<Item = Run> {
+        let runs = self.map.get(&group).map(|g| &g.runs);
+        let skip = runs.map_or(0, |r| r.partition_point(|run| run.last < lo));
+        runs.into_iter()
+            .flat_map(move |r| r.iter().skip(skip))
+            .take_while(move |run| run.first <= hi)
+            .copied()
+    }
+}
+
+impl Group {
+    fn mark(&self, group: GroupId) -> Mark {
+        Mark {
+            group,
+            hard: self.hard,
+            first: self.batch.0,
+            last: self.last,
+            last_term: self.last_term,
+            compacted: self.compacted,
+            compacted_term: self.compacted_term,
+            count: self.batch.1,
+        }
+    }
+
+    fn compact(&mut self, index: u64, term: u64, live: &mut BTreeMap<u64, u64>) {
+        if index < self.compacted {
+            return;
+        }
+        (self.compacted, self.compacted_term) = (index, term);
+        while let Some(run) = self.runs.front().filter(|run| run.last <= index) {
+            release(live, run.place.seq);
+            self.runs.pop_front();
+        }
+        if let Some(run) = self.runs.front_mut() {
+            run.first = run.first.max(index + 1);
+        }
+        if self.last <= index {
+            (self.last, self.last_term) = (index, term);
+        }
+    }
+
+    /// Forget entries after `index`.
+    fn keep_until(&mut self, index: u64, live: &mut BTreeMap<u64, u64>) {
+        while let Some(run) = self.runs.back().filter(|run| run.first > index) {
+            release(live, run.place.seq);
+            self.runs.pop_back();
+        }
+        if let Some(run) = self.runs.back_mut() {
+            run.last = run.last.min(index);
+        }
+    }
+
+    fn append(&mut self, touch: &Touch, place: Place, live: &mut BTreeMap<u64, u64>) {
+        self.keep_until(touch.first.saturating_sub(1), live);
+        if self
+            .runs
+            .back()
+            .is_some_and(|run| run.last + 1 < touch.first)
+        {
+            // A gap: what lies before it was purged, and is compacted further on in the log.
+            self.keep_until(0, live);
+        }
+        match self.runs.back_mut() {
+            Some(run) if run.place == place => run.last = touch.last,
+            _ => {
+                *live.entry(place.seq).or_default() += 1;
+                self.runs.push_back(Run {
+                    first: touch.first,
+                    last: touch.last,
+                    place,
+                });
+            }
+        }
+        (self.last, self.last_term) = (touch.last, touch.last_term);
+        for (first, count) in [&mut self.batch, &mut self.segment] {
+            *first = if *count == 0 {
+                touch.first
+            } else {
+                touch.first.min(*first)
+            };
+            *count += touch.count;
+        }
+    }
+}
+
+fn release(live: &mut BTreeMap<u64, u64>, seq: u64) {
+    if let Some(count) = live.get_mut(&seq) {
+        *count -= 1;
+        if *count == 0 {
+            live.remove(&seq);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(groups: &mut Groups, lsn: u64, seq: u64, f: impl Fn(&mut Touches)) {
+        let mut touches = Touches::default();
+        f(&mut touches);
+        groups.apply(
+            &touches,
+            Place {
+                lsn,
+                seq,
+                offset: lsn * 4096,
+                len: 4096,
+            },
+        );
+    }
+
+    fn spans(groups: &Groups, lo: u64, hi: u64) -> Vec<(u64, u64, u64)> {
+        groups
+            .runs(1, lo, hi)
+            .map(|r| (r.first, r.last, r.place.lsn))
+            .collect()
+    }
+
+    #[test]
+    fn a_rewritten_suffix_hides_the_older_one() {
+        let mut g = Groups::default();
+        batch(&mut g, 1, 1, |t| (1..=5).for_each(|i| t.entry(1, 1, i)));
+        batch(&mut g, 2, 1, |t| (6..=8).for_each(|i| t.entry(1, 1, i)));
+        batch(&mut g, 3, 2, |t| (4..=4).for_each(|i| t.entry(1, 2, i)));
+        assert_eq!(spans(&g, 1, 9), [(1, 3, 1), (4, 4, 3)]);
+        assert_eq!(g.get(1).map(|g| (g.last, g.last_term)), Some((4, 2)));
+        assert_eq!(spans(&g, 4, 4), [(4, 4, 3)]);
+        assert_eq!(spans(&g, 5, 9), []);
+    }
+
+    #[test]
+    fn segments_are_needed_as_long_as_a_run_lives_in_them() {
+        let mut g = Groups::default();
+        batch(&mut g, 1, 1, |t| (1..=2).for_each(|i| t.entry(1, 1, i)));
+        batch(&mut g, 2, 2, |t| (3..=4).for_each(|i| t.entry(1, 1, i)));
+        batch(&mut g, 3, 3, |t| t.entry(2, 1, 1));
+        assert_eq!(g.oldest(), Some(1));
+        batch(&mut g, 4, 3, |t| t.change(1, Change::Compacted(2, 1)));
+        assert_eq!(g.oldest(), Some(2));
+        batch(&mut g, 5, 3, |t| t.change(1, Change::Compacted(3, 1)));
+        assert_eq!((g.oldest(), spans(&g, 4, 4)), (Some(2), vec![(4, 4, 2)]));
+        batch(&mut g, 6, 3, |t| t.change(1, Change::Restored(2, 2)));
+        assert_eq!((g.oldest(), g.get(1).map(|g| g.last)), (Some(3), Some(2)));
+        batch(&mut g, 7, 3, |t| t.change(2, Change::Removed));
+        assert_eq!((g.oldest(), g.len()), (None, 1));
+    }
+
+    #[test]
+    fn marks_say_what_a_batch_and_a_segment_hold() {
+        let mut g = Groups::default();
+        let hard = HardState {
+            term: 3,
+            vote: 2,
+            commit: 1,
+        };
+        batch(&mut g, 1, 1, |t| {
+            t.entry(1, 3, 7);
+            t.entry(2, 1, 1);
+            t.entry(1, 3, 8);
+            t.hard(1, hard);
+        });
+        let marks: Vec<_> = g
+            .marks()
+            .map(|m| (m.group, m.first, m.last, m.count))
+            .collect();
+        assert_eq!(marks, [(1, 7, 8, 2), (2, 1, 1, 1)]);
+        batch(&mut g, 2, 1, |t| t.hard(2, hard));
+        let marks: Vec<_> = g
+            .marks()
+            .map(|m| (m.group, m.first, m.last, m.count))
+            .collect();
+        assert_eq!(marks, [(2, 0, 1, 0)]);
+        let footer: Vec<_> = g
+            .footer_marks()
+            .iter()
+            .map(|m| (m.group, m.first, m.count))
+            .collect();
+        assert_eq!(footer, [(1, 7, 2), (2, 1, 1)]);
+        assert_eq!(g.footer_marks()[0].count, 0);
+        assert_eq!(g.all_marks().map(|m| m.hard).next(), Some(hard));
+    }
+}

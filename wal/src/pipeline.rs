@@ -1,0 +1,238 @@
+//! Segments made ready ahead of use, one step at a time and never on the commit path.
+//!
+//! A new segment is a file of zeros, written and synced, then named and the name synced: a write into
+//! it later changes no metadata, so `O_DSYNC` costs one device write and not a journal commit
+//! (fallocate alone halves the commit rate: design §7). A recycled one is an old file under a new
+//! name. It is *not* zeroed again: every block says which segment and offset it was written for, and
+//! numbers are never reused, so stale blocks cannot be taken for new ones, and zeroing would double
+//! the bytes written.
+//!
+//! A full disk is no failure: the log goes on with what is ready, and the making is tried again,
+//! a second apart (the disk has the clock) or as soon as a segment comes back.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::IoFault;
+use crate::disk::{FileId, Op, Output};
+use crate::segment::{self, PREPARE_NAME};
+
+/// Old segments kept for reuse; more are removed.
+pub(crate) const FREE_MAX: usize = 4;
+/// Wait between attempts to make a segment on a full disk.
+const RETRY_MS: u32 = 1_000;
+
+/// A segment file and its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentFile {
+    pub(crate) seq: u64,
+    pub(crate) file: FileId,
+    pub(crate) bytes: u64,
+}
+
+/// What the operation in flight does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Idle,
+    /// Next: begin a new file.
+    Zero,
+    /// Next: name it.
+    Name,
+    /// Next: sync the name, of a new file or of a recycled one.
+    Sync(Option<SegmentFile>),
+    /// Next: open it.
+    Open,
+    /// Next: rename this old one.
+    Recycle(SegmentFile),
+    /// Next: remove a closed file that is not needed.
+    Remove(u64),
+}
+
+/// What changed for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    Nothing,
+    SpaceLow,
+    SpaceOk,
+    /// The disk is broken, not full: which file, doing what.
+    Broken {
+        name: String,
+        doing: &'static str,
+        fault: IoFault,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    ready: VecDeque<SegmentFile>,
+    ready_min: usize,
+    free: Vec<SegmentFile>,
+    step: Step,
+    in_flight: bool,
+    stopped: bool,
+    space_low: bool,
+    segment_bytes: u64,
+    /// Number of the next segment.
+    next_seq: u64,
+    pub(crate) recycled: u64,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        ready: Vec<SegmentFile>,
+        ready_min: usize,
+        segment_bytes: u64,
+        next_seq: u64,
+    ) -> Self {
+        Self {
+            ready: ready.into(),
+            ready_min,
+            free: Vec::new(),
+            step: Step::Idle,
+            in_flight: false,
+            stopped: false,
+            space_low: false,
+            segment_bytes,
+            next_seq,
+            recycled: 0,
+        }
+    }
+
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(crate) fn is_space_low(&self) -> bool {
+        self.space_low
+    }
+
+    /// The next segment to write to.
+    pub(crate) fn take(&mut self) -> Option<SegmentFile> {
+        self.ready.pop_front()
+    }
+
+    /// A segment nobody needs.
+    pub(crate) fn give_back(&mut self, segment: SegmentFile) {
+        self.free.push(segment);
+    }
+
+    /// Begin nothing new.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// The next operation, if there is something to do and none is in flight.
+    pub(crate) fn next(&mut self) -> Option<Op> {
+        if self.in_flight || (self.stopped && self.step == Step::Idle) {
+            return None;
+        }
+        if self.step == Step::Idle || (self.step == Step::Zero && !self.free.is_empty()) {
+            self.choose();
+        }
+        let op = match self.step {
+            Step::Idle => return None,
+            Step::Zero => Op::Zero {
+                name: PREPARE_NAME.into(),
+                bytes: self.segment_bytes,
+                pause_ms: if self.space_low { RETRY_MS } else { 0 },
+            },
+            Step::Name => Op::Rename {
+                from: PREPARE_NAME.into(),
+                to: segment::name(self.next_seq),
+            },
+            Step::Sync(_) => Op::SyncDir,
+            Step::Open => Op::Open {
+                name: segment::name(self.next_seq),
+            },
+            Step::Recycle(old) => Op::Rename {
+                from: segment::name(old.seq),
+                to: segment::name(self.next_seq),
+            },
+            Step::Remove(seq) => Op::Remove {
+                name: segment::name(seq),
+            },
+        };
+        self.in_flight = true;
+        Some(op)
+    }
+
+    /// A file that must be closed before [`Pipeline::next`] is asked again.
+    pub(crate) fn close(&mut self) -> Option<FileId> {
+        if self.in_flight || self.stopped || self.step != Step::Idle {
+            return None;
+        }
+        let odd = self.free.iter().position(|s| s.bytes != self.segment_bytes);
+        let extra = (self.free.len() > FREE_MAX).then_some(0);
+        let segment = self.free.swap_remove(odd.or(extra)?);
+        self.step = Step::Remove(segment.seq);
+        Some(segment.file)
+    }
+
+    fn choose(&mut self) {
+        self.step = Step::Idle;
+        if self.ready.len() < self.ready_min {
+            let fit = self.free.iter().position(|s| s.bytes == self.segment_bytes);
+            self.step = fit.map_or(Step::Zero, |at| Step::Recycle(self.free.swap_remove(at)));
+        }
+    }
+
+    /// The operation in flight ended.
+    pub(crate) fn done(&mut self, result: io::Result<Output>) -> Notice {
+        self.in_flight = false;
+        let output = match result {
+            Ok(output) => output,
+            Err(e) => return self.failed(e.into()),
+        };
+        let next = match (self.step, output) {
+            (Step::Zero, _) => Step::Name,
+            (Step::Name, _) => Step::Sync(None),
+            (Step::Sync(None), _) => Step::Open,
+            (Step::Recycle(old), _) => Step::Sync(Some(old)),
+            (Step::Sync(Some(old)), _) => {
+                self.recycled += 1;
+                return self.made(old.file, old.bytes);
+            }
+            (Step::Open, Output::Opened { file, bytes }) => return self.made(file, bytes),
+            (Step::Idle | Step::Remove(_) | Step::Open, _) => Step::Idle,
+        };
+        self.step = next;
+        Notice::Nothing
+    }
+
+    fn made(&mut self, file: FileId, bytes: u64) -> Notice {
+        self.ready.push_back(SegmentFile {
+            seq: self.next_seq,
+            file,
+            bytes,
+        });
+        self.next_seq += 1;
+        self.step = Step::Idle;
+        match std::mem::take(&mut self.space_low) {
+            true => Notice::SpaceOk,
+            false => Notice::Nothing,
+        }
+    }
+
+    /// Full, or short of descriptors: try this step again later. Anything else is a broken disk.
+    fn failed(&mut self, fault: IoFault) -> Notice {
+        let (name, doing) = match self.step {
+            Step::Zero => (PREPARE_NAME.into(), "prepare"),
+            Step::Name | Step::Recycle(_) => (segment::name(self.next_seq), "rename"),
+            Step::Open => (segment::name(self.next_seq), "open"),
+            Step::Sync(_) | Step::Idle => (".".into(), "sync the directory of"),
+            Step::Remove(seq) => (segment::name(seq), "remove"),
+        };
+        let passing = fault.is_full() || fault.is_shortage();
+        self.step = match self.step {
+            // Whatever of the making failed, it begins again at the step that waits first.
+            Step::Zero | Step::Name | Step::Open | Step::Sync(None) if passing => Step::Zero,
+            // Found again, and removed, when the log is next opened.
+            Step::Remove(_) if passing => Step::Idle,
+            _ => return Notice::Broken { name, doing, fault },
+        };
+        match std::mem::replace(&mut self.space_low, true) {
+            true => Notice::Nothing,
+            false => Notice::SpaceLow,
+        }
+    }
+}

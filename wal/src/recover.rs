@@ -1,0 +1,674 @@
+//! From a directory to a log: find the segments, replay them, judge the end.
+//!
+//! A batch is *bad* at the place where batch L must be: unreadable, from elsewhere, wrong number, broken
+//! chain, wrong checksum. "Durable" is the highest `durable_lsn` seen in anything readable: in
+//! accepted batches, in segment headers, and in whatever lies behind the bad place.
+//!
+//! | row | where                         | found                                | verdict              |
+//! |-----|-------------------------------|--------------------------------------|----------------------|
+//! | 1   | any segment                   | good batch L                         | replay, L + 1        |
+//! | 2   | segment with a successor      | bad before the end the successor says| corrupt              |
+//! | 3   | segment with a successor      | good to that end, but other number   |                      |
+//! |     |                               | or chain than the successor says     | corrupt              |
+//! | 4   | last segment                  | bad, durable >= L                    | corrupt              |
+//! | 5   | last segment                  | bad, durable < L, traces of L or     |                      |
+//! |     |                               | later writes                         | torn tail: cut, keep |
+//! | 6   | last segment                  | bad, durable < L, no traces          | clean end            |
+//! | 7   | last segment                  | footer where L must be               | missing or corrupt   |
+//! | 8   | segment in the chain          | no readable header copy              | corrupt              |
+//! | 9   | segment in the chain, needed  | no file                              | missing              |
+//! | 10  | file after the last segment   | traces of writes, durable >= L       | corrupt              |
+//! | 11  | file after the last segment   | traces of writes, durable < L        | torn rotation: cut   |
+//! | 12  | file after the last segment   | no traces                            | ready segment        |
+//!
+//! Why rows 5 and 11 may cut: nothing above `durable` was ever acknowledged, as an acknowledgement
+//! precedes every later batch that could say so; at most the last `depth` batches were in flight.
+//! Why a cut cannot be undone by old bytes: new batches go to a *new* segment, whose header says
+//! where the log ends in the old one; and no number of a file that may have been written to is used
+//! again (ready files are renumbered at every open). Until that header is durable, opening again
+//! finds the same end and cuts the same tail: recovery only adds copies and renames unused files, so
+//! it can be interrupted anywhere. Orphaned writes of a killed process are waited for: every file is
+//! locked and synced when it is opened, so what is judged is what the device holds.
+
+use std::collections::BTreeMap;
+
+use crate::batch::{FLAG_FIRST, FORMAT};
+use crate::disk::{AlignedBuf, Disk, FileId, Op, Output};
+use crate::error::Corruption;
+use crate::groups::{Groups, Place, Touches};
+use crate::identity::{Birth, CUT_DIR, fault};
+use crate::pipeline::SegmentFile;
+use crate::record::Records;
+use crate::scan::{Bad, Evidence, Expect, Source, Window};
+use crate::segment::{self, DATA_AT, Found, SegmentHeader};
+use crate::{Cut, Lsn, OpenError, OpenReport, Record, Replay};
+
+/// The log as it was found: everything an open log starts from.
+pub(crate) struct Recovered {
+    pub(crate) groups: Groups,
+    /// The log's segments, oldest first.
+    pub(crate) segments: BTreeMap<u64, SegmentFile>,
+    /// Files to write to next.
+    pub(crate) ready: Vec<SegmentFile>,
+    /// Larger than every number ever used.
+    pub(crate) next_seq: u64,
+    pub(crate) end: End,
+    pub(crate) report: OpenReport,
+}
+
+/// Where the log ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The last segment; 0 if there is none.
+    pub(crate) seq: u64,
+    pub(crate) offset: u64,
+    /// The last batch.
+    pub(crate) lsn: Lsn,
+    /// Checksum of its header.
+    pub(crate) crc: u32,
+    /// Oldest segment still needed, as the last batch says.
+    pub(crate) low_seq: u64,
+    /// Newest segment that begins with marks of all groups; 0 if none.
+    pub(crate) marked_seq: u64,
+}
+
+/// A segment file as it was found.
+struct FoundFile {
+    file: SegmentFile,
+    header: Option<SegmentHeader>,
+    /// The first blocks are neither zeros nor a header of an earlier life.
+    touched: bool,
+}
+
+/// Reads a file through the disk seam.
+struct DiskSource<'d> {
+    disk: &'d mut dyn Disk,
+    file: FileId,
+}
+
+impl Source for DiskSource<'_> {
+    fn read(&mut self, offset: u64, bytes: usize) -> std::io::Result<AlignedBuf> {
+        match self.disk.run(Op::Read {
+            file: self.file,
+            offset,
+            bytes,
+        })? {
+            Output::Buf(buf) => Ok(buf),
+            _ => Err(std::io::Error::other("a read brought no bytes")),
+        }
+    }
+}
+
+/// Replay the log in the disk's directory, which is locked and ours.
+pub(crate) fn recover(
+    disk: &mut dyn Disk,
+    birth: &Birth,
+    segment_bytes: u64,
+    replay: &mut dyn Replay,
+) -> Result<Recovered, OpenError> {
+    let mut files = open_files(disk, birth.uuid)?;
+    let max_seq = files.keys().next_back().copied().unwrap_or(0);
+    if files.is_empty() {
+        let path = disk.path().join(segment::name(1));
+        return Err(OpenError::MissingSegment { path });
+    }
+    let chain = Chain::find(disk, &files)?;
+    let mut recovery = Recovery {
+        uuid: birth.uuid,
+        disk,
+        replay,
+        touches: Touches::default(),
+        groups: Groups::default(),
+        durable: 0,
+        end: End::default(),
+        report: OpenReport::default(),
+    };
+    recovery.segments(&chain)?;
+    recovery.tail(&chain, &files)?;
+    let Recovery {
+        groups,
+        end,
+        mut report,
+        ..
+    } = recovery;
+    if chain.before >= end.low_seq.max(1) {
+        let path = disk.path().join(segment::name(chain.before));
+        return Err(OpenError::MissingSegment { path });
+    }
+    if let Some(cut) = &report.cut {
+        keep_copy(disk, cut, &files)?;
+    }
+    let segments: BTreeMap<u64, SegmentFile> = chain
+        .segments
+        .iter()
+        .map(|h| (h.seq, files[&h.seq].file))
+        .collect();
+    files.retain(|seq, _| !segments.contains_key(seq));
+    let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
+    report.segments = segments.len();
+    report.last_lsn = end.lsn;
+    Ok(Recovered {
+        groups,
+        segments,
+        ready,
+        next_seq,
+        end,
+        report,
+    })
+}
+
+/// Open every segment file and read its header.
+fn open_files(disk: &mut dyn Disk, uuid: u128) -> Result<BTreeMap<u64, FoundFile>, OpenError> {
+    let listed = disk
+        .list()
+        .map_err(|e| fault(disk, "", "list", e))?
+        .unwrap_or_default();
+    let mut files = BTreeMap::new();
+    for info in listed.iter().filter(|f| !f.is_dir) {
+        let Some(seq) = segment::seq_of(&info.name) else {
+            continue;
+        };
+        let opened = disk.run(Op::Open {
+            name: info.name.clone(),
+        });
+        let opened = opened.map_err(|e| fault(disk, &info.name, "open", e))?;
+        let Output::Opened { file, bytes } = opened else {
+            continue;
+        };
+        let read = DiskSource { disk, file }.read(0, DATA_AT as usize + crate::BLOCK_BYTES);
+        let blocks = read.map_err(|e| fault(disk, &info.name, "read", e))?;
+        let (header, touched) = match SegmentHeader::find(&blocks) {
+            Found::Newer(found) => {
+                let path = disk.path().join(&info.name);
+                return Err(OpenError::NewerFormat {
+                    path,
+                    found,
+                    known: FORMAT,
+                });
+            }
+            Found::Header { header, .. } if header.uuid == uuid && header.seq == seq => {
+                (Some(header), true)
+            }
+            Found::Header { .. } => (None, false),
+            Found::Nothing => (None, blocks.iter().any(|b| *b != 0)),
+        };
+        let file = SegmentFile { seq, file, bytes };
+        files.insert(
+            seq,
+            FoundFile {
+                file,
+                header,
+                touched,
+            },
+        );
+    }
+    Ok(files)
+}
+
+/// The log's segments, oldest first, each the predecessor the next one names.
+struct Chain {
+    segments: Vec<SegmentHeader>,
+    files: Vec<FileId>,
+    sizes: Vec<u64>,
+    /// The one before the oldest, which is not there: purged, or missing. 0: there was none.
+    before: u64,
+}
+
+impl Chain {
+    fn find(disk: &dyn Disk, files: &BTreeMap<u64, FoundFile>) -> Result<Self, OpenError> {
+        let mut chain = Self {
+            segments: vec![],
+            files: vec![],
+            sizes: vec![],
+            before: 0,
+        };
+        let mut at = files.values().rev().find(|f| f.header.is_some());
+        let low_seq = at.and_then(|f| f.header).map_or(0, |h| h.low_seq);
+        while let Some(header) = at.and_then(|f| f.header) {
+            chain.segments.push(header);
+            chain.before = header.prev_seq;
+            at = files.get(&header.prev_seq);
+            // Row 8. Below the low mark it may be a leftover of any kind.
+            if at.is_some_and(|f| f.header.is_none()) && header.prev_seq >= low_seq {
+                return Err(corrupt(
+                    disk,
+                    header.prev_seq,
+                    Expect {
+                        lsn: header.first_lsn.saturating_sub(1),
+                        ..Expect::nowhere()
+                    },
+                    header.first_lsn.saturating_sub(1),
+                    "both copies of the segment header".into(),
+                    vec![],
+                ));
+            }
+        }
+        chain.segments.reverse();
+        for header in &chain.segments {
+            chain.files.push(files[&header.seq].file.file);
+            chain.sizes.push(files[&header.seq].file.bytes);
+        }
+        Ok(chain)
+    }
+}
+
+struct Recovery<'a> {
+    uuid: u128,
+    disk: &'a mut dyn Disk,
+    replay: &'a mut dyn Replay,
+    touches: Touches,
+    groups: Groups,
+    /// Highest batch known durable.
+    durable: Lsn,
+    end: End,
+    report: OpenReport,
+}
+
+impl Recovery<'_> {
+    /// Replay all segments, to the ends their successors say, the last one as far as it goes.
+    fn segments(&mut self, chain: &Chain) -> Result<(), OpenError> {
+        for (at, header) in chain.segments.iter().enumerate() {
+            let successor = chain.segments.get(at + 1);
+            if at == 0 {
+                self.end.lsn = header.first_lsn.saturating_sub(1);
+                self.end.crc = header.prev;
+            }
+            self.durable = self.durable.max(header.first_lsn.saturating_sub(1));
+            self.end.seq = header.seq;
+            self.end.offset = DATA_AT;
+            self.end.low_seq = self.end.low_seq.max(header.low_seq);
+            let limit = successor.map_or(chain.sizes[at], |next| next.prev_end);
+            let bad = self.segment(chain.files[at], limit)?;
+            let Some(next) = successor else { break };
+            if let Some(bad) = bad {
+                let expect = self.expect(limit);
+                let durable = next.first_lsn.saturating_sub(1);
+                return Err(self.corrupt(chain.files[at], expect, durable, &bad)?); // row 2
+            }
+            if next.first_lsn != self.end.lsn + 1 || next.prev != self.end.crc {
+                let what = format!("segment {} does not follow it", segment::name(next.seq));
+                let durable = next.first_lsn.saturating_sub(1);
+                return Err(corrupt(
+                    self.disk,
+                    header.seq,
+                    self.expect(limit),
+                    durable,
+                    what,
+                    vec![],
+                )); // row 3
+            }
+        }
+        Ok(())
+    }
+
+    /// What must come next in the current segment.
+    fn expect(&self, limit: u64) -> Expect {
+        Expect {
+            uuid: self.uuid,
+            seq: self.end.seq,
+            offset: self.end.offset,
+            lsn: self.end.lsn + 1,
+            prev: self.end.crc,
+            limit,
+        }
+    }
+
+    /// Replay one segment up to `limit`; what stopped it earlier, if something did.
+    fn segment(&mut self, file: FileId, limit: u64) -> Result<Option<Bad>, OpenError> {
+        let name = segment::name(self.end.seq);
+        let (uuid, path) = (self.uuid, self.disk.path().join(&name));
+        let mut source = DiskSource {
+            disk: self.disk,
+            file,
+        };
+        let mut window = Window::new(&mut source);
+        while self.end.offset < limit {
+            let expect = Expect {
+                uuid,
+                seq: self.end.seq,
+                offset: self.end.offset,
+                lsn: self.end.lsn + 1,
+                prev: self.end.crc,
+                limit,
+            };
+            let read = window.batch(&expect).map_err(|e| OpenError::Io {
+                path: path.clone(),
+                doing: "read",
+                fault: e.into(),
+            })?;
+            let (header, crc, bytes) = match read {
+                Ok(good) => good,
+                Err(bad) => return Ok(Some(bad)),
+            };
+            let place = Place {
+                lsn: header.lsn,
+                seq: header.seq,
+                offset: header.offset,
+                len: header.len,
+            };
+            let mut to = Replaying {
+                groups: &mut self.groups,
+                touches: &mut self.touches,
+                replay: self.replay,
+                report: &mut self.report,
+                first: self.end.offset == DATA_AT && header.flags & FLAG_FIRST != 0,
+            };
+            to.batch(&header, bytes, place);
+            self.durable = self.durable.max(header.durable_lsn);
+            if header.flags & FLAG_FIRST != 0 {
+                self.end.marked_seq = header.seq;
+            }
+            self.end.low_seq = self.end.low_seq.max(header.low_seq);
+            self.end.lsn = header.lsn;
+            self.end.crc = crc;
+            self.end.offset += u64::from(header.len);
+        }
+        Ok(None)
+    }
+
+    /// Judge the end of the log: rows 4 to 7 and 10 to 12.
+    fn tail(&mut self, chain: &Chain, files: &BTreeMap<u64, FoundFile>) -> Result<(), OpenError> {
+        let lsn = self.end.lsn + 1;
+        let after = files.range(self.end.seq + 1..).map(|(_, f)| f);
+        let mut traces: Vec<(SegmentFile, Evidence)> = Vec::new();
+        for found in after.filter(|f| f.touched) {
+            let seq = found.file.seq;
+            let expect = Expect {
+                seq,
+                offset: DATA_AT,
+                limit: found.file.bytes,
+                ..self.expect(0)
+            };
+            traces.push((found.file, self.evidence(found.file.file, &expect)?));
+        }
+        let Some((&file, &limit)) = chain.files.last().zip(chain.sizes.last()) else {
+            return self.rotation(lsn, &traces);
+        };
+        let expect = self.expect(limit);
+        let bad = self.segment(file, limit)?;
+        let is_footer = bad.as_ref().and_then(|b| b.known).is_some_and(|h| {
+            h.is_footer() && h.lsn == lsn && h.is_at(self.uuid, expect.seq, expect.offset)
+        });
+        if is_footer {
+            return Err(self.no_successor(&expect, &traces)); // row 7
+        }
+        let seen = self.evidence(file, &expect)?;
+        self.durable = self.durable.max(seen.durable_lsn);
+        for (_, trace) in &traces {
+            self.durable = self.durable.max(trace.durable_lsn);
+        }
+        if self.durable >= lsn {
+            let bad = bad.unwrap_or(Bad {
+                what: "nothing",
+                known: None,
+            });
+            return Err(self.corrupt(file, expect, self.durable, &bad)?); // rows 4 and 10
+        }
+        if seen.end > expect.offset {
+            self.cut(expect.seq, expect.offset, seen.end); // row 5
+        }
+        self.rotation(lsn, &traces)
+    }
+
+    /// Row 7. A footer is written only after the next segment's header is durable.
+    fn no_successor(&self, expect: &Expect, traces: &[(SegmentFile, Evidence)]) -> OpenError {
+        let Some((file, _)) = traces.iter().find(|(_, trace)| trace.end > 0) else {
+            let name = format!("(the one after {})", segment::name(expect.seq));
+            return OpenError::MissingSegment {
+                path: self.disk.path().join(name),
+            };
+        };
+        let what = "both copies of the segment header".into();
+        let expect = Expect {
+            offset: 0,
+            ..*expect
+        };
+        corrupt(self.disk, file.seq, expect, self.durable, what, vec![])
+    }
+
+    /// Rows 10 and 11: files after the last segment that were written to.
+    fn rotation(&mut self, lsn: Lsn, traces: &[(SegmentFile, Evidence)]) -> Result<(), OpenError> {
+        for (file, trace) in traces {
+            if trace.durable_lsn >= lsn {
+                let expect = Expect {
+                    lsn,
+                    ..Expect::nowhere()
+                };
+                let what = "both copies of the segment header".into();
+                return Err(corrupt(
+                    self.disk,
+                    file.seq,
+                    expect,
+                    trace.durable_lsn,
+                    what,
+                    vec![],
+                ));
+            }
+            if trace.end > 0 && self.report.cut.is_none() {
+                self.cut(file.seq, 0, trace.end);
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, seq: u64, offset: u64, end: u64) {
+        let lsn = self.end.lsn + 1;
+        let dir = self.disk.path();
+        let kept = dir
+            .join(CUT_DIR)
+            .join(format!("{seq:016x}-{offset:08x}-{lsn}.torn"));
+        let file = dir.join(segment::name(seq));
+        self.report.cut = Some(Cut {
+            file,
+            offset,
+            bytes: end - offset,
+            lsn,
+            kept,
+        });
+    }
+
+    fn evidence(&mut self, file: FileId, expect: &Expect) -> Result<Evidence, OpenError> {
+        let mut source = DiskSource {
+            disk: self.disk,
+            file,
+        };
+        let found = Window::new(&mut source).evidence(expect);
+        found.map_err(|e| fault(self.disk, &segment::name(expect.seq), "read", e))
+    }
+
+    /// Name what a damaged batch held.
+    fn corrupt(
+        &mut self,
+        file: FileId,
+        expect: Expect,
+        durable: Lsn,
+        bad: &Bad,
+    ) -> Result<OpenError, OpenError> {
+        let groups = match bad
+            .known
+            .filter(|known| known.is_at(self.uuid, expect.seq, expect.offset))
+        {
+            None => vec![],
+            Some(known) => {
+                let mut source = DiskSource {
+                    disk: self.disk,
+                    file,
+                };
+                let held = Window::new(&mut source).held_by(&known);
+                held.map_err(|e| fault(self.disk, &segment::name(expect.seq), "read", e))?
+            }
+        };
+        let expect = Expect {
+            offset: self.end.offset,
+            ..expect
+        };
+        Ok(corrupt(
+            self.disk,
+            expect.seq,
+            expect,
+            durable,
+            bad.what.into(),
+            groups,
+        ))
+    }
+}
+
+/// Gives one batch to the replay and to the groups.
+struct Replaying<'a> {
+    groups: &'a mut Groups,
+    touches: &'a mut Touches,
+    replay: &'a mut dyn Replay,
+    report: &'a mut OpenReport,
+    /// It begins a segment: its marks may know what purged segments held.
+    first: bool,
+}
+
+impl Replaying<'_> {
+    fn batch(&mut self, header: &crate::batch::BatchHeader, bytes: &[u8], place: Place) {
+        if self.first {
+            // Compactions before the entries they reach beyond: see `Replay`.
+            self.marks(header, bytes, true);
+        }
+        self.touches.clear();
+        for record in header
+            .records(bytes)
+            .into_iter()
+            .flat_map(|r| Records::new(r, header.records))
+        {
+            let Ok(record) = record else { break };
+            self.touches.add(&record);
+            self.replay.record(record);
+            self.report.records += 1;
+        }
+        self.groups.apply(self.touches, place);
+        self.marks(header, bytes, false);
+        self.report.batches += 1;
+        self.report.bytes += u64::from(header.len);
+    }
+
+    fn marks(&mut self, header: &crate::batch::BatchHeader, bytes: &[u8], compactions: bool) {
+        for mark in header.marks(bytes).into_iter().flatten() {
+            let group = mark.group;
+            if compactions {
+                let known = self.groups.get(group).map_or(0, |g| g.compacted);
+                if mark.compacted > known {
+                    let (index, term) = (mark.compacted, mark.compacted_term);
+                    self.replay.record(Record::Compacted { group, index, term });
+                }
+                continue;
+            }
+            let (hard, _) = self.groups.adopt(&mark);
+            if let Some(hard) = hard {
+                let (term, vote, commit) = (hard.term, hard.vote, hard.commit);
+                self.replay.record(Record::HardState {
+                    group,
+                    term,
+                    vote,
+                    commit,
+                });
+            }
+        }
+    }
+}
+
+fn corrupt(
+    disk: &dyn Disk,
+    seq: u64,
+    expect: Expect,
+    durable_lsn: Lsn,
+    what: String,
+    groups: Vec<(crate::GroupId, u64, u64)>,
+) -> OpenError {
+    let file = disk.path().join(segment::name(seq));
+    let (offset, lsn) = (expect.offset, expect.lsn);
+    OpenError::Corrupt(Box::new(Corruption {
+        file,
+        offset,
+        lsn,
+        durable_lsn,
+        what,
+        groups,
+    }))
+}
+
+impl Expect {
+    fn nowhere() -> Self {
+        Self {
+            uuid: 0,
+            seq: 0,
+            offset: 0,
+            lsn: 0,
+            prev: 0,
+            limit: 0,
+        }
+    }
+}
+
+/// Keep what is cut: under the same name each time, so repeating a recovery changes nothing.
+fn keep_copy(
+    disk: &mut dyn Disk,
+    cut: &Cut,
+    files: &BTreeMap<u64, FoundFile>,
+) -> Result<(), OpenError> {
+    let name = |p: &std::path::Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    let (Some(from), Some(to)) = (name(&cut.file), name(&cut.kept)) else {
+        return Ok(());
+    };
+    let Some(found) = segment::seq_of(&from).and_then(|seq| files.get(&seq)) else {
+        return Ok(());
+    };
+    let read = DiskSource {
+        disk,
+        file: found.file.file,
+    }
+    .read(cut.offset, cut.bytes as usize);
+    let bytes = read.map_err(|e| fault(disk, &from, "read", e))?.to_vec();
+    let name = format!("{CUT_DIR}/{to}");
+    let stored = disk.run(Op::Store {
+        name: name.clone(),
+        bytes,
+    });
+    stored.map_err(|e| fault(disk, &name, "keep a copy in", e))?;
+    disk.run(Op::SyncDir)
+        .map_err(|e| fault(disk, "", "sync", e))?;
+    Ok(())
+}
+
+/// Give every file that is not in the log a number never used; remove what is older than the log
+/// or has another size.
+fn renumber(
+    disk: &mut dyn Disk,
+    files: BTreeMap<u64, FoundFile>,
+    segment_bytes: u64,
+    last_seq: u64,
+    max_seq: u64,
+) -> Result<(Vec<SegmentFile>, u64), OpenError> {
+    let (mut ready, mut next_seq) = (Vec::new(), max_seq + 1);
+    let any = !files.is_empty();
+    for (seq, found) in files {
+        let (from, file) = (segment::name(seq), found.file.file);
+        if seq > last_seq && found.file.bytes == segment_bytes {
+            let to = segment::name(next_seq);
+            let renamed = disk.run(Op::Rename {
+                from: from.clone(),
+                to,
+            });
+            renamed.map_err(|e| fault(disk, &from, "rename", e))?;
+            ready.push(SegmentFile {
+                seq: next_seq,
+                ..found.file
+            });
+            next_seq += 1;
+        } else {
+            disk.run(Op::Close { file })
+                .map_err(|e| fault(disk, &from, "close", e))?;
+            let removed = disk.run(Op::Remove { name: from.clone() });
+            removed.map_err(|e| fault(disk, &from, "remove", e))?;
+        }
+    }
+    if any {
+        disk.run(Op::SyncDir)
+            .map_err(|e| fault(disk, "", "sync", e))?;
+    }
+    Ok((ready, next_seq))
+}

@@ -1,0 +1,163 @@
+//! The same life of a log on every disk: real files through threads, real files through io_uring, and
+//! the simulated disk. Write, rotate, recycle, read back, close, open again.
+
+mod common;
+
+use std::path::Path;
+
+use common::{TempDir, block_on, close, commit, durable, event, open, small};
+use henge_wal::disk::Disk;
+use henge_wal::disk::sim::SimHandle;
+use henge_wal::disk::thread::ThreadDisk;
+use henge_wal::disk::tokio_uring::{UringDisk, probe};
+use henge_wal::{Event, OpenError, ReadError};
+
+fn payload(group: u64, index: u64) -> Vec<u8> {
+    (0..index * 37 % 900)
+        .map(|i| (group + index + i) as u8)
+        .collect()
+}
+
+async fn life(dir: &Path, disk: impl Fn() -> Box<dyn Disk>) {
+    let first = open(dir, &small(), disk()).expect("a new log");
+    assert!(first.report.created && first.found.groups.is_empty());
+    let mut wal = first.wal;
+
+    // One commit at a time, three groups, until several segments are full.
+    for index in 1..=120 {
+        for group in 1..=3 {
+            wal.entry(group, 1, index, 0, &payload(group, index))
+                .expect("small");
+        }
+        wal.hard_state(1, 1, 2, index - 1);
+        commit(&mut wal).await;
+    }
+    assert!(wal.stats().segments > 2, "{:?}", wal.stats());
+
+    // Many in flight, acknowledged in order.
+    let mut last = 0;
+    for index in 121..=240 {
+        for group in 1..=3 {
+            wal.entry(group, 1, index, 0, &payload(group, index))
+                .expect("small");
+        }
+        wal.submit().expect("healthy");
+        last = wal.staged_lsn();
+    }
+    let mut seen = wal.stats().durable_lsn;
+    while seen + 1 < last {
+        match event(&mut wal).await {
+            Event::Durable(lsn) => {
+                assert_eq!(lsn, seen + 1);
+                seen = lsn;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // A suffix is replaced; old entries come back, and the replaced ones do not.
+    wal.entry(2, 2, 200, 9, b"new").expect("small");
+    commit(&mut wal).await;
+    let id = wal.read(2, 100, 240, usize::MAX);
+    let Event::Read { id: got, result } = event(&mut wal).await else {
+        panic!("a read")
+    };
+    let entries = result.expect("entries");
+    assert_eq!((got, entries.len()), (id, 101));
+    for (entry, index) in entries.iter().zip(100..) {
+        let expected = if index == 200 {
+            b"new".to_vec()
+        } else {
+            payload(2, index)
+        };
+        assert_eq!((entry.index, &entry.payload[..]), (index, &expected[..]));
+    }
+    wal.read(2, 150, 151, 1);
+    let Event::Read {
+        result: Ok(one), ..
+    } = event(&mut wal).await
+    else {
+        panic!("a read")
+    };
+    assert_eq!(one.len(), 1);
+
+    // Compaction lets segments go, and they are used again.
+    for group in 1..=3 {
+        wal.compacted(group, 199, 1);
+    }
+    commit(&mut wal).await;
+    wal.read(1, 5, 6, 100);
+    let gone = loop {
+        if let Event::Read { result, .. } = event(&mut wal).await {
+            break result;
+        }
+    };
+    assert_eq!(
+        gone,
+        Err(ReadError::Compacted {
+            group: 1,
+            compacted: 199
+        })
+    );
+    for index in 241..=400 {
+        wal.entry(1, 2, index, 0, &payload(1, index))
+            .expect("small");
+        commit(&mut wal).await;
+    }
+    assert!(wal.stats().recycled > 0, "{:?}", wal.stats());
+
+    // A second opener is refused while this one lives.
+    let second = open(dir, &small(), disk());
+    assert!(
+        matches!(second, Err(OpenError::Locked { .. })),
+        "{second:?}"
+    );
+    close(wal).await;
+
+    let again = open(dir, &small(), disk()).expect("the same log");
+    assert_eq!(again.report.cut, None);
+    let logs = &again.found.groups;
+    assert_eq!(logs[&1].entries.len(), 201);
+    assert_eq!(
+        logs[&2].entries.back().map(|e| (e.index, e.term, e.kind)),
+        Some((200, 2, 9))
+    );
+    assert_eq!(logs[&3].last(), 240);
+    assert_eq!((logs[&1].term, logs[&1].vote, logs[&1].commit), (1, 2, 119));
+    for entry in &logs[&1].entries {
+        assert_eq!(entry.payload, payload(1, entry.index));
+    }
+
+    // And it goes on.
+    let mut wal = again.wal;
+    let lsn = wal.entry(1, 3, 401, 0, b"on").expect("small");
+    wal.submit().expect("healthy");
+    durable(&mut wal, lsn).await;
+    close(wal).await;
+    let last = open(dir, &small(), disk()).expect("the same log");
+    assert_eq!(last.found.groups[&1].last(), 401);
+}
+
+#[test]
+fn a_life_on_threads() {
+    let dir = TempDir::new("thread");
+    block_on(life(dir.path(), || Box::new(ThreadDisk::new(4))));
+}
+
+#[test]
+fn a_life_on_io_uring() {
+    if let Err(reason) = probe() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new("uring");
+    tokio_uring::start(life(dir.path(), || Box::new(UringDisk::new())));
+}
+
+#[test]
+fn a_life_in_simulation() {
+    for seed in 0..20 {
+        let machine = SimHandle::new(seed, 1 + seed);
+        block_on(life(Path::new("sim"), || Box::new(machine.disk())));
+    }
+}
