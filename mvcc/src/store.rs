@@ -1,15 +1,34 @@
-//! Signatures only, so that others can compile; the real store follows in the next commits.
-#![allow(missing_docs, clippy::missing_panics_doc, unused_variables)]
-use crate::error::{Error, SnapshotError};
-use crate::types::*;
+//! The store: one writer, all state in memory, etcd's revision rules.
+//!
+//! A write command is `write_begin`, changes, `write_end`: every change gets the next main revision
+//! and its own sub-revision; if there was none, the revision stays. Reading at a revision needs no
+//! copy: versions are kept until compaction removes them. The parts are in the modules beside this
+//! one: `range`, `write`, `txn`, `compact`, `lease`, `watch`, `snapshot`, `hash`, `account`.
+//!
+//! Promise: same commands in the same order give the same answers, revisions and hashes on every
+//! replica; there is no clock, no dice, no hasher with a seed. It does not panic on any request.
+//! Tested by `tests/`: tables of etcd's semantics, and random histories against a naive model.
 
+use std::sync::Arc;
+
+use crate::compact::CompactEdge;
+use crate::index::Index;
+use crate::keys::Keys;
+use crate::lease::Leases;
+use crate::revlog::RevLog;
+use crate::watch::Watchers;
+
+/// Settings of a store. Those of leases must be equal on all replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Leases shorter than this are raised to it (must be equal on all replicas), seconds.
+    /// Least time to live of a lease, in seconds; shorter grants are raised to it. etcd derives it
+    /// from the election timeout; the default, 2, is what etcd's default timeouts give.
     pub lease_ttl_s_min: i64,
-    /// Most bytes of undelivered events kept for one synced watcher.
+    /// Most bytes of undelivered events that a watcher in sync may hold; above it the watcher falls
+    /// back to reading the revision log. Default 1 MiB.
     pub watch_buffer_bytes_max: usize,
 }
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -18,80 +37,69 @@ impl Default for Config {
         }
     }
 }
-#[derive(Debug, Default)]
-pub struct Store {}
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub keys: u64,
-    pub versions: u64,
-    pub watchers: u64,
-    pub leases: u64,
-    pub bytes: MemoryBytes,
-}
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryBytes {
-    pub records: u64,
-    pub history: u64,
-    pub index: u64,
-    pub log: u64,
-    pub leases: u64,
-    pub watch: u64,
-}
-impl MemoryBytes {
-    pub fn total(&self) -> u64 {
-        self.records + self.history + self.index + self.log + self.leases + self.watch
-    }
-}
+
+/// Revision of an empty store (etcd's; the first write makes 2).
+const REVISION_FIRST: i64 = 1;
+/// Compact revision before the first compaction (etcd's, so that `compact(0)` is accepted).
+const COMPACTED_NONE: i64 = -1;
+
+/// The revisioned store. See the crate's documentation for an example.
 #[derive(Debug)]
-pub struct SnapshotCursor {}
-#[derive(Debug, Default)]
-pub struct Restorer {}
-impl Restorer {
-    pub fn new() -> Self {
-        Restorer::default()
-    }
-    pub fn with_config(config: Config) -> Self {
-        Restorer::default()
-    }
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        unreachable!("signature only")
-    }
-    pub fn finish(self) -> Result<Store, SnapshotError> {
-        unreachable!("signature only")
+pub struct Store {
+    pub(crate) config: Config,
+    pub(crate) keys: Keys,
+    pub(crate) index: Index,
+    pub(crate) log: RevLog,
+    pub(crate) leases: Leases,
+    pub(crate) watchers: Watchers,
+    pub(crate) revision: i64,
+    pub(crate) compacted: i64,
+    pub(crate) compact_edge: CompactEdge,
+    /// Changes made by the write command that is going on.
+    pub(crate) changes: u32,
+    /// Cloned by cursors that need what is there to stay; see `compact`.
+    pub(crate) pin: Arc<()>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::new()
     }
 }
-macro_rules! signatures { ($($(#[$m:meta])* fn $name:ident $args:tt -> $ret:ty;)*) => {
-    impl Store { $(signatures!(@ $name $args $ret);)* }
-}; (@ $name:ident ($($args:tt)*) $ret:ty) => {
-    pub fn $name($($args)*) -> $ret { unreachable!("signature only") }
-}; }
-signatures! {
-    fn new() -> Store;
-    fn with_config(config: Config) -> Store;
-    fn revision(&self) -> i64;
-    fn compacted_revision(&self) -> i64; // -1 before the first compaction, as etcd
-    fn range(&self, request: &RangeRequest<'_>) -> Result<RangeResponse, Error>;
-    fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error>;
-    fn delete_range(&mut self, request: &DeleteRangeRequest<'_>) -> Result<DeleteRangeResponse, Error>;
-    fn txn(&mut self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error>;
-    fn txn_read(&self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error>;
-    fn compact(&mut self, revision: i64) -> Result<(), Error>;
-    fn compact_step(&mut self, budget: usize) -> bool;
-    fn lease_grant(&mut self, id: i64, ttl_s: i64, now_ms: u64) -> Result<i64, Error>; // granted ttl
-    fn lease_revoke(&mut self, id: i64) -> Result<i64, Error>; // keys deleted
-    fn lease_keep_alive(&mut self, id: i64, now_ms: u64) -> Option<i64>; // granted ttl; None: unknown or expired
-    fn lease_time_to_live(&self, id: i64, now_ms: u64, keys: bool) -> Option<LeaseStatus>;
-    fn leases(&self) -> Vec<i64>;
-    fn leases_expired(&mut self, now_ms: u64, max: usize) -> Vec<i64>; // each reported again only after 3 s
-    fn leases_extend(&mut self, now_ms: u64, extra_ms: u64) -> ();
-    fn leases_next_due_ms(&self) -> Option<u64>;
-    fn watch(&mut self, spec: WatchSpec) -> WatcherId;
-    fn unwatch(&mut self, id: WatcherId) -> bool;
-    fn watch_ready(&mut self) -> Option<WatcherId>;
-    fn watch_next(&mut self, id: WatcherId, max_bytes: usize) -> Option<WatchBatch>;
-    fn watch_synced(&self, id: WatcherId) -> bool;
-    fn snapshot_begin(&self) -> SnapshotCursor; // dropping it releases the pin
-    fn snapshot_next(&self, cursor: &mut SnapshotCursor, max_bytes: usize, out: &mut Vec<u8>) -> bool;
-    fn hash_kv(&self, revision: i64) -> Result<(u32, i64), Error>;
-    fn stats(&self) -> Stats;
+
+impl Store {
+    /// An empty store with the default settings.
+    pub fn new() -> Self {
+        Store::with_config(Config::default())
+    }
+
+    /// An empty store.
+    pub fn with_config(config: Config) -> Self {
+        Store {
+            config,
+            keys: Keys::default(),
+            index: Index::default(),
+            log: RevLog::default(),
+            leases: Leases::default(),
+            watchers: Watchers::default(),
+            revision: REVISION_FIRST,
+            compacted: COMPACTED_NONE,
+            compact_edge: CompactEdge::Done {
+                main: COMPACTED_NONE,
+            },
+            changes: 0,
+            pin: Arc::new(()),
+        }
+    }
+
+    /// The current revision: that of the last change; 1 while there was none.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The compact revision, which is the oldest that can be read; -1 before the first compaction,
+    /// as etcd reports it.
+    pub fn compacted_revision(&self) -> i64 {
+        self.compacted
+    }
 }

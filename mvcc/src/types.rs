@@ -398,23 +398,27 @@ mod tests {
 
     #[test]
     fn ranges_contain_what_etcd_says() {
-        let table: &[(&[u8], &[u8], &[u8], bool)] = &[
-            (b"a", b"", b"a", true),
-            (b"a", b"", b"a\0", false),
-            (b"a", b"c", b"a", true),
-            (b"a", b"c", b"bzz", true),
-            (b"a", b"c", b"c", false),
-            (b"a", b"\0", b"zz", true),
-            (b"b", b"\0", b"a", false),
-            (b"\0", b"\0", b"\0", true),
-            (b"c", b"a", b"b", false),
-            (b"c", b"c", b"c", false),
+        let table: [(&str, &str, &str, bool); 10] = [
+            ("a", "", "a", true),
+            ("a", "", "a\0", false),
+            ("a", "c", "a", true),
+            ("a", "c", "bzz", true),
+            ("a", "c", "c", false),
+            ("a", "\0", "zz", true),
+            ("b", "\0", "a", false),
+            ("\0", "\0", "\0", true),
+            ("c", "a", "b", false),
+            ("c", "c", "c", false),
         ];
-        for &(key, end, probe, inside) in table {
+        for (key, end, probe, inside) in table {
+            let range = KeyRange {
+                key: key.as_bytes(),
+                end: end.as_bytes(),
+            };
             assert_eq!(
-                KeyRange { key, end }.contains(probe),
+                range.contains(probe.as_bytes()),
                 inside,
-                "{key:?} {end:?} {probe:?}"
+                "{range:?} {probe:?}"
             );
         }
     }

@@ -115,11 +115,6 @@ impl<'a> Version<'a> {
         Some(version)
     }
 
-    /// Whether a body is a tombstone, without decoding it.
-    pub fn body_is_tombstone(body: &[u8]) -> bool {
-        body.first().is_some_and(|flags| flags & TOMBSTONE != 0)
-    }
-
     /// The owned pair. A tombstone gives a delete event's pair: key and mod revision only.
     pub fn to_key_value(self, key: Bytes) -> KeyValue {
         KeyValue {
@@ -183,7 +178,6 @@ mod tests {
             assert_eq!(body.len(), len, "{version:?}");
             assert_eq!(version.body_len(), len, "{version:?}");
             assert_eq!(Version::decode_body(9, &body), Some(version));
-            assert_eq!(Version::body_is_tombstone(&body), version.tombstone);
         }
     }
 

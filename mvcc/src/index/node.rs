@@ -347,10 +347,10 @@ impl Inner {
         self.live[at] -= u32::from(was_live);
         if self.children[at].is_empty() {
             self.take_child(at);
-        } else if at + 1 >= self.children.len() || !self.merge(keys, at) {
-            if let Some(before) = at.checked_sub(1) {
-                self.merge(keys, before);
-            }
+        } else if !self.merge(keys, at)
+            && let Some(before) = at.checked_sub(1)
+        {
+            self.merge(keys, before);
         }
         was_live
     }
@@ -498,7 +498,7 @@ impl Node {
             }
             Node::Inner(inner) => {
                 let count = inner.children.len();
-                assert!(count <= INNER_MAX && count >= 1);
+                assert!((1..=INNER_MAX).contains(&count));
                 assert_eq!(inner.separators.len() + 1, count);
                 assert_eq!((inner.heads.len(), inner.live.len()), (count - 1, count));
                 for (at, child) in inner.children.iter().enumerate() {
