@@ -18,7 +18,9 @@
 pub mod disk;
 
 mod batch;
+mod chain;
 mod collect;
+mod commit;
 mod error;
 mod groups;
 mod identity;

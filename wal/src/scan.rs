@@ -40,6 +40,9 @@ pub(crate) struct Bad {
     pub(crate) known: Option<BatchHeader>,
 }
 
+/// A good batch (its header, its header's checksum, its bytes), or what is wrong.
+pub(crate) type Judged<'a> = Result<(BatchHeader, u32, &'a [u8]), Bad>;
+
 /// Signs, behind a bad place, that writes beyond it were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Evidence {
@@ -78,10 +81,7 @@ impl<'s> Window<'s> {
     }
 
     /// The batch that belongs at a place: its header, its header's checksum, its bytes.
-    pub(crate) fn batch(
-        &mut self,
-        expect: &Expect,
-    ) -> io::Result<Result<(BatchHeader, u32, &[u8]), Bad>> {
+    pub(crate) fn batch(&mut self, expect: &Expect) -> io::Result<Judged<'_>> {
         let offset = expect.offset;
         let head = self.view(offset, BLOCK_BYTES)?;
         let Some((header, crc)) = BatchHeader::decode(head) else {

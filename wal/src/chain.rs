@@ -1,0 +1,245 @@
+//! The directory's side of recovery: which segment files there are, which of them form the log, and
+//! what becomes of the rest. The judgement is in `recover.rs`.
+
+use std::collections::BTreeMap;
+
+use crate::batch::FORMAT;
+use crate::disk::{AlignedBuf, Disk, FileId, Op, Output};
+use crate::error::Corruption;
+use crate::identity::{CUT_DIR, fault};
+use crate::pipeline::SegmentFile;
+use crate::scan::{Expect, Source};
+use crate::segment::{self, DATA_AT, Found, SegmentHeader};
+use crate::{Cut, Lsn, OpenError};
+
+/// A segment file as it was found.
+pub(crate) struct FoundFile {
+    pub(crate) file: SegmentFile,
+    pub(crate) header: Option<SegmentHeader>,
+    /// The first blocks are neither zeros nor a header of an earlier life.
+    pub(crate) touched: bool,
+}
+
+/// Reads a file through the disk seam.
+pub(crate) struct DiskSource<'d> {
+    pub(crate) disk: &'d mut dyn Disk,
+    pub(crate) file: FileId,
+}
+
+impl Source for DiskSource<'_> {
+    fn read(&mut self, offset: u64, bytes: usize) -> std::io::Result<AlignedBuf> {
+        match self.disk.run(Op::Read {
+            file: self.file,
+            offset,
+            bytes,
+        })? {
+            Output::Buf(buf) => Ok(buf),
+            _ => Err(std::io::Error::other("a read brought no bytes")),
+        }
+    }
+}
+
+/// Open every segment file and read its header.
+pub(crate) fn open_files(
+    disk: &mut dyn Disk,
+    uuid: u128,
+) -> Result<BTreeMap<u64, FoundFile>, OpenError> {
+    let listed = disk
+        .list()
+        .map_err(|e| fault(disk, "", "list", e))?
+        .unwrap_or_default();
+    let mut files = BTreeMap::new();
+    for info in listed.iter().filter(|f| !f.is_dir) {
+        let Some(seq) = segment::seq_of(&info.name) else {
+            continue;
+        };
+        let opened = disk.run(Op::Open {
+            name: info.name.clone(),
+        });
+        let opened = opened.map_err(|e| fault(disk, &info.name, "open", e))?;
+        let Output::Opened { file, bytes } = opened else {
+            continue;
+        };
+        let read = DiskSource { disk, file }.read(0, DATA_AT as usize + crate::BLOCK_BYTES);
+        let blocks = read.map_err(|e| fault(disk, &info.name, "read", e))?;
+        let (header, touched) = match SegmentHeader::find(&blocks) {
+            Found::Newer(found) => {
+                let path = disk.path().join(&info.name);
+                return Err(OpenError::NewerFormat {
+                    path,
+                    found,
+                    known: FORMAT,
+                });
+            }
+            Found::Header { header, .. } if header.uuid == uuid && header.seq == seq => {
+                (Some(header), true)
+            }
+            Found::Header { .. } => (None, false),
+            Found::Nothing => (None, blocks.iter().any(|b| *b != 0)),
+        };
+        let file = SegmentFile { seq, file, bytes };
+        files.insert(
+            seq,
+            FoundFile {
+                file,
+                header,
+                touched,
+            },
+        );
+    }
+    Ok(files)
+}
+
+/// The log's segments, oldest first, each the predecessor the next one names.
+pub(crate) struct Chain {
+    pub(crate) segments: Vec<SegmentHeader>,
+    pub(crate) files: Vec<FileId>,
+    pub(crate) sizes: Vec<u64>,
+    /// The one before the oldest, which is not there: purged, or missing. 0: there was none.
+    pub(crate) before: u64,
+}
+
+impl Chain {
+    pub(crate) fn find(
+        disk: &dyn Disk,
+        files: &BTreeMap<u64, FoundFile>,
+    ) -> Result<Self, OpenError> {
+        let mut chain = Self {
+            segments: vec![],
+            files: vec![],
+            sizes: vec![],
+            before: 0,
+        };
+        let mut at = files.values().rev().find(|f| f.header.is_some());
+        let low_seq = at.and_then(|f| f.header).map_or(0, |h| h.low_seq);
+        while let Some(header) = at.and_then(|f| f.header) {
+            chain.segments.push(header);
+            chain.before = header.prev_seq;
+            at = files.get(&header.prev_seq);
+            // Row 8. Below the low mark it may be a leftover of any kind.
+            if at.is_some_and(|f| f.header.is_none()) && header.prev_seq >= low_seq {
+                return Err(corrupt(
+                    disk,
+                    header.prev_seq,
+                    Expect {
+                        lsn: header.first_lsn.saturating_sub(1),
+                        ..Expect::nowhere()
+                    },
+                    header.first_lsn.saturating_sub(1),
+                    "both copies of the segment header".into(),
+                    vec![],
+                ));
+            }
+        }
+        chain.segments.reverse();
+        for header in &chain.segments {
+            chain.files.push(files[&header.seq].file.file);
+            chain.sizes.push(files[&header.seq].file.bytes);
+        }
+        Ok(chain)
+    }
+}
+
+/// Keep what is cut: under the same name each time, so repeating a recovery changes nothing.
+pub(crate) fn keep_copy(
+    disk: &mut dyn Disk,
+    cut: &Cut,
+    files: &BTreeMap<u64, FoundFile>,
+) -> Result<(), OpenError> {
+    let name = |p: &std::path::Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    let (Some(from), Some(to)) = (name(&cut.file), name(&cut.kept)) else {
+        return Ok(());
+    };
+    let Some(found) = segment::seq_of(&from).and_then(|seq| files.get(&seq)) else {
+        return Ok(());
+    };
+    let read = DiskSource {
+        disk,
+        file: found.file.file,
+    }
+    .read(cut.offset, cut.bytes as usize);
+    let bytes = read.map_err(|e| fault(disk, &from, "read", e))?.to_vec();
+    let name = format!("{CUT_DIR}/{to}");
+    let stored = disk.run(Op::Store {
+        name: name.clone(),
+        bytes,
+    });
+    stored.map_err(|e| fault(disk, &name, "keep a copy in", e))?;
+    disk.run(Op::SyncDir)
+        .map_err(|e| fault(disk, "", "sync", e))?;
+    Ok(())
+}
+
+/// Give every file that is not in the log a number never used; remove what is older than the log
+/// or has another size.
+pub(crate) fn renumber(
+    disk: &mut dyn Disk,
+    files: BTreeMap<u64, FoundFile>,
+    segment_bytes: u64,
+    last_seq: u64,
+    max_seq: u64,
+) -> Result<(Vec<SegmentFile>, u64), OpenError> {
+    let (mut ready, mut next_seq) = (Vec::new(), max_seq + 1);
+    let any = !files.is_empty();
+    for (seq, found) in files {
+        let (from, file) = (segment::name(seq), found.file.file);
+        if seq > last_seq && found.file.bytes == segment_bytes {
+            let to = segment::name(next_seq);
+            let renamed = disk.run(Op::Rename {
+                from: from.clone(),
+                to,
+            });
+            renamed.map_err(|e| fault(disk, &from, "rename", e))?;
+            ready.push(SegmentFile {
+                seq: next_seq,
+                ..found.file
+            });
+            next_seq += 1;
+        } else {
+            disk.run(Op::Close { file })
+                .map_err(|e| fault(disk, &from, "close", e))?;
+            let removed = disk.run(Op::Remove { name: from.clone() });
+            removed.map_err(|e| fault(disk, &from, "remove", e))?;
+        }
+    }
+    if any {
+        disk.run(Op::SyncDir)
+            .map_err(|e| fault(disk, "", "sync", e))?;
+    }
+    Ok((ready, next_seq))
+}
+
+/// The error that names damage.
+pub(crate) fn corrupt(
+    disk: &dyn Disk,
+    seq: u64,
+    expect: Expect,
+    durable_lsn: Lsn,
+    what: String,
+    groups: Vec<(crate::GroupId, u64, u64)>,
+) -> OpenError {
+    let file = disk.path().join(segment::name(seq));
+    let (offset, lsn) = (expect.offset, expect.lsn);
+    OpenError::Corrupt(Box::new(Corruption {
+        file,
+        offset,
+        lsn,
+        durable_lsn,
+        what,
+        groups,
+    }))
+}
+
+impl Expect {
+    /// No place: for errors that need only a number.
+    pub(crate) fn nowhere() -> Self {
+        Self {
+            uuid: 0,
+            seq: 0,
+            offset: 0,
+            lsn: 0,
+            prev: 0,
+            limit: 0,
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The moving part of the open log: batches onto the disk, completions back, in order.
+//!
+//! Everything here runs when something is submitted or has completed, and never waits. The rules:
+//! acknowledge in log order; begin a segment only when everything before it is durable; write the
+//! footer of the segment left only when the header of the next is durable; let go of segments only
+//! below a low mark that a durable batch has published; after a failed write, acknowledge nothing.
+
+use std::io;
+
+use crate::batch::{self, BatchHeader, FLAG_FIRST, FLAG_FOOTER, HEADER_BYTES};
+use crate::disk::{AlignedBuf, Completion, Op, Output, Token};
+use crate::groups::Place;
+use crate::log::{Errand, Flight, FlightOf, Phase};
+use crate::pipeline::{Notice, SegmentFile};
+use crate::reads::Finished;
+use crate::segment::{self, DATA_AT, SegmentHeader};
+use crate::stage::Batch;
+use crate::{Event, IoFault, Lsn, ReadError, Wal, WalError};
+
+impl Wal {
+    /// Everything that can go on goes on.
+    pub(crate) fn advance(&mut self) {
+        let owed = self.owed || self.phase == Phase::Closing;
+        if owed && self.poison.is_none() && self.stage.is_turn_ended() {
+            while self.stage.has_any() && self.write_next().is_some() {}
+            self.owed = self.stage.has_any();
+        }
+        if self.phase == Phase::Closing {
+            self.finish();
+        }
+        self.prepare();
+        self.go_on_reading();
+    }
+
+    /// The next batch goes to the disk, if it may.
+    pub(crate) fn write_next(&mut self) -> Option<Lsn> {
+        if !self.stage.has_any() || self.flights.len() >= self.options.depth {
+            return None;
+        }
+        let (records, touches) = self.stage.next_size();
+        let fits = self.fits(batch::batch_bytes(records, touches));
+        if !fits && (!self.flights.is_empty() || !self.begin_segment()) {
+            return None;
+        }
+        let batch = self.stage.take();
+        Some(self.write(batch))
+    }
+
+    /// The segment being written has room for so many bytes.
+    fn fits(&self, bytes: usize) -> bool {
+        self.tail
+            .is_some_and(|tail| self.end.offset + bytes as u64 <= tail.bytes)
+    }
+
+    fn write(&mut self, batch: Batch) -> Lsn {
+        let Batch {
+            lsn,
+            mut buf,
+            records,
+            entries,
+            payload_bytes,
+            touches,
+        } = batch;
+        let place = Place {
+            lsn,
+            seq: self.end.seq,
+            offset: self.end.offset,
+            len: 0,
+        };
+        let first = self.end.offset == DATA_AT;
+        let record_bytes = buf.len() - HEADER_BYTES;
+        self.groups.apply(&touches, place);
+        let mark_all = first && self.fits(batch::batch_bytes(record_bytes, self.groups.len()));
+        let marks: Vec<_> = match mark_all {
+            true => self.groups.all_marks().collect(),
+            false => self.groups.marks().collect(),
+        };
+        if mark_all {
+            self.end.marked_seq = self.end.seq;
+        }
+        self.end.low_seq = self.end.low_seq.max(self.low_seq());
+        let header = BatchHeader {
+            flags: if mark_all { FLAG_FIRST } else { 0 },
+            uuid: self.uuid,
+            seq: place.seq,
+            offset: place.offset,
+            lsn,
+            durable_lsn: self.stats.durable_lsn,
+            low_seq: self.end.low_seq,
+            records,
+            prev: self.end.crc,
+            ..BatchHeader::default()
+        };
+        let (header, crc) = batch::seal(&mut buf, header, marks.into_iter());
+        self.groups.set_len(lsn, header.len);
+        let bytes = u64::from(header.len);
+        let low_seq = self.end.low_seq;
+        let what = FlightOf::Batch {
+            lsn,
+            bytes,
+            payload_bytes,
+            entries,
+            low_seq,
+        };
+        self.fly(place.offset, buf, what);
+        self.end.offset += bytes;
+        self.end.lsn = lsn;
+        self.end.crc = crc;
+        self.stats.submitted_lsn = lsn;
+        self.stage.give_back_touches(touches);
+        lsn
+    }
+
+    /// Oldest segment that holds entries somebody needs, or the newest full set of marks.
+    fn low_seq(&self) -> u64 {
+        let marked = self.end.marked_seq;
+        self.groups
+            .oldest()
+            .map_or(marked, |oldest| oldest.min(marked))
+    }
+
+    /// Begin the next ready segment. Everything before is durable.
+    fn begin_segment(&mut self) -> bool {
+        let Some(next) = self.pipeline.take() else {
+            return false;
+        };
+        let header = SegmentHeader {
+            uuid: self.uuid,
+            seq: next.seq,
+            prev_seq: self.end.seq,
+            prev_end: self.end.offset,
+            first_lsn: self.end.lsn + 1,
+            low_seq: self.end.low_seq.max(1),
+            bytes: next.bytes,
+            cluster_id: self.identity.cluster_id,
+            member_id: self.identity.member_id,
+            prev: self.end.crc,
+            depth: self.options.depth as u16,
+        };
+        self.footer = self.make_footer();
+        self.tail = Some(next);
+        self.segments.insert(next.seq, next);
+        self.end.seq = next.seq;
+        self.end.offset = DATA_AT;
+        self.end.low_seq = header.low_seq;
+        let mut buf = AlignedBuf::with_capacity(DATA_AT as usize);
+        buf.extend(&header.encode());
+        self.fly(0, buf, FlightOf::Header);
+        self.prepare();
+        true
+    }
+
+    /// The footer of the segment being left, if one was written since the log was opened and the
+    /// footer fits. It may be missing from any segment: it only repeats what batches say.
+    fn make_footer(&mut self) -> Option<(SegmentFile, u64, AlignedBuf)> {
+        let marks = self.groups.footer_marks();
+        let tail = self
+            .tail
+            .filter(|_| self.fits(batch::batch_bytes(0, marks.len())))?;
+        let mut buf = AlignedBuf::zeroed(HEADER_BYTES);
+        let header = BatchHeader {
+            flags: FLAG_FOOTER,
+            uuid: self.uuid,
+            seq: tail.seq,
+            offset: self.end.offset,
+            lsn: self.end.lsn + 1,
+            durable_lsn: self.stats.durable_lsn,
+            low_seq: self.end.low_seq,
+            prev: self.end.crc,
+            ..BatchHeader::default()
+        };
+        batch::seal(&mut buf, header, marks.into_iter());
+        Some((tail, self.end.offset, buf))
+    }
+
+    /// Send a write of the commit path off.
+    fn fly(&mut self, offset: u64, buf: AlignedBuf, what: FlightOf) {
+        let Some(tail) = self.tail else { return };
+        let token = self.token();
+        self.flights.push_back(Flight {
+            token,
+            what,
+            done: false,
+            seq: tail.seq,
+            offset,
+        });
+        self.disk.submit(
+            token,
+            Op::Write {
+                file: tail.file,
+                offset,
+                buf,
+            },
+        );
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn errand(&mut self, errand: Errand, op: Op) {
+        let token = self.token();
+        self.errands.insert(token, errand);
+        self.disk.submit(token, op);
+    }
+
+    pub(crate) fn complete(&mut self, completion: Completion) {
+        let Completion { token, result } = completion;
+        match self.errands.remove(&token) {
+            None => self.landed(token, result),
+            Some(Errand::Pipeline) => match self.pipeline.done(result) {
+                Notice::Nothing => {}
+                Notice::SpaceLow => self.events.push_back(Event::SpaceLow),
+                Notice::SpaceOk => self.events.push_back(Event::SpaceOk),
+                Notice::Broken { name, doing, fault } => self.poison(name, 0, doing, fault),
+            },
+            Some(Errand::Close) => {}
+            Some(Errand::Footer { seq, offset }) => match result {
+                Ok(Output::Buf(buf)) => self.stage.give_back(buf),
+                Ok(_) => {}
+                Err(e) => self.poison(segment::name(seq), offset, "write", e.into()),
+            },
+            Some(Errand::Read(id)) => {
+                let finished = self.reads.done(id, result, self.uuid, &self.groups);
+                self.tell(finished);
+                self.purge();
+            }
+        }
+        self.advance();
+    }
+
+    /// A write of the commit path ended: acknowledge what is durable without a gap.
+    fn landed(&mut self, token: Token, result: io::Result<Output>) {
+        let Some(flight) = self.flights.iter_mut().find(|f| f.token == token) else {
+            return;
+        };
+        flight.done = true;
+        let (seq, offset) = (flight.seq, flight.offset);
+        match result {
+            Ok(Output::Buf(buf)) => self.stage.give_back(buf),
+            Ok(_) => {}
+            Err(e) => self.poison(segment::name(seq), offset, "write", e.into()),
+        }
+        let poisoned = self.poison.is_some();
+        while self.flights.front().is_some_and(|flight| flight.done) {
+            let landed = self.flights.pop_front();
+            if let Some(flight) = landed.filter(|_| !poisoned) {
+                self.acknowledge(flight.what);
+            }
+        }
+        self.purge();
+    }
+
+    fn acknowledge(&mut self, what: FlightOf) {
+        match what {
+            FlightOf::Header => {
+                if let Some((segment, offset, buf)) = self.footer.take() {
+                    let errand = Errand::Footer {
+                        seq: segment.seq,
+                        offset,
+                    };
+                    self.errand(
+                        errand,
+                        Op::Write {
+                            file: segment.file,
+                            offset,
+                            buf,
+                        },
+                    );
+                }
+            }
+            FlightOf::Batch {
+                lsn,
+                bytes,
+                payload_bytes,
+                entries,
+                low_seq,
+            } => {
+                self.stats.batches += 1;
+                self.stats.bytes += bytes;
+                self.stats.payload_bytes += payload_bytes;
+                self.stats.entries += entries;
+                self.stats.durable_lsn = lsn;
+                self.stats.low_seq = low_seq;
+                self.events.push_back(Event::Durable(lsn));
+            }
+        }
+    }
+
+    fn poison(&mut self, file: String, offset: u64, doing: &'static str, fault: IoFault) {
+        if self.poison.is_none() {
+            let error = WalError::Poisoned {
+                file,
+                offset,
+                doing,
+                fault,
+            };
+            self.poison = Some(error.clone());
+            self.pipeline.stop();
+            self.events.push_back(Event::Poisoned(error));
+        }
+    }
+
+    /// Let go of segments below the low mark that a durable batch has published.
+    fn purge(&mut self) {
+        if self.poison.is_some() {
+            return;
+        }
+        while let Some((&seq, _)) = self.segments.first_key_value() {
+            let footer_flies = self
+                .errands
+                .values()
+                .any(|e| matches!(e, Errand::Footer { seq: s, .. } if *s == seq));
+            if seq >= self.stats.low_seq || self.reads.is_pinned(seq) || footer_flies {
+                return;
+            }
+            if let Some(segment) = self.segments.remove(&seq) {
+                self.pipeline.give_back(segment);
+            }
+        }
+    }
+
+    /// Keep the pipeline of ready segments going.
+    fn prepare(&mut self) {
+        if let Some(file) = self.pipeline.close() {
+            self.errand(Errand::Close, Op::Close { file });
+        }
+        if let Some(op) = self.pipeline.next() {
+            self.errand(Errand::Pipeline, op);
+        }
+    }
+
+    fn go_on_reading(&mut self) {
+        loop {
+            let segments = &self.segments;
+            let file_of = |seq| segments.get(&seq).map(|s| s.file);
+            match self
+                .reads
+                .step(&self.groups, self.stats.durable_lsn, file_of)
+            {
+                None => return,
+                Some(Ok((id, op))) => self.errand(Errand::Read(id), op),
+                Some(Err(finished)) => self.tell(Some(finished)),
+            }
+        }
+    }
+
+    fn tell(&mut self, finished: Option<Finished>) {
+        if let Some((id, result)) = finished {
+            self.events.push_back(Event::Read { id, result });
+        }
+    }
+
+    /// Closing: when nothing is left to write, a last mark; when that is durable, the end.
+    fn finish(&mut self) {
+        self.pipeline.stop();
+        if !self.flights.is_empty() || (self.poison.is_none() && self.stage.has_any()) {
+            return;
+        }
+        let unmarked = !std::mem::replace(&mut self.marked, true) && self.stats.batches > 0;
+        if self.poison.is_none() && unmarked && self.fits(batch::batch_bytes(0, 0)) {
+            let batch = self.stage.take();
+            self.write(batch);
+            return;
+        }
+        for id in self.reads.cancel() {
+            self.events.push_back(Event::Read {
+                id,
+                result: Err(ReadError::Closed),
+            });
+        }
+        self.phase = Phase::Closed;
+        self.events.push_back(Event::Closed);
+    }
+}
