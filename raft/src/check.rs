@@ -7,9 +7,13 @@
 
 use crate::error::StepError;
 use crate::membership::ConfChangeV2;
-use crate::message::{EntryKind, Message, MessageKind, is_local_target};
+use crate::message::{EntryKind, Message, MessageKind, NONE, is_local_target};
 use crate::raft::Raft;
 use crate::storage::Storage;
+
+/// No term or index that was counted up gets near this; one that is claimed to must not bring us to the
+/// end of numbers, where the next one is computed.
+const NUMBER_MAX: u64 = 1 << 62;
 
 impl<S: Storage> Raft<S> {
     /// Checks a message that came from outside: a peer, or a local thread.
@@ -38,7 +42,16 @@ impl<S: Storage> Raft<S> {
                 id: self.id,
             });
         }
-        match fault_in(message) {
+        // What we say to ourselves, by way of the append thread.
+        use MessageKind::{AppResp, PreVoteResp, VoteResp};
+        let is_own_word = matches!(kind, AppResp | VoteResp | PreVoteResp) && !message.reject;
+        let fault = match from {
+            // A vote for nobody would be a vote to be given again.
+            NONE => Some("no sender"),
+            from if from == self.id && !is_own_word => Some("from ourselves"),
+            _ => fault_in(message),
+        };
+        match fault {
             Some(what) => Err(StepError::Malformed { kind, from, what }),
             None => Ok(()),
         }
@@ -47,12 +60,16 @@ impl<S: Storage> Raft<S> {
 
 fn fault_in(message: &Message) -> Option<&'static str> {
     use MessageKind::*;
+    // A pre-vote may be refused by a node that is still in term 0; requests are in no term.
     let needs_term = matches!(
         message.kind,
-        App | Heartbeat | Snap | Vote | PreVote | TimeoutNow
+        App | AppResp | Heartbeat | HeartbeatResp | Snap | Vote | VoteResp | PreVote | TimeoutNow
     );
     if needs_term && message.term == 0 {
         return Some("term 0");
+    }
+    if message.term > NUMBER_MAX {
+        return Some("term beyond all terms");
     }
     match message.kind {
         App => fault_in_append(message),
@@ -80,8 +97,7 @@ fn fault_in_append(message: &Message) -> Option<&'static str> {
         }
         (index, term) = (entry.index, entry.term);
     }
-    // Room for the next index, which is computed in many places.
-    (index == u64::MAX).then_some("index at the end of numbers")
+    (index > NUMBER_MAX).then_some("index beyond all indexes")
 }
 
 fn fault_in_proposal(message: &Message) -> Option<&'static str> {
@@ -99,7 +115,7 @@ fn fault_in_snapshot(message: &Message) -> Option<&'static str> {
     match &message.snapshot {
         None => Some("no snapshot"),
         Some(snapshot) if snapshot.meta.term > message.term => Some("snapshot from a later term"),
-        Some(snapshot) if snapshot.meta.index == u64::MAX => Some("index at the end of numbers"),
+        Some(snapshot) if snapshot.meta.index > NUMBER_MAX => Some("index beyond all indexes"),
         Some(_) => None,
     }
 }

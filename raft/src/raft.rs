@@ -139,8 +139,7 @@ impl<S: Storage> Raft<S> {
             }
             self.meet_higher_term(&message);
         } else if message.term != 0 && message.term < self.term {
-            self.answer_lower_term(message);
-            return Ok(());
+            return self.answer_lower_term(message);
         }
         match message.kind {
             MessageKind::Hup => {
@@ -160,8 +159,7 @@ impl<S: Storage> Raft<S> {
                     };
                     self.log.unstable.stable_to(id);
                 }
-                self.snapshot_stored(message.snapshot);
-                Ok(())
+                self.snapshot_stored(message.snapshot)
             }
             MessageKind::StorageApplyResp => self.entries_applied(&message),
             MessageKind::Vote | MessageKind::PreVote => {
@@ -327,7 +325,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Someone is in an earlier term. Most of that is a late message; two cases need an answer.
-    fn answer_lower_term(&mut self, message: Message) {
+    fn answer_lower_term(&mut self, message: Message) -> Result<(), StepError> {
         let from = message.from;
         match message.kind {
             // With CheckQuorum or PreVote nobody's term goes up by a mere vote request, so a node that
@@ -369,7 +367,7 @@ impl<S: Storage> Raft<S> {
                         message.term
                     );
                 }
-                self.snapshot_stored(message.snapshot);
+                return self.snapshot_stored(message.snapshot);
             }
             kind => info!(
                 self.logger,
@@ -379,13 +377,25 @@ impl<S: Storage> Raft<S> {
                 message.term
             ),
         }
+        Ok(())
     }
 
-    fn snapshot_stored(&mut self, snapshot: Option<Box<Snapshot>>) {
-        let Some(snapshot) = snapshot else { return };
+    fn snapshot_stored(&mut self, snapshot: Option<Box<Snapshot>>) -> Result<(), StepError> {
+        let Some(snapshot) = snapshot else {
+            return Ok(());
+        };
         let index = snapshot.meta.index;
+        let (committed, applied) = (self.log.committed, self.log.applied);
+        if index > committed {
+            return Err(StepError::AppliedOutOfRange {
+                index,
+                committed,
+                applied,
+            });
+        }
         self.log.unstable.stable_snapshot_to(index);
         self.applied_to(index, 0);
+        Ok(())
     }
 
     fn entries_applied(&mut self, message: &Message) -> Result<(), StepError> {

@@ -41,8 +41,11 @@ impl Inflights {
 
     /// Everything up to `index` was acknowledged.
     pub fn free_to(&mut self, index: u64) {
-        while let Some((_, bytes)) = self.messages.pop_front_if(|(last, _)| *last <= index) {
-            self.bytes = self.bytes.saturating_sub(bytes);
+        while let Some((last, bytes)) = self.messages.front()
+            && *last <= index
+        {
+            self.bytes = self.bytes.saturating_sub(*bytes);
+            self.messages.pop_front();
         }
     }
 
