@@ -63,6 +63,13 @@ impl Trace {
         }
     }
 
+    /// Says something beside the trace, if events are printed.
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if self.print {
+            eprintln!("           {}", text());
+        }
+    }
+
     /// The hash so far.
     pub fn hash(&self) -> u64 {
         self.hash

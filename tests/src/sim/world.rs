@@ -457,6 +457,9 @@ impl World {
             Err(_) => (2, 0),
         };
         self.trace.note(self.now_us, Kind::Answer, what, id, revision.cast_unsigned());
+        if let Err(error) = &answer {
+            self.trace.say(|| format!("operation {id}: {error}"));
+        }
         self.history.answer(id, answer)
     }
 
