@@ -151,13 +151,13 @@ impl Drive {
 
 impl Timing {
     fn delay_us(&mut self, op: &Op) -> u64 {
-        let mean = match op {
-            Op::Write { .. } | Op::Read { .. } => self.write_us,
-            Op::Zero { pause_ms, .. } => 10 * self.write_us + 1_000 * u64::from(*pause_ms),
-            _ => 2 * self.write_us,
+        let (mean, pause_us) = match op {
+            Op::Write { .. } | Op::Read { .. } => (self.write_us, 0),
+            Op::Zero { pause_ms, .. } => (10 * self.write_us, 1_000 * u64::from(*pause_ms)),
+            _ => (2 * self.write_us, 0),
         };
         let slow = if self.now_us < self.slow_until_us { 50 } else { 1 };
-        10 + self.rng.spread(mean) * slow
+        10 + pause_us + self.rng.spread(mean) * slow
     }
 }
 
