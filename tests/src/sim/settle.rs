@@ -30,6 +30,9 @@ impl World {
             self.examine(node, deadline_us, "answers no read", |_| Op::read_all(false))?;
         }
         self.converge(deadline_us)?;
+        // Nothing happens any more: who watches from the start now is shown history, and all of it.
+        self.watch_again();
+        self.converge(deadline_us)?;
         for node in 0..self.nodes.len() {
             self.examine(node, deadline_us, "answers no stale read", |_| Op::read_all(true))?;
             self.examine(node, deadline_us, "does not hash", |_| Op::Hash)?;

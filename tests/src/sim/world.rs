@@ -463,6 +463,15 @@ impl World {
         self.history.answer(id, answer)
     }
 
+    /// Lets every node show everything again from the first revision on.
+    pub(super) fn watch_again(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.nodes[at].observer =
+                Seat { watcher: Watcher::of_all(), node: at, stream: None };
+            self.seat_watchers(at);
+        }
+    }
+
     /// Opens the streams of watchers that sit at a node and have none.
     fn seat_watchers(&mut self, at: usize) {
         let node = &mut self.nodes[at];
@@ -493,6 +502,8 @@ impl World {
                     continue;
                 }
                 self.stats.watch_responses += 1;
+                let cursor = seat.watcher.cursor();
+                self.trace.say(|| format!("watcher at {cursor}: {response:?}"));
                 if seat.watcher.take(&mut self.history, at, &response)? == Step::Reopen {
                     seat.stream = None;
                     reopen = true;
