@@ -88,6 +88,8 @@ pub struct Shard {
     pub(crate) space_low: bool,
     /// Term and vote of the last hard state handed to the log.
     pub(crate) persisted_vote: (u64, u64),
+    /// Sizes of the store as of the last tick: counting them costs more than a write may.
+    pub(crate) stats: henge_mvcc::Stats,
     leader_seen: u64,
     leader_changes: u64,
     pub(crate) failed: u64,
@@ -123,6 +125,7 @@ impl Shard {
             corrupt: false,
             space_low: false,
             persisted_vote: (hard_state.term, hard_state.vote),
+            stats: henge_mvcc::Stats::default(),
             leader_seen: 0,
             leader_changes: 0,
             failed: 0,
@@ -164,6 +167,7 @@ impl Shard {
             self.raft.tick();
             self.next_tick_ms = (self.next_tick_ms + self.config.tick_ms).max(now_ms + 1);
             self.expire_leases(now_ms);
+            self.stats = self.machine.store.stats();
         }
         self.note_leader(now_ms);
         self.pending_bytes -= self.waiters.expire(now_ms);
@@ -227,7 +231,7 @@ impl Shard {
 
     /// Fills in the shard's share of the metrics.
     pub fn metrics(&self, into: &mut Metrics) {
-        let stats = self.machine.store.stats();
+        let stats = &self.stats;
         into.has_leader = self.raft.leader() != henge_raft::NONE;
         into.is_leader = self.is_leader();
         into.leader_changes = self.leader_changes;
