@@ -79,7 +79,10 @@ fn logs(dir: &Path) -> Result<Vec<PathBuf>, String> {
         .collect();
     logs.sort();
     if logs.is_empty() {
-        return Err(format!("{}: no log here (no IDENTITY file, no core-N with one)", dir.display()));
+        return Err(format!(
+            "{}: no log here (no IDENTITY file, no core-N with one)",
+            dir.display()
+        ));
     }
     Ok(logs)
 }
@@ -145,7 +148,13 @@ struct GroupStat {
 fn stat(log: &Path, json: bool) -> u8 {
     let mut groups: BTreeMap<u64, GroupStat> = BTreeMap::new();
     let mut count = |record: Record<'_>| match record {
-        Record::Entry { group, term, index, payload, .. } => {
+        Record::Entry {
+            group,
+            term,
+            index,
+            payload,
+            ..
+        } => {
             let stat = groups.entry(group).or_default();
             stat.entries += 1;
             stat.payload_bytes += payload.len() as u64;
@@ -155,7 +164,9 @@ fn stat(log: &Path, json: bool) -> u8 {
             (stat.last_index, stat.last_term) = (index, term);
         }
         Record::HardState { group, commit, .. } => groups.entry(group).or_default().commit = commit,
-        Record::Compacted { group, index, .. } => groups.entry(group).or_default().compacted = index,
+        Record::Compacted { group, index, .. } => {
+            groups.entry(group).or_default().compacted = index
+        }
         _ => {}
     };
     let found = match inspect::read(log, &mut count) {
@@ -212,7 +223,11 @@ fn dump(log: &Path, json: bool) -> u8 {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut closed = false;
     let mut print = |record: Record<'_>| {
-        let line = if json { json_line(&record) } else { text_line(&record) };
+        let line = if json {
+            json_line(&record).to_string()
+        } else {
+            text_line(&record)
+        };
         // A reader that went away (`| head`) ends the output, not the reading.
         closed = closed || writeln!(out, "{line}").is_err();
     };
@@ -223,16 +238,35 @@ fn dump(log: &Path, json: bool) -> u8 {
 }
 
 fn refused(log: &Path, error: &OpenError) -> u8 {
-    eprintln!("henge wal: {}: {}: {error}", log.display(), classify(error).0);
+    eprintln!(
+        "henge wal: {}: {}: {error}",
+        log.display(),
+        classify(error).0
+    );
     EXIT_DAMAGED
 }
 
 fn text_line(record: &Record<'_>) -> String {
     match record {
-        Record::Entry { group, term, index, kind, payload } => {
-            format!("group {group} entry {index} term {term} kind {kind} {} B: {}", payload.len(), what(payload))
+        Record::Entry {
+            group,
+            term,
+            index,
+            kind,
+            payload,
+        } => {
+            format!(
+                "group {group} entry {index} term {term} kind {kind} {} B: {}",
+                payload.len(),
+                what(payload)
+            )
         }
-        Record::HardState { group, term, vote, commit } => {
+        Record::HardState {
+            group,
+            term,
+            vote,
+            commit,
+        } => {
             format!("group {group} hard state term {term} vote {vote:x} commit {commit}")
         }
         Record::Compacted { group, index, term } => {
@@ -244,11 +278,22 @@ fn text_line(record: &Record<'_>) -> String {
 
 fn json_line(record: &Record<'_>) -> serde_json::Value {
     match record {
-        Record::Entry { group, term, index, kind, payload } => serde_json::json!({
+        Record::Entry {
+            group,
+            term,
+            index,
+            kind,
+            payload,
+        } => serde_json::json!({
             "record": "entry", "group": group, "term": term, "index": index, "kind": kind,
             "bytes": payload.len(), "command": what(payload),
         }),
-        Record::HardState { group, term, vote, commit } => serde_json::json!({
+        Record::HardState {
+            group,
+            term,
+            vote,
+            commit,
+        } => serde_json::json!({
             "record": "hard state", "group": group, "term": term, "vote": format!("{vote:x}"),
             "commit": commit,
         }),
@@ -272,7 +317,11 @@ fn what(payload: &[u8]) -> String {
                     "put {} ({} B{})",
                     put.key.escape_ascii(),
                     put.value.len(),
-                    if put.lease == 0 { String::new() } else { format!(", lease {:x}", put.lease) }
+                    if put.lease == 0 {
+                        String::new()
+                    } else {
+                        format!(", lease {:x}", put.lease)
+                    }
                 ),
                 Command::DeleteRange(delete) => format!(
                     "delete {}..{}",

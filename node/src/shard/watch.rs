@@ -273,6 +273,10 @@ impl Watches {
                 None => break,
                 Some(WatchBatch::Events { revision, events }) => {
                     owner.active = true;
+                    // As in etcd, a watcher that has caught up learns how far the store is; one that has
+                    // more to come may not be told of revisions it has not seen.
+                    let synced = store.watch_synced(watcher);
+                    let revision = if synced { store.revision() } else { revision };
                     session.handle.push(WatchResponse {
                         header: Header { revision, ..header },
                         watch_id: owner.watch_id,
@@ -282,8 +286,12 @@ impl Watches {
                     });
                 }
                 Some(WatchBatch::Compacted { compact_revision }) => {
+                    // etcd leaves the revision of this header 0.
                     session.handle.push(WatchResponse {
-                        header,
+                        header: Header {
+                            revision: 0,
+                            ..header
+                        },
                         watch_id: owner.watch_id,
                         canceled: true,
                         compact_revision,
