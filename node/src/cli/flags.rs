@@ -350,7 +350,10 @@ mod tests {
 
     #[test]
     fn the_experimental_name_of_a_flag_we_have_is_that_flag() {
-        let p = run("henge serve --experimental-watch-progress-notify-interval=5s", &[]);
+        let p = run(
+            "henge serve --experimental-watch-progress-notify-interval=5s",
+            &[],
+        );
         let p = p.expect("starts");
         assert_eq!(line(&p), "henge serve --watch-progress-notify-interval=5s");
         assert!(p.warnings.is_empty());
