@@ -51,6 +51,8 @@ pub struct RecoverFault {
 #[derive(Default)]
 struct Group {
     machine: Machine,
+    /// The checkpoint it started from.
+    restored: Position,
     hard_state: HardState,
     /// Not yet known to be committed.
     tail: VecDeque<Entry>,
@@ -69,13 +71,16 @@ impl Recovery {
 
     /// A group that was restored from a checkpoint starts from there.
     pub fn restored(&mut self, group: u64, machine: Machine) {
-        self.groups.insert(
-            group,
-            Group {
-                machine,
-                ..Group::default()
-            },
-        );
+        let restored = Position {
+            index: machine.applied_index,
+            term: machine.applied_term,
+        };
+        let group_state = Group {
+            machine,
+            restored,
+            ..Group::default()
+        };
+        self.groups.insert(group, group_state);
     }
 
     /// The groups found, or the first entry that could not be understood.
@@ -92,7 +97,7 @@ impl Recovery {
                     index: group.machine.applied_index,
                     term: group.machine.applied_term,
                 };
-                let mut log = TailLog::new(conf_state.clone(), applied);
+                let mut log = TailLog::recovered(conf_state.clone(), group.restored, applied);
                 log.append(&Vec::from(group.tail));
                 let (machine, hard_state) = (group.machine, group.hard_state);
                 (

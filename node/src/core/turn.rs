@@ -344,11 +344,13 @@ impl Core {
         }
     }
 
-    /// Work without a caller waiting: a slice of compaction, old entries for slow followers.
+    /// Work without a caller waiting: a slice of compaction, watchers that are behind, old entries for
+    /// slow followers.
     fn background(&mut self) -> bool {
         let mut again = false;
         for (at, shard) in self.shards.iter_mut().enumerate() {
             again |= shard.compact_slice();
+            again |= shard.watch_slice();
             if let Some(wanted) = shard.raft.storage().take_wanted()
                 && !self.reads.iter().any(|(_, reader)| *reader == at)
             {

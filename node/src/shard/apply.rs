@@ -46,6 +46,12 @@ impl Shard {
         self.raft.storage_mut().trim(applied, keep);
     }
 
+    /// Serves watchers that are behind; returns whether more is left.
+    pub fn watch_slice(&mut self) -> bool {
+        let header = self.header();
+        self.watches.drain(&mut self.machine.store, header)
+    }
+
     /// Does one slice of physical compaction; returns whether more is left.
     pub fn compact_slice(&mut self) -> bool {
         let more = self.machine.store.compact_step(COMPACT_SLICE);

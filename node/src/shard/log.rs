@@ -64,6 +64,15 @@ impl TailLog {
         }
     }
 
+    /// A log whose entries up to `before` are on disk and not in memory: an index above its checkpoint
+    /// is then *wanted*, never *compacted*, so that a follower which lags can still be served.
+    pub fn recovered(conf_state: ConfState, compacted: Position, before: Position) -> Self {
+        TailLog {
+            before,
+            ..TailLog::new(conf_state, compacted)
+        }
+    }
+
     /// Sets what raft will find at its start.
     pub fn set_hard_state(&mut self, hard_state: HardState) {
         self.hard_state = hard_state;
@@ -308,5 +317,22 @@ mod tests {
         assert_eq!(log.entries(4, 6, u64::MAX), Err(StorageError::Compacted));
         log.compact(Position { index: 12, term: 3 });
         assert_eq!((log.last_index(), log.term(12)), (Ok(12), Ok(3)));
+    }
+
+    #[test]
+    fn after_recovery_what_is_on_disk_is_wanted_and_not_compacted() {
+        let before = Position { index: 8, term: 1 };
+        let mut log = TailLog::recovered(ConfState::default(), Position::default(), before);
+        log.append(&[entry(9, 1)]);
+        assert_eq!((log.first_index(), log.last_index()), (Ok(1), Ok(9)));
+        assert_eq!(
+            (log.term(0), log.term(8), log.term(9)),
+            (Ok(0), Ok(1), Ok(1))
+        );
+        assert_eq!(
+            log.entries(3, 10, u64::MAX),
+            Err(StorageError::Unavailable)
+        );
+        assert_eq!(log.take_wanted(), Some(Wanted { low: 3, high: 9 }));
     }
 }

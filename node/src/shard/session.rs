@@ -91,7 +91,7 @@ impl SessionHandle {
 
 impl WatchStream {
     /// Opens a stream on a shard.
-    pub(crate) fn open(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
+    pub fn open(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
         let handle = SessionHandle {
             id,
             queue: Arc::default(),

@@ -5,7 +5,7 @@
 //! Promises: a watcher's `created` comes before its events; a progress answer comes after every event
 //! up to its revision; a full stream stalls only itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, WatcherId};
@@ -15,6 +15,8 @@ use crate::api::{Header, WatchCommand, WatchCreate, WatchResponse};
 
 /// Bytes of events in one response, as far as whole revisions allow.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Watchers served in one call: one that reads old history must not hold up the shard.
+const DRAIN_MAX: usize = 1_000;
 
 /// All streams of one shard.
 #[derive(Default)]
@@ -30,7 +32,7 @@ struct Session {
     watchers: BTreeMap<i64, WatcherId>,
     next_id: i64,
     /// Watchers with something to deliver that found the stream full.
-    parked: Vec<WatcherId>,
+    parked: BTreeSet<WatcherId>,
     /// The client asked how far the stream is and not every watcher had caught up.
     progress_asked: bool,
 }
@@ -56,7 +58,7 @@ impl Watches {
             handle: handle.clone(),
             watchers: BTreeMap::new(),
             next_id: 0,
-            parked: Vec::new(),
+            parked: BTreeSet::new(),
             progress_asked: false,
         };
         self.sessions.insert(handle.id, session);
@@ -102,11 +104,16 @@ impl Watches {
         }
     }
 
-    /// Moves what the store has ready to the streams; call after every apply.
-    pub fn drain(&mut self, store: &mut mvcc::Store, header: Header) {
-        while let Some(watcher) = store.watch_ready() {
+    /// Moves what the store has ready to the streams, up to a bound; returns whether more may be left.
+    /// Call after every apply, and once per turn for watchers that read what happened before them.
+    pub fn drain(&mut self, store: &mut mvcc::Store, header: Header) -> bool {
+        for _ in 0..DRAIN_MAX {
+            let Some(watcher) = store.watch_ready() else {
+                return false;
+            };
             self.deliver(store, watcher, header);
         }
+        true
     }
 
     /// Sends the progress notes that are due; returns when the next are.
@@ -248,7 +255,7 @@ impl Watches {
         };
         loop {
             if !session.handle.has_room() {
-                session.parked.push(watcher);
+                session.parked.insert(watcher);
                 return;
             }
             match store.watch_next(watcher, BATCH_BYTES_MAX) {
