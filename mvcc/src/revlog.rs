@@ -140,6 +140,19 @@ impl RevLog {
             .skip_while(move |op| op.main < main)
     }
 
+    /// About how many changes [`RevLog::since`] would give: up to a chunk too many.
+    pub fn len_since(&self, main: i64) -> usize {
+        let from_back = self.chunks.iter().rev();
+        let mut len = 0;
+        for chunk in from_back {
+            len += chunk.ops.len() - chunk.start;
+            if chunk.main <= main {
+                break;
+            }
+        }
+        len
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.chunks.capacity() * mem::size_of::<Chunk>() + self.ops_bytes
