@@ -50,7 +50,24 @@ impl Store {
                 ..RangeResponse::default()
             });
         }
+        if request.range.is_one() && !has_filters(request) {
+            return Ok(self.select_one(request, at));
+        }
         Ok(self.select(request, at))
+    }
+
+    /// The commonest read, without the machinery: neither order nor limit matter to one pair.
+    fn select_one(&self, request: &RangeRequest<'_>, at: i64) -> RangeResponse {
+        let found = self.index.find(&self.keys, request.range.key);
+        let version = found.and_then(|id| self.keys.at(id, at));
+        match version.filter(|version| !version.tombstone) {
+            Some(version) => RangeResponse {
+                kvs: vec![to_pair((request.range.key, version), request.keys_only)],
+                more: false,
+                count: 1,
+            },
+            None => RangeResponse::default(),
+        }
     }
 
     fn select(&self, request: &RangeRequest<'_>, at: i64) -> RangeResponse {
