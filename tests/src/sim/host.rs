@@ -196,6 +196,8 @@ impl Host {
             apply_gap_max: 5_000,
             quota_bytes: 0,
             progress_notify_ms: 500,
+            checkpoint_bytes: u64::MAX,
+            log_bytes_replayed: 0,
             seed,
             first_request_id: (WALL_CLOCK_MS + now_us / 1_000) << 20,
         }
