@@ -75,11 +75,7 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         let s = reply.body;
         Ok(Response::new(pb::StatusResponse {
             header: header(reply.header),
-            version: if s.version.is_empty() {
-                ETCD_VERSION.into()
-            } else {
-                s.version
-            },
+            version: ETCD_VERSION.into(),
             db_size: s.db_size,
             leader: s.leader,
             raft_index: s.raft_index,

@@ -34,9 +34,6 @@ use crate::api::{Error, Header, Metrics, Outcome, Status};
 use crate::core::recover::RecoveredGroup;
 use crate::machine::Machine;
 
-/// The etcd API version that is served: clients choose features by it, so it names what is implemented.
-pub const API_VERSION: &str = "3.5.13";
-
 /// What a shard has to know about itself and its limits.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -231,7 +228,6 @@ impl Shard {
             errors.push("etcdserver: no leader".to_owned());
         }
         Status {
-            version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
             db_size_in_use: stats.bytes.total().cast_signed(),
             leader: self.raft.leader(),
