@@ -525,11 +525,8 @@ fn the_decision_table_row_by_row() {
     let live = live(&machine);
     let (first, first_end) = live[0].clone();
     let (last, last_end) = live[live.len() - 1].clone();
-    let ready = machine
-        .names()
-        .into_iter()
-        .filter(|n| n.ends_with(".seg"))
-        .next_back();
+    let names = machine.names();
+    let ready = names.into_iter().rfind(|n| n.ends_with(".seg"));
     let ready = ready.expect("a ready segment");
     let bytes = |name: &str| machine.file(name).expect("a file");
     // Change one file of a copy of the log, and say what becomes of it.
