@@ -160,6 +160,8 @@ pub struct HashKv {
 /// A member's own view; not linearizable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// The etcd API version served (clients choose features by it).
+    pub version: String,
     /// Bytes held by the store.
     pub db_size: i64,
     /// Bytes held by what is live.

@@ -34,6 +34,10 @@ use crate::api::{Error, Header, Metrics, Outcome, Status};
 use crate::core::recover::RecoveredGroup;
 use crate::machine::Machine;
 
+/// The etcd API version that is served: clients choose features by it (kube-apiserver asks for watch
+/// progress only from 3.5.13 on), so it names what is implemented.
+pub const API_VERSION: &str = "3.6.6";
+
 /// What a shard has to know about itself and its limits.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -228,6 +232,7 @@ impl Shard {
             errors.push("etcdserver: no leader".to_owned());
         }
         Status {
+            version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
             db_size_in_use: stats.bytes.total().cast_signed(),
             leader: self.raft.leader(),
