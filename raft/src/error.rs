@@ -55,14 +55,16 @@ pub enum ConfigError {
         /// The last stored entry.
         high: u64,
     },
-    /// The host says it applied what is not committed, or what is compacted away is not applied.
-    #[error("applied index {applied} is outside {low}..={high} (compacted..=committed)")]
+    /// The host says it applied what was never stored, or has not applied what is compacted away.
+    #[error(
+        "applied index {applied} is outside the stored log {low}..={high}: does the state belong to this log?"
+    )]
     AppliedOutOfRange {
         /// [`Config::applied`](crate::Config::applied).
         applied: u64,
         /// The index before the first stored entry.
         low: u64,
-        /// The stored commit index.
+        /// The last stored entry.
         high: u64,
     },
     /// The stored membership configuration contradicts itself.

@@ -48,7 +48,8 @@ pub struct ReadState {
 ///   durable, deliver its `responses` (to peers, or to our own [`RawNode::step`]). Without responses
 ///   it need not be durable.
 /// - [`MessageKind::StorageApply`] to [`LOCAL_APPLY_THREAD`]: apply its entries, then deliver its
-///   `responses`. It need not be durable.
+///   `responses`. It need not be durable. A snapshot can overtake it: entries up to the index of a
+///   snapshot that is applied already are skipped.
 /// - Messages to one thread are handled in order, and none is ever dropped. The two threads do not
 ///   wait for each other. All other messages may be sent at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -256,28 +256,28 @@ impl<S: Storage> Raft<S> {
         self.poison(Fault::Storage { what, error });
     }
 
+    /// Goes on from what was stored. The stored commit index may lag: behind a snapshot, and behind what
+    /// the host has applied, for nothing waits until it is durable.
     fn load(&mut self, state: HardState) -> Result<(), ConfigError> {
         let (low, high) = (self.log.committed, self.log.last().index);
-        if !state.is_empty() {
-            if state.commit < low || state.commit > high {
-                return Err(ConfigError::CommitOutOfRange {
-                    commit: state.commit,
-                    low,
-                    high,
-                });
-            }
-            self.log.committed = state.commit;
-            self.term = state.term;
-            self.vote = state.vote;
+        let applied = match self.config.applied {
+            0 => low,
+            applied => applied,
+        };
+        if state.commit > high {
+            return Err(ConfigError::CommitOutOfRange {
+                commit: state.commit,
+                low,
+                high,
+            });
         }
-        let applied = self.config.applied;
-        if applied > 0 {
-            let high = self.log.committed;
-            if applied < low || applied > high {
-                return Err(ConfigError::AppliedOutOfRange { applied, low, high });
-            }
-            self.log.applied_to(applied, 0);
+        if applied < low || applied > high {
+            return Err(ConfigError::AppliedOutOfRange { applied, low, high });
         }
+        self.log.committed = state.commit.max(applied);
+        self.log.applied_to(applied, 0);
+        self.term = state.term;
+        self.vote = state.vote;
         Ok(())
     }
 

@@ -344,6 +344,10 @@ impl<S: Storage> Raft<S> {
                 progress.become_probe();
                 progress.become_replicate();
             }
+            // It has the snapshot, and meanwhile our log was compacted beyond it: start over.
+            ProgressState::Snapshot if index >= progress.pending_snapshot => {
+                progress.become_probe()
+            }
             ProgressState::Snapshot => {}
             ProgressState::Replicate => progress.inflights.free_to(index),
         }

@@ -315,32 +315,30 @@ impl Group {
     }
 
     fn append(&mut self, touch: &Touch, place: Place, live: &mut BTreeMap<u64, u64>) {
-        self.keep_until(touch.first.saturating_sub(1), live);
-        if self
-            .runs
-            .back()
-            .is_some_and(|run| run.last + 1 < touch.first)
-        {
+        // Raft never replaces what is compacted (it is committed); replay ignores it, so do we.
+        let first = touch.first.max(self.compacted + 1);
+        let last = touch.last;
+        if last < first {
+            return;
+        }
+        self.keep_until(first - 1, live);
+        if self.runs.back().is_some_and(|run| run.last + 1 < first) {
             // A gap: what lies before it was purged, and is compacted further on in the log.
             self.keep_until(0, live);
         }
         match self.runs.back_mut() {
-            Some(run) if run.place == place => run.last = touch.last,
+            Some(run) if run.place == place => run.last = last,
             _ => {
                 *live.entry(place.seq).or_default() += 1;
-                self.runs.push_back(Run {
-                    first: touch.first,
-                    last: touch.last,
-                    place,
-                });
+                self.runs.push_back(Run { first, last, place });
             }
         }
-        (self.last, self.last_term) = (touch.last, touch.last_term);
-        for (first, count) in [&mut self.batch, &mut self.segment] {
-            *first = if *count == 0 {
-                touch.first
+        (self.last, self.last_term) = (last, touch.last_term);
+        for (least, count) in [&mut self.batch, &mut self.segment] {
+            *least = if *count == 0 {
+                first
             } else {
-                touch.first.min(*first)
+                first.min(*least)
             };
             *count += touch.count;
         }

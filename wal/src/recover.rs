@@ -229,7 +229,6 @@ impl Recovery<'_> {
                 touches: &mut self.touches,
                 replay: self.replay,
                 report: &mut self.report,
-                first: self.end.offset == DATA_AT && header.flags & FLAG_FIRST != 0,
             };
             to.batch(&header, bytes, place);
             self.durable = self.durable.max(header.durable_lsn);
@@ -397,16 +396,10 @@ struct Replaying<'a> {
     touches: &'a mut Touches,
     replay: &'a mut dyn Replay,
     report: &'a mut OpenReport,
-    /// It begins a segment: its marks may know what purged segments held.
-    first: bool,
 }
 
 impl Replaying<'_> {
     fn batch(&mut self, header: &BatchHeader, bytes: &[u8], place: Place) {
-        if self.first {
-            // Compactions before the entries they reach beyond: see `Replay`.
-            self.marks(header, bytes, true);
-        }
         self.touches.clear();
         for record in header
             .records(bytes)
@@ -419,23 +412,17 @@ impl Replaying<'_> {
             self.report.records += 1;
         }
         self.groups.apply(self.touches, place);
-        self.marks(header, bytes, false);
+        self.marks(header, bytes);
         self.report.batches += 1;
         self.report.bytes += u64::from(header.len);
     }
 
-    fn marks(&mut self, header: &BatchHeader, bytes: &[u8], compactions: bool) {
+    /// What the marks know beyond the records is what purged segments held: in an intact log, only
+    /// those of the first batch do.
+    fn marks(&mut self, header: &BatchHeader, bytes: &[u8]) {
         for mark in header.marks(bytes).into_iter().flatten() {
             let group = mark.group;
-            if compactions {
-                let known = self.groups.get(group).map_or(0, |g| g.compacted);
-                if mark.compacted > known {
-                    let (index, term) = (mark.compacted, mark.compacted_term);
-                    self.replay.record(Record::Compacted { group, index, term });
-                }
-                continue;
-            }
-            let (hard, _) = self.groups.adopt(&mark);
+            let (hard, compacted) = self.groups.adopt(&mark);
             if let Some(hard) = hard {
                 let (term, vote, commit) = (hard.term, hard.vote, hard.commit);
                 self.replay.record(Record::HardState {
@@ -444,6 +431,9 @@ impl Replaying<'_> {
                     vote,
                     commit,
                 });
+            }
+            if let Some((index, term)) = compacted {
+                self.replay.record(Record::Compacted { group, index, term });
             }
         }
     }

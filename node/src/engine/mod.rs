@@ -335,6 +335,14 @@ impl Engine {
         }
     }
 
+    /// Whether a core has ended, by [`Engine::stop`] or by a panic.
+    pub fn has_ended(&self) -> bool {
+        self.inner
+            .cores
+            .iter()
+            .any(|core| core.ended.has_changed().is_err())
+    }
+
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }

@@ -146,6 +146,11 @@ impl Shard {
         self.raft.leader() == self.config.member_id
     }
 
+    /// Whether the group stopped serving: an entry could not be understood, or raft found itself broken.
+    pub fn is_corrupt(&self) -> bool {
+        self.corrupt
+    }
+
     /// The header of an answer given now.
     pub fn header(&self) -> Header {
         Header {

@@ -46,6 +46,7 @@ impl Shard {
     /// work is left.
     pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
         for _ in 0..READY_ROUNDS_MAX {
+            self.note_fault();
             if self.corrupt || !self.raft.has_ready() {
                 return false;
             }
@@ -63,6 +64,17 @@ impl Shard {
             self.answer_reads(out.now_ms);
         }
         !self.corrupt && self.raft.has_ready()
+    }
+
+    /// Raft stops by itself when it finds that it or its storage is broken; callers must not wait for it.
+    fn note_fault(&mut self) {
+        if !self.corrupt
+            && let Some(fault) = self.raft.fault()
+        {
+            eprintln!("FAULT {fault}");
+            tracing::error!(group = self.config.group, %fault, "raft stopped; this group serves nothing");
+            self.poison();
+        }
     }
 
     /// Delivers responses whose batch is durable.

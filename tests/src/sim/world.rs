@@ -320,6 +320,9 @@ impl World {
             None => u64::MAX,
         };
         node.busy_until_us = self.now_us + 5 + self.rng.spread(20);
+        if process.is_corrupt() {
+            return violated!("node {at}: its group stopped serving");
+        }
         let (revision, poisoned) = (process.revision(), process.metrics().poisoned);
         self.stats.turns += 1;
         self.note(Kind::Turn, at, revision.cast_unsigned(), frames.len() as u64);

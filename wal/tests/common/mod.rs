@@ -1,6 +1,8 @@
 //! What the test files share: a naive executor, a way to open logs, and temporary directories.
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
+pub mod model;
+
 use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
