@@ -71,7 +71,6 @@ impl Shard {
         if !self.corrupt
             && let Some(fault) = self.raft.fault()
         {
-            eprintln!("FAULT {fault}");
             tracing::error!(group = self.config.group, %fault, "raft stopped; this group serves nothing");
             self.poison();
         }

@@ -109,6 +109,7 @@ impl World {
             Fault::Stop => {
                 if let Some(process) = &self.nodes[at].host.process {
                     process.stop();
+                    self.note(Kind::Stop, at, 0, 1);
                     self.wake(at);
                 }
             }

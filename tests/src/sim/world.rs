@@ -370,6 +370,7 @@ impl World {
         }
         if let Some(process) = &self.nodes[to].host.process {
             let seen = digest(&frame);
+            self.trace.say(|| format!("{:?}", henge::core::pack::unpack(frame.clone())));
             process.deliver(from, frame);
             self.note(Kind::Deliver, to, from as u64, seen);
             self.wake(to);
