@@ -136,23 +136,27 @@ impl Store {
     }
 
     /// The versions of a key that can be read at some revision from `compacted` to `upto`, plus a
-    /// tombstone at `compacted`: the logical content, whatever physical compaction has done.
+    /// tombstone at `compacted`: the logical content, whatever physical compaction has done. Only
+    /// those with a main revision of at least `from`.
     pub(crate) fn readable(
         &self,
         id: KeyId,
         compacted: i64,
         upto: i64,
+        from: i64,
     ) -> impl Iterator<Item = Version<'_>> {
-        let base = self.keys.at(id, compacted);
-        let from = match base {
+        let base = self
+            .keys
+            .at(id, compacted)
+            .filter(|version| version.main >= from);
+        let lowest = match base {
             Some(version) if version.main == compacted => compacted,
             _ => compacted.saturating_add(1),
         };
         let survivor = base.filter(|version| version.main < compacted && !version.tombstone);
-        let later = self
-            .keys
-            .since(id, from)
-            .take_while(move |version| version.main <= upto);
-        survivor.into_iter().chain(later)
+        let later = self.keys.since(id, lowest.max(from));
+        survivor
+            .into_iter()
+            .chain(later.take_while(move |version| version.main <= upto))
     }
 }

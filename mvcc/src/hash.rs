@@ -83,7 +83,7 @@ impl Store {
                 }
                 left -= 1;
                 let mut first = true;
-                for version in self.readable(id, cursor.compacted, cursor.revision) {
+                for version in self.readable(id, cursor.compacted, cursor.revision, i64::MIN) {
                     if std::mem::take(&mut first) {
                         cursor.hash.bytes(key);
                     }

@@ -31,6 +31,8 @@ pub(crate) struct LogOp {
 #[derive(Debug, Default)]
 pub(crate) struct RevLog {
     chunks: VecDeque<Chunk>,
+    /// Bytes of the chunks' changes.
+    ops_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -74,11 +76,14 @@ impl RevLog {
         if let Some(chunk) = self.chunks.back_mut()
             && (sub != 0 || chunk.ops.len() < CHUNK_OPS)
         {
+            let before = chunk.ops.capacity();
             chunk.ops.push(id | flag);
+            self.ops_bytes += (chunk.ops.capacity() - before) * mem::size_of::<u32>();
             return;
         }
         let mut ops = Vec::with_capacity(if self.chunks.is_empty() { 0 } else { CHUNK_OPS });
         ops.push(id | flag);
+        self.ops_bytes += ops.capacity() * mem::size_of::<u32>();
         self.chunks.push_back(Chunk {
             main,
             sub,
@@ -115,6 +120,7 @@ impl RevLog {
                 chunk.start += 1;
             }
             None => {
+                self.ops_bytes -= chunk.ops.capacity() * mem::size_of::<u32>();
                 self.chunks.pop_front();
             }
         }
@@ -134,14 +140,22 @@ impl RevLog {
             .skip_while(move |op| op.main < main)
     }
 
+    /// About how many changes [`RevLog::since`] would give: up to a chunk too many.
+    pub fn len_since(&self, main: i64) -> usize {
+        let from_back = self.chunks.iter().rev();
+        let mut len = 0;
+        for chunk in from_back {
+            len += chunk.ops.len() - chunk.start;
+            if chunk.main <= main {
+                break;
+            }
+        }
+        len
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.chunks.capacity() * mem::size_of::<Chunk>()
-            + self
-                .chunks
-                .iter()
-                .map(|chunk| chunk.ops.capacity() * 4)
-                .sum::<usize>()
+        self.chunks.capacity() * mem::size_of::<Chunk>() + self.ops_bytes
     }
 }
 
@@ -193,7 +207,7 @@ mod tests {
             assert_eq!(log.front(), naive.pop_front());
             log.pop_front();
         }
-        assert_eq!(log.front(), None);
+        assert_eq!((log.front(), log.ops_bytes), (None, 0));
         assert_eq!(log.since(0).count(), 0);
     }
 }

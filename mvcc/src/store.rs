@@ -103,3 +103,17 @@ impl Store {
         self.compacted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store can be built or restored on one thread and moved to the core that owns it.
+    #[test]
+    fn a_store_can_be_sent_and_shared() {
+        fn check<T: Send + Sync>(_: &T) {}
+        check(&Store::new());
+        check(&Store::new().snapshot_begin());
+        check(&crate::Restorer::new());
+    }
+}

@@ -121,8 +121,6 @@ impl Store {
         };
         if lease_before != lease {
             self.leases.detach(lease_before, id);
-        }
-        if lease != 0 {
             self.leases.attach(lease, id);
         }
         self.log_change(id);

@@ -651,3 +651,64 @@ fn long_binary_and_empty_values_round_trip() {
         assert_eq!(store.range(&request).expect("readable").kvs[0].value, value);
     }
 }
+
+/// A page of an old revision counts through the revision log; all of it counts by walking.
+#[test]
+fn counts_of_old_revisions_agree_however_they_are_found() {
+    let mut store = Store::new();
+    for n in 0..9_000 {
+        put(&mut store, &format!("k{:05}", n * 2), "v");
+    }
+    let mut dice = Dice::new(7);
+    for _ in 0..1_200 {
+        let n = dice.below(18_000);
+        let (key, end) = (format!("k{n:05}"), format!("k{:05}", n + 50));
+        match dice.below(4) {
+            0 => drop(delete(&mut store, &key)),
+            1 if dice.one_in(10) => drop(delete(&mut store, &format!("{key}..{end}"))),
+            2 => {
+                let ops = vec![put_op(&key, "w"), delete_op(&end)];
+                let txn = success(ops);
+                if check::txn(&txn, &check::Limits::default()).is_ok() {
+                    store.txn(&txn).expect("valid");
+                }
+            }
+            _ => drop(put(&mut store, &key, "w")),
+        }
+    }
+    store.compact(9_500).expect("possible");
+    compact_all(&mut store);
+    for (range, back) in [
+        ("k..", 0),
+        ("k..", 1),
+        ("k..", 50),
+        ("k..", 400),
+        ("k02..k15", 77),
+    ] {
+        let revision = store.revision() - back;
+        let all = store
+            .range(&RangeRequest {
+                revision,
+                ..range_request(range)
+            })
+            .expect("readable");
+        let page = RangeRequest {
+            revision,
+            limit: 3,
+            ..range_request(range)
+        };
+        let page = store.range(&page).expect("readable");
+        assert!(page.more);
+        assert_eq!(page.kvs[..], all.kvs[..3]);
+        assert_eq!(
+            (page.count, all.count),
+            (all.kvs.len() as i64, all.kvs.len() as i64)
+        );
+        let counted = RangeRequest {
+            revision,
+            count_only: true,
+            ..range_request(range)
+        };
+        assert_eq!(store.range(&counted).expect("readable").count, all.count);
+    }
+}

@@ -248,3 +248,39 @@ fn junk_never_panics() {
         }
     });
 }
+
+#[test]
+fn slices_end_even_where_there_is_nothing_to_write() {
+    let mut store = Store::new();
+    for n in 0..50_000 {
+        put(&mut store, &format!("{n:05}"), "v");
+    }
+    delete(&mut store, "0..");
+    put(&mut store, "a", "1");
+    store.compact(store.revision()).expect("possible");
+    // The keys are dead, and physical compaction has not come by yet.
+    let mut cursor = store.snapshot_begin();
+    let mut stream = Vec::new();
+    let mut slices = 1;
+    while store.snapshot_next(&mut cursor, 1 << 20, &mut stream) {
+        slices += 1;
+    }
+    assert_eq!(slices, 3, "20,000 keys are looked at per slice");
+    let restored = restore(&stream, 4096).expect("sound");
+    assert_eq!(
+        (restored.stats().keys_held, get(&restored, "0..").as_str()),
+        (1, "a=1@50003")
+    );
+}
+
+#[test]
+fn a_length_beyond_all_bounds_is_refused_at_once() {
+    let mut stream = snapshot(&some_store(), 500);
+    let second = 5 + u32::from_le_bytes(stream[..4].try_into().expect("4 bytes")) as usize;
+    stream[second..second + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut restorer = Restorer::new();
+    let error = restorer
+        .push(&stream[..second + 4])
+        .expect_err("before more is waited for");
+    assert!(matches!(error, SnapshotError::Damaged { .. }), "{error}");
+}

@@ -107,6 +107,8 @@ fn a_dropped_future_does_not_drop_the_operation() {
     on_every_host("dropped", |dir, host| {
         let engine = open(dir, host);
         drop(engine.put("abandoned", "value"));
+        // Nobody was told that the put is done, so a read may still overtake it; a later write cannot.
+        engine.blocking().put("later", "value").expect("put");
         let found = engine.blocking().get("abandoned").expect("get");
         assert_eq!(found.map(|kv| kv.value), Some("value".into()));
     });
@@ -362,5 +364,88 @@ fn many_callers_at_once_all_get_their_own_answer() {
                 .expect("in time");
             assert_eq!(found.expect("range").body.count, 5_000);
         });
+    });
+}
+
+#[test]
+fn a_checkpoint_lets_the_log_go_and_is_what_a_restart_starts_from() {
+    on_every_host("checkpoint", |dir, host| {
+        let builder = || {
+            let wal = henge::wal::Options {
+                segment_bytes: 1 << 20,
+                ..Default::default()
+            };
+            Engine::builder(dir)
+                .host(host)
+                .wal(wal)
+                .checkpoint_bytes(4 << 20)
+        };
+        let engine = builder().open().expect("opens");
+        let blocking = engine.blocking();
+        let lease = blocking
+            .wait(engine.lease_grant(0, 1_000))
+            .expect("grant")
+            .body
+            .id;
+        let leased = PutRequest {
+            key: b"leased",
+            value: b"v",
+            lease,
+            ..Default::default()
+        };
+        blocking.wait(engine.put_with(&leased)).expect("put");
+        for round in 0..12 {
+            for number in 0..60 {
+                blocking
+                    .put(format!("k{number}"), vec![round; 40_000])
+                    .expect("put");
+            }
+        }
+        let revision = blocking.range(&all()).expect("range").header.revision;
+        let checkpoints = dir.join("checkpoints");
+        let mut waited = 0;
+        while std::fs::read_dir(&checkpoints).map_or(0, Iterator::count) == 0 {
+            blocking.put("more", vec![0; 40_000]).expect("put");
+            waited += 1;
+            assert!(waited < 2_000, "no checkpoint was written");
+        }
+        blocking.put("after", "the checkpoint").expect("put");
+        let before = blocking.range(&all()).expect("range");
+        let segments = || {
+            let names = std::fs::read_dir(dir.join("core-0"))
+                .expect("list")
+                .flatten();
+            names
+                .filter(|entry| entry.path().extension().is_some_and(|end| end == "seg"))
+                .count()
+        };
+        drop((engine, blocking));
+        assert!(
+            segments() < 25,
+            "{} MiB of log for 4 MiB between checkpoints",
+            segments()
+        );
+
+        let engine = builder().open().expect("opens");
+        let blocking = engine.blocking();
+        let found = blocking.range(&all()).expect("range");
+        assert_eq!(
+            (&found.body, found.header.revision),
+            (&before.body, before.header.revision)
+        );
+        assert!(found.header.revision > revision);
+        let ttl = blocking
+            .wait(engine.lease_time_to_live(lease, true))
+            .expect("ttl")
+            .body;
+        assert_eq!(
+            (ttl.granted_ttl_s, &ttl.keys[..]),
+            (1_000, &["leased".into()][..])
+        );
+        drop((engine, blocking));
+
+        std::fs::remove_dir_all(&checkpoints).expect("remove");
+        let refused = builder().open().err().expect("refused").to_string();
+        assert!(refused.contains("checkpoint"), "{refused}");
     });
 }

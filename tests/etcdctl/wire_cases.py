@@ -198,12 +198,15 @@ def watching(wire, requests, replies):
 
 
 def watch_ids(wire, r):
-    """Explicit, automatic, taken and skipped ids: one at a time, so that the order is given."""
+    """Explicit, automatic, taken and skipped ids: one at a time, so that the order is given.
+
+    A negative start_revision is left out: 3.5.1 takes it for "now", 3.7 refuses it as compacted, and so do we.
+    """
     with wire.stream("Watch/Watch") as stream:
         answers = []
         for create in [{"key": "a", "watch_id": 1}, {"key": "a"}, {"key": "a"}, {"key": "a", "watch_id": 1},
                        {"key": "a", "watch_id": -7}, {"key": "b", "range_end": "a"}, {"key": "b", "range_end": "b"},
-                       {"key": "a", "start_revision": -1}, {}, {"key": "a", "range_end": "\0"}]:
+                       {}, {"key": "a", "range_end": "\0"}]:
             stream.send({"create": create})
             answers.append(stream.receive())
         return answers
@@ -249,25 +252,32 @@ def watch_progress(wire, r):
 
 
 def watch_fragments(wire, r):
-    """4 MiB of one transaction each 1 MiB apart; what comes in pieces has to come whole."""
+    """4 MiB of history asked for in fragments: what comes in pieces has to come whole.
+
+    Whether it comes in pieces is not compared: etcd puts up to 1,000 revisions into one response and then
+    has to split it, we end a response at 1 MiB of whole revisions.
+    """
     for i in range(4):
         wire.call("KV/Put", {"key": f"k{i}", "value": bytes([65 + i]) * MIB})
     with wire.stream("Watch/Watch") as stream:
         stream.send({"create": {"key": "k", "range_end": "l", "start_revision": r + 1, "fragment": 1}})
         answers, events = [stream.receive()], []
-        fragmented = False
         while len(events) < 4:
             reply = stream.receive()
             if "code" in reply:
                 return [*answers, reply]
-            fragmented |= bool(reply.get("fragment"))
             events += [[e["kv"]["key"], len(e["kv"]["value"]), e["kv"]["mod_revision"]] for e in reply.get("events", [])]
-        return [*answers, events, fragmented]
+        return [*answers, events]
 
 
 def maintenance(wire, r):
+    """HashKV's hash_revision came with 3.6: 3.5.1 does not send it, so it is not compared."""
     fill(wire)
-    return [wire.call(method, request) for method, request in [
+    def call(method, request):
+        answer = wire.call(method, request)
+        answer.get("reply", {}).pop("hash_revision", None)
+        return answer
+    return [call(method, request) for method, request in [
         ("Maintenance/Status", {}), ("Maintenance/HashKV", {}), ("Maintenance/Alarm", {}),
         ("Maintenance/Defragment", {}), ("Cluster/MemberList", {}), ("Cluster/MemberList", {"linearizable": 1}),
         ("Auth/AuthStatus", {}), ("Auth/Authenticate", {"name": "root", "password": "x"})]]

@@ -1,12 +1,11 @@
-//! henge-tests: whole-system tests. Real processes, looked at from outside, and (`sim`) a whole
-//! cluster in one thread, with time and dice from a seed.
+//! henge-tests: whole-system tests.
 //!
-//! Promises: a check that passes here passed on the binary that users run; the simulator runs the same
-//! code above the seams.
-//! Must never know: how the server works inside; it has ports, files, signals and exit codes. Only
-//! `sim` builds cores itself.
-//! Tested by its own unit tests (the checkers have to find planted faults), and by running the same
-//! suites on a real etcd.
+//! `sim` runs a whole cluster in one thread, the real code of every layer over a simulated disk and
+//! network, with time and dice from a seed. The other rooms look at real processes from outside: they
+//! know ports, files, signals and exit codes, never how the server works inside.
+//! Promises: a check that passes on a process passed on the binary that users run; a seed that failed
+//! fails again.
+//! Tested by planted faults that the checkers have to find, and by running the same suites on a real etcd.
 #![allow(
     clippy::disallowed_methods,
     reason = "whole-system tests live in real time and wait for real processes"

@@ -9,8 +9,8 @@ use crate::error::Corruption;
 use crate::identity::{CUT_DIR, fault};
 use crate::pipeline::SegmentFile;
 use crate::scan::{Expect, Source};
-use crate::segment::{self, DATA_AT, Found, SegmentHeader};
-use crate::{Cut, Lsn, OpenError};
+use crate::segment::{self, DATA_AT, FLAG_READY, Found, SegmentHeader};
+use crate::{Cut, Lsn, OpenError, Options};
 
 /// A segment file as it was found.
 pub(crate) struct FoundFile {
@@ -18,6 +18,22 @@ pub(crate) struct FoundFile {
     pub(crate) header: Option<SegmentHeader>,
     /// The first blocks are neither zeros nor a header of an earlier life.
     pub(crate) touched: bool,
+    /// What it testified when it was made ready.
+    pub(crate) ready: Option<SegmentHeader>,
+    /// Good copies of the header.
+    pub(crate) copies: u8,
+}
+
+impl FoundFile {
+    fn new(file: SegmentFile) -> Self {
+        Self {
+            file,
+            header: None,
+            touched: false,
+            ready: None,
+            copies: 0,
+        }
+    }
 }
 
 /// Reads a file through the disk seam.
@@ -62,30 +78,37 @@ pub(crate) fn open_files(
         };
         let read = DiskSource { disk, file }.read(0, DATA_AT as usize + crate::BLOCK_BYTES);
         let blocks = read.map_err(|e| fault(disk, &info.name, "read", e))?;
-        let (header, touched) = match SegmentHeader::find(&blocks) {
+        let path = disk.path().join(&info.name);
+        let mut found = FoundFile::new(SegmentFile { seq, file, bytes });
+        match SegmentHeader::find(&blocks) {
             Found::Newer(found) => {
-                let path = disk.path().join(&info.name);
                 return Err(OpenError::NewerFormat {
                     path,
                     found,
                     known: FORMAT,
                 });
             }
-            Found::Header { header, .. } if header.uuid == uuid && header.seq == seq => {
-                (Some(header), true)
+            Found::Header { header, .. } if header.uuid != uuid => {
+                return Err(OpenError::ForeignSegment { path });
             }
-            Found::Header { .. } => (None, false),
-            Found::Nothing => (None, blocks.iter().any(|b| *b != 0)),
-        };
-        let file = SegmentFile { seq, file, bytes };
-        files.insert(
-            seq,
-            FoundFile {
-                file,
-                header,
-                touched,
-            },
-        );
+            Found::Header { header, .. } if header.flags & FLAG_READY != 0 => {
+                found.ready = Some(header);
+            }
+            Found::Header { header, copies } if header.seq == seq => {
+                found.header = Some(header);
+                found.copies = copies;
+                found.touched = true;
+            }
+            Found::Header { .. } => {}
+            Found::Nothing => found.touched = blocks.iter().any(|b| *b != 0),
+        }
+        // Files get their name when they have their size: a short one was cut short later.
+        let said = found.header.map_or(Options::SEGMENT_BYTES_MIN, |h| h.bytes);
+        if bytes < said {
+            let what = format!("the file has {bytes} bytes of at least {said}");
+            return Err(corrupt(disk, seq, Expect::nowhere(), 0, what, vec![]));
+        }
+        files.insert(seq, found);
     }
     Ok(files)
 }

@@ -13,7 +13,7 @@ use crate::groups::Place;
 use crate::log::{Errand, Flight, FlightOf, Phase};
 use crate::pipeline::{Notice, SegmentFile};
 use crate::reads::Finished;
-use crate::segment::{self, DATA_AT, SegmentHeader};
+use crate::segment::{self, DATA_AT, FLAG_READY, SegmentHeader};
 use crate::stage::Batch;
 use crate::{Event, IoFault, Lsn, ReadError, Wal, WalError};
 
@@ -124,30 +124,34 @@ impl Wal {
         let Some(next) = self.pipeline.take() else {
             return false;
         };
-        let header = SegmentHeader {
-            uuid: self.uuid,
-            seq: next.seq,
-            prev_seq: self.end.seq,
-            prev_end: self.end.offset,
-            first_lsn: self.end.lsn + 1,
-            low_seq: self.end.low_seq.max(1),
-            bytes: next.bytes,
-            cluster_id: self.identity.cluster_id,
-            member_id: self.identity.member_id,
-            prev: self.end.crc,
-            depth: self.options.depth as u16,
-        };
+        let header = self.header(next);
         self.footer = self.make_footer();
         self.tail = Some(next);
         self.segments.insert(next.seq, next);
         self.end.seq = next.seq;
         self.end.offset = DATA_AT;
         self.end.low_seq = header.low_seq;
-        let mut buf = AlignedBuf::with_capacity(DATA_AT as usize);
-        buf.extend(&header.encode());
-        self.fly(0, buf, FlightOf::Header);
+        self.fly(0, header.blocks(), FlightOf::Header(header.seq));
         self.prepare();
         true
+    }
+
+    /// What a segment begun now says.
+    fn header(&self, segment: SegmentFile) -> SegmentHeader {
+        SegmentHeader {
+            uuid: self.uuid,
+            seq: segment.seq,
+            prev_seq: self.end.seq,
+            prev_end: self.end.offset,
+            first_lsn: self.end.lsn + 1,
+            low_seq: self.end.low_seq.max(1),
+            bytes: segment.bytes,
+            cluster_id: self.identity.cluster_id,
+            member_id: self.identity.member_id,
+            prev: self.end.crc,
+            depth: self.options.depth as u16,
+            flags: 0,
+        }
     }
 
     /// The footer of the segment being left, if one was written since the log was opened and the
@@ -254,7 +258,8 @@ impl Wal {
 
     fn acknowledge(&mut self, what: FlightOf) {
         match what {
-            FlightOf::Header => {
+            FlightOf::Header(seq) => {
+                self.durable_seq = seq;
                 if let Some((segment, offset, buf)) = self.footer.take() {
                     let errand = Errand::Footer {
                         seq: segment.seq,
@@ -326,7 +331,18 @@ impl Wal {
         if let Some(file) = self.pipeline.close() {
             self.errand(Errand::Close, Op::Close { file });
         }
-        if let Some(op) = self.pipeline.next() {
+        let nowhere = SegmentFile {
+            seq: 0,
+            file: 0,
+            bytes: 0,
+        };
+        let stamp = SegmentHeader {
+            flags: FLAG_READY,
+            prev_seq: self.durable_seq,
+            first_lsn: self.stats.durable_lsn + 1,
+            ..self.header(nowhere)
+        };
+        if let Some(op) = self.pipeline.next(&stamp) {
             self.errand(Errand::Pipeline, op);
         }
     }

@@ -116,6 +116,12 @@ pub enum OpenError {
         /// The file that should be there.
         path: PathBuf,
     },
+    /// A segment of another log lies in the directory.
+    #[error("{path}: belongs to another log; move the file back to where it came from")]
+    ForeignSegment {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory or a file in it cannot be used.
     #[error("{path}: cannot {doing}: {fault}; check owner, mode and mount of the directory")]
     Io {

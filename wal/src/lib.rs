@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod disk;
 
 mod batch;
@@ -24,6 +25,7 @@ mod commit;
 mod error;
 mod groups;
 mod identity;
+pub mod inspect;
 mod le;
 mod log;
 mod options;
@@ -41,7 +43,7 @@ pub use error::{Corruption, IoFault, OpenError, ReadError, WalError};
 pub use log::{Event, Wal};
 pub use options::{Identity, Options};
 pub use reads::{ReadEntry, ReadId};
-pub use record::{Record, Replay};
+pub use record::{BatchInfo, Record, Replay};
 pub use report::{Cut, OpenReport, Stats};
 
 /// Identifies a raft group within a core's log. Chosen by the caller; any value is legal.

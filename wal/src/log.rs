@@ -61,7 +61,8 @@ pub(crate) struct Flight {
 
 #[derive(Debug)]
 pub(crate) enum FlightOf {
-    Header,
+    /// Of this segment.
+    Header(u64),
     Batch {
         lsn: Lsn,
         bytes: u64,
@@ -97,6 +98,8 @@ pub struct Wal {
     pub(crate) groups: Groups,
     /// Where the next batch goes; its segment may be one that is written no more.
     pub(crate) end: End,
+    /// The newest segment whose header is durable.
+    pub(crate) durable_seq: u64,
     /// The segment being written, if one was begun since the log was opened.
     pub(crate) tail: Option<SegmentFile>,
     pub(crate) segments: BTreeMap<u64, SegmentFile>,
@@ -171,6 +174,7 @@ impl Wal {
             stage: Stage::new(found.end.lsn + 1, options.batch_bytes_max, fit),
             groups: found.groups,
             end: found.end,
+            durable_seq: found.end.seq,
             tail: None,
             segments: found.segments,
             pipeline,

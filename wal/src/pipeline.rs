@@ -15,7 +15,7 @@ use std::io;
 
 use crate::IoFault;
 use crate::disk::{FileId, Op, Output};
-use crate::segment::{self, PREPARE_NAME};
+use crate::segment::{self, PREPARE_NAME, SegmentHeader};
 
 /// Old segments kept for reuse; more are removed.
 pub(crate) const FREE_MAX: usize = 4;
@@ -44,6 +44,8 @@ enum Step {
     Open,
     /// Next: rename this old one.
     Recycle(SegmentFile),
+    /// Next: write the testimony into a named and opened file; it was recycled.
+    Stamp(SegmentFile, bool),
     /// Next: remove a closed file that is not needed.
     Remove(u64),
 }
@@ -122,7 +124,8 @@ impl Pipeline {
     }
 
     /// The next operation, if there is something to do and none is in flight.
-    pub(crate) fn next(&mut self) -> Option<Op> {
+    /// `stamp`: what a file made ready now testifies, but for its number and size.
+    pub(crate) fn next(&mut self, stamp: &SegmentHeader) -> Option<Op> {
         if self.in_flight || (self.stopped && self.step == Step::Idle) {
             return None;
         }
@@ -148,6 +151,20 @@ impl Pipeline {
                 from: segment::name(old.seq),
                 to: segment::name(self.next_seq),
             },
+            Step::Stamp(made, _) => {
+                let (seq, bytes, file) = (self.next_seq, made.bytes, made.file);
+                let buf = SegmentHeader {
+                    seq,
+                    bytes,
+                    ..*stamp
+                }
+                .blocks();
+                Op::Write {
+                    file,
+                    offset: 0,
+                    buf,
+                }
+            }
             Step::Remove(seq) => Op::Remove {
                 name: segment::name(seq),
             },
@@ -188,11 +205,19 @@ impl Pipeline {
             (Step::Name, _) => Step::Sync(None),
             (Step::Sync(None), _) => Step::Open,
             (Step::Recycle(old), _) => Step::Sync(Some(old)),
-            (Step::Sync(Some(old)), _) => {
-                self.recycled += 1;
-                return self.made(old.file, old.bytes);
+            (Step::Sync(Some(old)), _) => Step::Stamp(old, true),
+            (Step::Open, Output::Opened { file, bytes }) => Step::Stamp(
+                SegmentFile {
+                    seq: self.next_seq,
+                    file,
+                    bytes,
+                },
+                false,
+            ),
+            (Step::Stamp(made, recycled), _) => {
+                self.recycled += u64::from(recycled);
+                return self.made(made.file, made.bytes);
             }
-            (Step::Open, Output::Opened { file, bytes }) => return self.made(file, bytes),
             (Step::Idle | Step::Remove(_) | Step::Open, _) => Step::Idle,
         };
         self.step = next;
@@ -220,6 +245,7 @@ impl Pipeline {
             Step::Name | Step::Recycle(_) => (segment::name(self.next_seq), "rename"),
             Step::Open => (segment::name(self.next_seq), "open"),
             Step::Sync(_) | Step::Idle => (".".into(), "sync the directory of"),
+            Step::Stamp(..) => (segment::name(self.next_seq), "write"),
             Step::Remove(seq) => (segment::name(seq), "remove"),
         };
         let passing = fault.is_full() || fault.is_shortage();

@@ -74,6 +74,32 @@ pub enum Record<'a> {
 pub trait Replay {
     /// The next record, in log order.
     fn record(&mut self, record: Record<'_>);
+
+    /// The batch that the next records are from.
+    fn batch(&mut self, batch: &BatchInfo) {
+        let _ = batch;
+    }
+}
+
+/// A batch, as the tools show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchInfo {
+    /// Its number.
+    pub lsn: crate::Lsn,
+    /// Its segment.
+    pub seq: u64,
+    /// Byte offset in the segment.
+    pub offset: u64,
+    /// Bytes, padding included.
+    pub bytes: u32,
+    /// Highest batch known durable when it was written.
+    pub durable_lsn: crate::Lsn,
+    /// Oldest segment needed once it was durable.
+    pub low_seq: u64,
+    /// Records in it.
+    pub records: u32,
+    /// Groups whose state it repeats.
+    pub marks: u32,
 }
 
 /// For callers that need no replay (tools, tests).

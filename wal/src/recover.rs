@@ -20,6 +20,8 @@
 //! | 10  | file after the last segment   | traces of writes, durable >= L       | corrupt              |
 //! | 11  | file after the last segment   | traces of writes, durable < L        | torn rotation: cut   |
 //! | 12  | file after the last segment   | no traces                            | ready segment        |
+//! | 13  | ready segment                 | testifies a segment after the last   | missing              |
+//! | 14  | ready segment                 | testifies a durable batch >= L       | corrupt, as row 4    |
 //!
 //! Why rows 5 and 11 may cut: nothing above `durable` was ever acknowledged, as an acknowledgement
 //! precedes every later batch that could say so; at most the last `depth` batches were in flight.
@@ -40,8 +42,8 @@ use crate::identity::{Birth, CUT_DIR, fault};
 use crate::pipeline::SegmentFile;
 use crate::record::Records;
 use crate::scan::{Bad, Evidence, Expect, Window};
-use crate::segment::{self, DATA_AT};
-use crate::{Cut, Lsn, OpenError, OpenReport, Record, Replay};
+use crate::segment::{self, DATA_AT, SegmentHeader};
+use crate::{BatchInfo, Cut, Lsn, OpenError, OpenReport, Record, Replay};
 
 /// The log as it was found: everything an open log starts from.
 pub(crate) struct Recovered {
@@ -72,22 +74,63 @@ pub(crate) struct End {
     pub(crate) marked_seq: u64,
 }
 
-/// Replay the log in the disk's directory, which is locked and ours.
+/// What a directory holds, before anything was done about it.
+pub(crate) struct Judged {
+    groups: Groups,
+    files: BTreeMap<u64, FoundFile>,
+    chain: Chain,
+    pub(crate) end: End,
+    pub(crate) report: OpenReport,
+}
+
+/// Replay the log in the disk's directory, which is locked and ours, and put the directory in order.
 pub(crate) fn recover(
     disk: &mut dyn Disk,
     birth: &Birth,
     segment_bytes: u64,
     replay: &mut dyn Replay,
 ) -> Result<Recovered, OpenError> {
-    let mut files = open_files(disk, birth.uuid)?;
+    let Judged {
+        groups,
+        mut files,
+        chain,
+        end,
+        report,
+    } = judge(disk, birth.uuid, replay)?;
+    if let Some(cut) = &report.cut {
+        keep_copy(disk, cut, &files)?;
+    }
     let max_seq = files.keys().next_back().copied().unwrap_or(0);
+    let in_log = |header: &SegmentHeader| Some((header.seq, files.get(&header.seq)?.file));
+    let segments: BTreeMap<u64, SegmentFile> = chain.segments.iter().filter_map(in_log).collect();
+    files.retain(|seq, _| !segments.contains_key(seq));
+    let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
+    Ok(Recovered {
+        groups,
+        segments,
+        ready,
+        next_seq,
+        end,
+        report,
+    })
+}
+
+/// Replay the log and judge its end. Changes nothing.
+pub(crate) fn judge(
+    disk: &mut dyn Disk,
+    uuid: u128,
+    replay: &mut dyn Replay,
+) -> Result<Judged, OpenError> {
+    let files = open_files(disk, uuid)?;
+    let missing = |disk: &dyn Disk, seq| OpenError::MissingSegment {
+        path: disk.path().join(segment::name(seq)),
+    };
     if files.is_empty() {
-        let path = disk.path().join(segment::name(1));
-        return Err(OpenError::MissingSegment { path });
+        return Err(missing(disk, 1));
     }
     let chain = Chain::find(disk, &files)?;
     let mut recovery = Recovery {
-        uuid: birth.uuid,
+        uuid,
         disk,
         replay,
         touches: Touches::default(),
@@ -97,34 +140,37 @@ pub(crate) fn recover(
         report: OpenReport::default(),
     };
     recovery.segments(&chain)?;
+    // Row 13. What ready files testify.
+    for ready in files.values().filter_map(|f| f.ready) {
+        if ready.prev_seq > recovery.end.seq {
+            return Err(missing(recovery.disk, ready.prev_seq));
+        }
+        recovery.durable = recovery.durable.max(ready.first_lsn.saturating_sub(1));
+    }
     recovery.tail(&chain, &files)?;
     let Recovery {
         groups,
         end,
         mut report,
+        durable,
         ..
     } = recovery;
     if chain.before >= end.low_seq.max(1) {
-        let path = disk.path().join(segment::name(chain.before));
-        return Err(OpenError::MissingSegment { path });
+        return Err(missing(disk, chain.before)); // row 9
     }
-    if let Some(cut) = &report.cut {
-        keep_copy(disk, cut, &files)?;
+    for found in files.values().filter(|f| f.copies == 1) {
+        let name = segment::name(found.file.seq);
+        report
+            .notes
+            .push(format!("{name}: one of the two header copies is damaged"));
     }
-    let segments: BTreeMap<u64, SegmentFile> = chain
-        .segments
-        .iter()
-        .map(|h| (h.seq, files[&h.seq].file))
-        .collect();
-    files.retain(|seq, _| !segments.contains_key(seq));
-    let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
-    report.segments = segments.len();
+    report.segments = chain.segments.len();
     report.last_lsn = end.lsn;
-    Ok(Recovered {
+    report.durable_lsn = durable;
+    Ok(Judged {
         groups,
-        segments,
-        ready,
-        next_seq,
+        files,
+        chain,
         end,
         report,
     })
@@ -163,6 +209,7 @@ impl Recovery<'_> {
                 let durable = next.first_lsn.saturating_sub(1);
                 return Err(self.corrupt(chain.files[at], expect, durable, &bad)?); // row 2
             }
+            self.footer(chain.files[at], limit, chain.sizes[at])?;
             if next.first_lsn != self.end.lsn + 1 || next.prev != self.end.crc {
                 let what = format!("segment {} does not follow it", segment::name(next.seq));
                 let durable = next.first_lsn.saturating_sub(1);
@@ -175,6 +222,27 @@ impl Recovery<'_> {
                     vec![],
                 )); // row 3
             }
+        }
+        Ok(())
+    }
+
+    /// Note a damaged footer. It may be missing: then whatever lies there says nothing.
+    fn footer(&mut self, file: FileId, at: u64, size: u64) -> Result<(), OpenError> {
+        let expect = Expect {
+            offset: at,
+            limit: size,
+            ..self.expect(size)
+        };
+        let name = segment::name(expect.seq);
+        let mut source = DiskSource {
+            disk: self.disk,
+            file,
+        };
+        let found = Window::new(&mut source).footer_is_whole(&expect);
+        if found.map_err(|e| fault(self.disk, &name, "read", e))? == Some(false) {
+            self.report
+                .notes
+                .push(format!("{name}: the footer is damaged"));
         }
         Ok(())
     }
@@ -254,6 +322,7 @@ impl Recovery<'_> {
                 seq,
                 offset: DATA_AT,
                 limit: found.file.bytes,
+                lsn,
                 ..self.expect(0)
             };
             traces.push((found.file, self.evidence(found.file.file, &expect)?));
@@ -400,6 +469,16 @@ struct Replaying<'a> {
 
 impl Replaying<'_> {
     fn batch(&mut self, header: &BatchHeader, bytes: &[u8], place: Place) {
+        self.replay.batch(&BatchInfo {
+            lsn: header.lsn,
+            seq: header.seq,
+            offset: header.offset,
+            bytes: header.len,
+            durable_lsn: header.durable_lsn,
+            low_seq: header.low_seq,
+            records: header.records,
+            marks: header.marks,
+        });
         self.touches.clear();
         for record in header
             .records(bytes)

@@ -28,8 +28,13 @@ pub struct OpenReport {
     pub bytes: u64,
     /// The last batch of the log; 0 if it has none.
     pub last_lsn: Lsn,
+    /// Highest batch known to have been acknowledged; damage above it could not be told from a tail
+    /// that was never finished.
+    pub durable_lsn: Lsn,
     /// The torn tail that was cut, if there was one.
     pub cut: Option<Cut>,
+    /// Damage that cost nothing, because what was damaged is there twice.
+    pub notes: Vec<String>,
 }
 
 /// A torn tail: written but never acknowledged, and therefore removed.

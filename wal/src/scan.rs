@@ -135,6 +135,22 @@ impl<'s> Window<'s> {
         Ok(None)
     }
 
+    /// There is a footer at a place, by either copy of its header, and it is whole. `None`: there is
+    /// none.
+    pub(crate) fn footer_is_whole(&mut self, expect: &Expect) -> io::Result<Option<bool>> {
+        let head = BatchHeader::decode(self.view(expect.offset, BLOCK_BYTES)?);
+        let head = head.map(|(header, _)| header);
+        let known = match head.filter(|h| h.is_at(expect.uuid, expect.seq, expect.offset)) {
+            Some(head) => Some(head),
+            None => self.trailer_for(expect)?,
+        };
+        let Some(known) = known.filter(BatchHeader::is_footer) else {
+            return Ok(None);
+        };
+        let bytes = self.view(known.offset, known.len as usize)?;
+        Ok(Some(head == Some(known) && whole(&known, bytes).is_ok()))
+    }
+
     /// Which groups and indexes a damaged batch held: from its marks, or from its records.
     pub(crate) fn held_by(&mut self, known: &BatchHeader) -> io::Result<Vec<(GroupId, u64, u64)>> {
         let bytes = self.view(known.offset, known.len as usize)?;

@@ -14,6 +14,7 @@
 //! Sequence numbers are never reused. Must never know: disks.
 
 use crate::batch::FORMAT;
+use crate::disk::AlignedBuf;
 use crate::le::{Fields, u16_at, u32_at, u64_at, u128_at};
 use crate::{BLOCK_BYTES, Lsn};
 
@@ -24,7 +25,11 @@ pub(crate) const DATA_AT: u64 = 2 * BLOCK_BYTES as u64;
 /// Name of a segment while it is being made.
 pub(crate) const PREPARE_NAME: &str = "prepare.tmp";
 
-const FIELD_BYTES: usize = 112;
+/// No segment of the log yet: a file made ready, that testifies how far the log was when it was made.
+/// So a lost newest segment is noticed, which no later segment could name.
+pub(crate) const FLAG_READY: u16 = 1;
+
+const FIELD_BYTES: usize = 96;
 const _: () = assert!(FIELD_BYTES <= BLOCK_BYTES - 4);
 
 /// The file name of a segment.
@@ -62,6 +67,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) prev: u32,
     /// Batches that may be in flight at once while this segment is written.
     pub(crate) depth: u16,
+    /// [`FLAG_READY`] or nothing.
+    pub(crate) flags: u16,
 }
 
 /// What lies in a segment's first two blocks.
@@ -76,9 +83,9 @@ pub(crate) enum Found {
 }
 
 impl SegmentHeader {
-    /// Both blocks.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0; DATA_AT as usize];
+    /// Both blocks, ready to be written.
+    pub(crate) fn blocks(&self) -> AlignedBuf {
+        let mut out = AlignedBuf::zeroed(DATA_AT as usize);
         for (copy, block) in out.chunks_exact_mut(BLOCK_BYTES).enumerate() {
             Fields::new(block)
                 .put(MAGIC)
@@ -95,7 +102,7 @@ impl SegmentHeader {
                 .u64(self.member_id)
                 .u32(self.prev)
                 .u16(self.depth)
-                .u16(0);
+                .u16(self.flags);
             let crc = crc32c::crc32c(&block[..BLOCK_BYTES - 4]);
             block[BLOCK_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
         }
@@ -142,6 +149,7 @@ impl SegmentHeader {
                 member_id: u64_at(block, 80),
                 prev: u32_at(block, 88),
                 depth: u16_at(block, 92),
+                flags: u16_at(block, 94),
             })
         })
     }
@@ -174,7 +182,7 @@ mod tests {
             first_lsn: 7,
             ..SegmentHeader::default()
         };
-        let blocks = header.encode();
+        let blocks = header.blocks().to_vec();
         assert_eq!(
             SegmentHeader::find(&blocks),
             Found::Header { header, copies: 2 }

@@ -39,6 +39,8 @@ pub(super) struct Inner {
     prefix: Prefix,
     heads: Vec<u64>,
     separators: Vec<Box<[u8]>>,
+    /// Heap bytes of this node and all under it.
+    bytes: usize,
     pub(super) live: Vec<u32>,
     pub(super) children: Vec<Node>,
 }
@@ -118,18 +120,11 @@ impl Node {
         }
     }
 
+    /// Bytes on the heap, of this node and all under it.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Node::Leaf(_) => mem::size_of::<Leaf>(),
-            Node::Inner(inner) => {
-                let own = mem::size_of::<Inner>()
-                    + inner.heads.capacity() * 8
-                    + inner.live.capacity() * 4
-                    + inner.children.capacity() * mem::size_of::<Node>()
-                    + inner.separators.capacity() * mem::size_of::<Box<[u8]>>()
-                    + inner.separators.iter().map(|s| s.len()).sum::<usize>();
-                own + inner.children.iter().map(Node::heap_bytes).sum::<usize>()
-            }
+            Node::Inner(inner) => inner.bytes,
         }
     }
 
@@ -287,6 +282,7 @@ impl Inner {
             prefix: Prefix::EMPTY,
             heads: Vec::new(),
             separators: vec![separator],
+            bytes: 0,
             live: vec![left.live() as u32, right.live() as u32],
             children: vec![left, right],
         };
@@ -304,8 +300,10 @@ impl Inner {
 
     fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
         let at = self.child_of(key);
+        let before = self.children[at].heap_bytes();
         let Some((separator, right)) = self.children[at].insert(keys, key, id) else {
             self.live[at] += 1;
+            self.bytes += self.children[at].heap_bytes() - before;
             return None;
         };
         self.live[at] = self.children[at].live() as u32;
@@ -314,6 +312,7 @@ impl Inner {
         if self.prefix.is_prefix_of(&separator) {
             self.heads.insert(at, self.prefix.head(&separator));
             self.separators.insert(at, separator);
+            self.count_bytes();
         } else {
             self.separators.insert(at, separator);
             self.rebuild_heads();
@@ -332,6 +331,7 @@ impl Inner {
             prefix: Prefix::EMPTY,
             heads: Vec::new(),
             separators: self.separators.split_off(middle),
+            bytes: 0,
             live: self.live.split_off(middle),
             children: self.children.split_off(middle),
         };
@@ -343,8 +343,10 @@ impl Inner {
 
     fn remove(&mut self, keys: &Keys, key: &[u8]) -> bool {
         let at = self.child_of(key);
+        let before = self.children[at].heap_bytes();
         let was_live = self.children[at].remove(keys, key);
         self.live[at] -= u32::from(was_live);
+        self.bytes -= before - self.children[at].heap_bytes();
         if self.children[at].is_empty() {
             self.take_child(at);
         } else if !self.merge(keys, at)
@@ -385,6 +387,7 @@ impl Inner {
             self.separators.remove(separator);
             self.heads.remove(separator);
         }
+        self.count_bytes();
     }
 
     fn rebuild_heads(&mut self) {
@@ -398,6 +401,22 @@ impl Inner {
                 .iter()
                 .map(|separator| self.prefix.head(separator)),
         );
+        self.count_bytes();
+    }
+
+    /// After the children changed. What vectors have allocated ahead is left out.
+    fn count_bytes(&mut self) {
+        let per_child = mem::size_of::<Node>() + mem::size_of::<u32>();
+        let per_separator = mem::size_of::<u64>() + mem::size_of::<Box<[u8]>>();
+        self.bytes = mem::size_of::<Inner>()
+            + self.children.len() * per_child
+            + self.separators.len() * per_separator
+            + self
+                .separators
+                .iter()
+                .map(|separator| separator.len())
+                .sum::<usize>()
+            + self.children.iter().map(Node::heap_bytes).sum::<usize>();
     }
 }
 
@@ -501,6 +520,13 @@ impl Node {
                 assert!((1..=INNER_MAX).contains(&count));
                 assert_eq!(inner.separators.len() + 1, count);
                 assert_eq!((inner.heads.len(), inner.live.len()), (count - 1, count));
+                let separators = inner
+                    .separators
+                    .iter()
+                    .map(|separator| separator.len() + 24);
+                let children = inner.children.iter().map(|child| child.heap_bytes() + 20);
+                let bytes = separators.chain(children).sum::<usize>() + mem::size_of::<Inner>();
+                assert_eq!(inner.bytes, bytes);
                 for (at, child) in inner.children.iter().enumerate() {
                     assert!(!child.is_empty());
                     assert_eq!(inner.live[at] as usize, child.live());

@@ -42,6 +42,12 @@ pub(crate) const KIND_END: u8 = 4;
 
 /// A frame ends when its payload passes this, so that a reader can check it in one piece.
 const FRAME_BYTES: usize = 64 << 10;
+/// A frame that announces more than this is damaged. Only a single version can make a frame larger
+/// than [`FRAME_BYTES`], so this also bounds the values a store can be restored with; requests are
+/// bounded far below (1.5 MiB by default).
+pub(crate) const FRAME_BYTES_MAX: usize = 1 << 30;
+/// Most keys that one slice looks at, in case few of them have anything to write.
+const SLICE_KEYS_MAX: usize = 20_000;
 
 /// A snapshot that is being made. It is pinned to the revision at which it began; while it exists
 /// physical compaction waits, so drop it when done.
@@ -74,7 +80,7 @@ enum Stage {
 }
 
 /// Where the last frame of keys ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct After {
     key: Vec<u8>,
     /// The last version written; `None` when the key is complete.
@@ -104,19 +110,26 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> bool {
         let start = out.len();
+        let mut keys_left = SLICE_KEYS_MAX;
         while !matches!(cursor.stage, Stage::Done) {
             let room = max_bytes
                 .saturating_sub(out.len() - start)
                 .clamp(1, FRAME_BYTES);
-            self.snapshot_frame(cursor, room, out);
-            if out.len() - start >= max_bytes {
+            self.snapshot_frame(cursor, room, &mut keys_left, out);
+            if out.len() - start >= max_bytes || keys_left == 0 {
                 break;
             }
         }
         !matches!(cursor.stage, Stage::Done)
     }
 
-    fn snapshot_frame(&self, cursor: &mut SnapshotCursor, room: usize, out: &mut Vec<u8>) {
+    fn snapshot_frame(
+        &self,
+        cursor: &mut SnapshotCursor,
+        room: usize,
+        keys_left: &mut usize,
+        out: &mut Vec<u8>,
+    ) {
         let start = out.len();
         out.extend_from_slice(&[0; FRAME_HEAD]);
         let kind;
@@ -129,7 +142,10 @@ impl Store {
                 (KIND_HEAD, Stage::Leases { done: 0 })
             }
             Stage::Leases { done } => (KIND_LEASES, leases_frame(cursor, done, room, out)),
-            Stage::Keys(after) => (KIND_KEYS, self.keys_frame(cursor, after, room, out)),
+            Stage::Keys(after) => (
+                KIND_KEYS,
+                self.keys_frame(cursor, after, room, keys_left, out),
+            ),
             Stage::End | Stage::Done => {
                 varint::put(out, cursor.versions);
                 out.extend_from_slice(&cursor.hash.finish().to_le_bytes());
@@ -147,39 +163,37 @@ impl Store {
         cursor: &mut SnapshotCursor,
         after: Option<After>,
         room: usize,
+        keys_left: &mut usize,
         out: &mut Vec<u8>,
     ) -> Stage {
         let limit = out.len() + room;
-        let start = after
-            .as_ref()
-            .map(|after| after.key.clone())
-            .unwrap_or_default();
-        let mut stopped_in_key = None;
+        let resume = after.clone();
+        let mut after = after.unwrap_or_default();
+        let start = after.key.clone();
         let stopped = self.index.scan(&self.keys, &start, |id| {
             let key = self.keys.key(id);
-            let from = match &after {
-                Some(After { key: done, main }) if done == key => match main {
+            let from = match &resume {
+                Some(resume) if resume.key == key => match resume.main {
                     Some(main) => main + 1,
                     None => return ControlFlow::Continue(()),
                 },
                 _ => i64::MIN,
             };
-            if out.len() >= limit {
+            if out.len() >= limit || *keys_left == 0 {
                 return ControlFlow::Break(());
             }
-            let main = self.key_entry(cursor, id, from, limit, out);
-            stopped_in_key = Some(After {
-                key: key.to_vec(),
-                main,
-            });
-            if main.is_some() {
+            *keys_left -= 1;
+            after.key.clear();
+            after.key.extend_from_slice(key);
+            after.main = self.key_entry(cursor, id, from, limit, out);
+            if after.main.is_some() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         });
         match stopped {
-            Some(()) => Stage::Keys(stopped_in_key.or(after)),
+            Some(()) => Stage::Keys(Some(after)),
             None => Stage::End,
         }
     }
@@ -194,10 +208,7 @@ impl Store {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> Option<i64> {
-        let readable = || {
-            self.readable(id, cursor.compacted, cursor.revision)
-                .skip_while(move |version| version.main < from)
-        };
+        let readable = || self.readable(id, cursor.compacted, cursor.revision, from);
         // Two passes: the count comes first, and only as many as fit may be counted.
         let (mut count, mut bytes, mut last, mut more) = (0u64, 0, 0, false);
         for version in readable() {

@@ -11,7 +11,7 @@ use crate::hash::Hash64;
 use crate::keys::KeyId;
 use crate::revlog::LogOp;
 use crate::snapshot::{
-    FORMAT_VERSION, FRAME_HEAD, KIND_END, KIND_HEAD, KIND_KEYS, KIND_LEASES, MAGIC,
+    FORMAT_VERSION, FRAME_BYTES_MAX, FRAME_HEAD, KIND_END, KIND_HEAD, KIND_KEYS, KIND_LEASES, MAGIC,
 };
 use crate::store::{Config, Store};
 use crate::varint;
@@ -74,13 +74,15 @@ impl Restorer {
     /// Takes the next piece. After an error the restorer is of no further use.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.partial.extend_from_slice(bytes);
-        let partial = std::mem::take(&mut self.partial);
-        let mut rest = partial.as_slice();
-        while let Some(frame) = take_frame(&mut rest) {
+        let mut partial = std::mem::take(&mut self.partial);
+        let mut used = 0;
+        while let Some(frame) = self.next_frame(&partial[used..])? {
             self.frame(frame)?;
+            used += frame.len();
             self.offset += frame.len() as u64;
         }
-        self.partial = rest.to_vec();
+        partial.drain(..used);
+        self.partial = partial;
         Ok(())
     }
 
@@ -100,6 +102,25 @@ impl Restorer {
         self.rebuild_log()
             .map_err(|what| SnapshotError::Damaged { offset, what })?;
         Ok(self.store)
+    }
+
+    /// The frame at the front, if it is all there. A length beyond all bounds is refused before
+    /// the rest of the stream would be kept waiting for it.
+    fn next_frame<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, SnapshotError> {
+        let Some(length) = bytes.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(match self.offset {
+                0 => SnapshotError::Magic,
+                offset => SnapshotError::Damaged {
+                    offset,
+                    what: "block length out of bounds",
+                },
+            });
+        }
+        Ok(bytes.get(..FRAME_HEAD + length))
     }
 
     fn frame(&mut self, frame: &[u8]) -> Result<(), SnapshotError> {
@@ -293,15 +314,6 @@ impl Restorer {
         }
         Ok(())
     }
-}
-
-/// A whole frame off the front.
-fn take_frame<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = u32::from_le_bytes(*rest.first_chunk::<4>()?);
-    let total = FRAME_HEAD.checked_add(usize::try_from(length).ok()?)?;
-    let (frame, tail) = rest.split_at_checked(total)?;
-    *rest = tail;
-    Some(frame)
 }
 
 fn take_i64(rest: &mut &[u8]) -> Checked<i64> {

@@ -180,7 +180,8 @@ impl Store {
     /// The next events of a watcher: whole revisions, at least one, up to `max_bytes` where more
     /// than one. `None`: nothing now (a watcher that is behind may have been looking through a
     /// slice of the log without a match; it is queued again). One call does a bounded amount of
-    /// work, unless a single revision is larger.
+    /// work, unless a single revision is larger; whoever loops over [`Store::watch_ready`] bounds
+    /// the number of calls per turn.
     pub fn watch_next(&mut self, id: WatcherId, max_bytes: usize) -> Option<WatchBatch> {
         let watcher = self.watchers.by_id.get_mut(&id)?;
         let before = watcher.buffer_bytes;

@@ -11,6 +11,7 @@ pub mod logging;
 pub mod options;
 pub mod serve;
 pub mod values;
+pub mod wal;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Serve(Box<args::ServeArgs>),
     /// Load an engine or servers, and measure
     Bench(bench::BenchArgs),
+    /// Look at a log without changing it
+    Wal(wal::WalArgs),
 }
 
 /// Parses the command line and does what it says.
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
             Err(error) => usage(&error),
         },
         Command::Bench(args) => bench::run(&args),
+        Command::Wal(args) => wal::run(&args),
     }
 }
 

@@ -34,18 +34,35 @@ pub struct Recovery {
     fault: Option<RecoverFault>,
 }
 
-/// A committed entry that this build does not understand.
+/// What was found cannot be turned into groups.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "group {group}, entry {index}: {error}; the log is intact, start the version that wrote it"
-)]
-pub struct RecoverFault {
-    /// Its group.
-    pub group: u64,
-    /// Its index.
-    pub index: u64,
-    /// What is wrong.
-    pub error: CommandError,
+pub enum RecoverFault {
+    /// A committed entry that this build does not understand.
+    #[error(
+        "group {group}, entry {index}: {error}; the log is intact, start the version that wrote it"
+    )]
+    Command {
+        /// Its group.
+        group: u64,
+        /// Its index.
+        index: u64,
+        /// What is wrong.
+        error: CommandError,
+    },
+    /// The log begins after a checkpoint that is not there.
+    #[error(
+        "group {group}: the log goes on after entry {needed}, but the newest checkpoint ends at \
+         entry {found}; put the missing checkpoint file back, or let the member rejoin empty"
+    )]
+    MissingCheckpoint {
+        /// Its group.
+        group: u64,
+        /// The entry a checkpoint must reach.
+        needed: u64,
+        /// The entry the newest one reaches; 0 if there is none.
+        found: u64,
+    },
 }
 
 #[derive(Default)]
@@ -54,6 +71,8 @@ struct Group {
     /// The checkpoint it started from.
     restored: Position,
     hard_state: HardState,
+    /// The log says that a checkpoint reaches this far.
+    compacted: u64,
     /// Not yet known to be committed.
     tail: VecDeque<Entry>,
 }
@@ -87,6 +106,15 @@ impl Recovery {
     pub fn finish(self) -> Result<BTreeMap<u64, RecoveredGroup>, RecoverFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
+        }
+        for (id, group) in &self.groups {
+            if group.compacted > group.machine.applied_index {
+                return Err(RecoverFault::MissingCheckpoint {
+                    group: *id,
+                    needed: group.compacted,
+                    found: group.machine.applied_index,
+                });
+            }
         }
         let conf_state = self.conf_state;
         Ok(self
@@ -132,7 +160,12 @@ impl Replay for Recovery {
                     kind: EntryKind::from_u8(kind).unwrap_or_default(),
                     data: Bytes::copy_from_slice(payload),
                 };
-                self.groups.entry(group).or_default().push(entry);
+                self.fault = self
+                    .groups
+                    .entry(group)
+                    .or_default()
+                    .push(entry, group)
+                    .err();
             }
             Record::HardState {
                 group: id,
@@ -148,16 +181,27 @@ impl Replay for Recovery {
             Record::Removed { group } => {
                 self.groups.remove(&group);
             }
-            // Compaction only says what may be gone from the log; the checkpoint has it.
+            Record::Compacted { group, index, .. } => {
+                self.groups.entry(group).or_default().compacted = index;
+            }
             _ => {}
         }
     }
 }
 
 impl Group {
-    fn push(&mut self, entry: Entry) {
-        if entry.index <= self.machine.applied_index {
-            return;
+    fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
+        let found = self.machine.applied_index;
+        if entry.index <= found {
+            return Ok(());
+        }
+        if self.tail.is_empty() && entry.index > found + 1 {
+            let needed = entry.index - 1;
+            return Err(RecoverFault::MissingCheckpoint {
+                group,
+                needed,
+                found,
+            });
         }
         while self
             .tail
@@ -167,6 +211,7 @@ impl Group {
             self.tail.pop_back();
         }
         self.tail.push_back(entry);
+        Ok(())
     }
 
     fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
@@ -184,7 +229,7 @@ impl Group {
             };
             self.machine
                 .apply(index, term, payload, now_ms)
-                .map_err(|error| RecoverFault {
+                .map_err(|error| RecoverFault::Command {
                     group,
                     index,
                     error,

@@ -12,6 +12,7 @@
 //! peers and answers. The same code runs under every host and in the simulator.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -72,6 +73,10 @@ impl Peers for () {
 pub struct CoreConfig {
     /// Its door.
     pub inbox: Arc<Inbox>,
+    /// Where checkpoints are written.
+    pub checkpoint_dir: PathBuf,
+    /// Bytes of log between two checkpoints of a shard.
+    pub checkpoint_bytes: u64,
     /// One entry per shard, refreshed every turn.
     pub metrics: Vec<Arc<Mutex<Metrics>>>,
 }
@@ -147,7 +152,7 @@ impl Core {
         }
         let mut again = self.process(now);
         self.send(peers);
-        again |= self.background();
+        again |= self.background(cx);
         self.publish();
         if self.phase == Phase::Ended {
             return Next::Ended;
@@ -344,12 +349,17 @@ impl Core {
         }
     }
 
-    /// Work without a caller waiting: a slice of compaction, watchers that are behind, old entries for
-    /// slow followers.
-    fn background(&mut self) -> bool {
+    /// Work without a caller waiting: a slice of compaction or of a checkpoint, old entries for slow
+    /// followers.
+    fn background(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.phase != Phase::Running {
+            return false;
+        }
         let mut again = false;
+        let (dir, every) = (&self.config.checkpoint_dir, self.config.checkpoint_bytes);
         for (at, shard) in self.shards.iter_mut().enumerate() {
             again |= shard.compact_slice();
+            again |= shard.checkpoint_slice(dir, &mut self.wal, every, cx);
             again |= shard.watch_slice();
             if let Some(wanted) = shard.raft.storage().take_wanted()
                 && !self.reads.iter().any(|(_, reader)| *reader == at)

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bytes::Bytes;
 use henge_mvcc as mvcc;
 use henge_raft::ConfState;
-use henge_wal::{Identity, Wal};
+use henge_wal::{Identity, Wal, checkpoint};
 
 use super::{CoreHandle, Engine, Inner, OpenError, ShardHandle};
 use crate::api::{Member, Metrics};
@@ -20,6 +20,7 @@ use crate::core::recover::Recovery;
 use crate::core::{Core, CoreConfig, Peers};
 use crate::host::clock::{Clock, wall_clock_ms};
 use crate::host::{CoreBuilder, HostHandle, HostKind};
+use crate::machine::Machine;
 use crate::peer::{PeerConfig, PeerHandler, PeerNet};
 use crate::shard::{Shard, ShardConfig};
 
@@ -56,6 +57,7 @@ pub struct EngineBuilder {
     pending_bytes_max: usize,
     quota_bytes: u64,
     progress_notify_ms: u64,
+    checkpoint_bytes: u64,
     wal: henge_wal::Options,
 }
 
@@ -83,6 +85,7 @@ impl EngineBuilder {
             pending_bytes_max: 64 << 20,
             quota_bytes: 0,
             progress_notify_ms: 600_000,
+            checkpoint_bytes: 1 << 30,
             wal: henge_wal::Options::default(),
         }
     }
@@ -147,6 +150,13 @@ impl EngineBuilder {
     /// Milliseconds between the progress notes of idle watchers that asked for them. Default 10 minutes.
     pub fn progress_notify_ms(mut self, millis: u64) -> Self {
         self.progress_notify_ms = millis;
+        self
+    }
+
+    /// Bytes of log after which a member that is alone writes a checkpoint and lets the log go. Default
+    /// 1 GiB: a restart replays at most about that much, a few seconds.
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoint_bytes = bytes;
         self
     }
 
@@ -294,6 +304,8 @@ impl EngineBuilder {
             apply_gap_max: 5_000,
             quota_bytes: self.quota_bytes,
             progress_notify_ms: self.progress_notify_ms,
+            checkpoint_bytes: self.checkpoint_bytes,
+            log_bytes_replayed: 0,
             seed: first_request_id,
             first_request_id,
         }
@@ -332,6 +344,8 @@ impl EngineBuilder {
             ..ConfState::default()
         };
         let dir = self.dir.join(format!("core-{at}"));
+        let checkpoint_dir = self.dir.join("checkpoints");
+        let checkpoint_bytes = self.checkpoint_bytes;
         let options = self.wal.clone();
         let identity = Identity {
             cluster_id: self.cluster.cluster_id,
@@ -340,11 +354,17 @@ impl EngineBuilder {
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
             let mut recovery = Recovery::new(conf_state, now_ms);
+            for config in &configs {
+                if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
+                    recovery.restored(config.group, machine);
+                }
+            }
             let (wal, report) = Wal::open(&dir, &options, &identity, disk, &mut recovery)?;
             report_open(&dir, &report);
             let mut groups = recovery.finish()?;
             let mut shards = Vec::with_capacity(configs.len());
-            for config in configs {
+            for mut config in configs {
+                config.log_bytes_replayed = report.bytes;
                 let recovered = groups.remove(&config.group).unwrap_or_default();
                 let member_id = config.member_id;
                 let shard =
@@ -354,7 +374,12 @@ impl EngineBuilder {
                     })?;
                 shards.push(shard);
             }
-            let config = CoreConfig { inbox, metrics };
+            let config = CoreConfig {
+                inbox,
+                checkpoint_dir,
+                checkpoint_bytes,
+                metrics,
+            };
             let peers: Box<dyn Peers> = Box::new(NetPeers { net });
             Ok((Core::new(config, shards, wal), peers))
         })
@@ -382,6 +407,33 @@ impl EngineBuilder {
         let _ = net.set(started.clone());
         Ok(Some(started))
     }
+}
+
+/// A group's state machine from its newest checkpoint, if it has one.
+fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine>, OpenError> {
+    let Some(path) = checkpoint::latest(dir, group)? else {
+        return Ok(None);
+    };
+    let mut reader = checkpoint::Reader::open(&path)?;
+    let meta = *reader.meta();
+    let theirs = (meta.cluster_id, meta.member_id, meta.group);
+    if theirs != (identity.cluster_id, identity.member_id, group) {
+        return Err(OpenError::ForeignCheckpoint { path });
+    }
+    let unreadable = |error: mvcc::SnapshotError| OpenError::Checkpoint {
+        path: path.clone(),
+        error,
+    };
+    let mut restorer = mvcc::Restorer::new();
+    while let Some(chunk) = reader.next_chunk()? {
+        restorer.push(&chunk).map_err(unreadable)?;
+    }
+    let store = restorer.finish().map_err(unreadable)?;
+    Ok(Some(Machine {
+        store,
+        applied_index: meta.index,
+        applied_term: meta.term,
+    }))
 }
 
 /// Groups are numbered from 1; 0 would be easy to write by accident.

@@ -84,7 +84,28 @@ pub enum OpenError {
     /// The log refused (locked, foreign, damaged, not writable, …); the text names file and remedy.
     #[error(transparent)]
     Wal(#[from] henge_wal::OpenError),
-    /// A committed entry is not understood by this build.
+    /// A checkpoint file cannot be read.
+    #[error(transparent)]
+    CheckpointFile(#[from] henge_wal::checkpoint::CheckpointError),
+    /// A checkpoint's content is not a store.
+    #[error(
+        "{path}: {error}; the log before it is gone: restore the directory from a copy, or let the member rejoin empty"
+    )]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: mvcc::SnapshotError,
+    },
+    /// A checkpoint of another cluster, member or group.
+    #[error(
+        "{path}: belongs to another cluster or member; move it away if it was copied here by mistake"
+    )]
+    ForeignCheckpoint {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What the log holds cannot be turned into shards.
     #[error(transparent)]
     Recover(#[from] crate::core::recover::RecoverFault),
     /// A setting makes no sense.

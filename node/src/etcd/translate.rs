@@ -2,8 +2,8 @@
 //!
 //! Requests are borrowed (the engine encodes its command before the first await), answers are
 //! moved. What the wire can say but the engine's types cannot (unknown enum numbers, an empty
-//! operation) is settled here, in etcd's way. No I/O, no policy; tested by tables below and by the
-//! socket tests.
+//! operation) is settled here, in etcd's way. No I/O, no policy; tested over the socket by
+//! `tests/etcd_api/kv.rs`.
 
 use henge_mvcc as mvcc;
 use mvcc::{CompareResult, CompareTarget, Error, KeyRange, RequestOp, SortOrder, SortTarget};

@@ -329,10 +329,7 @@ mod tests {
             (log.term(0), log.term(8), log.term(9)),
             (Ok(0), Ok(1), Ok(1))
         );
-        assert_eq!(
-            log.entries(3, 10, u64::MAX),
-            Err(StorageError::Unavailable)
-        );
+        assert_eq!(log.entries(3, 10, u64::MAX), Err(StorageError::Unavailable));
         assert_eq!(log.take_wanted(), Some(Wanted { low: 3, high: 9 }));
     }
 }

@@ -4,7 +4,7 @@
 //! `admit` (refuse or queue), `propose` (hand the batch to raft), `persist` (what raft wants on disk and
 //! on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
 //! linearizable reads until their ReadIndex is applied; `watch` and `session` feed watch streams;
-//! `log` is the tail of the log that raft reads.
+//! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
 //!
 //! Invariant: a caller is answered exactly once, with done, not done, or unknown.
 //! Invariant: nothing here reads a clock, blocks, or touches a file or socket: a turn gives it the time
@@ -12,6 +12,7 @@
 
 pub mod admit;
 pub mod apply;
+pub mod checkpoint;
 pub mod log;
 pub mod persist;
 pub mod reads;
@@ -63,6 +64,10 @@ pub struct ShardConfig {
     pub quota_bytes: u64,
     /// Milliseconds between progress notes of idle watchers (etcd: 10 minutes).
     pub progress_notify_ms: u64,
+    /// Bytes of log between two checkpoints of a member that is alone.
+    pub checkpoint_bytes: u64,
+    /// Bytes of log replayed at the start.
+    pub log_bytes_replayed: u64,
     /// Seed of raft's election timeouts.
     pub seed: u64,
     /// First request id of this run: larger than any of an earlier run (see `machine::Stamp`).
@@ -83,11 +88,19 @@ pub struct Shard {
     pub(crate) pending_bytes: usize,
     /// Callers of physical compactions that are still running.
     pub(crate) compacting: Vec<request::Answer>,
+    /// The checkpoint that is being written.
+    pub(crate) checkpointing: Option<checkpoint::Checkpointing>,
+    /// Log written, by all groups of the core, at which the next checkpoint is due.
+    pub(crate) checkpoint_due_bytes: u64,
+    /// Log that was replayed at the start: it counts as written.
+    pub(crate) log_bytes_replayed: u64,
     /// Committed entries could not be understood: serves nothing.
     pub(crate) corrupt: bool,
     pub(crate) space_low: bool,
     /// Term and vote of the last hard state handed to the log.
     pub(crate) persisted_vote: (u64, u64),
+    /// Sizes of the store as of the last tick: counting them costs more than a write may.
+    pub(crate) stats: henge_mvcc::Stats,
     leader_seen: u64,
     leader_changes: u64,
     pub(crate) failed: u64,
@@ -120,9 +133,13 @@ impl Shard {
             queue: VecDeque::new(),
             pending_bytes: 0,
             compacting: Vec::new(),
+            checkpointing: None,
+            checkpoint_due_bytes: config.checkpoint_bytes,
+            log_bytes_replayed: config.log_bytes_replayed,
             corrupt: false,
             space_low: false,
             persisted_vote: (hard_state.term, hard_state.vote),
+            stats: henge_mvcc::Stats::default(),
             leader_seen: 0,
             leader_changes: 0,
             failed: 0,
@@ -169,6 +186,7 @@ impl Shard {
             self.raft.tick();
             self.next_tick_ms = (self.next_tick_ms + self.config.tick_ms).max(now_ms + 1);
             self.expire_leases(now_ms);
+            self.stats = self.machine.store.stats();
         }
         self.note_leader(now_ms);
         self.pending_bytes -= self.waiters.expire(now_ms);
@@ -232,7 +250,7 @@ impl Shard {
 
     /// Fills in the shard's share of the metrics.
     pub fn metrics(&self, into: &mut Metrics) {
-        let stats = self.machine.store.stats();
+        let stats = &self.stats;
         into.has_leader = self.raft.leader() != henge_raft::NONE;
         into.is_leader = self.is_leader();
         into.leader_changes = self.leader_changes;

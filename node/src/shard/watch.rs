@@ -23,7 +23,9 @@ const DRAIN_MAX: usize = 1_000;
 pub struct Watches {
     sessions: BTreeMap<SessionId, Session>,
     owners: BTreeMap<WatcherId, Owner>,
-    /// When watchers that asked for it next get a progress note.
+    /// Watchers that want progress notes: while there are none, a turn must not pay for looking.
+    noted: usize,
+    /// When they get the next one.
     next_progress_ms: u64,
 }
 
@@ -73,7 +75,7 @@ impl Watches {
             if let Some(session) = self.sessions.remove(&id) {
                 for watcher in session.watchers.into_values() {
                     store.unwatch(watcher);
-                    self.owners.remove(&watcher);
+                    self.disown(watcher);
                 }
             }
             return;
@@ -124,14 +126,14 @@ impl Watches {
         interval_ms: u64,
         header: Header,
     ) -> Option<u64> {
-        if !self.owners.values().any(|owner| owner.progress_notify) {
-            self.next_progress_ms = now_ms + interval_ms;
+        if self.noted == 0 {
+            self.next_progress_ms = now_ms.saturating_add(interval_ms);
             return None;
         }
         if now_ms < self.next_progress_ms {
             return Some(self.next_progress_ms);
         }
-        self.next_progress_ms = now_ms + interval_ms;
+        self.next_progress_ms = now_ms.saturating_add(interval_ms);
         for (watcher, owner) in &mut self.owners {
             // etcd skips the note when events were sent since the last one.
             let active = std::mem::take(&mut owner.active);
@@ -155,6 +157,7 @@ impl Watches {
             session.handle.end();
         }
         self.owners.clear();
+        self.noted = 0;
     }
 
     fn create(
@@ -217,6 +220,7 @@ impl Watches {
             created: true,
             ..WatchResponse::default()
         });
+        self.noted += usize::from(create.progress_notify);
         self.owners.insert(
             watcher,
             Owner {
@@ -237,13 +241,20 @@ impl Watches {
             return;
         };
         store.unwatch(watcher);
-        self.owners.remove(&watcher);
-        session.handle.push(WatchResponse {
+        let handle = session.handle.clone();
+        self.disown(watcher);
+        handle.push(WatchResponse {
             header,
             watch_id,
             canceled: true,
             ..WatchResponse::default()
         });
+    }
+
+    fn disown(&mut self, watcher: WatcherId) {
+        if let Some(owner) = self.owners.remove(&watcher) {
+            self.noted -= usize::from(owner.progress_notify);
+        }
     }
 
     fn deliver(&mut self, store: &mut mvcc::Store, watcher: WatcherId, header: Header) {
@@ -262,6 +273,10 @@ impl Watches {
                 None => break,
                 Some(WatchBatch::Events { revision, events }) => {
                     owner.active = true;
+                    // As in etcd, a watcher that has caught up learns how far the store is; one that has
+                    // more to come may not be told of revisions it has not seen.
+                    let synced = store.watch_synced(watcher);
+                    let revision = if synced { store.revision() } else { revision };
                     session.handle.push(WatchResponse {
                         header: Header { revision, ..header },
                         watch_id: owner.watch_id,
@@ -271,8 +286,12 @@ impl Watches {
                     });
                 }
                 Some(WatchBatch::Compacted { compact_revision }) => {
+                    // etcd leaves the revision of this header 0.
                     session.handle.push(WatchResponse {
-                        header,
+                        header: Header {
+                            revision: 0,
+                            ..header
+                        },
                         watch_id: owner.watch_id,
                         canceled: true,
                         compact_revision,
@@ -280,7 +299,7 @@ impl Watches {
                     });
                     let (session_id, watch_id) = (owner.session, owner.watch_id);
                     session.watchers.remove(&watch_id);
-                    self.owners.remove(&watcher);
+                    self.disown(watcher);
                     return self.answer_progress(store, session_id, header);
                 }
             }

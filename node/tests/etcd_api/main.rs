@@ -5,6 +5,7 @@
 //! over both gRPC paths, the thin one and tonic's.
 
 mod double;
+mod frames;
 mod kv;
 mod plain;
 mod services;

@@ -48,7 +48,11 @@ fn main() -> ExitCode {
         }
     }
     report(&total, seeds, started.elapsed(), violation);
-    if violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if violation.is_some() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
@@ -66,8 +70,14 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             arguments.print = true;
             continue;
         }
-        let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
-        let number = || value.parse().map_err(|_| format!("{word}: {value:?} is not a number"));
+        let value = words
+            .next()
+            .ok_or_else(|| format!("{word} needs a value"))?;
+        let number = || {
+            value
+                .parse()
+                .map_err(|_| format!("{word}: {value:?} is not a number"))
+        };
         match word.as_str() {
             "--seed" => arguments.seed = number()?,
             "--seconds" => arguments.seconds = Some(number()?),
@@ -133,7 +143,10 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
     );
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long to run is the user's time, not the simulation's")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to run is the user's time, not the simulation's"
+)]
 fn now() -> Instant {
     Instant::now()
 }

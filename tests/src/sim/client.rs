@@ -25,7 +25,11 @@ impl Workload {
     pub fn draw(mut rng: Rng) -> Self {
         let value_bytes = if rng.permille(300) { 16_384 } else { 200 };
         let writes_permille = rng.between(300, 900);
-        Workload { rng, value_bytes, writes_permille }
+        Workload {
+            rng,
+            value_bytes,
+            writes_permille,
+        }
     }
 
     /// The next operation of any client.
@@ -46,7 +50,11 @@ impl Workload {
         let bytes = self.rng.below(self.value_bytes);
         let bytes = usize::try_from(bytes).unwrap_or(8);
         let prev_kv = self.rng.permille(500);
-        Op::Put { key: self.key(), value: value(history.next_id(), bytes), prev_kv }
+        Op::Put {
+            key: self.key(),
+            value: value(history.next_id(), bytes),
+            prev_kv,
+        }
     }
 
     /// A range of keys for a watcher.
@@ -64,8 +72,16 @@ impl Workload {
 
     fn delete(&mut self) -> Op {
         let key = self.key();
-        let end = if self.rng.permille(700) { Bytes::new() } else { self.key() };
-        Op::Delete { key, end, prev_kv: self.rng.permille(500) }
+        let end = if self.rng.permille(700) {
+            Bytes::new()
+        } else {
+            self.key()
+        };
+        Op::Delete {
+            key,
+            end,
+            prev_kv: self.rng.permille(500),
+        }
     }
 
     /// The branches write different keys: one transaction may not change a key twice.
@@ -73,19 +89,30 @@ impl Workload {
         let id = history.next_id();
         let first = self.rng.below(KEYS);
         let key = |at: u64| -> Bytes { format!("k{}", at % KEYS).into() };
-        let put = |at, bytes| Op::Put { key: key(at), value: value(id, bytes), prev_kv: true };
+        let put = |at, bytes| Op::Put {
+            key: key(at),
+            value: value(id, bytes),
+            prev_kv: true,
+        };
         let compared = self.key();
         let guard = match self.rng.below(4) {
             0 => Guard::Missing,
             1 => Guard::Exists,
             2 => Guard::ModRevision(self.known(history, &compared).map_or(0, |(at, _)| at)),
-            _ => Guard::Value(self.known(history, &compared).map_or(value(0, 8), |(_, value)| value)),
+            _ => Guard::Value(
+                self.known(history, &compared)
+                    .map_or(value(0, 8), |(_, value)| value),
+            ),
         };
         let success = match self.rng.below(3) {
             0 => vec![put(first, 16), put(first + 1, 8), put(first + 2, 100)],
             1 => vec![put(first, 16), self.span_read()],
             _ => vec![
-                Op::Delete { key: key(first + 3), end: Bytes::new(), prev_kv: true },
+                Op::Delete {
+                    key: key(first + 3),
+                    end: Bytes::new(),
+                    prev_kv: true,
+                },
                 put(first, 16),
                 self.span_read(),
             ],
@@ -95,7 +122,12 @@ impl Workload {
             1 => vec![self.span_read()],
             _ => vec![put(first + 4, 8)],
         };
-        Op::Txn { key: compared, guard, success, failure }
+        Op::Txn {
+            key: compared,
+            guard,
+            success,
+            failure,
+        }
     }
 
     fn known(&self, history: &History, key: &Bytes) -> Option<(i64, Bytes)> {
@@ -137,6 +169,8 @@ impl Workload {
     }
 
     fn compact(&mut self, history: &History) -> Op {
-        Op::Compact { revision: (history.floor() - COMPACT_BEHIND).max(1) }
+        Op::Compact {
+            revision: (history.floor() - COMPACT_BEHIND).max(1),
+        }
     }
 }

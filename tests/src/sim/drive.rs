@@ -41,6 +41,7 @@ struct Timing {
     /// The next write is done and yet reported as failed.
     false_failure: bool,
     planted: Option<Planted>,
+    print: bool,
 }
 
 struct Flying {
@@ -53,7 +54,7 @@ struct Flying {
 
 impl Drive {
     /// An empty disk whose writes take around `write_us` microseconds.
-    pub fn new(mut rng: Rng, write_us: u64, planted: Option<Planted>) -> Self {
+    pub fn new(mut rng: Rng, write_us: u64, planted: Option<Planted>, print: bool) -> Self {
         let handle = SimHandle::new(rng.bits(), 1);
         handle.set_manual(true);
         let timing = Timing {
@@ -65,14 +66,22 @@ impl Drive {
             slow_until_us: 0,
             false_failure: false,
             planted,
+            print,
         };
-        Drive { handle, timing: Rc::new(RefCell::new(timing)) }
+        Drive {
+            handle,
+            timing: Rc::new(RefCell::new(timing)),
+        }
     }
 
     /// The disk for a new process.
     pub fn disk(&self) -> Box<dyn Disk> {
         let (handle, timing) = (self.handle.clone(), self.timing.clone());
-        Box::new(TimedDisk { inner: handle.disk(), handle, timing })
+        Box::new(TimedDisk {
+            inner: handle.disk(),
+            handle,
+            timing,
+        })
     }
 
     /// Tells it the time.
@@ -86,7 +95,12 @@ impl Drive {
         if !timing.early.is_empty() {
             return Some(timing.now_us);
         }
-        timing.in_flight.iter().map(|flying| flying.due_us).min().filter(|due| *due != u64::MAX)
+        timing
+            .in_flight
+            .iter()
+            .map(|flying| flying.due_us)
+            .min()
+            .filter(|due| *due != u64::MAX)
     }
 
     /// The machine stops: what is in flight is torn.
@@ -156,7 +170,11 @@ impl Timing {
             Op::Zero { pause_ms, .. } => (10 * self.write_us, 1_000 * u64::from(*pause_ms)),
             _ => (2 * self.write_us, 0),
         };
-        let slow = if self.now_us < self.slow_until_us { 50 } else { 1 };
+        let slow = if self.now_us < self.slow_until_us {
+            50
+        } else {
+            1
+        };
         10 + pause_us + self.rng.spread(mean) * slow
     }
 }
@@ -209,7 +227,16 @@ impl Disk for TimedDisk {
         if told {
             timing.early.push_back(written(token));
         }
-        timing.in_flight.push(Flying { token, due_us, told, is_write });
+        if timing.print {
+            let head: String = format!("{op:?}").chars().take(100).collect();
+            eprintln!("           disk, done at {due_us}: {head}");
+        }
+        timing.in_flight.push(Flying {
+            token,
+            due_us,
+            told,
+            is_write,
+        });
         self.inner.submit(token, op);
     }
 
@@ -234,7 +261,9 @@ impl Disk for TimedDisk {
             }
             let flying = timing.in_flight.remove(at);
             self.handle.release(at);
-            let Poll::Ready(mut completion) = self.inner.poll(cx) else { return Poll::Pending };
+            let Poll::Ready(mut completion) = self.inner.poll(cx) else {
+                return Poll::Pending;
+            };
             if flying.is_write && std::mem::take(&mut timing.false_failure) {
                 completion.result = Err(io::Error::from_raw_os_error(EIO));
             }
@@ -249,11 +278,19 @@ impl Disk for TimedDisk {
 
 impl Timing {
     fn first_due(&self) -> Option<usize> {
-        let due = self.in_flight.iter().enumerate().filter(|(_, flying)| flying.due_us <= self.now_us);
-        due.min_by_key(|(_, flying)| flying.due_us).map(|(at, _)| at)
+        let due = self
+            .in_flight
+            .iter()
+            .enumerate()
+            .filter(|(_, flying)| flying.due_us <= self.now_us);
+        due.min_by_key(|(_, flying)| flying.due_us)
+            .map(|(at, _)| at)
     }
 }
 
 fn written(token: Token) -> Completion {
-    Completion { token, result: Ok(Output::Buf(AlignedBuf::default())) }
+    Completion {
+        token,
+        result: Ok(Output::Buf(AlignedBuf::default())),
+    }
 }

@@ -105,25 +105,51 @@ impl Host {
         segment_bytes: u64,
         planted: Option<Planted>,
     ) -> Self {
-        Host { at, nodes, drive, process: None, segment_bytes, planted }
+        Host {
+            at,
+            nodes,
+            drive,
+            process: None,
+            segment_bytes,
+            planted,
+        }
     }
 
     /// Starts a process: recovers the log and builds the core.
     pub fn start(&mut self, now_us: u64, seed: u64) -> Result<(), StartError> {
         let voters: Vec<u64> = (0..self.nodes).map(member).collect();
-        let conf_state = ConfState { voters: voters.clone(), ..ConfState::default() };
+        let conf_state = ConfState {
+            voters: voters.clone(),
+            ..ConfState::default()
+        };
         let mut recovery = Recovery::new(conf_state.clone(), 0);
-        let mut replay = Spoiled { recovery: &mut recovery, planted: self.planted, seed, seen: 0 };
-        let options = Options { segment_bytes: self.segment_bytes, ..Options::default() };
-        let identity = Identity { cluster_id: 7, member_id: member(self.at) };
+        let mut replay = Spoiled {
+            recovery: &mut recovery,
+            planted: self.planted,
+            seed,
+            seen: 0,
+        };
+        let options = Options {
+            segment_bytes: self.segment_bytes,
+            ..Options::default()
+        };
+        let identity = Identity {
+            cluster_id: 7,
+            member_id: member(self.at),
+        };
         let dir = Path::new("core-0");
         let (wal, _) = Wal::open(dir, &options, &identity, self.drive.disk(), &mut replay)
             .map_err(StartError::from)?;
-        let mut groups = recovery.finish().map_err(|error| StartError::Refused(error.to_string()))?;
+        let mut groups = recovery
+            .finish()
+            .map_err(|error| StartError::Refused(error.to_string()))?;
         let mut recovered = groups.remove(&GROUP).unwrap_or_default();
         if self.planted == Some(Planted::LostTail) {
             let machine = &recovered.machine;
-            let applied = Position { index: machine.applied_index, term: machine.applied_term };
+            let applied = Position {
+                index: machine.applied_index,
+                term: machine.applied_term,
+            };
             recovered.log = Some(TailLog::new(conf_state.clone(), applied));
         }
         let config = self.shard_config(voters, now_us, seed);
@@ -131,7 +157,13 @@ impl Host {
             .map_err(|error| StartError::Refused(error.to_string()))?;
         let inbox = Arc::new(Inbox::new());
         let metrics = Arc::new(Mutex::new(Metrics::default()));
-        let config = CoreConfig { inbox: inbox.clone(), metrics: vec![metrics.clone()] };
+        let config = CoreConfig {
+            inbox: inbox.clone(),
+            // Checkpoints are written by a thread, which this world has none of.
+            checkpoint_dir: std::path::PathBuf::new(),
+            checkpoint_bytes: u64::MAX,
+            metrics: vec![metrics.clone()],
+        };
         self.process = Some(Process {
             core: Core::new(config, vec![shard], wal),
             inbox,
@@ -164,6 +196,8 @@ impl Host {
             apply_gap_max: 5_000,
             quota_bytes: 0,
             progress_notify_ms: 500,
+            checkpoint_bytes: u64::MAX,
+            log_bytes_replayed: 0,
             seed,
             first_request_id: (WALL_CLOCK_MS + now_us / 1_000) << 20,
         }
@@ -177,16 +211,24 @@ impl Process {
         let waker = Waker::from(self.woken.clone());
         let mut cx = Context::from_waker(&waker);
         let mut outbox = Outbox(Vec::new());
-        let now = Now { micros: now_us.saturating_sub(self.offset_us) };
+        let now = Now {
+            micros: now_us.saturating_sub(self.offset_us),
+        };
         let next = self.core.turn(now, &mut cx, &mut outbox);
         let next_us = match next {
             Next::Ended => None,
             Next::Again => Some(now_us),
-            Next::At(millis) => {
-                Some(millis.saturating_mul(1_000).saturating_add(self.offset_us).max(now_us))
-            }
+            Next::At(millis) => Some(
+                millis
+                    .saturating_mul(1_000)
+                    .saturating_add(self.offset_us)
+                    .max(now_us),
+            ),
         };
-        Turned { next_us, frames: outbox.0 }
+        Turned {
+            next_us,
+            frames: outbox.0,
+        }
     }
 
     /// Whether something arrived since its last turn.
@@ -211,7 +253,10 @@ impl Process {
 
     /// Hands a frame in.
     pub fn deliver(&self, from: usize, frame: Bytes) {
-        self.inbox.push(Input::Peer { from: member(from), frame });
+        self.inbox.push(Input::Peer {
+            from: member(from),
+            frame,
+        });
     }
 
     /// Tells it that a peer's connection broke.
@@ -234,7 +279,10 @@ impl Process {
 
     /// Its counters as of its last turn.
     pub fn metrics(&self) -> Metrics {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.metrics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Its term, if it thinks it leads.
@@ -250,7 +298,10 @@ impl Process {
 
     /// The revision it has applied.
     pub fn revision(&self) -> i64 {
-        self.core.shards().first().map_or(0, |shard| shard.header().revision)
+        self.core
+            .shards()
+            .first()
+            .map_or(0, |shard| shard.header().revision)
     }
 }
 
@@ -285,22 +336,41 @@ impl Replay for Spoiled<'_> {
     fn record(&mut self, record: Record<'_>) {
         self.seen += 1;
         match record {
-            Record::HardState { group, term, commit, .. }
-                if self.planted == Some(Planted::LostVote) =>
-            {
-                self.recovery.record(Record::HardState { group, term, vote: 0, commit });
+            Record::HardState {
+                group,
+                term,
+                commit,
+                ..
+            } if self.planted == Some(Planted::LostVote) => {
+                self.recovery.record(Record::HardState {
+                    group,
+                    term,
+                    vote: 0,
+                    commit,
+                });
             }
-            Record::Entry { group, term, index, kind, payload }
-                if self.planted == Some(Planted::RottenReplica)
-                    && self.seed.is_multiple_of(3)
-                    && self.seen.is_multiple_of(16)
-                    && payload.ends_with(b".") =>
+            Record::Entry {
+                group,
+                term,
+                index,
+                kind,
+                payload,
+            } if self.planted == Some(Planted::RottenReplica)
+                && self.seed.is_multiple_of(3)
+                && self.seen.is_multiple_of(16)
+                && payload.ends_with(b".") =>
             {
                 let mut payload = payload.to_vec();
                 if let Some(last) = payload.last_mut() {
                     *last ^= 1;
                 }
-                self.recovery.record(Record::Entry { group, term, index, kind, payload: &payload });
+                self.recovery.record(Record::Entry {
+                    group,
+                    term,
+                    index,
+                    kind,
+                    payload: &payload,
+                });
             }
             record => self.recovery.record(record),
         }

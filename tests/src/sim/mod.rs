@@ -53,12 +53,20 @@ impl Options {
     /// A run of a seed with a number of nodes that the seed decides, too.
     pub fn new(seed: u64) -> Self {
         let nodes = if seed.is_multiple_of(3) { 1 } else { 3 };
-        Options { seed, nodes, virtual_ms: 2_000, planted: None, print: false }
+        Options {
+            seed,
+            nodes,
+            virtual_ms: 2_000,
+            planted: None,
+            print: false,
+        }
     }
 
     /// The command that repeats this run.
     pub fn command(&self) -> String {
-        let planted = self.planted.map_or(String::new(), |planted| format!(" --planted {planted}"));
+        let planted = self
+            .planted
+            .map_or(String::new(), |planted| format!(" --planted {planted}"));
         format!(
             "cargo run --release -p henge-tests --bin sim -- --seed {} --seeds 1 --nodes {} \
              --virtual-ms {}{planted} --print",
@@ -136,7 +144,9 @@ pub fn run(options: &Options) -> Result<Stats, Violation> {
         Ok(Err(violation)) => Err(violation),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            let text = text
+                .or(panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
             Err(Violation(format!("the engine panicked: {text}")))
         }
     }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use henge_mvcc::{
-    DeleteRangeResponse, Event, EventKind, KeyRange, KeyValue, PutResponse, RangeResponse, ResponseOp,
-    TxnResponse,
+    DeleteRangeResponse, Event, EventKind, KeyRange, KeyValue, PutResponse, RangeResponse,
+    ResponseOp, TxnResponse,
 };
 
 use super::op::{Guard, Op};
@@ -64,7 +64,10 @@ impl Model {
     /// Adds the next revision as a node showed it, and says what is wrong with it.
     pub fn extend(&mut self, revision: i64, events: &[Event]) -> Result<(), String> {
         if revision != self.revision() + 1 {
-            return Err(format!("revision {revision} was shown after {}", self.revision()));
+            return Err(format!(
+                "revision {revision} was shown after {}",
+                self.revision()
+            ));
         }
         if events.is_empty() {
             return Err(format!("revision {revision} has no events"));
@@ -75,17 +78,27 @@ impl Model {
             let expected = match event.kind {
                 EventKind::Put => put(before.as_ref(), key, &event.kv.value, revision),
                 EventKind::Delete if before.is_none() => {
-                    return Err(format!("revision {revision} deletes {key:?}, which does not exist"));
+                    return Err(format!(
+                        "revision {revision} deletes {key:?}, which does not exist"
+                    ));
                 }
-                EventKind::Delete => {
-                    KeyValue { key: key.clone(), mod_revision: revision, ..KeyValue::default() }
-                }
+                EventKind::Delete => KeyValue {
+                    key: key.clone(),
+                    mod_revision: revision,
+                    ..KeyValue::default()
+                },
             };
             if event.kv != expected {
-                return Err(format!("revision {revision} shows {:?}, not {expected:?}", event.kv));
+                return Err(format!(
+                    "revision {revision} shows {:?}, not {expected:?}",
+                    event.kv
+                ));
             }
             let pair = (event.kind == EventKind::Put).then_some(expected);
-            self.keys.entry(key.clone()).or_default().push(Version { revision, pair });
+            self.keys
+                .entry(key.clone())
+                .or_default()
+                .push(Version { revision, pair });
         }
         self.revisions.push(events.to_vec());
         Ok(())
@@ -100,9 +113,16 @@ impl Model {
 
     /// What `op` does and answers in the state after `revision`.
     pub fn execute(&self, op: &Op, revision: i64) -> Effect {
-        let mut view = View { model: self, revision, changes: Vec::new() };
+        let mut view = View {
+            model: self,
+            revision,
+            changes: Vec::new(),
+        };
         let response = view.execute(op);
-        Effect { changes: view.changes, response }
+        Effect {
+            changes: view.changes,
+            response,
+        }
     }
 }
 
@@ -125,26 +145,46 @@ struct View<'a> {
 impl View<'_> {
     fn execute(&mut self, op: &Op) -> ResponseOp {
         match op {
-            Op::Put { key, value, prev_kv } => {
+            Op::Put {
+                key,
+                value,
+                prev_kv,
+            } => {
                 let before = self.pair(key);
                 let pair = put(before.as_ref(), key, value, self.revision + 1);
-                self.changes.push(Change { key: key.clone(), pair: Some(pair) });
-                ResponseOp::Put(PutResponse { prev_kv: before.filter(|_| *prev_kv) })
+                self.changes.push(Change {
+                    key: key.clone(),
+                    pair: Some(pair),
+                });
+                ResponseOp::Put(PutResponse {
+                    prev_kv: before.filter(|_| *prev_kv),
+                })
             }
             Op::Delete { key, end, prev_kv } => {
                 let gone = self.pairs(KeyRange { key, end });
                 for pair in &gone {
-                    self.changes.push(Change { key: pair.key.clone(), pair: None });
+                    self.changes.push(Change {
+                        key: pair.key.clone(),
+                        pair: None,
+                    });
                 }
                 let deleted = gone.len() as i64;
                 let prev_kvs = if *prev_kv { gone } else { Vec::new() };
                 ResponseOp::DeleteRange(DeleteRangeResponse { deleted, prev_kvs })
             }
-            Op::Txn { key, guard, success, failure } => {
+            Op::Txn {
+                key,
+                guard,
+                success,
+                failure,
+            } => {
                 let succeeded = holds(guard, self.pair(key));
                 let branch = if succeeded { success } else { failure };
                 let responses = branch.iter().map(|op| self.execute(op)).collect();
-                ResponseOp::Txn(Box::new(TxnResponse { succeeded, responses }))
+                ResponseOp::Txn(Box::new(TxnResponse {
+                    succeeded,
+                    responses,
+                }))
             }
             Op::Range { .. } => self.range(op),
             Op::Compact { .. } | Op::Hash => ResponseOp::Range(RangeResponse::default()),
@@ -152,12 +192,26 @@ impl View<'_> {
     }
 
     fn range(&self, op: &Op) -> ResponseOp {
-        let Op::Range { key, end, revision, limit, keys_only, count_only, .. } = op else {
+        let Op::Range {
+            key,
+            end,
+            revision,
+            limit,
+            keys_only,
+            count_only,
+            ..
+        } = op
+        else {
             return ResponseOp::Range(RangeResponse::default());
         };
         let range = KeyRange { key, end };
         let mut kvs = if *revision > 0 {
-            View { model: self.model, revision: *revision, changes: Vec::new() }.pairs(range)
+            View {
+                model: self.model,
+                revision: *revision,
+                changes: Vec::new(),
+            }
+            .pairs(range)
         } else {
             self.pairs(range)
         };
@@ -185,10 +239,15 @@ impl View<'_> {
 
     fn pairs(&self, range: KeyRange<'_>) -> Vec<KeyValue> {
         let known = self.model.keys.keys();
-        let mut keys: Vec<_> = known.chain(self.changes.iter().map(|change| &change.key)).collect();
+        let mut keys: Vec<_> = known
+            .chain(self.changes.iter().map(|change| &change.key))
+            .collect();
         keys.sort_unstable();
         keys.dedup();
-        keys.into_iter().filter(|key| range.contains(key)).filter_map(|key| self.pair(key)).collect()
+        keys.into_iter()
+            .filter(|key| range.contains(key))
+            .filter_map(|key| self.pair(key))
+            .collect()
     }
 }
 
@@ -222,12 +281,20 @@ mod tests {
     }
 
     fn put_op(name: &'static str, id: u64) -> Op {
-        Op::Put { key: key(name), value: op::value(id, 8), prev_kv: true }
+        Op::Put {
+            key: key(name),
+            value: op::value(id, 8),
+            prev_kv: true,
+        }
     }
 
     fn events(effect: &Effect, revision: i64) -> Vec<Event> {
         let event = |change: &Change| match &change.pair {
-            Some(pair) => Event { kind: EventKind::Put, kv: pair.clone(), prev_kv: None },
+            Some(pair) => Event {
+                kind: EventKind::Put,
+                kv: pair.clone(),
+                prev_kv: None,
+            },
             None => Event {
                 kind: EventKind::Delete,
                 kv: KeyValue {
@@ -253,13 +320,21 @@ mod tests {
             failure: Vec::new(),
         };
         let effect = model.execute(&txn, 2);
-        let ResponseOp::Txn(response) = &effect.response else { panic!("{effect:?}") };
-        let ResponseOp::Range(range) = &response.responses[1] else { panic!("{effect:?}") };
+        let ResponseOp::Txn(response) = &effect.response else {
+            panic!("{effect:?}")
+        };
+        let ResponseOp::Range(range) = &response.responses[1] else {
+            panic!("{effect:?}")
+        };
         assert_eq!((range.count, range.kvs[1].mod_revision), (2, 3));
         model.extend(3, &events(&effect, 3)).expect("legal");
         assert_eq!(model.pair(b"b", 2), None);
         assert!(model.execute(&txn, 3).changes.is_empty() == false);
-        let delete = Op::Delete { key: key("a"), end: key("z"), prev_kv: false };
+        let delete = Op::Delete {
+            key: key("a"),
+            end: key("z"),
+            prev_kv: false,
+        };
         let effect = model.execute(&delete, 3);
         assert_eq!(effect.changes.len(), 2);
         model.extend(4, &events(&effect, 4)).expect("legal");

@@ -26,12 +26,22 @@ pub struct Weather {
 
 impl Weather {
     /// No loss, no repetition, short delays.
-    pub const CALM: Weather =
-        Weather { drop_permille: 0, repeat_permille: 0, delay_us: 200, late_permille: 0 };
+    pub const CALM: Weather = Weather {
+        drop_permille: 0,
+        repeat_permille: 0,
+        delay_us: 200,
+        late_permille: 0,
+    };
 
     /// Draws a run's weather: often calm in one respect, now and then bad in all.
     pub fn draw(rng: &mut Rng) -> Self {
-        let mut maybe = |odds, most| if rng.permille(odds) { rng.between(1, most) } else { 0 };
+        let mut maybe = |odds, most| {
+            if rng.permille(odds) {
+                rng.between(1, most)
+            } else {
+                0
+            }
+        };
         Weather {
             drop_permille: maybe(600, 200),
             repeat_permille: maybe(500, 200),
@@ -63,7 +73,13 @@ pub struct Arrival {
 impl Network {
     /// Links between all pairs.
     pub fn new(nodes: usize, weather: Weather, repeat_proposals: bool, rng: Rng) -> Self {
-        Network { weather, nodes, cut: vec![false; nodes * nodes], rng, repeat_proposals }
+        Network {
+            weather,
+            nodes,
+            cut: vec![false; nodes * nodes],
+            rng,
+            repeat_proposals,
+        }
     }
 
     /// What becomes of a frame: no arrival, one, or several.
@@ -127,9 +143,19 @@ impl Network {
     }
 
     fn arrival(&mut self) -> Arrival {
-        let Weather { delay_us, late_permille, .. } = self.weather;
-        let late = if self.rng.permille(late_permille) { self.rng.spread(100_000) } else { 0 };
-        Arrival { delay_us: 20 + self.rng.spread(delay_us) + late }
+        let Weather {
+            delay_us,
+            late_permille,
+            ..
+        } = self.weather;
+        let late = if self.rng.permille(late_permille) {
+            self.rng.spread(100_000)
+        } else {
+            0
+        };
+        Arrival {
+            delay_us: 20 + self.rng.spread(delay_us) + late,
+        }
     }
 
     fn cut_where(&mut self, which: impl Fn(usize, usize) -> bool) {
@@ -141,13 +167,17 @@ impl Network {
     }
 
     fn mask(&self) -> u64 {
-        self.cut.iter().fold(0, |mask, cut| mask << 1 | u64::from(*cut))
+        self.cut
+            .iter()
+            .fold(0, |mask, cut| mask << 1 | u64::from(*cut))
     }
 }
 
 fn carries_proposals(frame: &Bytes) -> bool {
     match pack::unpack(frame.clone()) {
-        Ok(messages) => messages.iter().any(|(_, message)| message.kind == MessageKind::Prop),
+        Ok(messages) => messages
+            .iter()
+            .any(|(_, message)| message.kind == MessageKind::Prop),
         Err(_) => false,
     }
 }

@@ -122,15 +122,22 @@ impl Op {
                 mvcc::RequestOp::Range(range) => Command::Range(range).encode(),
                 mvcc::RequestOp::Txn(txn) => Command::Txn(*txn).encode(),
             },
-            Op::Txn { key, guard, success, failure } => Command::Txn(mvcc::TxnRequest {
+            Op::Txn {
+                key,
+                guard,
+                success,
+                failure,
+            } => Command::Txn(mvcc::TxnRequest {
                 compare: vec![guard.compare(key)],
                 success: success.iter().map(Op::request_op).collect(),
                 failure: failure.iter().map(Op::request_op).collect(),
             })
             .encode(),
-            Op::Compact { revision } => {
-                Command::Compact { revision: *revision, physical: false }.encode()
+            Op::Compact { revision } => Command::Compact {
+                revision: *revision,
+                physical: false,
             }
+            .encode(),
             Op::Hash => Vec::new(),
         }
     }
@@ -138,7 +145,11 @@ impl Op {
     /// The form inside a transaction. Only puts, deletes and ranges are generated there.
     fn request_op(&self) -> mvcc::RequestOp<'_> {
         match self {
-            Op::Put { key, value, prev_kv } => mvcc::RequestOp::Put(mvcc::PutRequest {
+            Op::Put {
+                key,
+                value,
+                prev_kv,
+            } => mvcc::RequestOp::Put(mvcc::PutRequest {
                 key,
                 value,
                 prev_kv: *prev_kv,
@@ -150,16 +161,22 @@ impl Op {
                     prev_kv: *prev_kv,
                 })
             }
-            Op::Range { key, end, revision, limit, keys_only, count_only, .. } => {
-                mvcc::RequestOp::Range(mvcc::RangeRequest {
-                    range: mvcc::KeyRange { key, end },
-                    revision: *revision,
-                    limit: *limit,
-                    keys_only: *keys_only,
-                    count_only: *count_only,
-                    ..mvcc::RangeRequest::default()
-                })
-            }
+            Op::Range {
+                key,
+                end,
+                revision,
+                limit,
+                keys_only,
+                count_only,
+                ..
+            } => mvcc::RequestOp::Range(mvcc::RangeRequest {
+                range: mvcc::KeyRange { key, end },
+                revision: *revision,
+                limit: *limit,
+                keys_only: *keys_only,
+                count_only: *count_only,
+                ..mvcc::RangeRequest::default()
+            }),
             Op::Txn { .. } | Op::Compact { .. } | Op::Hash => mvcc::RequestOp::Txn(Box::default()),
         }
     }
@@ -174,6 +191,10 @@ impl Guard {
             Guard::ModRevision(revision) => (Equal, mvcc::CompareTarget::ModRevision(*revision)),
             Guard::Value(value) => (Equal, mvcc::CompareTarget::Value(value)),
         };
-        mvcc::Compare { range: mvcc::KeyRange::one(key), result, target }
+        mvcc::Compare {
+            range: mvcc::KeyRange::one(key),
+            result,
+            target,
+        }
     }
 }

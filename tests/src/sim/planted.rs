@@ -73,9 +73,14 @@ impl FromStr for Planted {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        ALL.into_iter().find(|planted| planted.name() == name).ok_or_else(|| {
-            let names: Vec<_> = ALL.iter().map(|planted| planted.name()).collect();
-            format!("no planted bug is called {name:?}; there are {}", names.join(", "))
-        })
+        ALL.into_iter()
+            .find(|planted| planted.name() == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = ALL.iter().map(|planted| planted.name()).collect();
+                format!(
+                    "no planted bug is called {name:?}; there are {}",
+                    names.join(", ")
+                )
+            })
     }
 }

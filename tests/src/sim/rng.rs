@@ -48,7 +48,11 @@ impl Rng {
 
     /// Around `mean`, now and then eight times as much: delays have long tails.
     pub fn spread(&mut self, mean: u64) -> u64 {
-        let most = if self.permille(30) { mean * 16 } else { mean * 2 };
+        let most = if self.permille(30) {
+            mean * 16
+        } else {
+            mean * 2
+        };
         self.below(most + 1)
     }
 }

@@ -27,19 +27,31 @@ impl World {
             })?;
         }
         for node in 0..self.nodes.len() {
-            self.examine(node, deadline_us, "answers no read", |_| Op::read_all(false))?;
+            self.examine(node, deadline_us, "answers no read", |_| {
+                Op::read_all(false)
+            })?;
         }
         self.converge(deadline_us)?;
         // Nothing happens any more: who watches from the start now is shown history, and all of it.
         self.watch_again();
         self.converge(deadline_us)?;
         for node in 0..self.nodes.len() {
-            self.examine(node, deadline_us, "answers no stale read", |_| Op::read_all(true))?;
+            self.examine(node, deadline_us, "answers no stale read", |_| {
+                Op::read_all(true)
+            })?;
             self.examine(node, deadline_us, "does not hash", |_| Op::Hash)?;
         }
         self.run_until(self.now_us + ANSWER_US)?;
-        if let Some(waiting) = self.clients.iter().find_map(|client| client.waiting.as_ref()) {
-            return violated!("node {} never answered operation {}", waiting.node, waiting.id);
+        if let Some(waiting) = self
+            .clients
+            .iter()
+            .find_map(|client| client.waiting.as_ref())
+        {
+            return violated!(
+                "node {} never answered operation {}",
+                waiting.node,
+                waiting.id
+            );
         }
         self.history.finish()
     }
@@ -81,11 +93,18 @@ impl World {
             let Some(at) = behind else { break };
             if self.now_us >= deadline_us {
                 let shown = self.nodes[at].shown();
-                return violated!("node {at} shows revision {shown} and stays there; last is {last}");
+                return violated!(
+                    "node {at} shows revision {shown} and stays there; last is {last}"
+                );
             }
             self.run_until(self.now_us + 10_000)?;
         }
-        self.note(Kind::Heal, 1, self.history.model.revision().cast_unsigned(), 0);
+        self.note(
+            Kind::Heal,
+            1,
+            self.history.model.revision().cast_unsigned(),
+            0,
+        );
         Ok(())
     }
 }

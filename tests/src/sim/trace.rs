@@ -49,7 +49,11 @@ pub struct Trace {
 impl Trace {
     /// An empty trace; `print` writes every event to standard error.
     pub fn new(print: bool) -> Self {
-        Trace { hash: 0xcbf2_9ce4_8422_2325, events: 0, print }
+        Trace {
+            hash: 0xcbf2_9ce4_8422_2325,
+            events: 0,
+            print,
+        }
     }
 
     /// Notes one event.

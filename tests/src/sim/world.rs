@@ -96,7 +96,11 @@ pub(super) struct Waiting {
 
 /// Something that happens at its time.
 pub(super) enum Event {
-    Frame { from: usize, to: usize, frame: Bytes },
+    Frame {
+        from: usize,
+        to: usize,
+        frame: Bytes,
+    },
     Client(usize),
     Start(usize),
     Crash(usize),
@@ -120,7 +124,7 @@ impl World {
         let nemesis = Nemesis::draw(&mut rng, nodes, planted);
         let workload = Workload::draw(rng.fork());
         let node = |at| {
-            let drive = Drive::new(rng.fork(), write_us, planted);
+            let drive = Drive::new(rng.fork(), write_us, planted, options.print);
             let host = Host::new(at, nodes, drive, segment_bytes, planted);
             Node::new(host, at)
         };
@@ -155,7 +159,11 @@ impl World {
             let (key, end) = self.workload.span();
             let watcher = Watcher::of_range(key, end, 1, self.rng.bits());
             let node = at % self.nodes.len();
-            self.watchers.push(Seat { watcher, node, stream: None });
+            self.watchers.push(Seat {
+                watcher,
+                node,
+                stream: None,
+            });
         }
         for at in 0..self.clients.len() {
             let delay = self.rng.spread(THINK_US);
@@ -182,8 +190,15 @@ impl World {
 
     /// Does what is next, if it is due before `until_us`.
     pub(super) fn step(&mut self, until_us: u64) -> Result<bool, Violation> {
-        let queued = self.queue.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
-        let turns = self.nodes.iter().enumerate().map(|(at, node)| (node.due_us(), at));
+        let queued = self
+            .queue
+            .first_key_value()
+            .map_or(u64::MAX, |((at, _), _)| *at);
+        let turns = self
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(at, node)| (node.due_us(), at));
         let (turn, node) = turns.min().unwrap_or((u64::MAX, 0));
         let next = queued.min(turn);
         if next >= until_us {
@@ -201,7 +216,8 @@ impl World {
     /// Queues an event.
     pub(super) fn after(&mut self, delay_us: u64, event: Event) {
         self.queued += 1;
-        self.queue.insert((self.now_us + delay_us, self.queued), event);
+        self.queue
+            .insert((self.now_us + delay_us, self.queued), event);
     }
 
     /// Notes something in the trace.
@@ -290,7 +306,10 @@ impl World {
             seat.node = (at + 1) % self.nodes.len();
         }
         for client in 0..self.clients.len() {
-            if let Some(waiting) = self.clients[client].waiting.take_if(|waiting| waiting.node == at) {
+            if let Some(waiting) = self.clients[client]
+                .waiting
+                .take_if(|waiting| waiting.node == at)
+            {
                 self.history.lost(waiting.id);
                 self.rest(client);
             }
@@ -311,7 +330,9 @@ impl World {
 
     fn turn(&mut self, at: usize) -> Result<(), Violation> {
         let node = &mut self.nodes[at];
-        let Some(process) = node.host.process.as_mut() else { return Ok(()) };
+        let Some(process) = node.host.process.as_mut() else {
+            return Ok(());
+        };
         node.host.drive.set_now(self.now_us);
         let Turned { next_us, frames } = process.turn(self.now_us);
         node.turn_us = match next_us {
@@ -325,7 +346,12 @@ impl World {
         }
         let (revision, poisoned) = (process.revision(), process.metrics().poisoned);
         self.stats.turns += 1;
-        self.note(Kind::Turn, at, revision.cast_unsigned(), frames.len() as u64);
+        self.note(
+            Kind::Turn,
+            at,
+            revision.cast_unsigned(),
+            frames.len() as u64,
+        );
         for (to, frame) in frames {
             self.send(at, to, &frame);
         }
@@ -359,7 +385,14 @@ impl World {
             self.note(Kind::Drop, from, to as u64, 0);
         }
         for arrival in arrivals {
-            self.after(arrival.delay_us, Event::Frame { from, to, frame: frame.clone() });
+            self.after(
+                arrival.delay_us,
+                Event::Frame {
+                    from,
+                    to,
+                    frame: frame.clone(),
+                },
+            );
         }
     }
 
@@ -384,8 +417,12 @@ impl World {
 
     /// Two leaders of one term would be raft's end.
     fn note_leader(&mut self, at: usize) -> Result<(), Violation> {
-        let Some(process) = &self.nodes[at].host.process else { return Ok(()) };
-        let Some(term) = process.leads() else { return Ok(()) };
+        let Some(process) = &self.nodes[at].host.process else {
+            return Ok(());
+        };
+        let Some(term) = process.leads() else {
+            return Ok(());
+        };
         match *self.leaders.entry(term).or_insert(at) {
             leader if leader != at => violated!("nodes {leader} and {at} both lead term {term}"),
             _ => Ok(()),
@@ -409,7 +446,8 @@ impl World {
         };
         let kind = request(&op, self.planted);
         let id = self.history.invoke(node, op);
-        self.trace.note(self.now_us, Kind::Invoke, node as u64, client as u64, id);
+        self.trace
+            .note(self.now_us, Kind::Invoke, node as u64, client as u64, id);
         match process.ask(kind) {
             Ok(receiver) => {
                 self.clients[client].waiting = Some(Waiting { id, node, receiver });
@@ -433,7 +471,9 @@ impl World {
 
     fn take_answers(&mut self, at: usize) -> Result<(), Violation> {
         for client in 0..self.clients.len() {
-            let Some(waiting) = &mut self.clients[client].waiting else { continue };
+            let Some(waiting) = &mut self.clients[client].waiting else {
+                continue;
+            };
             if waiting.node != at {
                 continue;
             }
@@ -454,13 +494,23 @@ impl World {
         Ok(())
     }
 
-    fn answered(&mut self, id: OpId, answer: Result<Reply<Response>, Error>) -> Result<(), Violation> {
+    fn answered(
+        &mut self,
+        id: OpId,
+        answer: Result<Reply<Response>, Error>,
+    ) -> Result<(), Violation> {
         let (what, revision) = match &answer {
             Ok(reply) => (0, reply.header.revision),
             Err(error) if error.outcome() == Outcome::NotDone => (1, 0),
             Err(_) => (2, 0),
         };
-        self.trace.note(self.now_us, Kind::Answer, what, id, revision.cast_unsigned());
+        self.trace.note(
+            self.now_us,
+            Kind::Answer,
+            what,
+            id,
+            revision.cast_unsigned(),
+        );
         if let Err(error) = &answer {
             self.trace.say(|| format!("operation {id}: {error}"));
         }
@@ -470,8 +520,11 @@ impl World {
     /// Lets every node show everything again from the first revision on.
     pub(super) fn watch_again(&mut self) {
         for at in 0..self.nodes.len() {
-            self.nodes[at].observer =
-                Seat { watcher: Watcher::of_all(), node: at, stream: None };
+            self.nodes[at].observer = Seat {
+                watcher: Watcher::of_all(),
+                node: at,
+                stream: None,
+            };
             self.seat_watchers(at);
         }
     }
@@ -479,7 +532,9 @@ impl World {
     /// Opens the streams of watchers that sit at a node and have none.
     fn seat_watchers(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        let Some(process) = node.host.process.as_mut() else { return };
+        let Some(process) = node.host.process.as_mut() else {
+            return;
+        };
         let here = self.watchers.iter_mut().filter(|seat| seat.node == at);
         for seat in here.chain([&mut node.observer]) {
             if seat.stream.is_none() {
@@ -498,16 +553,15 @@ impl World {
             while let Some(response) = seat.stream.as_mut().and_then(next_response) {
                 let revision = response.header.revision.cast_unsigned();
                 let events = response.events.len() as u64;
-                self.trace.note(self.now_us, Kind::Watch, at as u64, revision, events);
-                if self.planted == Some(Planted::LostEvent)
-                    && events > 0
-                    && self.rng.permille(10)
-                {
+                self.trace
+                    .note(self.now_us, Kind::Watch, at as u64, revision, events);
+                if self.planted == Some(Planted::LostEvent) && events > 0 && self.rng.permille(10) {
                     continue;
                 }
                 self.stats.watch_responses += 1;
                 let cursor = seat.watcher.cursor();
-                self.trace.say(|| format!("watcher at {cursor}: {response:?}"));
+                self.trace
+                    .say(|| format!("watcher at {cursor}: {response:?}"));
                 if seat.watcher.take(&mut self.history, at, &response)? == Step::Reopen {
                     seat.stream = None;
                     reopen = true;
@@ -532,7 +586,11 @@ impl Node {
             disk_bad_until_us: 0,
             starting: false,
             stopping: false,
-            observer: Seat { watcher: Watcher::of_all(), node: at, stream: None },
+            observer: Seat {
+                watcher: Watcher::of_all(),
+                node: at,
+                stream: None,
+            },
         }
     }
 
@@ -542,7 +600,10 @@ impl Node {
             return u64::MAX;
         }
         let disk = self.host.drive.next_due_us().unwrap_or(u64::MAX);
-        self.turn_us.min(disk).max(self.busy_until_us).max(self.paused_until_us)
+        self.turn_us
+            .min(disk)
+            .max(self.busy_until_us)
+            .max(self.paused_until_us)
     }
 
     /// How far its all-seeing watcher has come.
@@ -556,7 +617,10 @@ fn request(op: &Op, planted: Option<Planted>) -> RequestKind {
         Op::Hash => RequestKind::HashKv(0),
         Op::Range { serializable, .. } => {
             let serializable = *serializable || planted == Some(Planted::StaleRead);
-            RequestKind::Read { encoded: op.encode(), serializable }
+            RequestKind::Read {
+                encoded: op.encode(),
+                serializable,
+            }
         }
         _ => RequestKind::Write(op.encode()),
     }

@@ -90,7 +90,12 @@ impl History {
     }
 
     /// A node showed a revision: the next one, or one that is known already.
-    pub fn observe(&mut self, node: usize, revision: i64, events: &[Event]) -> Result<bool, Violation> {
+    pub fn observe(
+        &mut self,
+        node: usize,
+        revision: i64,
+        events: &[Event],
+    ) -> Result<bool, Violation> {
         if let Some(known) = self.model.events(revision) {
             if !same(known, events) {
                 return violated!(
@@ -100,7 +105,9 @@ impl History {
             return Ok(false);
         }
         self.moment += 1;
-        self.model.extend(revision, events).map_err(|what| format!("node {node}: {what}"))?;
+        self.model
+            .extend(revision, events)
+            .map_err(|what| format!("node {node}: {what}"))?;
         self.seen.insert(revision, self.moment);
         self.attribute(revision)?;
         Ok(true)
@@ -155,8 +162,12 @@ impl History {
 
     /// What can only be said at the end: every revision has exactly one maker.
     pub fn finish(&self) -> Result<(), Violation> {
-        let nameless: Vec<i64> =
-            self.seen.keys().copied().filter(|at| !self.makers.contains_key(at)).collect();
+        let nameless: Vec<i64> = self
+            .seen
+            .keys()
+            .copied()
+            .filter(|at| !self.makers.contains_key(at))
+            .collect();
         let candidates: Vec<(OpId, &Record)> = self
             .ops
             .iter()
@@ -190,11 +201,16 @@ impl History {
         let Some((id, record)) =
             op::writer(&put.kv.value).and_then(|id| Some((id, self.ops.get(&id)?)))
         else {
-            return violated!("revision {revision} writes {:?}, which nobody asked for", put.kv);
+            return violated!(
+                "revision {revision} writes {:?}, which nobody asked for",
+                put.kv
+            );
         };
         if let Some(other) = record.made {
             let op = &record.op;
-            return violated!("operation {id} {op:?} was done at revision {other} and at {revision}");
+            return violated!(
+                "operation {id} {op:?} was done at revision {other} and at {revision}"
+            );
         }
         if record.state == State::NotDone || !self.explains(record, revision) {
             let (op, state, floor) = (&record.op, record.state, record.floor);
@@ -208,19 +224,28 @@ impl History {
 
     /// Whether an operation can have made exactly this revision.
     fn explains(&self, record: &Record, revision: i64) -> bool {
-        let Some(events) = self.model.events(revision) else { return false };
+        let Some(events) = self.model.events(revision) else {
+            return false;
+        };
         record.floor < revision
-            && self.seen.get(&revision).is_some_and(|seen| record.invoked < *seen)
+            && self
+                .seen
+                .get(&revision)
+                .is_some_and(|seen| record.invoked < *seen)
             && self.model.execute(&record.op, revision - 1).changes == changes(events)
     }
 
     fn done(&mut self, id: OpId, reply: Reply<Response>) -> Result<(), Violation> {
         let revision = reply.header.revision;
-        let Some(record) = self.ops.get(&id) else { return Ok(()) };
+        let Some(record) = self.ops.get(&id) else {
+            return Ok(());
+        };
         let op = record.op.clone();
         if revision > self.model.revision() {
-            return violated!("operation {id} {op:?} was answered at revision {revision}, \
-                              of which no event was shown");
+            return violated!(
+                "operation {id} {op:?} was answered at revision {revision}, \
+                              of which no event was shown"
+            );
         }
         let response = match reply.body {
             Response::Put(put) => ResponseOp::Put(put),
@@ -235,15 +260,24 @@ impl History {
             other => return violated!("operation {id} {op:?} was answered with {other:?}"),
         };
         let made = changed(&response);
-        let stale = matches!(op, Op::Range { serializable: true, .. });
+        let stale = matches!(
+            op,
+            Op::Range {
+                serializable: true,
+                ..
+            }
+        );
         let lowest = if made { record.floor + 1 } else { record.floor };
         if revision < lowest && !stale {
             return violated!(
                 "operation {id} {op:?} was answered at revision {revision}, though an operation \
-                 at revision {} had ended before it began", record.floor
+                 at revision {} had ended before it began",
+                record.floor
             );
         }
-        let expected = self.model.execute(&op, if made { revision - 1 } else { revision });
+        let expected = self
+            .model
+            .execute(&op, if made { revision - 1 } else { revision });
         self.compare(id, &op, revision, made, &response, &expected)?;
         if made {
             self.claim(id, revision)?;
@@ -288,7 +322,9 @@ impl History {
 
     /// The store answered with an error of the caller: only those that the clients can provoke.
     fn refused(&self, id: OpId, error: &StoreError) -> Result<(), Violation> {
-        let Some(Record { op, .. }) = self.ops.get(&id) else { return Ok(()) };
+        let Some(Record { op, .. }) = self.ops.get(&id) else {
+            return Ok(());
+        };
         let fits = match (op, error) {
             (Op::Range { revision, .. }, StoreError::Compacted { compacted, .. }) => {
                 *revision > 0 && revision < compacted && *compacted <= self.compact_asked
@@ -297,12 +333,21 @@ impl History {
                 revision <= compacted && *compacted <= self.compact_asked
             }
             // A replica that lags may not have got that far.
-            (Op::Range { revision, serializable: true, .. }, StoreError::FutureRevision { current, .. }) => {
-                revision > current
-            }
+            (
+                Op::Range {
+                    revision,
+                    serializable: true,
+                    ..
+                },
+                StoreError::FutureRevision { current, .. },
+            ) => revision > current,
             _ => false,
         };
-        if fits { Ok(()) } else { violated!("operation {id} {op:?} was refused: {error} {error:?}") }
+        if fits {
+            Ok(())
+        } else {
+            violated!("operation {id} {op:?} was refused: {error} {error:?}")
+        }
     }
 
     fn hash(&mut self, node: usize, at: (i64, i64), hash: u32) -> Result<(), Violation> {
@@ -310,14 +355,18 @@ impl History {
         if first != hash {
             return violated!(
                 "at revision {} (compacted {}) node {other} has hash {first:08x} and node {node} \
-                 {hash:08x}", at.0, at.1
+                 {hash:08x}",
+                at.0,
+                at.1
             );
         }
         Ok(())
     }
 
     fn end(&mut self, id: OpId, state: State) {
-        let Some(record) = self.ops.get_mut(&id) else { return };
+        let Some(record) = self.ops.get_mut(&id) else {
+            return;
+        };
         record.state = state;
         match state {
             State::NotDone => self.counts.not_done += 1,
@@ -334,7 +383,10 @@ impl History {
 /// Whether two nodes show the same revision, whatever they say about pairs before it.
 pub(super) fn same(known: &[Event], events: &[Event]) -> bool {
     known.len() == events.len()
-        && known.iter().zip(events).all(|(a, b)| a.kind == b.kind && a.kv == b.kv)
+        && known
+            .iter()
+            .zip(events)
+            .all(|(a, b)| a.kind == b.kind && a.kv == b.kv)
 }
 
 /// Whether an answer says that something changed.

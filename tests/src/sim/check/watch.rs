@@ -54,7 +54,16 @@ impl Watcher {
     pub fn of_range(key: Bytes, end: Bytes, cursor: i64, bits: u64) -> Self {
         let (no_put, no_delete) = (bits & 7 == 1, bits & 7 == 2);
         let prev_kv = bits & 8 != 0;
-        Watcher { key, end, no_put, no_delete, prev_kv, all: false, cursor, created: false }
+        Watcher {
+            key,
+            end,
+            no_put,
+            no_delete,
+            prev_kv,
+            all: false,
+            cursor,
+            created: false,
+        }
     }
 
     /// The request that resumes it on a new stream.
@@ -101,7 +110,10 @@ impl Watcher {
             self.cursor = self.cursor.max(response.header.revision);
             return Ok(Step::On);
         }
-        for events in response.events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision) {
+        for events in response
+            .events
+            .chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision)
+        {
             let revision = events[0].kv.mod_revision;
             if self.all {
                 history.observe(node, revision, events)?;
@@ -111,7 +123,9 @@ impl Watcher {
             self.cursor = revision;
         }
         if response.header.revision < self.cursor {
-            return violated!("node {node}: a response's header is before its events: {response:?}");
+            return violated!(
+                "node {node}: a response's header is before its events: {response:?}"
+            );
         }
         Ok(Step::On)
     }
@@ -125,7 +139,8 @@ impl Watcher {
         let compacted = response.compact_revision;
         if compacted <= self.cursor + 1 || !history.may_be_compacted(compacted) {
             return violated!(
-                "node {node}: watcher at {} was cancelled without reason: {response:?}", self.cursor
+                "node {node}: watcher at {} was cancelled without reason: {response:?}",
+                self.cursor
             );
         }
         self.cursor = compacted - 1;
@@ -141,16 +156,26 @@ impl Watcher {
         events: &[Event],
     ) -> Result<(), Violation> {
         if !events.is_empty() && revision <= self.cursor {
-            return violated!("node {node}: revision {revision} after {}: {events:?}", self.cursor);
+            return violated!(
+                "node {node}: revision {revision} after {}: {events:?}",
+                self.cursor
+            );
         }
         for at in self.cursor + 1..=revision {
             let known = history.model.events(at).unwrap_or_default();
-            let wanted: Vec<Event> = known.iter().filter(|event| self.wants(event)).cloned().collect();
+            let wanted: Vec<Event> = known
+                .iter()
+                .filter(|event| self.wants(event))
+                .cloned()
+                .collect();
             let shown = if at == revision { events } else { &[] };
             if !same(&wanted, shown) {
                 return violated!(
                     "node {node}: a watcher of {:?}..{:?} at {} was shown {shown:?} of revision {at} \
-                     instead of {wanted:?}", self.key, self.end, self.cursor
+                     instead of {wanted:?}",
+                    self.key,
+                    self.end,
+                    self.cursor
                 );
             }
         }
@@ -165,8 +190,10 @@ impl Watcher {
         events: &[Event],
     ) -> Result<(), Violation> {
         for event in events {
-            let expected =
-                history.model.pair(&event.kv.key, revision - 1).filter(|_| self.prev_kv);
+            let expected = history
+                .model
+                .pair(&event.kv.key, revision - 1)
+                .filter(|_| self.prev_kv);
             let excused = event.prev_kv.is_none() && history.may_be_compacted(revision);
             if event.prev_kv != expected && !excused {
                 return violated!("node {node}: {event:?} has not {expected:?} before it");
@@ -180,6 +207,11 @@ impl Watcher {
             EventKind::Put => self.no_put,
             EventKind::Delete => self.no_delete,
         };
-        !filtered && KeyRange { key: &self.key, end: &self.end }.contains(&event.kv.key)
+        !filtered
+            && KeyRange {
+                key: &self.key,
+                end: &self.end,
+            }
+            .contains(&event.kv.key)
     }
 }
