@@ -129,7 +129,7 @@ impl Shard {
             raft,
             machine,
             watches: Watches::default(),
-            reads: Reads::default(),
+            reads: Reads::new(config.first_request_id),
             queue: VecDeque::new(),
             pending_bytes: 0,
             compacting: Vec::new(),
