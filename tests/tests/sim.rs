@@ -7,12 +7,15 @@ use henge_tests::sim::planted::ALL;
 use henge_tests::sim::{self, Options};
 
 /// Seeds per run of the suite.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 400;
 /// A planted bug must be found within so many seeds.
 const PLANTED_SEEDS: u64 = 60;
 
 fn first_seed() -> u64 {
-    let seed = std::env::var("HENGE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("HENGE_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
     println!("HENGE_SEED={seed}");
     seed
 }
@@ -21,7 +24,11 @@ fn survives(options: &Options) -> sim::Stats {
     match sim::run(options) {
         Ok(stats) => stats,
         Err(violation) => {
-            panic!("seed {}: {violation}\nrepeat it with: {}", options.seed, options.command())
+            panic!(
+                "seed {}: {violation}\nrepeat it with: {}",
+                options.seed,
+                options.command()
+            )
         }
     }
 }
@@ -35,10 +42,24 @@ fn no_seed_breaks_a_promise() {
     }
     println!("{total:?}");
     // A simulation in which nothing goes wrong proves nothing.
-    let fired = [total.crashes, total.failed_starts, total.poisoned, total.frames_lost];
-    assert!(fired.iter().all(|fault| *fault > 0), "faults never fired: {total:?}");
-    assert!(total.counts.done > 100 * SEEDS, "hardly any work was done: {total:?}");
-    assert!(total.counts.unknown > 0 && total.watches_compacted > 0, "{total:?}");
+    let fired = [
+        total.crashes,
+        total.failed_starts,
+        total.poisoned,
+        total.frames_lost,
+    ];
+    assert!(
+        fired.iter().all(|fault| *fault > 0),
+        "faults never fired: {total:?}"
+    );
+    assert!(
+        total.counts.done > 100 * SEEDS,
+        "hardly any work was done: {total:?}"
+    );
+    assert!(
+        total.counts.unknown > 0 && total.watches_compacted > 0,
+        "{total:?}"
+    );
 }
 
 #[test]
@@ -48,7 +69,10 @@ fn the_same_seed_gives_the_same_trace() {
         let options = Options::new(seed);
         assert_eq!(survives(&options), survives(&options), "seed {seed}");
     }
-    assert_ne!(survives(&Options::new(first)).trace, survives(&Options::new(first + 3)).trace);
+    assert_ne!(
+        survives(&Options::new(first)).trace,
+        survives(&Options::new(first + 3)).trace
+    );
 }
 
 #[test]
@@ -60,7 +84,10 @@ fn every_planted_bug_is_found() {
             ..Options::new(seed)
         };
         let found = (1..=PLANTED_SEEDS).find(|seed| sim::run(&options(*seed)).is_err());
-        assert!(found.is_some(), "{planted} was not found in {PLANTED_SEEDS} seeds");
+        assert!(
+            found.is_some(),
+            "{planted} was not found in {PLANTED_SEEDS} seeds"
+        );
         println!("{planted}: found by seed {found:?}");
     }
 }

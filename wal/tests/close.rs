@@ -32,8 +32,13 @@ fn what_waits_for_a_segment_is_written_before_the_end() {
     // Stop after every possible number of steps of the pipeline that makes the first segments.
     for steps in 0..30 {
         let machine = SimHandle::new(steps, 3);
-        let options = Options { ready_segments: 1, ..small() };
-        let mut wal = open(Path::new("sim"), &options, Box::new(machine.disk())).expect("opens").wal;
+        let options = Options {
+            ready_segments: 1,
+            ..small()
+        };
+        let mut wal = open(Path::new("sim"), &options, Box::new(machine.disk()))
+            .expect("opens")
+            .wal;
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..steps {
             let _ = wal.poll(&mut cx);
@@ -45,14 +50,19 @@ fn what_waits_for_a_segment_is_written_before_the_end() {
             wal.submit().expect("healthy");
         }
         let durable = close(wal);
-        assert!(durable.contains(&last), "closed after {steps} steps without batch {last}: {durable:?}");
+        assert!(
+            durable.contains(&last),
+            "closed after {steps} steps without batch {last}: {durable:?}"
+        );
     }
 }
 
 #[test]
 fn a_full_disk_does_not_hold_up_the_end() {
     let machine = SimHandle::new(1, 3);
-    let mut wal = open(Path::new("sim"), &small(), Box::new(machine.disk())).expect("opens").wal;
+    let mut wal = open(Path::new("sim"), &small(), Box::new(machine.disk()))
+        .expect("opens")
+        .wal;
     machine.set_capacity(Some(0));
     for index in 1..=200 {
         wal.entry(1, 1, index, 0, &[7; 4_000]).expect("fits");
