@@ -130,7 +130,7 @@ impl Shard {
             raft,
             machine,
             watches: Watches::default(),
-            reads: Reads::default(),
+            reads: Reads::new(config.first_request_id),
             queue: VecDeque::new(),
             pending_bytes: 0,
             compacting: Vec::new(),
@@ -162,6 +162,11 @@ impl Shard {
     /// Whether this member leads the group.
     pub fn is_leader(&self) -> bool {
         self.raft.leader() == self.config.member_id
+    }
+
+    /// Whether the group stopped serving: an entry could not be understood, or raft found itself broken.
+    pub fn is_corrupt(&self) -> bool {
+        self.corrupt
     }
 
     /// The header of an answer given now.

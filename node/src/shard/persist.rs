@@ -46,6 +46,7 @@ impl Shard {
     /// work is left.
     pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
         for _ in 0..READY_ROUNDS_MAX {
+            self.note_fault();
             if self.corrupt || !self.raft.has_ready() {
                 return false;
             }
@@ -53,16 +54,29 @@ impl Shard {
             for state in ready.read_states {
                 self.confirm_read(&state.context, state.index);
             }
+            let mut campaign = Vec::new();
             for message in ready.messages {
                 match message.to {
                     LOCAL_APPEND_THREAD => self.persist(at, message, out),
                     LOCAL_APPLY_THREAD => self.apply(message, out.now_ms),
+                    _ if message.kind == MessageKind::Vote => campaign.push(message),
                     _ => out.messages.push((self.config.group, message)),
                 }
             }
+            self.release(at, campaign, out);
             self.answer_reads(out.now_ms);
         }
         !self.corrupt && self.raft.has_ready()
+    }
+
+    /// Raft stops by itself when it finds that it or its storage is broken; callers must not wait for it.
+    fn note_fault(&mut self) {
+        if !self.corrupt
+            && let Some(fault) = self.raft.fault()
+        {
+            tracing::error!(group = self.config.group, %fault, "raft stopped; this group serves nothing");
+            self.poison();
+        }
     }
 
     /// Delivers responses whose batch is durable.
@@ -82,6 +96,24 @@ impl Shard {
         // Snapshots between members are not built yet, and none of our versions sends one.
         if message.kind != MessageKind::Snap && !self.corrupt {
             let _ = self.raft.step(message);
+        }
+    }
+
+    /// Sends messages once everything handed to the log so far is durable.
+    ///
+    /// Requests for votes are among them, though raft's library would let them go at once: the others'
+    /// votes alone can make a leader whose own term is not on its disk yet. If it crashed then, it could
+    /// win the same term again with another log, and two entries would share a term and an index.
+    fn release(&mut self, at: usize, responses: Vec<Message>, out: &mut Outputs<'_>) {
+        if *out.last_lsn <= out.durable_lsn {
+            self.deliver(responses, out.messages);
+        } else if !responses.is_empty() {
+            let (lsn, shard) = (*out.last_lsn, at);
+            out.parked.push_back(Parked {
+                lsn,
+                shard,
+                responses,
+            });
         }
     }
 
@@ -111,15 +143,6 @@ impl Shard {
             *out.last_lsn = out.wal.staged_lsn();
         }
         self.raft.storage_mut().append(&message.entries);
-        if *out.last_lsn <= out.durable_lsn {
-            self.deliver(message.responses, out.messages);
-        } else if !message.responses.is_empty() {
-            let (lsn, shard) = (*out.last_lsn, at);
-            out.parked.push_back(Parked {
-                lsn,
-                shard,
-                responses: message.responses,
-            });
-        }
+        self.release(at, message.responses, out);
     }
 }

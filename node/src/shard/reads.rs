@@ -33,7 +33,6 @@ pub enum Read {
 }
 
 /// Reads of one shard that are not answered yet.
-#[derive(Default)]
 pub struct Reads {
     /// Arrived, not part of a round yet.
     arrived: Vec<Waiting>,
@@ -57,6 +56,17 @@ struct Round {
 }
 
 impl Reads {
+    /// Rounds are named from `first_context` on, which must be larger than any name of an earlier run:
+    /// a leader may still answer a round that this member asked before it restarted, and that answer
+    /// must not pass for one to a round of now.
+    pub fn new(first_context: u64) -> Self {
+        Reads {
+            arrived: Vec::new(),
+            rounds: VecDeque::new(),
+            next_context: first_context,
+        }
+    }
+
     /// Answers *not done* to reads whose time is over.
     pub fn expire(&mut self, now_ms: u64) {
         let late = Error::Timeout {

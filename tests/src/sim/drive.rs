@@ -41,6 +41,7 @@ struct Timing {
     /// The next write is done and yet reported as failed.
     false_failure: bool,
     planted: Option<Planted>,
+    print: bool,
 }
 
 struct Flying {
@@ -53,7 +54,7 @@ struct Flying {
 
 impl Drive {
     /// An empty disk whose writes take around `write_us` microseconds.
-    pub fn new(mut rng: Rng, write_us: u64, planted: Option<Planted>) -> Self {
+    pub fn new(mut rng: Rng, write_us: u64, planted: Option<Planted>, print: bool) -> Self {
         let handle = SimHandle::new(rng.bits(), 1);
         handle.set_manual(true);
         let timing = Timing {
@@ -65,6 +66,7 @@ impl Drive {
             slow_until_us: 0,
             false_failure: false,
             planted,
+            print,
         };
         Drive {
             handle,
@@ -224,6 +226,10 @@ impl Disk for TimedDisk {
         let told = is_write && timing.planted == Some(Planted::AckBeforeDurable);
         if told {
             timing.early.push_back(written(token));
+        }
+        if timing.print {
+            let head: String = format!("{op:?}").chars().take(100).collect();
+            eprintln!("           disk, done at {due_us}: {head}");
         }
         timing.in_flight.push(Flying {
             token,

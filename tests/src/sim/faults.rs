@@ -71,6 +71,18 @@ impl Nemesis {
         }
     }
 
+    /// Crashes in the middle of elections, and back before they end: what a forgotten vote needs to show.
+    pub fn hurried(rng: &mut Rng) -> Self {
+        Nemesis {
+            faults: vec![Fault::Crash],
+            interval_us: 100_000,
+            down_us: 500,
+            recovery_stop_permille: 0,
+            rng: rng.fork(),
+            over: false,
+        }
+    }
+
     /// Until the next fault.
     pub fn pause_us(&mut self) -> u64 {
         self.rng.spread(self.interval_us)
@@ -109,6 +121,7 @@ impl World {
             Fault::Stop => {
                 if let Some(process) = &self.nodes[at].host.process {
                     process.stop();
+                    self.note(Kind::Stop, at, 0, 1);
                     self.wake(at);
                 }
             }

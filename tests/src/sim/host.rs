@@ -291,6 +291,11 @@ impl Process {
         shard.is_leader().then(|| shard.header().raft_term)
     }
 
+    /// Whether its group stopped serving.
+    pub fn is_corrupt(&self) -> bool {
+        self.core.shards().iter().any(Shard::is_corrupt)
+    }
+
     /// The revision it has applied.
     pub fn revision(&self) -> i64 {
         self.core

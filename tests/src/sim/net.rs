@@ -33,6 +33,12 @@ impl Weather {
         late_permille: 0,
     };
 
+    /// Reliable and slow: elections take long, and candidates overlap.
+    pub const SLOW: Weather = Weather {
+        delay_us: 20_000,
+        ..Weather::CALM
+    };
+
     /// Draws a run's weather: often calm in one respect, now and then bad in all.
     pub fn draw(rng: &mut Rng) -> Self {
         let mut maybe = |odds, most| {

@@ -34,6 +34,8 @@ const START_US: u64 = 3_600_000_000;
 const CLIENTS: usize = 5;
 /// Watchers beside the one per node that sees everything.
 const WATCHERS: usize = 4;
+/// Runs of several nodes, per thousand, that are all about elections cut short.
+const HURRIED_PERMILLE: u64 = 60;
 /// Mean pause of a client between two operations.
 const THINK_US: u64 = 3_000;
 
@@ -117,14 +119,23 @@ impl World {
         let planted = options.planted;
         let nodes = options.nodes;
         let repeat = planted == Some(Planted::RepeatedProposal);
-        let weather = Weather::draw(&mut rng);
+        let hurried =
+            planted == Some(Planted::LostVote) || (nodes > 1 && rng.permille(HURRIED_PERMILLE));
+        let weather = if hurried {
+            Weather::SLOW
+        } else {
+            Weather::draw(&mut rng)
+        };
         let network = Network::new(nodes, weather, repeat, rng.fork());
         let write_us = rng.between(50, 1_000);
         let segment_bytes = [64 << 10, 128 << 10, 1 << 20][rng.index(3)];
-        let nemesis = Nemesis::draw(&mut rng, nodes, planted);
+        let nemesis = match hurried {
+            true => Nemesis::hurried(&mut rng),
+            false => Nemesis::draw(&mut rng, nodes, planted),
+        };
         let workload = Workload::draw(rng.fork());
         let node = |at| {
-            let drive = Drive::new(rng.fork(), write_us, planted);
+            let drive = Drive::new(rng.fork(), write_us, planted, options.print);
             let host = Host::new(at, nodes, drive, segment_bytes, planted);
             Node::new(host, at)
         };
@@ -341,6 +352,9 @@ impl World {
             None => u64::MAX,
         };
         node.busy_until_us = self.now_us + 5 + self.rng.spread(20);
+        if process.is_corrupt() {
+            return violated!("node {at}: its group stopped serving");
+        }
         let (revision, poisoned) = (process.revision(), process.metrics().poisoned);
         self.stats.turns += 1;
         self.note(
@@ -400,6 +414,8 @@ impl World {
         }
         if let Some(process) = &self.nodes[to].host.process {
             let seen = digest(&frame);
+            self.trace
+                .say(|| format!("{:?}", henge::core::pack::unpack(frame.clone())));
             process.deliver(from, frame);
             self.note(Kind::Deliver, to, from as u64, seen);
             self.wake(to);
