@@ -23,7 +23,8 @@ pub enum ReadOnly {
     #[default]
     Safe,
     /// It trusts that nobody else was elected since it last heard from a quorum. Costs nothing, and
-    /// returns stale data if a clock stops or jumps (a paused VM is enough). Needs `check_quorum`.
+    /// returns stale data if a clock stops or jumps (a paused VM is enough), or if followers
+    /// restart and forget that they follow. Needs `check_quorum`.
     LeaseBased,
 }
 

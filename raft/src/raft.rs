@@ -132,6 +132,14 @@ impl<S: Storage> Raft<S> {
 
     /// Takes a message that has passed `check`.
     pub(crate) fn step(&mut self, message: Message) -> Result<(), StepError> {
+        if message.reject
+            && matches!(
+                message.kind,
+                MessageKind::VoteResp | MessageKind::PreVoteResp
+            )
+        {
+            self.learn_from_refusal(&message);
+        }
         // Term 0: local, or a request that was forwarded.
         if message.term > self.term {
             if self.is_in_lease(&message) {

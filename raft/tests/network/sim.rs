@@ -35,6 +35,7 @@ struct Disk {
     log: Option<MemoryStorage>,
     /// May lag behind what storage was told: a commit index that nobody waits for is not synced.
     hard_state: HardState,
+    hard_state_unsynced: HardState,
 }
 
 pub struct Sim {
@@ -105,7 +106,7 @@ impl Sim {
             let applied = log.snapshot().map_or(0, |snapshot| snapshot.meta.index);
             let disk = Disk {
                 log: Some(log),
-                hard_state: HardState::default(),
+                ..Disk::default()
             };
             let (append_work, apply_work) = (VecDeque::new(), VecDeque::new());
             sim.hosts.insert(
@@ -360,8 +361,12 @@ impl Sim {
             host.applied_by_snapshot = snapshot.meta.index;
         }
         storage.append(entries).expect("raft leaves no gaps");
-        if !is_lazy && !state.is_empty() {
-            host.disk.hard_state = state;
+        if !state.is_empty() {
+            host.disk.hard_state_unsynced = state;
+        }
+        if !is_lazy {
+            // Whoever is answered now relies on all that came before, too.
+            host.disk.hard_state = host.disk.hard_state_unsynced;
         }
         if let Some(first) = entries.first() {
             let before = storage.term(first.index - 1).unwrap_or(0);
@@ -461,6 +466,7 @@ impl Sim {
             return;
         };
         log.set_hard_state(host.disk.hard_state);
+        host.disk.hard_state_unsynced = host.disk.hard_state;
         // The state machine starts from its last snapshot.
         host.applied = log.snapshot().map_or(0, |snapshot| snapshot.meta.index);
         let config = Config {
