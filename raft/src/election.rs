@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::logger::{debug, info, warning};
 use crate::message::{EntryId, EntryKind, Message, MessageKind, NONE};
+use crate::planted::{Bug, planted};
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
 use crate::role::{Leadership, Role, Votes};
@@ -178,7 +179,9 @@ impl<S: Storage> Raft<S> {
             term: message.log_term,
             index: message.index,
         };
-        let granted = can_vote && self.log.is_up_to_date(theirs);
+        let can_vote = can_vote || planted(Bug::VoteForEveryone);
+        let is_up_to_date = self.log.is_up_to_date(theirs) || planted(Bug::VoteForShortLogs);
+        let granted = can_vote && is_up_to_date;
         self.log_vote(if granted { "cast" } else { "rejected" }, message);
         let (kind, to) = (response_to(message.kind), message.from);
         if granted {

@@ -119,6 +119,9 @@ mod logger;
 pub mod membership;
 mod message;
 mod node;
+#[allow(unexpected_cfgs)] // `henge_planted` is only ever set by hand.
+#[doc(hidden)]
+pub mod planted;
 pub mod progress;
 pub mod quorum;
 mod raft;

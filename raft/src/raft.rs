@@ -20,6 +20,7 @@ use crate::message::{
     EntryId, HardState, Message, MessageKind, NONE, RoleKind, Snapshot, SoftState,
 };
 use crate::node::ReadState;
+use crate::planted::{Bug, planted};
 use crate::progress::ProgressMap;
 use crate::role::{Leadership, Role};
 use crate::status::Membership;
@@ -196,7 +197,12 @@ impl<S: Storage> Raft<S> {
             Prop | ReadIndex => {}
             _ => message.term = self.term,
         }
-        if matches!(message.kind, AppResp | VoteResp | PreVoteResp) {
+        let waits = match message.kind {
+            AppResp => message.to == self.id || !planted(Bug::AcknowledgeBeforeDurable),
+            VoteResp | PreVoteResp => message.to == self.id || !planted(Bug::VoteBeforeDurable),
+            _ => false,
+        };
+        if waits {
             self.messages_after_append.push(message);
         } else if message.to == self.id {
             self.poison(Fault::Invariant(
@@ -285,7 +291,11 @@ impl<S: Storage> Raft<S> {
         self.log.committed = state.commit.max(applied);
         self.log.applied_to(applied, 0);
         self.term = state.term;
-        self.vote = state.vote;
+        self.vote = if planted(Bug::ForgetVote) {
+            NONE
+        } else {
+            state.vote
+        };
         Ok(())
     }
 
@@ -365,7 +375,13 @@ impl<S: Storage> Raft<S> {
             // See `node::append_response`: entries of this index and term may be replaced by an
             // append that is still under way. A snapshot, though, holds in every term.
             MessageKind::StorageAppendResp => {
-                if message.index != 0 {
+                if planted(Bug::SkipTermOfStorage) && message.index != 0 {
+                    let id = EntryId {
+                        term: message.log_term,
+                        index: message.index,
+                    };
+                    self.log.unstable.stable_to(id);
+                } else if message.index != 0 {
                     info!(
                         self.logger,
                         "{:x} [term: {}] ignored entry appends from a {} message with lower term [term: {}]",

@@ -6,6 +6,7 @@ use crate::election::Campaign;
 use crate::error::{DropReason, ProposeError, StepError};
 use crate::logger::{debug, info};
 use crate::message::{Message, MessageKind, NONE, RoleKind};
+use crate::planted::{Bug, planted};
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
 use crate::role::Role;
@@ -65,5 +66,6 @@ impl<S: Storage> Raft<S> {
 
     fn has_voted_for_itself(&self) -> bool {
         matches!(&self.role, Role::Candidate(votes) if votes.of(self.id) == Some(true))
+            || planted(Bug::LeadBeforeDurable)
     }
 }

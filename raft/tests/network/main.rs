@@ -5,6 +5,8 @@
 //!
 //! `HENGE_SEED=n` runs one seed, `HENGE_SEEDS=n` that many (the default is small).
 
+#![allow(unexpected_cfgs)] // `henge_planted`: see the end of this file.
+
 mod rules;
 mod sim;
 
@@ -53,4 +55,33 @@ fn runs_are_repeatable() {
         sim.trace()
     };
     assert_eq!(run(), run());
+}
+
+/// Each planted bug is found: `RUSTFLAGS="--cfg henge_planted" cargo test -p henge-raft --test network`.
+#[cfg(henge_planted)]
+#[test]
+fn planted_bugs_are_found() {
+    use henge_raft::planted::{Bug, plant};
+    const SEEDS_MAX: u64 = 2_000;
+    // What they break is reported by panics, which nobody needs to see here.
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        plant(Some(bug));
+        let found = (0..SEEDS_MAX).find(|seed| {
+            let run = || {
+                let mut sim = Sim::new(*seed);
+                sim.run(STEPS);
+                sim.heal_and_finish();
+            };
+            std::panic::catch_unwind(run).is_err()
+        });
+        plant(None);
+        match found {
+            Some(seed) => println!("{bug:?}: found by seed {seed}"),
+            None => missed.push(bug),
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }
