@@ -377,9 +377,16 @@ impl<S: Storage> RawNode<S> {
         self.raft.log.last().index
     }
 
-    /// The configuration in use, in its stored form.
+    /// The configuration as of what the host has applied, to be stored with that state.
+    ///
+    /// (While a received snapshot is on its way to storage, the one in use is already the snapshot's,
+    /// see [`RawNode::status`]; a state machine that is stored in that moment must not get it.)
     pub fn conf_state(&self) -> ConfState {
-        self.raft.membership.conf_state()
+        let raft = &self.raft;
+        raft.membership_applied
+            .as_ref()
+            .unwrap_or(&raft.membership)
+            .conf_state()
     }
 
     /// What stopped this group, if anything did.

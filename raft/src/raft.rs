@@ -38,6 +38,9 @@ pub(crate) struct Raft<S: Storage> {
     pub(crate) role: Role,
     pub(crate) log: RaftLog<S>,
     pub(crate) membership: Membership,
+    /// While a snapshot is on its way to storage, `membership` is already the snapshot's; entries from
+    /// before it may still be applied, and this is the configuration that their changes are about.
+    pub(crate) membership_applied: Option<Membership>,
     /// Only a leader's is up to date; on others it says who is a member, and who a learner.
     pub(crate) progress: ProgressMap,
     /// To be sent at once, to others.
@@ -74,6 +77,7 @@ impl<S: Storage> Raft<S> {
             role: Role::Follower,
             log,
             membership: Membership::default(),
+            membership_applied: None,
             progress: ProgressMap::default(),
             messages: Vec::new(),
             messages_after_append: Vec::new(),
@@ -418,6 +422,9 @@ impl<S: Storage> Raft<S> {
             });
         }
         self.log.unstable.stable_snapshot_to(index);
+        if self.log.unstable.snapshot.is_none() {
+            self.membership_applied = None;
+        }
         self.applied_to(index, 0);
         Ok(())
     }
