@@ -188,13 +188,13 @@ impl Sim {
         let usual = [
             (Action::Tick, 12),
             (Action::Deliver, 800),
-            (Action::Append, 200),
+            (Action::Append, 160),
             (Action::Apply, 150),
             (Action::Propose, 80),
             (Action::Read, 30),
-            (Action::Change, 12),
-            (Action::Cut, 2),
-            (Action::Heal, 4),
+            (Action::Change, 20),
+            (Action::Cut, 4),
+            (Action::Heal, 6),
             (Action::Crash, 3),
             (Action::Restart, 24),
             (Action::Compact, 6),
@@ -208,6 +208,7 @@ impl Sim {
     fn factor(&mut self, action: Action) -> u64 {
         let factors = match action {
             Action::Crash | Action::Disturb => [1, 4, 20],
+            Action::Append => [1, 2, 8],
             _ => [1, 2, 6],
         };
         factors[self.below(3) as usize]
@@ -226,12 +227,7 @@ impl Sim {
             Action::Change => self.change_members(id),
             Action::Cut => self.cut(),
             Action::Heal => self.side.clear(),
-            Action::Crash => {
-                self.crash(id);
-                if self.chance(600) {
-                    self.restart(id);
-                }
-            }
+            Action::Crash => self.crash_somewhere(id),
             Action::Restart => self.restart(id),
             Action::Compact => self.compact(id),
             Action::Disturb => self.disturb(id),
@@ -565,9 +561,36 @@ impl Sim {
         }
     }
 
+    /// Half of the time along a line that matters: through a joint configuration, or around a leader.
     fn cut(&mut self) {
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         self.side = ids.into_iter().filter(|_| self.chance(400)).collect();
+        let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
+        let Some(leader) = nodes.filter(|node| node.role() == RoleKind::Leader).last() else {
+            return;
+        };
+        let (own, state) = (leader.id(), leader.conf_state());
+        match self.below(4) {
+            0 if !state.voters_outgoing.is_empty() => {
+                self.side = state.voters.into_iter().collect()
+            }
+            1 => self.side = BTreeSet::from([own]),
+            _ => {}
+        }
+    }
+
+    /// Half of the time where something is lost by it.
+    fn crash_somewhere(&mut self, id: u64) {
+        let mut busy = self
+            .hosts
+            .range(id..)
+            .filter(|(_, host)| !host.append_work.is_empty());
+        let victim = busy.next().map_or(id, |(busy, _)| *busy);
+        let id = if self.chance(500) { victim } else { id };
+        self.crash(id);
+        if self.chance(600) {
+            self.restart(id);
+        }
     }
 
     /// Loses everything that is not durable.
