@@ -1,6 +1,6 @@
 //! Bugs to be switched on, so that tests can show that they would find them.
 //!
-//! Promises: nothing of this exists in a normal build: [`planted`] is then the constant `false`. Only
+//! Promises: nothing of this exists in a normal build: `planted` is then the constant `false`. Only
 //! `RUSTFLAGS="--cfg henge_planted"` makes the bugs, and even then none is on until a test asks for it.
 //! Must never know: tests.
 //! Tests: `tests/network` finds each of them.
