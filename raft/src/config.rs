@@ -23,7 +23,8 @@ pub enum ReadOnly {
     #[default]
     Safe,
     /// It trusts that nobody else was elected since it last heard from a quorum. Costs nothing, and
-    /// returns stale data if a clock stops or jumps (a paused VM is enough). Needs `check_quorum`.
+    /// returns stale data if a clock stops or jumps (a paused VM is enough), or if followers
+    /// restart and forget that they follow. Needs `check_quorum`.
     LeaseBased,
 }
 
@@ -66,7 +67,8 @@ pub struct Config {
     /// reads and proposals it can never finish. On.
     pub check_quorum: bool,
     /// Whether a candidate first asks if it could win (thesis, 9.6), so that a node that comes back
-    /// from a partition does not depose a healthy leader. On.
+    /// from a partition does not depose a healthy leader. On. With neither this nor `check_quorum`, a
+    /// removed member that campaigns on can get a member stuck in a term of its own.
     pub pre_vote: bool,
     /// How reads are made linearizable.
     pub read_only: ReadOnly,

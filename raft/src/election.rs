@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::logger::{debug, info, warning};
 use crate::message::{EntryId, EntryKind, Message, MessageKind, NONE};
+use crate::planted::{Bug, planted};
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
 use crate::role::{Leadership, Role, Votes};
@@ -178,22 +179,82 @@ impl<S: Storage> Raft<S> {
             term: message.log_term,
             index: message.index,
         };
-        let granted = can_vote && self.log.is_up_to_date(theirs);
+        let can_vote = can_vote || planted(Bug::VoteForEveryone);
+        let is_up_to_date = self.log.is_up_to_date(theirs) || planted(Bug::VoteForShortLogs);
+        let granted = can_vote && is_up_to_date;
         self.log_vote(if granted { "cast" } else { "rejected" }, message);
-        // In the term of the request: a pre-candidate would take an answer in our older term for a
-        // late one. A refusal carries our term, so that it can catch up.
-        let term = if granted { message.term } else { self.term };
         let (kind, to) = (response_to(message.kind), message.from);
+        if granted {
+            // In the term of the request: a pre-candidate would take an answer in our older term for a
+            // late one.
+            let term = message.term;
+            self.send(Message {
+                kind,
+                to,
+                term,
+                ..Message::default()
+            });
+        } else {
+            self.refuse_vote(kind, to);
+        }
+        if granted && !is_pre_vote {
+            self.election_elapsed = 0;
+            self.vote = message.from;
+        }
+    }
+
+    /// Says no, in our term so that the candidate can catch up, and says what is committed here.
+    ///
+    /// etcd's library does not say the latter, and can come to a standstill: the voters of a new
+    /// configuration can only elect a node that has the change in its log but does not know that it is
+    /// committed; in the old configuration, which it still uses, it needs votes of members that have
+    /// more entries than it has. (tikv's raft carries the commit index in votes for the same reason.)
+    pub(crate) fn refuse_vote(&mut self, kind: MessageKind, to: u64) {
+        let (term, commit) = (self.term, self.log.committed);
+        let mut context = Vec::new();
+        if let Ok(commit_term) = self.log.term(commit) {
+            context.extend_from_slice(&commit.to_le_bytes());
+            context.extend_from_slice(&commit_term.to_le_bytes());
+        }
+        let context = context.into();
         self.send(Message {
             kind,
             to,
             term,
-            reject: !granted,
+            context,
+            reject: true,
             ..Message::default()
         });
-        if granted && !is_pre_vote {
-            self.election_elapsed = 0;
-            self.vote = message.from;
+    }
+
+    /// A refusal may show that a membership change in our log is committed. Then there is no point in
+    /// counting votes in the configuration before it: we step back until it is applied.
+    pub(crate) fn learn_from_refusal(&mut self, message: &Message) {
+        let Some((commit, term)) = message.context.split_first_chunk::<8>() else {
+            return;
+        };
+        let Ok(term) = <[u8; 8]>::try_from(term) else {
+            return;
+        };
+        let id = EntryId {
+            index: u64::from_le_bytes(*commit),
+            term: u64::from_le_bytes(term),
+        };
+        if self.is_leader() || id.index <= self.log.committed || !self.log.matches(id) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.log.committed, id.index);
+        match self.has_unapplied_conf_changes() {
+            Ok(true) => {
+                let (own, index) = (self.id, id.index);
+                info!(
+                    self.logger,
+                    "{own:x} learned from a vote that index {index} is committed"
+                );
+                self.become_follower(self.term, NONE);
+            }
+            // As etcd's library: wait for a leader to say so.
+            Ok(false) | Err(_) => self.log.committed = before,
         }
     }
 

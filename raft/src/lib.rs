@@ -93,10 +93,17 @@
 //! | a membership change that cannot be applied | [`ChangeError`], the same on every member |
 //! | storage fails, or contradicts itself | [`Fault::Storage`]: this group stops, others go on |
 //!
-//! And three differences nobody else should see: a lone voter answers reads only after the first commit
-//! of its term (its stored commit index may lag behind what it acknowledged before a restart); reads
-//! that wait on a leader are dropped when it steps down; and a follower that rejects what it had
-//! acknowledged is tried again at the next heartbeat, not at once and for ever.
+//! And some differences that a user should not notice:
+//!
+//! - With asynchronous writes, a candidate leads only when its own vote is durable, too. Otherwise it
+//!   could lead, crash, and lead the same term again with other entries.
+//! - A vote that is refused says what is committed; a candidate whose log has a committed membership
+//!   change that it did not know of learns of it this way (a group could come to a standstill else).
+//! - A lone voter answers reads only after the first commit of its term: its stored commit index may lag
+//!   behind what it acknowledged before a restart.
+//! - Reads that wait on a leader are dropped when it steps down.
+//! - A follower that rejects what it had acknowledged is tried again at the next heartbeat, not at once
+//!   and for ever.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -112,6 +119,9 @@ mod logger;
 pub mod membership;
 mod message;
 mod node;
+#[allow(unexpected_cfgs)] // `henge_planted` is only ever set by hand.
+#[doc(hidden)]
+pub mod planted;
 pub mod progress;
 pub mod quorum;
 mod raft;

@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::logger::{Log, info};
 use crate::message::{Entry, EntryId, Snapshot};
+use crate::planted::{Bug, planted};
 use crate::storage::{Storage, StorageError, limit_size};
 use crate::unstable::Unstable;
 
@@ -135,6 +136,15 @@ impl<S: Storage> RaftLog<S> {
             self.unstable
                 .truncate_and_append(new.index, entries.into_iter().skip(known));
             self.last = last;
+        } else if planted(Bug::CutAfterAppend)
+            && end >= self.committed
+            && end >= self.unstable.offset
+        {
+            self.unstable.pop((self.last.index - end) as usize);
+            self.last = EntryId {
+                term: self.term(end).unwrap_or(0),
+                index: end,
+            };
         }
         self.commit_to(commit.min(end));
         Appended::To(end)

@@ -46,7 +46,8 @@ pub struct ReadState {
 /// - [`MessageKind::StorageAppend`] to [`LOCAL_APPEND_THREAD`]: store its entries, its
 ///   [hard state](Message::hard_state) unless that is empty, and its snapshot; when all that is
 ///   durable, deliver its `responses` (to peers, or to our own [`RawNode::step`]). Without responses
-///   it need not be durable.
+///   there is no hurry; but responses of a later one rest on everything before it, too. Only a commit
+///   index may be lost (a hard state whose term and vote are those stored before).
 /// - [`MessageKind::StorageApply`] to [`LOCAL_APPLY_THREAD`]: apply its entries, then deliver its
 ///   `responses`. It need not be durable. A snapshot can overtake it: entries up to the index of a
 ///   snapshot that is applied already are skipped.
@@ -376,9 +377,16 @@ impl<S: Storage> RawNode<S> {
         self.raft.log.last().index
     }
 
-    /// The configuration in use, in its stored form.
+    /// The configuration as of what the host has applied, to be stored with that state.
+    ///
+    /// (While a received snapshot is on its way to storage, the one in use is already the snapshot's,
+    /// see [`RawNode::status`]; a state machine that is stored in that moment must not get it.)
     pub fn conf_state(&self) -> ConfState {
-        self.raft.membership.conf_state()
+        let raft = &self.raft;
+        raft.membership_applied
+            .as_ref()
+            .unwrap_or(&raft.membership)
+            .conf_state()
     }
 
     /// What stopped this group, if anything did.

@@ -20,6 +20,7 @@ use crate::message::{
     EntryId, HardState, Message, MessageKind, NONE, RoleKind, Snapshot, SoftState,
 };
 use crate::node::ReadState;
+use crate::planted::{Bug, planted};
 use crate::progress::ProgressMap;
 use crate::role::{Leadership, Role};
 use crate::status::Membership;
@@ -37,6 +38,9 @@ pub(crate) struct Raft<S: Storage> {
     pub(crate) role: Role,
     pub(crate) log: RaftLog<S>,
     pub(crate) membership: Membership,
+    /// While a snapshot is on its way to storage, `membership` is already the snapshot's; entries from
+    /// before it may still be applied, and this is the configuration that their changes are about.
+    pub(crate) membership_applied: Option<Membership>,
     /// Only a leader's is up to date; on others it says who is a member, and who a learner.
     pub(crate) progress: ProgressMap,
     /// To be sent at once, to others.
@@ -73,6 +77,7 @@ impl<S: Storage> Raft<S> {
             role: Role::Follower,
             log,
             membership: Membership::default(),
+            membership_applied: None,
             progress: ProgressMap::default(),
             messages: Vec::new(),
             messages_after_append: Vec::new(),
@@ -132,6 +137,14 @@ impl<S: Storage> Raft<S> {
 
     /// Takes a message that has passed `check`.
     pub(crate) fn step(&mut self, message: Message) -> Result<(), StepError> {
+        if message.reject
+            && matches!(
+                message.kind,
+                MessageKind::VoteResp | MessageKind::PreVoteResp
+            )
+        {
+            self.learn_from_refusal(&message);
+        }
         // Term 0: local, or a request that was forwarded.
         if message.term > self.term {
             if self.is_in_lease(&message) {
@@ -188,7 +201,12 @@ impl<S: Storage> Raft<S> {
             Prop | ReadIndex => {}
             _ => message.term = self.term,
         }
-        if matches!(message.kind, AppResp | VoteResp | PreVoteResp) {
+        let waits = match message.kind {
+            AppResp => message.to == self.id || !planted(Bug::AcknowledgeBeforeDurable),
+            VoteResp | PreVoteResp => message.to == self.id || !planted(Bug::VoteBeforeDurable),
+            _ => false,
+        };
+        if waits {
             self.messages_after_append.push(message);
         } else if message.to == self.id {
             self.poison(Fault::Invariant(
@@ -277,7 +295,11 @@ impl<S: Storage> Raft<S> {
         self.log.committed = state.commit.max(applied);
         self.log.applied_to(applied, 0);
         self.term = state.term;
-        self.vote = state.vote;
+        self.vote = if planted(Bug::ForgetVote) {
+            NONE
+        } else {
+            state.vote
+        };
         Ok(())
     }
 
@@ -357,7 +379,13 @@ impl<S: Storage> Raft<S> {
             // See `node::append_response`: entries of this index and term may be replaced by an
             // append that is still under way. A snapshot, though, holds in every term.
             MessageKind::StorageAppendResp => {
-                if message.index != 0 {
+                if planted(Bug::SkipTermOfStorage) && message.index != 0 {
+                    let id = EntryId {
+                        term: message.log_term,
+                        index: message.index,
+                    };
+                    self.log.unstable.stable_to(id);
+                } else if message.index != 0 {
                     info!(
                         self.logger,
                         "{:x} [term: {}] ignored entry appends from a {} message with lower term [term: {}]",
@@ -394,6 +422,9 @@ impl<S: Storage> Raft<S> {
             });
         }
         self.log.unstable.stable_snapshot_to(index);
+        if self.log.unstable.snapshot.is_none() {
+            self.membership_applied = None;
+        }
         self.applied_to(index, 0);
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::config::ReadOnly;
 use crate::logger::warning;
 use crate::message::{Entry, Message, MessageKind, NONE};
 use crate::node::ReadState;
+use crate::planted::{Bug, planted};
 use crate::quorum::JointConfig;
 use crate::raft::Raft;
 use crate::storage::Storage;
@@ -150,9 +151,11 @@ impl<S: Storage> Raft<S> {
         let Some(leadership) = self.leadership() else {
             return;
         };
-        leadership
-            .reads
-            .acknowledge(from, u64::from_le_bytes(position));
+        let position = match planted(Bug::LateReadAnswers) {
+            false => u64::from_le_bytes(position),
+            true => u64::MAX,
+        };
+        leadership.reads.acknowledge(from, position);
         self.answer_confirmed();
     }
 
@@ -213,6 +216,7 @@ impl<S: Storage> Raft<S> {
         let committed = self.log.committed;
         self.leadership()
             .is_some_and(|leadership| committed >= leadership.term_start)
+            || (self.is_leader() && planted(Bug::ReadBeforeCommit))
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::DropReason;
 use crate::logger::{debug, info, warning};
 use crate::message::{Entry, EntryKind, Message, MessageKind, NONE};
+use crate::planted::{Bug, planted};
 use crate::progress::ProgressState;
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
@@ -249,7 +250,10 @@ impl<S: Storage> Raft<S> {
                 continue;
             };
             // Not beyond what it is known to have.
-            let commit = progress.matched.min(self.log.committed);
+            let commit = match planted(Bug::CommitUnmatched) {
+                false => progress.matched.min(self.log.committed),
+                true => self.log.committed,
+            };
             progress.record_sent_commit(commit);
             let (kind, context) = (MessageKind::Heartbeat, context.clone());
             self.send(Message {
@@ -265,12 +269,29 @@ impl<S: Storage> Raft<S> {
     /// Commits what a quorum has, if it is of our term. Returns whether the commit index moved.
     pub(crate) fn maybe_commit(&mut self) -> bool {
         let progress = &self.progress;
-        let index = self
-            .membership
-            .voters
-            .committed_index(|id| progress.get(id).map(|progress| progress.matched));
-        let Some(term_start) = self.leadership().map(|leadership| leadership.term_start) else {
+        let matched = |id| {
+            let matched = progress.get(id)?.matched;
+            if !planted(Bug::CountLearners) {
+                return Some(matched);
+            }
+            let learners = progress.iter().filter(|(_, member)| member.is_learner);
+            learners
+                .map(|(_, learner)| learner.matched)
+                .chain([matched])
+                .max()
+        };
+        let voters = &self.membership.voters;
+        let index = match planted(Bug::OneMajority) {
+            false => voters.committed_index(matched),
+            true => voters.incoming.committed_index(matched),
+        };
+        let Some(leadership) = self.leadership() else {
             return false;
+        };
+        let term_start = if planted(Bug::CommitOldTerms) {
+            0
+        } else {
+            leadership.term_start
         };
         // Above the log: a configuration without voters, where everything is "agreed".
         if index < term_start || index > self.log.last().index || index <= self.log.committed {

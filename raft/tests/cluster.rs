@@ -176,6 +176,23 @@ fn nothing_is_acknowledged_before_it_is_durable() {
     cluster.assert_commands(&["a"]);
 }
 
+/// With async writes, the votes of others do not make a leader whose own vote is not durable: after a
+/// crash it would campaign in the same term again, and lead it with other entries.
+#[test]
+fn a_leader_has_voted_for_itself() {
+    let mut cluster = Cluster::new(3, asynchronous);
+    cluster.host(1).is_append_stopped = true;
+    cluster.elect(1);
+    assert_eq!(
+        cluster.leader(),
+        NONE,
+        "2 and 3 have voted, and 1 could forget that it asked"
+    );
+    cluster.host(1).is_append_stopped = false;
+    cluster.settle();
+    assert_eq!(cluster.leader(), 1);
+}
+
 /// Several appends in flight to the disk, acknowledged in order.
 #[test]
 fn appends_are_pipelined() {

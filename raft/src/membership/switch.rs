@@ -6,7 +6,7 @@
 //! Tests: `tests/cluster.rs` and the `confchange` transcripts.
 
 use crate::logger::info;
-use crate::membership::{ChangeError, Changer, ConfChangeV2};
+use crate::membership::{ChangeError, Changer, ConfChangeV2, restore};
 use crate::message::{ConfState, NONE};
 use crate::progress::ProgressMap;
 use crate::raft::Raft;
@@ -19,14 +19,29 @@ impl<S: Storage> Raft<S> {
         &mut self,
         change: &ConfChangeV2,
     ) -> Result<ConfState, ChangeError> {
+        let last_index = self.log.last().index;
+        let inflight_max = (
+            self.config.max_inflight_msgs,
+            self.config.max_inflight_bytes,
+        );
+        if let Some(applied) = &mut self.membership_applied {
+            // A snapshot has overtaken this entry. Its configuration is in use already and must not be
+            // changed by what it contains; but the host stores the one that belongs to this entry.
+            let (membership, progress) = restore(&applied.conf_state(), last_index, inflight_max)?;
+            let changer = Changer {
+                membership,
+                progress,
+                last_index,
+                inflight_max,
+            };
+            (*applied, _) = changer.change(change)?;
+            return Ok(applied.conf_state());
+        }
         let changer = Changer {
             membership: self.membership.clone(),
             progress: self.progress.clone(),
-            last_index: self.log.last().index,
-            inflight_max: (
-                self.config.max_inflight_msgs,
-                self.config.max_inflight_bytes,
-            ),
+            last_index,
+            inflight_max,
         };
         let (membership, progress) = changer.change(change)?;
         Ok(self.switch_to(membership, progress))

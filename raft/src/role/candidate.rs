@@ -6,8 +6,10 @@ use crate::election::Campaign;
 use crate::error::{DropReason, ProposeError, StepError};
 use crate::logger::{debug, info};
 use crate::message::{Message, MessageKind, NONE, RoleKind};
+use crate::planted::{Bug, planted};
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
+use crate::role::Role;
 use crate::storage::Storage;
 
 impl<S: Storage> Raft<S> {
@@ -48,6 +50,11 @@ impl<S: Storage> Raft<S> {
         let role = self.role_kind();
         match self.poll(message.from, message.kind, !message.reject) {
             VoteResult::Won if role == RoleKind::PreCandidate => self.campaign(Campaign::Election),
+            // The others' votes may suffice before our own term and vote are durable. Were we to lead
+            // and crash now, we would come back without knowing of this term, campaign in it again,
+            // get the same votes again, and put other entries under the same indexes and term. (Found
+            // by `tests/network`, seed 16742; etcd's library, with async storage writes, does that.)
+            VoteResult::Won if !self.has_voted_for_itself() => {}
             VoteResult::Won => {
                 self.become_leader();
                 self.broadcast_append();
@@ -55,5 +62,10 @@ impl<S: Storage> Raft<S> {
             VoteResult::Lost => self.become_follower(self.term, NONE),
             VoteResult::Pending => {}
         }
+    }
+
+    fn has_voted_for_itself(&self) -> bool {
+        matches!(&self.role, Role::Candidate(votes) if votes.of(self.id) == Some(true))
+            || planted(Bug::LeadBeforeDurable)
     }
 }

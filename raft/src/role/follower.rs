@@ -282,6 +282,9 @@ impl<S: Storage> Raft<S> {
         );
         let (membership, progress) = membership::restore(&meta.conf_state, index, inflight)?;
         self.log.restore(snapshot);
+        // With several snapshots in a row, what is applied is still what was before the first.
+        self.membership_applied
+            .get_or_insert_with(|| self.membership.clone());
         self.switch_to(membership, progress);
         info!(
             self.logger,

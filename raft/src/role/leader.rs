@@ -8,6 +8,7 @@ use crate::error::{DropReason, ProposeError, StepError};
 use crate::logger::{debug, info};
 use crate::membership::{ConfChangeV2, DecodeError};
 use crate::message::{Entry, EntryKind, Message, MessageKind, NONE};
+use crate::planted::{Bug, planted};
 use crate::progress::ProgressState;
 use crate::raft::Raft;
 use crate::storage::Storage;
@@ -175,7 +176,7 @@ impl<S: Storage> Raft<S> {
             .leadership()
             .map_or(0, |leadership| leadership.pending_conf_index);
         let wants_to_leave = change.changes.is_empty();
-        let refusal = if pending > applied {
+        let refusal = if pending > applied && !planted(Bug::ChangesAtOnce) {
             Some(format!(
                 "possible unapplied conf change at index {pending} (applied to {applied})"
             ))

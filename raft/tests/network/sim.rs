@@ -14,9 +14,11 @@ use crate::rules::Rules;
 /// Nodes that can join beside the first members.
 const SPARE_NODES: u64 = 2;
 /// Messages on the wire; more are lost, as they would be.
-const WIRE_MAX: usize = 300;
+const WIRE_MAX: usize = 200;
 /// Rounds a healed cluster gets to commit and apply something new everywhere.
 const ROUNDS_MAX: usize = 3_000;
+/// It is asked to do so now and then, not faster than a small window can carry it.
+const PROPOSE_ROUNDS: usize = 50;
 
 struct Host {
     /// `None` while it is down.
@@ -35,6 +37,7 @@ struct Disk {
     log: Option<MemoryStorage>,
     /// May lag behind what storage was told: a commit index that nobody waits for is not synced.
     hard_state: HardState,
+    hard_state_unsynced: HardState,
 }
 
 pub struct Sim {
@@ -42,7 +45,8 @@ pub struct Sim {
     hosts: BTreeMap<u64, Host>,
     first_members: Vec<u64>,
     wire: Vec<Message>,
-    cut: BTreeSet<u64>,
+    /// Cut off from all others. What is on the wire across the cut may arrive later.
+    side: BTreeSet<u64>,
     rules: Rules,
     options: Options,
     proposals: u64,
@@ -52,7 +56,25 @@ pub struct Sim {
 }
 
 #[derive(Clone, Copy)]
+enum Action {
+    Tick,
+    Deliver,
+    Append,
+    Apply,
+    Propose,
+    Read,
+    Change,
+    Cut,
+    Heal,
+    Crash,
+    Restart,
+    Compact,
+    Disturb,
+}
+
+#[derive(Clone, Copy)]
 struct Options {
+    election_tick: u32,
     is_async: bool,
     check_quorum: bool,
     pre_vote: bool,
@@ -70,9 +92,10 @@ impl Sim {
             hosts: BTreeMap::new(),
             first_members: Vec::new(),
             wire: Vec::new(),
-            cut: BTreeSet::new(),
+            side: BTreeSet::new(),
             rules: Rules::default(),
             options: Options {
+                election_tick: 10,
                 is_async: true,
                 check_quorum: false,
                 pre_vote: false,
@@ -87,15 +110,17 @@ impl Sim {
             trace: 0,
         };
         sim.options = Options {
+            election_tick: 3 + sim.below(8) as u32,
             is_async: sim.chance(800),
             check_quorum: sim.chance(500),
             pre_vote: sim.chance(500),
             inflight: 1 + sim.below(6) as usize,
             message_bytes: sim.below(3) * 60,
-            loss: sim.below(3) * 60,
+            loss: sim.below(3) * 30,
             double: sim.below(3) * 40,
         };
-        let count = 3 + sim.below(5);
+        let spread = if sim.chance(250) { 5 } else { 2 };
+        let count = 3 + sim.below(spread);
         sim.first_members = (1..=count).collect();
         for id in 1..=count + SPARE_NODES {
             let log = match id <= count {
@@ -105,7 +130,7 @@ impl Sim {
             let applied = log.snapshot().map_or(0, |snapshot| snapshot.meta.index);
             let disk = Disk {
                 log: Some(log),
-                hard_state: HardState::default(),
+                ..Disk::default()
             };
             let (append_work, apply_work) = (VecDeque::new(), VecDeque::new());
             sim.hosts.insert(
@@ -140,39 +165,88 @@ impl Sim {
     }
 
     pub fn run(&mut self, steps: usize) {
+        let weights = self.weights();
+        let total = weights.iter().map(|(_, weight)| weight).sum();
         for _ in 0..steps {
             let id = self.any_id();
-            match self.below(1_000) {
-                0..150 => self.tick(id),
-                150..600 => self.deliver_any(),
-                600..740 => self.work_append(id),
-                740..840 => self.work_apply(id),
-                840..900 => self.propose(id),
-                900..930 => self.read(id),
-                930..938 => self.change_members(id),
-                938..941 => self.toggle_cut(id),
-                941..946 => self.cut.clear(),
-                946..951 => self.crash(id),
-                951..980 => self.restart(id),
-                980..986 => self.compact(id),
-                986..988 => self.disturb(id),
-                _ => self.deliver_any(),
+            let mut point = self.below(total);
+            let chosen = weights.iter().find(|(_, weight)| {
+                let is_here = point < *weight;
+                point = point.saturating_sub(*weight);
+                is_here
+            });
+            if let Some((action, _)) = chosen {
+                self.act(*action, id);
             }
             self.handle_ready(id);
         }
     }
 
+    /// How often each thing happens. Every seed has its own character (swarm testing: Groce et al.,
+    /// 2012): in one hardly anything is applied, in another nodes crash all the time.
+    fn weights(&mut self) -> Vec<(Action, u64)> {
+        let usual = [
+            (Action::Tick, 12),
+            (Action::Deliver, 800),
+            (Action::Append, 160),
+            (Action::Apply, 150),
+            (Action::Propose, 80),
+            (Action::Read, 30),
+            (Action::Change, 20),
+            (Action::Cut, 4),
+            (Action::Heal, 6),
+            (Action::Crash, 3),
+            (Action::Restart, 24),
+            (Action::Compact, 6),
+            (Action::Disturb, 6),
+        ];
+        usual
+            .map(|(action, weight)| (action, weight * self.factor(action)))
+            .to_vec()
+    }
+
+    fn factor(&mut self, action: Action) -> u64 {
+        let factors = match action {
+            Action::Crash | Action::Disturb => [1, 4, 20],
+            Action::Append => [1, 2, 8],
+            _ => [1, 2, 6],
+        };
+        factors[self.below(3) as usize]
+    }
+
+    fn act(&mut self, action: Action, id: u64) {
+        match action {
+            Action::Tick => self.tick_most(),
+            // When nothing is under way, time passes.
+            Action::Deliver if self.is_idle() => self.tick_most(),
+            Action::Deliver => self.deliver_any(),
+            Action::Append => self.work_somewhere(id, |host| &host.append_work, Self::work_append),
+            Action::Apply => self.work_somewhere(id, |host| &host.apply_work, Self::work_apply),
+            Action::Propose => self.propose(id),
+            Action::Read => self.read(id),
+            Action::Change => self.change_members(id),
+            Action::Cut => self.cut(),
+            Action::Heal => self.side.clear(),
+            Action::Crash => self.crash_somewhere(id),
+            Action::Restart => self.restart(id),
+            Action::Compact => self.compact(id),
+            Action::Disturb => self.disturb(id),
+        }
+    }
+
     /// Everything works again: the group must go on, and everyone must get to the same state.
     pub fn heal_and_finish(&mut self) {
-        self.cut.clear();
+        self.side.clear();
         (self.options.loss, self.options.double) = (0, 0);
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         ids.iter().for_each(|id| self.restart(*id));
         let target = self.rules.applied_max() + 1;
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
             for &id in &ids {
                 self.tick(id);
-                self.propose(id);
+                if round % PROPOSE_ROUNDS == 0 {
+                    self.propose(id);
+                }
                 self.settle(id);
             }
             if self.all_members_have(target) {
@@ -217,6 +291,16 @@ impl Sim {
         }
     }
 
+    /// Time passes for everyone, but clocks differ.
+    fn tick_most(&mut self) {
+        for id in 1..=self.first_members.len() as u64 + SPARE_NODES {
+            if self.chance(900) {
+                self.tick(id);
+                self.handle_ready(id);
+            }
+        }
+    }
+
     fn tick(&mut self, id: u64) {
         if let Some(node) = self.node(id) {
             node.tick();
@@ -228,11 +312,19 @@ impl Sim {
             return;
         }
         let at = self.below(self.wire.len() as u64) as usize;
+        let (from, to) = (self.wire[at].from, self.wire[at].to);
+        let is_cut = self.side.contains(&from) != self.side.contains(&to);
+        // Most of what is on the wire across a cut arrives when it is healed; meanwhile, time passes.
+        if is_cut && !self.chance(50) {
+            if self.chance(30) {
+                self.tick_most();
+            }
+            return;
+        }
         let message = match self.chance(self.options.double) {
             true => self.wire[at].clone(),
             false => self.wire.swap_remove(at),
         };
-        let is_cut = self.cut.contains(&message.from) || self.cut.contains(&message.to);
         if is_cut || self.chance(self.options.loss) {
             return self.lose(&message);
         }
@@ -305,6 +397,29 @@ impl Sim {
         }
     }
 
+    fn is_idle(&self) -> bool {
+        let has_work = |host: &Host| !host.append_work.is_empty() || !host.apply_work.is_empty();
+        self.wire.is_empty() && !self.hosts.values().any(has_work)
+    }
+
+    /// Lets the next node from `id` on work that has something to do.
+    fn work_somewhere(
+        &mut self,
+        id: u64,
+        work: fn(&Host) -> &VecDeque<Message>,
+        handle: fn(&mut Self, u64),
+    ) {
+        let busy = |(_, host): &(&u64, &Host)| !work(host).is_empty();
+        let next = self
+            .hosts
+            .range(id..)
+            .chain(self.hosts.range(..id))
+            .find(busy);
+        if let Some((&next, _)) = next {
+            handle(self, next);
+        }
+    }
+
     fn work_append(&mut self, id: u64) {
         let Some(work) = self.host(id).append_work.pop_front() else {
             return;
@@ -360,8 +475,12 @@ impl Sim {
             host.applied_by_snapshot = snapshot.meta.index;
         }
         storage.append(entries).expect("raft leaves no gaps");
-        if !is_lazy && !state.is_empty() {
-            host.disk.hard_state = state;
+        if !state.is_empty() {
+            host.disk.hard_state_unsynced = state;
+        }
+        if !is_lazy {
+            // Whoever is answered now relies on all that came before, too.
+            host.disk.hard_state = host.disk.hard_state_unsynced;
         }
         if let Some(first) = entries.first() {
             let before = storage.term(first.index - 1).unwrap_or(0);
@@ -411,6 +530,11 @@ impl Sim {
     }
 
     fn change_members(&mut self, id: u64) {
+        // Without either, a removed member that still campaigns can lift a member to a term in which it
+        // hears of no leader, for good; as in etcd's library. Groups that change need one of them.
+        if !self.options.check_quorum && !self.options.pre_vote {
+            return;
+        }
         let mut changes = Vec::new();
         for _ in 0..=self.below(3) {
             let kind = match self.below(3) {
@@ -437,9 +561,35 @@ impl Sim {
         }
     }
 
-    fn toggle_cut(&mut self, id: u64) {
-        if !self.cut.remove(&id) {
-            self.cut.insert(id);
+    /// Half of the time along a line that matters: through a joint configuration, or around a leader.
+    fn cut(&mut self) {
+        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        self.side = ids.into_iter().filter(|_| self.chance(400)).collect();
+        let nodes = self.hosts.values().filter_map(|host| host.node.as_ref());
+        let Some(leader) = nodes.filter(|node| node.role() == RoleKind::Leader).last() else {
+            return;
+        };
+        let (own, state) = (leader.id(), leader.conf_state());
+        match self.below(4) {
+            0 if !state.voters_outgoing.is_empty() => {
+                self.side = state.voters.into_iter().collect()
+            }
+            1 => self.side = BTreeSet::from([own]),
+            _ => {}
+        }
+    }
+
+    /// Half of the time where something is lost by it.
+    fn crash_somewhere(&mut self, id: u64) {
+        let mut busy = self
+            .hosts
+            .range(id..)
+            .filter(|(_, host)| !host.append_work.is_empty());
+        let victim = busy.next().map_or(id, |(busy, _)| *busy);
+        let id = if self.chance(500) { victim } else { id };
+        self.crash(id);
+        if self.chance(600) {
+            self.restart(id);
         }
     }
 
@@ -461,10 +611,12 @@ impl Sim {
             return;
         };
         log.set_hard_state(host.disk.hard_state);
+        host.disk.hard_state_unsynced = host.disk.hard_state;
         // The state machine starts from its last snapshot.
         host.applied = log.snapshot().map_or(0, |snapshot| snapshot.meta.index);
         let config = Config {
             applied: host.applied,
+            election_tick: options.election_tick,
             async_storage_writes: options.is_async,
             check_quorum: options.check_quorum,
             pre_vote: options.pre_vote,
@@ -493,12 +645,12 @@ impl Sim {
 
     /// Things a host may do at any time.
     fn disturb(&mut self, id: u64) {
-        let (what, other) = (self.below(4), self.any_id());
+        let (what, other) = (self.below(5), self.any_id());
         let Some(node) = self.node(id) else { return };
         match what {
             0 => node.transfer_leader(other),
-            1 => drop(node.campaign()),
-            2 => node.forget_leader(),
+            1 | 2 => drop(node.campaign()),
+            3 => node.forget_leader(),
             _ => node.report_unreachable(other),
         }
     }

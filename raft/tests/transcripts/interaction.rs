@@ -138,8 +138,57 @@ impl Environment {
                 }
                 _ => Err("must specify exactly two node indexes: node on which to report, and reported node".to_string()),
             },
+            // Not in etcd's vocabulary; our own transcripts need them.
+            "read-index" => {
+                let context = Bytes::copy_from_slice(case.word(1)?.as_bytes());
+                self.raw(case.id()?)?.read_index(context);
+                Ok(())
+            }
+            "restart" => self.restart(case),
+            "send-heartbeat" => self.send_heartbeat(case),
             _ => Err("unknown command".to_string()),
         }
+    }
+
+    /// `restart id [lost-after=index]`: with what its storage has, or only with part of it.
+    fn restart(&mut self, case: &Case) -> Outcome {
+        let lost_after = case
+            .values("lost-after")
+            .map(|_| single(case, "lost-after"))
+            .transpose()?;
+        let node = self.node(case.id()?)?;
+        let storage = node.raw.storage();
+        let (mut log, states) = (storage.log.clone(), storage.states.clone());
+        if let Some(index) = lost_after {
+            log = shortened(&log, index).map_err(|error| error.to_string())?;
+        }
+        // The state machine of these clusters starts from its first snapshot, and applies all again.
+        let states = states.into_iter().take(1).collect();
+        let raw = RawNode::new(node.config.clone(), History { log, states });
+        node.raw = raw.map_err(|error| error.to_string())?;
+        node.append_work.clear();
+        node.apply_work.clear();
+        Ok(())
+    }
+
+    /// `send-heartbeat from to commit=index`: puts a heartbeat on the wire, as `from` might send it.
+    fn send_heartbeat(&mut self, case: &Case) -> Outcome {
+        let [from, to] = case.ids()?[..] else {
+            return Err("from and to are needed".to_string());
+        };
+        let (kind, commit) = (MessageKind::Heartbeat, single(case, "commit")?);
+        let term = self.raw(from)?.term();
+        let message = Message {
+            kind,
+            term,
+            from,
+            to,
+            commit,
+            ..Message::default()
+        };
+        self.output.print(&describe::message(&message));
+        self.messages.push(message);
+        Ok(())
     }
 
     fn node(&mut self, id: u64) -> Result<&mut Node, String> {
@@ -612,6 +661,19 @@ fn log_text(log: &MemoryStorage) -> Result<String, StorageError> {
         last + 1,
         NO_LIMIT,
     )?))
+}
+
+/// The same log without what comes after `index`, and a hard state that knows of none of it.
+fn shortened(log: &MemoryStorage, index: u64) -> Result<MemoryStorage, StorageError> {
+    let mut short = MemoryStorage::new();
+    short.apply_snapshot(log.snapshot()?)?;
+    short.append(&log.entries(log.first_index()?, index + 1, NO_LIMIT)?)?;
+    let state = log.hard_state();
+    short.set_hard_state(HardState {
+        commit: state.commit.min(index),
+        ..state
+    });
+    Ok(short)
 }
 
 /// Between a node and its threads nothing gets lost.

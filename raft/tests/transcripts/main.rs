@@ -34,7 +34,7 @@ fn transcripts() {
     }
     println!("{passed} transcripts passed, {} failed", failures.len());
     assert!(
-        passed > 0,
+        passed + failures.len() > 0,
         "no transcript was found, not even our own in {OWN}"
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
