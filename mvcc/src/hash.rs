@@ -144,6 +144,7 @@ fn fold(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::types::PutRequest;
+    use crate::version::Version;
 
     fn hash_of(bytes: &[u8]) -> u64 {
         let mut hash = Hash64::default();
@@ -164,6 +165,42 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), count);
+    }
+
+    #[test]
+    fn every_field_of_a_version_counts() {
+        let base = Version {
+            main: 9,
+            create: 5,
+            version: 3,
+            value: b"v",
+            ..Version::default()
+        };
+        let others = [
+            base,
+            Version { main: 8, ..base },
+            Version { sub: 1, ..base },
+            Version { create: 4, ..base },
+            Version { version: 4, ..base },
+            Version { lease: 1, ..base },
+            Version {
+                value: b"w",
+                ..base
+            },
+            Version::tombstone(9, 0),
+        ];
+        let mut hashes = others.map(|version| {
+            let mut store = Store::new();
+            store.revision = 9;
+            let id = store.keys.insert(b"k", &version).expect("room");
+            store.index.insert(&store.keys, id);
+            store.hash_kv(0).expect("current").0
+        });
+        hashes.sort_unstable();
+        assert!(
+            hashes.is_sorted_by(|a, b| a < b),
+            "all different: {hashes:?}"
+        );
     }
 
     #[test]

@@ -140,6 +140,11 @@ impl Keys {
         dropped
     }
 
+    /// Reads a byte of the key's record, so that it is in the cache when it is needed.
+    pub fn touch(&self, id: KeyId) -> u8 {
+        self.slot(id).record.first().copied().unwrap_or_default()
+    }
+
     /// The key's bytes.
     pub fn key(&self, id: KeyId) -> &[u8] {
         split_record(&self.slot(id).record).0

@@ -61,14 +61,16 @@ impl Wal {
             payload_bytes,
             touches,
         } = batch;
+        let first = self.end.offset == DATA_AT;
+        let record_bytes = buf.len() - HEADER_BYTES;
+        let marks_max = touches.len() + if first { self.groups.len() } else { 0 };
+        let len = batch::batch_bytes(record_bytes, marks_max) as u32;
         let place = Place {
             lsn,
             seq: self.end.seq,
             offset: self.end.offset,
-            len: 0,
+            len,
         };
-        let first = self.end.offset == DATA_AT;
-        let record_bytes = buf.len() - HEADER_BYTES;
         self.groups.apply(&touches, place);
         let mark_all = first && self.fits(batch::batch_bytes(record_bytes, self.groups.len()));
         let marks: Vec<_> = match mark_all {
@@ -92,7 +94,6 @@ impl Wal {
             ..BatchHeader::default()
         };
         let (header, crc) = batch::seal(&mut buf, header, marks.into_iter());
-        self.groups.set_len(lsn, header.len);
         let bytes = u64::from(header.len);
         let low_seq = self.end.low_seq;
         let what = FlightOf::Batch {

@@ -17,6 +17,7 @@ pub(crate) struct Place {
     pub(crate) lsn: Lsn,
     pub(crate) seq: u64,
     pub(crate) offset: u64,
+    /// Bytes to read for it: at least its length (before sealing only a bound is known).
     pub(crate) len: u32,
 }
 
@@ -135,8 +136,8 @@ pub(crate) struct Group {
     pub(crate) compacted_term: u64,
     /// In index order, without overlap.
     runs: VecDeque<Run>,
-    /// Of the batch being sealed: smallest index and number of entries.
-    batch: (u64, u64),
+    /// Of the batch that touched it last: its number, smallest index and number of entries.
+    batch: (Lsn, u64, u64),
     /// Of the segment being written: the same.
     segment: (u64, u64),
 }
@@ -147,7 +148,8 @@ pub(crate) struct Groups {
     map: BTreeMap<GroupId, Group>,
     /// Segment -> runs in it.
     live: BTreeMap<u64, u64>,
-    /// Groups touched by the batch being sealed.
+    /// The batch applied last, and the groups it touched.
+    lsn: Lsn,
     touched: Vec<GroupId>,
 }
 
@@ -167,11 +169,8 @@ impl Groups {
 
     /// Apply what a batch does. Afterwards [`Groups::marks`] says what it left behind.
     pub(crate) fn apply(&mut self, touches: &Touches, place: Place) {
-        for group in self.touched.drain(..) {
-            if let Some(g) = self.map.get_mut(&group) {
-                g.batch = (0, 0);
-            }
-        }
+        self.lsn = place.lsn;
+        self.touched.clear();
         for touch in &touches.0 {
             self.touched.push(touch.group);
             self.apply_one(touch, place);
@@ -211,34 +210,24 @@ impl Groups {
 
     /// The groups the last applied batch touched.
     pub(crate) fn marks(&self) -> impl Iterator<Item = Mark> {
-        self.touched
-            .iter()
-            .filter_map(|id| Some(self.map.get(id)?.mark(*id)))
-    }
-
-    /// The length of the last applied batch, which is known only with its marks.
-    pub(crate) fn set_len(&mut self, lsn: Lsn, len: u32) {
-        for group in &self.touched {
-            let run = self.map.get_mut(group).and_then(|g| g.runs.back_mut());
-            if let Some(run) = run.filter(|run| run.place.lsn == lsn) {
-                run.place.len = len;
-            }
-        }
+        let marked = |id: &GroupId| Some(self.map.get(id)?.mark(*id, self.lsn));
+        self.touched.iter().filter_map(marked)
     }
 
     /// All groups, as after the last applied batch.
     pub(crate) fn all_marks(&self) -> impl Iterator<Item = Mark> {
-        self.map.iter().map(|(id, g)| g.mark(*id))
+        self.map.iter().map(|(id, g)| g.mark(*id, self.lsn))
     }
 
     /// All groups, with what the segment that ends here holds of them; begins a new segment.
     pub(crate) fn footer_marks(&mut self) -> Vec<Mark> {
+        let lsn = self.lsn;
         let footer = |(id, g): (&GroupId, &mut Group)| {
             let (first, count) = std::mem::take(&mut g.segment);
             Mark {
                 first,
                 count,
-                ..g.mark(*id)
+                ..g.mark(*id, lsn)
             }
         };
         self.map.iter_mut().map(footer).collect()
@@ -273,16 +262,22 @@ impl Groups {
 }
 
 impl Group {
-    fn mark(&self, group: GroupId) -> Mark {
+    fn mark(&self, group: GroupId, lsn: Lsn) -> Mark {
+        // What an earlier batch held is none of this one's.
+        let (_, first, count) = if self.batch.0 == lsn {
+            self.batch
+        } else {
+            (0, 0, 0)
+        };
         Mark {
             group,
             hard: self.hard,
-            first: self.batch.0,
+            first,
             last: self.last,
             last_term: self.last_term,
             compacted: self.compacted,
             compacted_term: self.compacted_term,
-            count: self.batch.1,
+            count,
         }
     }
 
@@ -334,14 +329,17 @@ impl Group {
             }
         }
         (self.last, self.last_term) = (last, touch.last_term);
-        for (least, count) in [&mut self.batch, &mut self.segment] {
-            *least = if *count == 0 {
-                first
-            } else {
-                first.min(*least)
-            };
-            *count += touch.count;
+        if self.batch.0 != place.lsn {
+            self.batch = (place.lsn, first, 0);
         }
+        self.batch.1 = self.batch.1.min(first);
+        self.batch.2 += touch.count;
+        self.segment.0 = if self.segment.1 == 0 {
+            first
+        } else {
+            self.segment.0.min(first)
+        };
+        self.segment.1 += touch.count;
     }
 }
 

@@ -74,6 +74,9 @@ pub(crate) struct End {
     pub(crate) marked_seq: u64,
 }
 
+/// Copies of torn tails kept; a later one takes the place of the oldest.
+const CUT_COPIES_MAX: u64 = 16;
+
 /// What a directory holds, before anything was done about it.
 pub(crate) struct Judged {
     groups: Groups,
@@ -400,9 +403,10 @@ impl Recovery<'_> {
     fn cut(&mut self, seq: u64, offset: u64, end: u64) {
         let lsn = self.end.lsn + 1;
         let dir = self.disk.path();
+        // The copy begins with the batch's own header; the name only has to be the same each time.
         let kept = dir
             .join(CUT_DIR)
-            .join(format!("{seq:016x}-{offset:08x}-{lsn}.torn"));
+            .join(format!("{}.torn", seq % CUT_COPIES_MAX));
         let file = dir.join(segment::name(seq));
         self.report.cut = Some(Cut {
             file,

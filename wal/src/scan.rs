@@ -11,7 +11,7 @@ use crate::record::Records;
 use crate::{BLOCK_BYTES, GroupId, Lsn, Record};
 
 /// Bytes read at once: large enough for the device's sequential rate.
-const CHUNK_BYTES: usize = 1024 * 1024;
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where bytes come from. Offsets and lengths are multiples of 4,096.
 pub(crate) trait Source {
@@ -194,23 +194,24 @@ impl<'s> Window<'s> {
             if block.len() < BLOCK_BYTES {
                 break;
             }
+            let ours = |h: &BatchHeader| {
+                h.uuid == expect.uuid && h.seq == expect.seq && h.lsn >= expect.lsn
+            };
             let head = BatchHeader::decode(block)
                 .map(|(header, _)| header)
-                .filter(|h| h.is_at(expect.uuid, expect.seq, at));
+                .filter(ours);
+            let tail = BatchHeader::decode_trailer(block).filter(ours);
+            let head_in_place = head.is_some_and(|h| h.offset == at);
             at += BLOCK_BYTES as u64;
-            let tail = BatchHeader::decode_trailer(block).filter(|h| {
-                h.offset + u64::from(h.len) == at && h.is_at(expect.uuid, expect.seq, h.offset)
-            });
-            for found in [head, tail]
-                .into_iter()
-                .flatten()
-                .filter(|h| h.lsn >= expect.lsn)
-            {
+            let tail_in_place = tail.is_some_and(|h| h.offset + u64::from(h.len) == at);
+            for (found, in_place) in [(head, head_in_place), (tail, tail_in_place)] {
+                let Some(found) = found else { continue };
+                // Even a misplaced block was written by this log for this segment: its word counts.
                 seen.durable_lsn = seen.durable_lsn.max(found.durable_lsn);
-                seen.end = seen
-                    .end
-                    .max(found.offset + u64::from(found.len))
-                    .min(expect.limit);
+                if in_place {
+                    let end = found.offset + u64::from(found.len);
+                    seen.end = seen.end.max(end).min(expect.limit);
+                }
             }
         }
         Ok(seen)

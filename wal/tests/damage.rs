@@ -17,7 +17,7 @@ fn sealed() -> (SimHandle, Collect) {
     let mut twin = Twin::new(SimHandle::new(5, 2), small());
     twin.open().expect("a new log");
     for index in 1..=28u64 {
-        let bytes = 300 + (index as usize * 997) % 6_000;
+        let bytes = 300 + (index as usize * 1_997) % 11_000;
         twin.stage(Rec::Entry(1, 1, index, vec![index as u8; bytes]));
         twin.stage(Rec::Entry(2, 1, index, vec![!index as u8; 100]));
         twin.stage(Rec::Hard(1, 1, 2, index));
@@ -516,4 +516,122 @@ fn the_tools_say_what_recovery_says() {
         matches!(verdict, Verdict::Refused(OpenError::Corrupt(_))),
         "{verdict:?}"
     );
+}
+
+/// The decision table of `recover.rs`, row by row: a prepared directory and the verdict.
+#[test]
+fn the_decision_table_row_by_row() {
+    let (machine, state) = sealed();
+    let live = live(&machine);
+    let (first, first_end) = live[0].clone();
+    let (last, last_end) = live[live.len() - 1].clone();
+    let names = machine.names();
+    let ready = names.into_iter().rfind(|n| n.ends_with(".seg"));
+    let ready = ready.expect("a ready segment");
+    let bytes = |name: &str| machine.file(name).expect("a file");
+    // Change one file of a copy of the log, and say what becomes of it.
+    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let copy = machine.fork(1);
+        let mut changed = bytes(name);
+        change(&mut changed);
+        copy.set_file(name, Some(changed));
+        reopened(&copy)
+    };
+    let no_ready = |change: &dyn Fn(&mut Vec<u8>)| {
+        // Without the ready files' testimony: what the segments alone say.
+        let copy = machine.fork(1);
+        for name in machine.names().iter().filter(|n| n.ends_with(".seg")) {
+            if live.iter().all(|(segment, _)| segment != name) {
+                copy.set_file(name, None);
+            }
+        }
+        let mut changed = bytes(&last);
+        change(&mut changed);
+        copy.set_file(&last, Some(changed));
+        reopened(&copy)
+    };
+    let corrupt = |result: Result<(Collect, Vec<String>, bool), OpenError>, row: &str| {
+        assert!(
+            matches!(result, Err(OpenError::Corrupt(_))),
+            "row {row}: {:?}",
+            result.err()
+        );
+    };
+    let missing = |result: Result<(Collect, Vec<String>, bool), OpenError>, row: &str| {
+        assert!(
+            matches!(result, Err(OpenError::MissingSegment { .. })),
+            "row {row}"
+        );
+    };
+    let end_of = |result: Result<(Collect, Vec<String>, bool), OpenError>, row: &str| {
+        let (found, _, cut) = result.unwrap_or_else(|e| panic!("row {row}: {e}"));
+        assert!(found == state, "row {row}");
+        cut
+    };
+
+    // 1: all good; and 6: nothing behind the last batch; and 12: a ready file without traces.
+    assert!(!end_of(with(&ready, &|_| {}), "1, 6, 12"));
+    // 2: bad before the end that the successor names.
+    corrupt(with(&first, &|b| b[first_end - 10] ^= 1), "2");
+    // 3: another good segment of the same length of numbers would be needed: a header that lies.
+    let lie = |b: &mut Vec<u8>, at: usize| {
+        for copy in [0, 4096] {
+            b[copy + at] ^= 1;
+            let crc = crc32c::crc32c(&b[copy..copy + 4092]);
+            b[copy + 4092..copy + 4096].copy_from_slice(&crc.to_le_bytes());
+        }
+    };
+    corrupt(with(&live[1].0, &|b| lie(b, 88)), "3 (chain)");
+    corrupt(with(&live[1].0, &|b| lie(b, 48)), "3 (number)");
+    // 4: a batch before the last: the last one says that it was durable.
+    corrupt(with(&last, &|b| b[last_end - 4096 - 10] ^= 1), "4");
+    // 5: the last batch: nothing says that it was durable, and its trailer is still there.
+    assert!(end_of(with(&last, &|b| b[last_end - 4096] ^= 1), "5"));
+    // 6: the last batch wholly gone: the same state, and nothing to cut.
+    assert!(!end_of(
+        with(&last, &|b| b[last_end - 4096..last_end].fill(0)),
+        "6"
+    ));
+    // 7: a footer, and no next segment.
+    let has_footer = |(name, end): &&(String, usize)| bytes(name)[*end..].starts_with(b"HngB");
+    let (sealed, _) = live
+        .iter()
+        .find(has_footer)
+        .expect("a segment with room for its footer");
+    let copy = machine.fork(1);
+    for name in machine
+        .names()
+        .iter()
+        .filter(|n| n.ends_with(".seg") && *n > sealed)
+    {
+        copy.set_file(name, None);
+    }
+    missing(reopened(&copy), "7");
+    // 8: no header copy, in the middle.
+    let no_header = |b: &mut Vec<u8>| [10, 4106].iter().for_each(|at| b[*at] ^= 1);
+    corrupt(with(&live[1].0, &no_header), "8");
+    // 9: no file, in the middle.
+    let copy = machine.fork(1);
+    copy.set_file(&live[1].0, None);
+    missing(reopened(&copy), "9");
+    // 10: the newest segment without a header, but with batches that prove others durable.
+    corrupt(no_ready(&no_header), "10");
+    // 11: a rotation that tore: neither header nor proof. The log ends with the segment before.
+    let mut twin = Twin::new(SimHandle::new(8, 1), small());
+    twin.open().expect("a new log");
+    twin.machine.set_manual(true);
+    twin.stage(Rec::Entry(1, 1, 1, vec![1; 100]));
+    twin.submit();
+    let header_lost = |sector: usize| sector >= 16;
+    twin.crash(&Keep::Sectors(&header_lost));
+    twin.machine.set_manual(false);
+    twin.open().expect("a torn rotation is cut");
+    assert_eq!(twin.acked, 0, "row 11");
+    // 13: the newest segment lost; a ready file testifies that there was one.
+    let copy = machine.fork(1);
+    copy.set_file(&last, None);
+    missing(reopened(&copy), "13");
+    // 14: the end of the newest segment lost; a ready file testifies batches beyond it.
+    let begin = 8192 + 4096;
+    corrupt(with(&last, &|b| b[begin..last_end].fill(0)), "14 or 4");
 }

@@ -320,3 +320,133 @@ fn take_i64(rest: &mut &[u8]) -> Checked<i64> {
     let value = varint::take(rest).ok_or("cut number")?;
     i64::try_from(value).map_err(|_| "number too large")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Key<'a> = (&'a [u8], &'a [Version<'a>]);
+
+    fn put(main: i64, sub: u32) -> Version<'static> {
+        Version {
+            main,
+            sub,
+            create: main,
+            version: 1,
+            value: b"v",
+            ..Version::default()
+        }
+    }
+
+    /// A stream with a right hash, whatever is in it.
+    fn restore(revision: i64, compacted: i64, leases: &[u64], keys: &[Key<'_>]) -> Option<String> {
+        let mut head = MAGIC.to_vec();
+        head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        varint::put(&mut head, revision as u64);
+        varint::put(&mut head, (compacted + 1) as u64);
+        let mut lease_payload = Vec::new();
+        for &id in leases {
+            varint::put(&mut lease_payload, id);
+            varint::put(&mut lease_payload, 60);
+        }
+        let (mut key_payload, mut total) = (Vec::new(), 0);
+        for (key, versions) in keys {
+            varint::put(&mut key_payload, key.len() as u64);
+            key_payload.extend_from_slice(key);
+            varint::put(&mut key_payload, versions.len() as u64);
+            for version in *versions {
+                varint::put(&mut key_payload, version.main as u64);
+                varint::put(&mut key_payload, version.body_len() as u64);
+                version.encode_body(&mut key_payload);
+                total += 1;
+            }
+        }
+        let mut stream = Vec::new();
+        let mut hash = Hash64::default();
+        let mut frame = |kind, payload: &[u8], hash: &mut Hash64| {
+            let start = stream.len();
+            stream.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            stream.push(kind);
+            stream.extend_from_slice(payload);
+            hash.bytes(&stream[start..]);
+        };
+        frame(KIND_HEAD, &head, &mut hash);
+        frame(KIND_LEASES, &lease_payload, &mut hash);
+        frame(KIND_KEYS, &key_payload, &mut hash);
+        let mut end = Vec::new();
+        varint::put(&mut end, total);
+        end.extend_from_slice(&hash.finish().to_le_bytes());
+        frame(KIND_END, &end, &mut hash);
+        let mut restorer = Restorer::new();
+        let pushed = restorer.push(&stream);
+        pushed
+            .and_then(|()| restorer.finish())
+            .err()
+            .map(|error| error.to_string())
+    }
+
+    /// What a writer with a fault could produce with a right hash is refused too.
+    #[test]
+    fn a_stream_that_no_store_would_write_is_refused_by_name() {
+        let leased = Version {
+            lease: 5,
+            ..put(3, 0)
+        };
+        let (two, three, four) = ([put(2, 0)], [put(3, 0)], [put(4, 0)]);
+        assert_eq!(
+            restore(3, -1, &[5], &[(b"a", &two), (b"b", &[leased])]),
+            None
+        );
+        assert_eq!(
+            restore(3, -1, &[], &[(b"a", &[put(2, 0), put(3, 0)])]),
+            None
+        );
+        assert_eq!(
+            restore(3, -1, &[], &[(b"a", &two), (b"a", &three)]),
+            None,
+            "a key goes on"
+        );
+        let table: [(&str, i64, &[u64], &[Key<'_>]); 11] = [
+            ("keys out of order", 3, &[], &[(b"b", &two), (b"a", &three)]),
+            ("keys out of order", 3, &[], &[(b"", &two), (b"a", &three)]),
+            ("key without versions", 3, &[], &[(b"a", &[])]),
+            (
+                "versions out of order",
+                3,
+                &[],
+                &[(b"a", &[put(3, 0), put(2, 0)])],
+            ),
+            (
+                "outside of the snapshot's",
+                3,
+                &[],
+                &[(b"a", &two), (b"b", &four)],
+            ),
+            ("not there", 3, &[], &[(b"a", &two), (b"b", &[leased])]),
+            ("lease twice", 2, &[5, 5], &[(b"a", &two)]),
+            ("lease twice, or without id", 2, &[0], &[(b"a", &two)]),
+            ("revisions are missing", 3, &[], &[(b"a", &three)]),
+            (
+                "changes are missing",
+                4,
+                &[],
+                &[(b"a", &two), (b"b", &four)],
+            ),
+            (
+                "last revisions are missing",
+                4,
+                &[],
+                &[(b"a", &two), (b"b", &three)],
+            ),
+        ];
+        for (what, revision, leases, keys) in table {
+            let error = restore(revision, -1, leases, keys).expect("must be refused");
+            assert!(error.contains(what), "{error} instead of {what}");
+        }
+        let gap = restore(2, -1, &[], &[(b"a", &[put(2, 1)])]).expect("must be refused");
+        assert!(gap.contains("changes are missing"), "{gap}");
+        let nothing = restore(5, -1, &[], &[]).expect("must be refused");
+        assert!(nothing.contains("revisions are missing"), "{nothing}");
+        assert_eq!(restore(5, 5, &[], &[]), None, "all compacted away");
+    }
+}

@@ -154,7 +154,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!(
-                "client address {address} is taken by another process; choose another or stop it"
+                "client address {address} is in use by another process; choose another or stop it"
             )
         }
         _ => format!("cannot listen for clients on {address}: {error}"),

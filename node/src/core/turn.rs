@@ -32,6 +32,9 @@ const ROUNDS_MAX: usize = 8;
 /// Bytes of old entries read back from the log for a slow follower at a time.
 const READ_BACK_BYTES: usize = 4 << 20;
 
+/// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
+const SATURATED_MS_MAX: u64 = 2;
+
 /// The time of a turn, from the host's monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -152,6 +155,9 @@ impl Core {
         }
         let mut again = self.process(now);
         self.send(peers);
+        for shard in &mut self.shards {
+            shard.flush_answers();
+        }
         again |= self.background(cx);
         self.publish();
         if self.phase == Phase::Ended {
@@ -159,7 +165,15 @@ impl Core {
         }
         // Registers the waker with the disk; a completion that is already there means another turn.
         again |= self.take_completions(now, cx);
-        if again || self.config.inbox.rest(cx.waker()) {
+        if again {
+            return Next::Again;
+        }
+        if self.wal.is_saturated() {
+            // New requests could not be written before a write completes, which wakes the core: being
+            // woken for each of them would only cost wake-ups. The bound is for what needs no log.
+            return Next::At(next_ms.min(now.millis() + SATURATED_MS_MAX));
+        }
+        if self.config.inbox.rest(cx.waker()) {
             Next::Again
         } else {
             Next::At(next_ms)

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// The etcd version this server claims to be in `Status.version` and `/version`.
-///
-/// Clients switch features on it: kube-apiserver asks for watch progress only from ≥ 3.5.13, and
-/// `RangeStream` (3.7) is probed by calling it, not by version.
-pub const ETCD_VERSION: &str = "3.6.6";
-
-/// The cluster and storage version shown beside it (etcd keeps the patch level 0 here).
-pub const ETCD_CLUSTER_VERSION: &str = "3.6.0";
+/// The cluster and storage version of an etcd `version`: etcd keeps the patch level 0 there.
+pub(crate) fn cluster_version(version: &str) -> String {
+    let mut parts = version.split('.');
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) => format!("{major}.{minor}.0"),
+        _ => version.to_owned(),
+    }
+}
 
 /// etcd's slack between the largest request and the largest gRPC message, in bytes
 /// (`grpcOverheadBytes` in etcd's `server/etcdserver/api/v3rpc/grpc.go`).
@@ -59,5 +59,16 @@ impl Default for EdgeConfig {
             drain_limit: Duration::from_secs(10),
             thin_unary: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_version_has_no_patch_level() {
+        assert_eq!(cluster_version("3.5.13"), "3.5.0");
+        assert_eq!(cluster_version("3"), "3");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION, EdgeConfig};
+use super::config::{EdgeConfig, cluster_version};
 use super::errors::status;
 use super::header::header;
 use super::proto::etcdserverpb as pb;
@@ -75,11 +75,8 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         let s = reply.body;
         Ok(Response::new(pb::StatusResponse {
             header: header(reply.header),
-            version: if s.version.is_empty() {
-                ETCD_VERSION.into()
-            } else {
-                s.version
-            },
+            storage_version: cluster_version(&s.version),
+            version: s.version,
             db_size: s.db_size,
             leader: s.leader,
             raft_index: s.raft_index,
@@ -88,7 +85,6 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
             errors: s.errors,
             db_size_in_use: s.db_size_in_use,
             is_learner: s.is_learner,
-            storage_version: ETCD_CLUSTER_VERSION.into(),
             db_size_quota: self.config.quota_bytes,
             downgrade_info: Some(pb::DowngradeInfo::default()),
         }))

@@ -9,7 +9,6 @@ use tonic::Code;
 
 use crate::api::Metrics;
 use crate::etcd::GrpcCounters;
-use crate::etcd::config::ETCD_VERSION;
 use crate::etcd::counters::METHODS;
 
 /// What the operating system knows about this process (`/proc/self`).
@@ -65,10 +64,19 @@ impl Process {
     }
 }
 
-/// The whole exposition. `member_id` is shown as etcd does, in hex.
-pub fn render(m: &Metrics, counters: &GrpcCounters, process: &Process, member_id: u64) -> String {
+/// Who answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Shown in hex, as etcd does.
+    pub member_id: u64,
+    /// The etcd version served.
+    pub version: String,
+}
+
+/// The whole exposition.
+pub fn render(m: &Metrics, counters: &GrpcCounters, process: &Process, who: &Identity) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
-    server(&mut page, m, member_id);
+    server(&mut page, m, who);
     storage(&mut page, m);
     wal(&mut page, m);
     grpc(&mut page, counters);
@@ -77,7 +85,7 @@ pub fn render(m: &Metrics, counters: &GrpcCounters, process: &Process, member_id
     page.0
 }
 
-fn server(p: &mut Page, m: &Metrics, member_id: u64) {
+fn server(p: &mut Page, m: &Metrics, who: &Identity) {
     p.gauge(
         "etcd_server_has_leader",
         "Whether or not a leader exists. 1 is existence, 0 is not.",
@@ -121,7 +129,7 @@ fn server(p: &mut Page, m: &Metrics, member_id: u64) {
     );
     p.line(
         "etcd_server_id",
-        &[("server_id", &format!("{member_id:x}"))],
+        &[("server_id", &format!("{:x}", who.member_id))],
         1,
     );
     p.head(
@@ -131,7 +139,7 @@ fn server(p: &mut Page, m: &Metrics, member_id: u64) {
     );
     p.line(
         "etcd_server_version",
-        &[("server_version", ETCD_VERSION)],
+        &[("server_version", &who.version)],
         1,
     );
 }
@@ -420,7 +428,11 @@ mod tests {
         m.wal_write_seconds[14] = 1;
         m.wal_write_seconds_sum = 1.5;
         m.io_backend = "tokio-uring";
-        let page = render(&m, &GrpcCounters::new(), &Process::read(), 0xabc);
+        let who = Identity {
+            member_id: 0xabc,
+            version: "3.5.13".to_owned(),
+        };
+        let page = render(&m, &GrpcCounters::new(), &Process::read(), &who);
         let s = parse(&page);
         let fsync = "etcd_disk_wal_fsync_duration_seconds";
         let table = [

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use crate::api::Backend;
 use crate::etcd::GrpcCounters;
 use crate::etcd::body::EdgeBody;
-use crate::etcd::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::etcd::config::cluster_version;
 
 /// Content type of plain texts, as Go's net/http says it.
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -37,7 +37,7 @@ pub(crate) async fn respond<B: Backend, T>(
     }
     match path {
         "/health" => health::health(backend, query).await,
-        "/version" => version(),
+        "/version" => version(backend).await,
         "/metrics" => exposition(backend, counters).await,
         _ => health::probe(backend, path, query).await,
     }
@@ -47,19 +47,32 @@ fn known(path: &str) -> bool {
     matches!(path, "/health" | "/version" | "/metrics") || health::is_probe(path)
 }
 
-fn version() -> Response<EdgeBody> {
-    let body = format!(
-        "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{ETCD_CLUSTER_VERSION}\",\
-         \"storage\":\"{ETCD_CLUSTER_VERSION}\"}}"
-    );
-    json(StatusCode::OK, body)
+async fn version<B: Backend>(backend: &B) -> Response<EdgeBody> {
+    let server = backend
+        .status()
+        .await
+        .map_or_else(|_| String::new(), |s| s.body.version);
+    let cluster = cluster_version(&server);
+    json(
+        StatusCode::OK,
+        format!(
+            "{{\"etcdserver\":\"{server}\",\"etcdcluster\":\"{cluster}\",\
+             \"storage\":\"{cluster}\"}}"
+        ),
+    )
 }
 
 async fn exposition<B: Backend>(backend: &B, counters: &GrpcCounters) -> Response<EdgeBody> {
-    // The member id is in every header; a server without a leader still has metrics.
-    let member = backend.status().await.map_or(0, |s| s.header.member_id);
+    // A server that cannot tell its status still has metrics.
+    let identity = backend.status().await.map_or_else(
+        |_| metrics::Identity::default(),
+        |s| metrics::Identity {
+            member_id: s.header.member_id,
+            version: s.body.version,
+        },
+    );
     let process = metrics::Process::read();
-    let body = metrics::render(&backend.metrics(), counters, &process, member);
+    let body = metrics::render(&backend.metrics(), counters, &process, &identity);
     let mut response = Response::new(EdgeBody::plain(body));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -2,7 +2,7 @@
 //! it can be recycled and a restart need not replay it.
 //!
 //! Only a member that is alone does this: in a cluster the log is what a lagging member catches up
-//! from until snapshots travel between members (see docs/decisions/0002).
+//! from until snapshots travel between members (see docs/decisions/0001).
 //! Promises: the log is told to forget only after the file is durable; a turn pays for one slice at
 //! most; a failure leaves the log whole and is tried again after as much log as it took to start.
 

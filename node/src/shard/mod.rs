@@ -34,8 +34,9 @@ use crate::api::{Error, Header, Metrics, Outcome, Status};
 use crate::core::recover::RecoveredGroup;
 use crate::machine::Machine;
 
-/// The etcd API version that is served: clients choose features by it, so it names what is implemented.
-pub const API_VERSION: &str = "3.5.13";
+/// The etcd API version that is served: clients choose features by it (kube-apiserver asks for watch
+/// progress only from 3.5.13 on), so it names what is implemented.
+pub const API_VERSION: &str = "3.6.6";
 
 /// What a shard has to know about itself and its limits.
 #[derive(Clone, Debug)]
@@ -82,6 +83,11 @@ pub struct Shard {
     pub(crate) watches: Watches,
     pub(crate) waiters: Waiters,
     pub(crate) reads: Reads,
+    /// Answers of this turn, not sent yet.
+    pub(crate) answers: Vec<(
+        request::Answer,
+        Result<crate::api::Reply<crate::machine::Response>, Error>,
+    )>,
     /// Writes that are not proposed yet.
     pub(crate) queue: VecDeque<Pending>,
     /// Bytes of requests between admission and answer.
@@ -130,6 +136,7 @@ impl Shard {
             machine,
             watches: Watches::default(),
             reads: Reads::new(config.first_request_id),
+            answers: Vec::new(),
             queue: VecDeque::new(),
             pending_bytes: 0,
             compacting: Vec::new(),
@@ -210,6 +217,7 @@ impl Shard {
 
     /// Answers everyone: the engine stops, or the log is poisoned.
     pub fn end(&mut self, proposed: &Error, queued: &Error) {
+        self.flush_answers();
         self.pending_bytes -= self.waiters.fail_all(proposed);
         for pending in std::mem::take(&mut self.queue) {
             self.pending_bytes -= pending.encoded.len();

@@ -565,7 +565,12 @@ impl Disk for SimDisk {
             return;
         };
         let latency = state.latency_max;
-        let due = state.now + 1 + state.dice.below(latency);
+        // A pause is as many steps as milliseconds: without it, retries on a full disk never end.
+        let pause = match op {
+            Op::Zero { pause_ms, .. } => u64::from(pause_ms),
+            _ => 0,
+        };
+        let due = state.now + 1 + pause + state.dice.below(latency);
         let due = if state.manual { u64::MAX } else { due };
         match state.begin() {
             None => state.pending.push(Pending { token, op, due }),
