@@ -329,7 +329,7 @@ mod tests {
         assert_eq!((range.count, range.kvs[1].mod_revision), (2, 3));
         model.extend(3, &events(&effect, 3)).expect("legal");
         assert_eq!(model.pair(b"b", 2), None);
-        assert!(model.execute(&txn, 3).changes.is_empty() == false);
+        assert!(!model.execute(&txn, 3).changes.is_empty());
         let delete = Op::Delete {
             key: key("a"),
             end: key("z"),
