@@ -230,6 +230,7 @@ fn give_birth(
             name: prepare.clone(),
             bytes: segment_bytes,
             pause_ms: 0,
+            gentle: false,
         },
         Op::Rename {
             from: prepare,

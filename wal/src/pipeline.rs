@@ -138,6 +138,7 @@ impl Pipeline {
                 name: PREPARE_NAME.into(),
                 bytes: self.segment_bytes,
                 pause_ms: if self.space_low { RETRY_MS } else { 0 },
+                gentle: !self.ready.is_empty(),
             },
             Step::Name => Op::Rename {
                 from: PREPARE_NAME.into(),

@@ -40,6 +40,8 @@ pub enum Op {
         bytes: u64,
         /// Milliseconds to wait before starting.
         pause_ms: u32,
+        /// Leave the device to others in between: nobody waits for this file yet.
+        gentle: bool,
     },
     /// Rename a file. Durable after [`Op::SyncDir`].
     Rename {
