@@ -23,6 +23,7 @@ use henge_wal::{Event, Lsn, ReadId, Wal};
 use super::inbox::{Inbox, Input};
 use super::pack;
 use crate::api::{Error, Metrics};
+use crate::shard::answer::{CHAIN_MS_MAX, Chain};
 use crate::shard::persist::{Outputs, Parked};
 use crate::shard::{STOPPED_PROPOSED, STOPPED_QUEUED, Shard};
 
@@ -99,6 +100,8 @@ pub struct Core {
     write_seconds: [u64; 15],
     write_seconds_sum: f64,
     reads: Vec<(ReadId, usize)>,
+    /// Callers of this turn that another caller wakes.
+    chains: Vec<Arc<Chain>>,
     phase: Phase,
 }
 
@@ -129,6 +132,7 @@ impl Core {
             write_seconds: [0; 15],
             write_seconds_sum: 0.0,
             reads: Vec::new(),
+            chains: Vec::new(),
             phase: Phase::Running,
         }
     }
@@ -143,6 +147,8 @@ impl Core {
         if self.phase == Phase::Ended {
             return Next::Ended;
         }
+        // Callers of the last turn whose first one has not run yet.
+        self.release_chains();
         self.take_completions(now, cx);
         self.intake(now);
         let mut next_ms = u64::MAX;
@@ -156,17 +162,25 @@ impl Core {
         let mut again = self.process(now);
         self.send(peers);
         for shard in &mut self.shards {
-            shard.flush_answers();
+            self.chains.extend(shard.flush_answers());
         }
         again |= self.background(cx);
         self.publish();
         if self.phase == Phase::Ended {
+            self.release_chains();
             return Next::Ended;
         }
         // Registers the waker with the disk; a completion that is already there means another turn.
         again |= self.take_completions(now, cx);
+        if self.phase == Phase::Ended {
+            self.release_chains();
+            return Next::Ended;
+        }
         if again {
             return Next::Again;
+        }
+        if !self.chains.is_empty() {
+            next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
         if self.wal.is_saturated() {
             // New requests could not be written before a write completes, which wakes the core: being
@@ -177,6 +191,12 @@ impl Core {
             Next::Again
         } else {
             Next::At(next_ms)
+        }
+    }
+
+    fn release_chains(&mut self) {
+        for chain in self.chains.drain(..) {
+            chain.release();
         }
     }
 

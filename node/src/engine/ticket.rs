@@ -38,12 +38,7 @@ impl Future for Ticket {
             State::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Stopped {
                 outcome: Outcome::NotDone,
             }))),
-            // A core that ended without answering may have written the request: nobody can say.
-            State::Waiting(receiver) => Pin::new(receiver).poll(cx).map(|answered| {
-                answered.unwrap_or(Err(Error::Stopped {
-                    outcome: Outcome::Unknown,
-                }))
-            }),
+            State::Waiting(receiver) => Pin::new(receiver).poll(cx),
         }
     }
 }

@@ -4,8 +4,11 @@
 //! Promises: what is refused here had no effect; what is queued is either proposed or, at its deadline,
 //! answered *not done*. Limits follow etcd's: request size, and committed entries ahead of applied.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
 use super::{Shard, reads::Read};
 use crate::api::{Error, Outcome, Reply};
@@ -158,10 +161,8 @@ impl Shard {
     /// Answers the turn's callers, all at once and after its log batch is on the way: a caller's thread
     /// that is woken once finds everything there, instead of being woken for every answer (in a virtual
     /// machine one wake-up of an idle processor costs as much as applying several writes).
-    pub fn flush_answers(&mut self) {
-        for (answer, response) in self.answers.drain(..) {
-            answer.send(response);
-        }
+    pub fn flush_answers(&mut self) -> Option<Arc<Chain>> {
+        deliver(self.answers.drain(..))
     }
 
     /// Puts the header on; the caller hears at the end of the turn (see [`Shard::flush_answers`]).

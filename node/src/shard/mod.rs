@@ -11,6 +11,7 @@
 //! and takes its outputs.
 
 pub mod admit;
+pub mod answer;
 pub mod apply;
 pub mod checkpoint;
 pub mod log;
@@ -217,7 +218,9 @@ impl Shard {
 
     /// Answers everyone: the engine stops, or the log is poisoned.
     pub fn end(&mut self, proposed: &Error, queued: &Error) {
-        self.flush_answers();
+        if let Some(chain) = self.flush_answers() {
+            chain.release();
+        }
         self.pending_bytes -= self.waiters.fail_all(proposed);
         for pending in std::mem::take(&mut self.queue) {
             self.pending_bytes -= pending.encoded.len();

@@ -1,30 +1,8 @@
-//! A request on its way into a shard, and the handle that answers its caller.
+//! A request on its way into a shard.
+//!
+//! `answer` is the other direction: the handle that answers the caller.
 
-use tokio::sync::oneshot;
-
-use crate::api::{Error, Reply};
-use crate::machine::Response;
-
-/// What a caller waits for. (Only the channel of tokio is used; it works on any runtime.)
-pub type AnswerReceiver = oneshot::Receiver<Result<Reply<Response>, Error>>;
-
-/// Answers one caller, once. If the caller has gone, the answer is dropped; the operation is not.
-#[derive(Debug)]
-pub struct Answer(oneshot::Sender<Result<Reply<Response>, Error>>);
-
-impl Answer {
-    /// The two ends.
-    pub fn channel() -> (Answer, AnswerReceiver) {
-        let (sender, receiver) = oneshot::channel();
-        (Answer(sender), receiver)
-    }
-
-    /// Delivers the answer.
-    pub fn send(self, answer: Result<Reply<Response>, Error>) {
-        // An error here means that the caller dropped its future; that is its right.
-        let _ = self.0.send(answer);
-    }
-}
+pub use super::answer::{Answer, AnswerReceiver};
 
 /// One request of one caller.
 #[derive(Debug)]

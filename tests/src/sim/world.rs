@@ -493,13 +493,10 @@ impl World {
             let id = waiting.id;
             match Future::poll(Pin::new(&mut waiting.receiver), &mut cx) {
                 Poll::Pending => {}
-                Poll::Ready(Ok(answer)) => {
+                Poll::Ready(answer) => {
                     self.clients[client].waiting = None;
                     self.rest(client);
                     self.answered(id, answer)?;
-                }
-                Poll::Ready(Err(_)) => {
-                    return violated!("node {at} dropped the caller of operation {id} unanswered");
                 }
             }
         }
