@@ -371,21 +371,24 @@ impl Wal {
 
     /// Closing: when nothing is left to write, a last mark; when that is durable, the end.
     fn finish(&mut self) {
-        self.pipeline.stop();
         if !self.flights.is_empty() || (self.poison.is_none() && self.stage.has_any()) {
-            return;
+            return; // what is staged may still need a segment: the pipeline goes on
         }
+        self.pipeline.stop();
         let unmarked = !std::mem::replace(&mut self.marked, true) && self.stats.batches > 0;
         if self.poison.is_none() && unmarked && self.fits(batch::batch_bytes(0, 0)) {
             let batch = self.stage.take();
             self.write(batch);
             return;
         }
+        // Whatever else is in flight (a footer, a segment being made, reads) holds its file open, and
+        // with it the file's lock: wait, so that the log can be opened again at once.
+        if !self.errands.is_empty() {
+            return;
+        }
         for id in self.reads.cancel() {
-            self.events.push_back(Event::Read {
-                id,
-                result: Err(ReadError::Closed),
-            });
+            let result = Err(ReadError::Closed);
+            self.events.push_back(Event::Read { id, result });
         }
         self.phase = Phase::Closed;
         self.events.push_back(Event::Closed);
