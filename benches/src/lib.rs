@@ -1,1 +1,14 @@
-//! henge-benches
+//! henge-benches: measurements of Henge, and paired runs against peers.
+//!
+//! Promises: a figure printed here was checked against what the server says it did, and the two
+//! sides of a comparison got the same generator, the same disk and the same durability.
+//! Must never know: anything of a server that is not on its command line, its ports, or in `/proc`.
+//! Tested by running it: `cargo run --release -p henge-benches --bin peers -- etcd`.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a benchmark lives in real time and waits for real processes"
+)]
+
+pub mod h2load;
+pub mod server;
+pub mod stats;

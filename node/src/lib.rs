@@ -1,1 +1,21 @@
-//! henge
+//! Henge: a replicated, revisioned key-value storage engine.
+//!
+//! One thread per core, every raft group of a core committing through one write-ahead log, embeddable
+//! in a Linux service and usable by any etcd v3 client. Start at [`Engine`]; ARCHITECTURE.md in the
+//! repository shows how the rooms fit together.
+
+pub mod api;
+pub mod cli;
+pub mod core;
+pub mod engine;
+pub mod etcd;
+pub mod host;
+pub mod http;
+pub mod machine;
+pub mod peer;
+pub mod shard;
+
+pub use engine::{Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenError, Watcher};
+pub use henge_mvcc as mvcc;
+pub use henge_wal as wal;
+pub use host::HostKind;

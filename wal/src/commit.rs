@@ -371,12 +371,18 @@ impl Wal {
 
     /// Closing: when nothing is left to write, a last mark; when that is durable, the end.
     fn finish(&mut self) {
-        if !self.flights.is_empty() || (self.poison.is_none() && self.stage.has_any()) {
-            return; // what is staged may still need a segment: the pipeline goes on
+        let waits = self.poison.is_none() && self.stage.has_any();
+        if waits && !self.pipeline.is_space_low() {
+            // It may wait for a segment: the pipeline must go on until there is one.
+            return;
         }
         self.pipeline.stop();
+        if !self.flights.is_empty() {
+            return;
+        }
+        // On a full disk what still waits was never acknowledged; closing must not wait for room.
         let unmarked = !std::mem::replace(&mut self.marked, true) && self.stats.batches > 0;
-        if self.poison.is_none() && unmarked && self.fits(batch::batch_bytes(0, 0)) {
+        if self.poison.is_none() && !waits && unmarked && self.fits(batch::batch_bytes(0, 0)) {
             let batch = self.stage.take();
             self.write(batch);
             return;

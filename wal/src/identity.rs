@@ -98,8 +98,12 @@ pub(crate) fn enter(
     asked: &Identity,
     segment_bytes: u64,
 ) -> Result<Birth, OpenError> {
-    // Before the lock nothing is written: a wrong path must not leave a LOCK file behind.
-    look(disk, asked)?;
+    // Before the lock nothing is written: a wrong path must not leave a LOCK file behind. A log of
+    // another member has a LOCK already, and if a process holds it, that is the first thing to know.
+    match look(disk, asked) {
+        Ok(_) | Err(OpenError::WrongIdentity { .. }) => {}
+        Err(error) => return Err(error),
+    }
     disk.make()
         .map_err(|e| fault(disk, "", "make the directory", e))?;
     disk.lock().map_err(|e| match e {

@@ -284,6 +284,12 @@ impl Wal {
         id
     }
 
+    /// Whether batches wait because as many writes as may be are in flight: what is staged now cannot be
+    /// written before one of them completes, so there is no hurry to stage more.
+    pub fn is_saturated(&self) -> bool {
+        self.flights.len() >= self.options.depth && self.stage.has_any()
+    }
+
     /// Running figures.
     pub fn stats(&self) -> Stats {
         let info = self.disk.info();

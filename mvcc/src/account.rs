@@ -1,0 +1,78 @@
+//! What the store holds and what it takes, by class.
+//!
+//! Bytes are those asked of the allocator (its own rounding comes on top, a few per cent); maps of
+//! leases and watchers are estimated. Whoever enforces a quota reads [`MemoryBytes::total`].
+//! Tested by `tests/account.rs`.
+
+use crate::store::Store;
+
+/// A store in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys that exist at the current revision.
+    pub keys: u64,
+    /// Keys held, deleted ones that are not yet compacted included.
+    pub keys_held: u64,
+    /// Versions held, tombstones included.
+    pub versions: u64,
+    /// Watchers.
+    pub watchers: u64,
+    /// Watchers that are catching up.
+    pub watchers_behind: u64,
+    /// Leases.
+    pub leases: u64,
+    /// Memory.
+    pub bytes: MemoryBytes,
+}
+
+/// Heap bytes by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryBytes {
+    /// Keys with their newest versions.
+    pub records: u64,
+    /// Older versions.
+    pub history: u64,
+    /// The ordered index and the table of keys.
+    pub index: u64,
+    /// The revision log.
+    pub log: u64,
+    /// Leases and their attachments.
+    pub leases: u64,
+    /// Watchers and events they have not been asked for.
+    pub watch: u64,
+}
+
+impl MemoryBytes {
+    /// All classes.
+    pub fn total(&self) -> u64 {
+        self.records + self.history + self.index + self.log + self.leases + self.watch
+    }
+}
+
+impl Store {
+    /// Memory by class. A few additions: cheap enough to ask before every batch of writes.
+    pub fn memory(&self) -> MemoryBytes {
+        let totals = self.keys.totals();
+        MemoryBytes {
+            records: totals.record_bytes,
+            history: totals.history_bytes,
+            index: (self.index.heap_bytes() + self.keys.slot_bytes()) as u64,
+            log: self.log.heap_bytes() as u64,
+            leases: self.leases.heap_bytes() as u64,
+            watch: self.watchers.heap_bytes() as u64,
+        }
+    }
+
+    /// The store in numbers. Walks the watchers; the rest is a few additions.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            keys: self.index.live() as u64,
+            keys_held: self.keys.len() as u64,
+            versions: self.keys.totals().versions,
+            watchers: self.watchers.len() as u64,
+            watchers_behind: self.watchers.behind() as u64,
+            leases: self.leases.len() as u64,
+            bytes: self.memory(),
+        }
+    }
+}

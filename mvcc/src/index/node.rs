@@ -1,0 +1,567 @@
+//! Nodes of the index: leaves with heads, inner nodes with separators and live counts.
+//!
+//! Invariants: a node's heads are the 8 bytes after its prefix of each of its keys (zero-padded);
+//! its prefix is common to all its keys; `separators[i]` is greater than every key under
+//! `children[i]` and not greater than any key under `children[i + 1]`; `live[i]` is the number of
+//! live keys under `children[i]`. Tested by the index's tests, which check them all.
+
+use std::cmp::Ordering;
+use std::mem;
+use std::ops::ControlFlow;
+
+use super::super::keys::{KeyId, Keys};
+
+/// Keys in a leaf: with the prefix this makes a leaf 768 bytes, an allocator's size class.
+pub(super) const LEAF_MAX: usize = 60;
+/// Children of an inner node.
+pub(super) const INNER_MAX: usize = 64;
+/// Longest prefix that a node cuts off its keys.
+const PREFIX_MAX: usize = 40;
+/// Most keys that a scan touches ahead: about as many loads as a core keeps in flight.
+const TOUCH_MAX: usize = 16;
+/// Set on a key number in a leaf when the key does not count.
+const DEAD: u32 = 1 << 31;
+
+#[derive(Debug)]
+pub(super) enum Node {
+    Leaf(Box<Leaf>),
+    Inner(Box<Inner>),
+}
+
+#[derive(Debug)]
+pub(super) struct Leaf {
+    prefix: Prefix,
+    len: u16,
+    heads: [u64; LEAF_MAX],
+    ids: [u32; LEAF_MAX],
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    prefix: Prefix,
+    heads: Vec<u64>,
+    separators: Vec<Box<[u8]>>,
+    /// Heap bytes of this node and all under it.
+    bytes: usize,
+    pub(super) live: Vec<u32>,
+    pub(super) children: Vec<Node>,
+}
+
+/// Bytes that all keys of a node start with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Prefix {
+    len: u8,
+    bytes: [u8; PREFIX_MAX],
+}
+
+/// A new right sibling and the separator before it.
+pub(super) type Split = Option<(Box<[u8]>, Node)>;
+
+impl Default for Node {
+    fn default() -> Self {
+        Node::Leaf(Box::new(Leaf::new()))
+    }
+}
+
+impl Node {
+    pub(super) fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
+        match self {
+            Node::Leaf(leaf) => leaf.insert(keys, key, id),
+            Node::Inner(inner) => inner.insert(keys, key, id),
+        }
+    }
+
+    /// Returns whether the key was there and live.
+    pub(super) fn remove(&mut self, keys: &Keys, key: &[u8]) -> bool {
+        match self {
+            Node::Leaf(leaf) => leaf.search(keys, key).is_ok_and(|at| leaf.remove(at)),
+            Node::Inner(inner) => inner.remove(keys, key),
+        }
+    }
+
+    /// Returns the change of the number of live keys.
+    pub(super) fn set_live(&mut self, keys: &Keys, key: &[u8], live: bool) -> i32 {
+        match self {
+            Node::Leaf(leaf) => leaf
+                .search(keys, key)
+                .map_or(0, |at| leaf.set_live(at, live)),
+            Node::Inner(inner) => {
+                let at = inner.child_of(key);
+                let change = inner.children[at].set_live(keys, key, live);
+                inner.live[at] = inner.live[at].wrapping_add_signed(change);
+                change
+            }
+        }
+    }
+
+    pub(super) fn live(&self) -> usize {
+        match self {
+            Node::Leaf(leaf) => leaf.live_before(leaf.len as usize),
+            Node::Inner(inner) => inner.live.iter().map(|&live| live as usize).sum(),
+        }
+    }
+
+    pub(super) fn scan<B>(
+        &self,
+        keys: &Keys,
+        start: Option<&[u8]>,
+        visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        match self {
+            Node::Leaf(leaf) => {
+                let from = start.map_or(0, |key| leaf.search(keys, key).unwrap_or_else(|at| at));
+                leaf.visit(keys, from, visit)
+            }
+            Node::Inner(inner) => {
+                let from = start.map_or(0, |key| inner.child_of(key));
+                inner.children[from].scan(keys, start, visit)?;
+                inner.children[from + 1..]
+                    .iter()
+                    .try_for_each(|child| child.scan(keys, None, visit))
+            }
+        }
+    }
+
+    /// Bytes on the heap, of this node and all under it.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            Node::Leaf(_) => mem::size_of::<Leaf>(),
+            Node::Inner(inner) => inner.bytes,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Node::Leaf(leaf) => leaf.len == 0,
+            Node::Inner(inner) => inner.children.is_empty(),
+        }
+    }
+
+    /// Takes over a right sibling if both fit in three quarters of a node (so that the next insert
+    /// does not split again). Gives it back otherwise.
+    fn absorb(&mut self, keys: &Keys, separator: &[u8], right: Node) -> Result<(), Node> {
+        match (self, right) {
+            (Node::Leaf(left), Node::Leaf(right))
+                if (left.len + right.len) as usize <= LEAF_MAX * 3 / 4 =>
+            {
+                left.absorb(keys, &right);
+                Ok(())
+            }
+            (Node::Inner(left), Node::Inner(mut right))
+                if left.children.len() + right.children.len() <= INNER_MAX * 3 / 4 =>
+            {
+                left.separators.push(separator.into());
+                left.separators.append(&mut right.separators);
+                left.live.append(&mut right.live);
+                left.children.append(&mut right.children);
+                left.rebuild_heads();
+                Ok(())
+            }
+            (_, right) => Err(right),
+        }
+    }
+}
+
+impl Leaf {
+    fn new() -> Self {
+        Leaf {
+            prefix: Prefix::EMPTY,
+            len: 0,
+            heads: [0; LEAF_MAX],
+            ids: [0; LEAF_MAX],
+        }
+    }
+
+    pub(super) fn id(&self, at: usize) -> KeyId {
+        self.ids[at] & !DEAD
+    }
+
+    pub(super) fn live_before(&self, at: usize) -> usize {
+        self.ids[..at].iter().filter(|&&id| id & DEAD == 0).count()
+    }
+
+    /// Visits keys from a position on. Each key lies somewhere else in memory, and visiting waits
+    /// for it; so the next few are touched together first, which lets those waits overlap
+    /// (measured: a range of 500 among half a million random keys takes about half the time). The
+    /// group grows, as a scan may end after one key.
+    fn visit<B>(
+        &self,
+        keys: &Keys,
+        from: usize,
+        visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let (mut at, mut group) = (from, 1);
+        while at < self.len as usize {
+            let end = (at + group).min(self.len as usize);
+            let touched = (at..end).fold(0, |sum, at| sum ^ keys.touch(self.id(at)));
+            std::hint::black_box(touched);
+            (at..end).try_for_each(|at| visit(self.id(at)))?;
+            (at, group) = (end, (group * 2).min(TOUCH_MAX));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Position of a key, or where it would be inserted.
+    pub(super) fn search(&self, keys: &Keys, key: &[u8]) -> Result<usize, usize> {
+        let len = self.len as usize;
+        search(&self.prefix, &self.heads[..len], key, |at| {
+            keys.key(self.id(at))
+        })
+    }
+
+    fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
+        let Err(at) = self.search(keys, key) else {
+            return None;
+        };
+        let len = self.len as usize;
+        if len < LEAF_MAX {
+            self.insert_at(keys, at, key, id);
+            return None;
+        }
+        // Appending: leave this leaf full, as the next keys will follow the new one.
+        let middle = if at == len { len } else { len / 2 };
+        let mut right = Box::new(Leaf::new());
+        right.len = (len - middle) as u16;
+        right.ids[..len - middle].copy_from_slice(&self.ids[middle..len]);
+        self.len = middle as u16;
+        right.rebuild(keys);
+        self.tighten(keys);
+        if at < middle || at == middle && middle < len {
+            self.insert_at(keys, at, key, id);
+        } else {
+            right.insert_at(keys, at - middle, key, id);
+        }
+        let last = keys.key(self.id(self.len as usize - 1));
+        let first = keys.key(right.id(0));
+        let separator = first[..(common(last, first) + 1).min(first.len())].into();
+        Some((separator, Node::Leaf(right)))
+    }
+
+    fn insert_at(&mut self, keys: &Keys, at: usize, key: &[u8], id: KeyId) {
+        let len = self.len as usize;
+        if !self.prefix.is_prefix_of(key) {
+            self.prefix.shorten(key);
+            self.fill_heads(keys);
+        }
+        self.heads.copy_within(at..len, at + 1);
+        self.ids.copy_within(at..len, at + 1);
+        self.heads[at] = self.prefix.head(key);
+        self.ids[at] = id;
+        self.len += 1;
+    }
+
+    fn remove(&mut self, at: usize) -> bool {
+        let len = self.len as usize;
+        let live = self.ids[at] & DEAD == 0;
+        self.heads.copy_within(at + 1..len, at);
+        self.ids.copy_within(at + 1..len, at);
+        self.len -= 1;
+        live
+    }
+
+    fn set_live(&mut self, at: usize, live: bool) -> i32 {
+        let was = self.ids[at] & DEAD == 0;
+        self.ids[at] = self.id(at) | if live { 0 } else { DEAD };
+        i32::from(live) - i32::from(was)
+    }
+
+    fn absorb(&mut self, keys: &Keys, right: &Leaf) {
+        let (from, more) = (self.len as usize, right.len as usize);
+        self.ids[from..from + more].copy_from_slice(&right.ids[..more]);
+        self.len += right.len;
+        self.rebuild(keys);
+    }
+
+    /// After keys went away: a longer prefix may be common now. Two keys tell.
+    fn tighten(&mut self, keys: &Keys) {
+        if self.common_prefix(keys) != self.prefix {
+            self.rebuild(keys);
+        }
+    }
+
+    fn rebuild(&mut self, keys: &Keys) {
+        self.prefix = self.common_prefix(keys);
+        self.fill_heads(keys);
+    }
+
+    /// Of a single key nothing is cut off: the next one would shorten it at once.
+    fn common_prefix(&self, keys: &Keys) -> Prefix {
+        match self.len as usize {
+            0 | 1 => Prefix::EMPTY,
+            len => Prefix::common(keys.key(self.id(0)), keys.key(self.id(len - 1))),
+        }
+    }
+
+    fn fill_heads(&mut self, keys: &Keys) {
+        for at in 0..self.len as usize {
+            self.heads[at] = self.prefix.head(keys.key(self.id(at)));
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn of_two(left: Node, separator: Box<[u8]>, right: Node) -> Self {
+        let mut inner = Inner {
+            prefix: Prefix::EMPTY,
+            heads: Vec::new(),
+            separators: vec![separator],
+            bytes: 0,
+            live: vec![left.live() as u32, right.live() as u32],
+            children: vec![left, right],
+        };
+        inner.rebuild_heads();
+        inner
+    }
+
+    /// Which child a key belongs to.
+    pub(super) fn child_of(&self, key: &[u8]) -> usize {
+        match search(&self.prefix, &self.heads, key, |at| &self.separators[at]) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        }
+    }
+
+    fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
+        let at = self.child_of(key);
+        let before = self.children[at].heap_bytes();
+        let Some((separator, right)) = self.children[at].insert(keys, key, id) else {
+            self.live[at] += 1;
+            self.bytes += self.children[at].heap_bytes() - before;
+            return None;
+        };
+        self.live[at] = self.children[at].live() as u32;
+        self.live.insert(at + 1, right.live() as u32);
+        self.children.insert(at + 1, right);
+        if self.prefix.is_prefix_of(&separator) {
+            self.heads.insert(at, self.prefix.head(&separator));
+            self.separators.insert(at, separator);
+            self.count_bytes();
+        } else {
+            self.separators.insert(at, separator);
+            self.rebuild_heads();
+        }
+        (self.children.len() > INNER_MAX).then(|| self.split(at + 2 == self.children.len()))
+    }
+
+    /// Moves the upper half (when appending: the last child) to a new right sibling.
+    fn split(&mut self, appending: bool) -> (Box<[u8]>, Node) {
+        let middle = if appending {
+            self.children.len() - 1
+        } else {
+            self.children.len() / 2
+        };
+        let mut right = Inner {
+            prefix: Prefix::EMPTY,
+            heads: Vec::new(),
+            separators: self.separators.split_off(middle),
+            bytes: 0,
+            live: self.live.split_off(middle),
+            children: self.children.split_off(middle),
+        };
+        right.rebuild_heads();
+        let separator = self.separators.pop().unwrap_or_default();
+        self.rebuild_heads();
+        (separator, Node::Inner(Box::new(right)))
+    }
+
+    fn remove(&mut self, keys: &Keys, key: &[u8]) -> bool {
+        let at = self.child_of(key);
+        let before = self.children[at].heap_bytes();
+        let was_live = self.children[at].remove(keys, key);
+        self.live[at] -= u32::from(was_live);
+        self.bytes -= before - self.children[at].heap_bytes();
+        if self.children[at].is_empty() {
+            self.take_child(at);
+        } else if !self.merge(keys, at)
+            && let Some(before) = at.checked_sub(1)
+        {
+            self.merge(keys, before);
+        }
+        was_live
+    }
+
+    /// Merges `at + 1` into `at` if they are small enough.
+    fn merge(&mut self, keys: &Keys, at: usize) -> bool {
+        if at + 1 >= self.children.len() {
+            return false;
+        }
+        let right = mem::replace(
+            &mut self.children[at + 1],
+            Node::Leaf(Box::new(Leaf::new())),
+        );
+        match self.children[at].absorb(keys, &self.separators[at], right) {
+            Ok(()) => {
+                self.live[at] += self.live[at + 1];
+                self.take_child(at + 1);
+                true
+            }
+            Err(right) => {
+                self.children[at + 1] = right;
+                false
+            }
+        }
+    }
+
+    fn take_child(&mut self, at: usize) {
+        self.children.remove(at);
+        self.live.remove(at);
+        let separator = at.saturating_sub(1);
+        if separator < self.separators.len() {
+            self.separators.remove(separator);
+            self.heads.remove(separator);
+        }
+        self.count_bytes();
+    }
+
+    fn rebuild_heads(&mut self) {
+        self.prefix = match self.separators.as_slice() {
+            [first, .., last] => Prefix::common(first, last),
+            _ => Prefix::EMPTY,
+        };
+        self.heads.clear();
+        self.heads.extend(
+            self.separators
+                .iter()
+                .map(|separator| self.prefix.head(separator)),
+        );
+        self.count_bytes();
+    }
+
+    /// After the children changed. What vectors have allocated ahead is left out.
+    fn count_bytes(&mut self) {
+        let per_child = mem::size_of::<Node>() + mem::size_of::<u32>();
+        let per_separator = mem::size_of::<u64>() + mem::size_of::<Box<[u8]>>();
+        self.bytes = mem::size_of::<Inner>()
+            + self.children.len() * per_child
+            + self.separators.len() * per_separator
+            + self
+                .separators
+                .iter()
+                .map(|separator| separator.len())
+                .sum::<usize>()
+            + self.children.iter().map(Node::heap_bytes).sum::<usize>();
+    }
+}
+
+impl Prefix {
+    const EMPTY: Prefix = Prefix {
+        len: 0,
+        bytes: [0; PREFIX_MAX],
+    };
+
+    fn common(first: &[u8], last: &[u8]) -> Self {
+        let len = common(first, last).min(PREFIX_MAX);
+        let mut prefix = Prefix {
+            len: len as u8,
+            ..Prefix::EMPTY
+        };
+        prefix.bytes[..len].copy_from_slice(&first[..len]);
+        prefix
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+
+    fn is_prefix_of(&self, key: &[u8]) -> bool {
+        key.starts_with(self.as_bytes())
+    }
+
+    fn shorten(&mut self, key: &[u8]) {
+        *self = Prefix::common(self.as_bytes(), key);
+    }
+
+    /// The 8 bytes after the prefix, as a number that orders as they do.
+    fn head(&self, key: &[u8]) -> u64 {
+        let rest = key.get(self.len as usize..).unwrap_or_default();
+        match rest.first_chunk::<8>() {
+            Some(bytes) => u64::from_be_bytes(*bytes),
+            None => {
+                let mut bytes = [0; 8];
+                bytes[..rest.len()].copy_from_slice(rest);
+                u64::from_be_bytes(bytes)
+            }
+        }
+    }
+}
+
+/// Length of the common prefix.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Binary search by heads, then by whole keys among equal heads (which also settles zero padding:
+/// `a` and `a\0` have the same head).
+fn search<'a>(
+    prefix: &Prefix,
+    heads: &[u64],
+    key: &[u8],
+    key_at: impl Fn(usize) -> &'a [u8],
+) -> Result<usize, usize> {
+    let shared = prefix.as_bytes();
+    match key[..shared.len().min(key.len())].cmp(shared) {
+        Ordering::Less => return Err(0),
+        Ordering::Greater => return Err(heads.len()),
+        Ordering::Equal => {}
+    }
+    let head = prefix.head(key);
+    let mut low = heads.partition_point(|&other| other < head);
+    let mut high = low + heads[low..].partition_point(|&other| other == head);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match key_at(middle).cmp(key) {
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+            Ordering::Equal => return Ok(middle),
+        }
+    }
+    Err(low)
+}
+
+#[cfg(test)]
+impl Node {
+    /// Checks the invariants of this file; returns the keys' order as seen.
+    pub(super) fn verify(
+        &self,
+        keys: &Keys,
+        low: &[u8],
+        high: Option<&[u8]>,
+        out: &mut Vec<(KeyId, bool)>,
+    ) {
+        match self {
+            Node::Leaf(leaf) => {
+                for at in 0..leaf.len as usize {
+                    let key = keys.key(leaf.id(at));
+                    assert!(leaf.prefix.is_prefix_of(key));
+                    assert_eq!(leaf.heads[at], leaf.prefix.head(key));
+                    assert!(key >= low && high.is_none_or(|high| key < high));
+                    out.push((leaf.id(at), leaf.ids[at] & DEAD == 0));
+                }
+            }
+            Node::Inner(inner) => {
+                let count = inner.children.len();
+                assert!((1..=INNER_MAX).contains(&count));
+                assert_eq!(inner.separators.len() + 1, count);
+                assert_eq!((inner.heads.len(), inner.live.len()), (count - 1, count));
+                let separators = inner
+                    .separators
+                    .iter()
+                    .map(|separator| separator.len() + 24);
+                let children = inner.children.iter().map(|child| child.heap_bytes() + 20);
+                let bytes = separators.chain(children).sum::<usize>() + mem::size_of::<Inner>();
+                assert_eq!(inner.bytes, bytes);
+                for (at, child) in inner.children.iter().enumerate() {
+                    assert!(!child.is_empty());
+                    assert_eq!(inner.live[at] as usize, child.live());
+                    let child_low = if at == 0 {
+                        low
+                    } else {
+                        &inner.separators[at - 1]
+                    };
+                    let child_high = inner.separators.get(at).map(|s| &**s).or(high);
+                    child.verify(keys, child_low, child_high, out);
+                }
+            }
+        }
+    }
+}

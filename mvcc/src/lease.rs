@@ -1,0 +1,229 @@
+//! Leases: what keys are attached to, and when they run out.
+//!
+//! Two parts with different owners. The *replicated* part (id, time to live, attachments) changes
+//! only by commands and is equal on all replicas. The *local* part (deadlines) matters only on the
+//! primary: it is fed by keep-alives, is never in a snapshot, and a new primary starts it afresh
+//! with [`Store::leases_extend`]. Expiry deletes nothing here: the primary proposes a revoke for
+//! each id that [`Store::leases_expired`] reports. Time comes in as milliseconds of any monotonic
+//! clock. Tested here and by `tests/lease.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::keys::KeyId;
+use crate::store::Store;
+use crate::types::{LEASE_TTL_S_MAX, LeaseStatus};
+
+/// An expired lease is reported again after this, in case its revoke was lost with a proposal
+/// (etcd's expiredLeaseRetryInterval).
+const EXPIRED_RETRY_MS: u64 = 3_000;
+/// The deadline of a lease that was restored and not yet extended.
+const NEVER: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Lease {
+    ttl_s: i64,
+    deadline_ms: u64,
+    /// When to report it as expired (next); its place in `Leases::due`.
+    due_ms: u64,
+    keys: BTreeSet<KeyId>,
+}
+
+/// All leases.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    by_id: BTreeMap<i64, Lease>,
+    due: BTreeSet<(u64, i64)>,
+    attached: usize,
+}
+
+impl Leases {
+    pub fn contains(&self, id: i64) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Ids and times to live, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.by_id.iter().map(|(&id, lease)| (id, lease.ttl_s))
+    }
+
+    /// Adds a lease whose deadline does not run yet; false if the id is taken.
+    pub fn restore(&mut self, id: i64, ttl_s: i64) -> bool {
+        self.insert(id, ttl_s, NEVER)
+    }
+
+    /// Attaches a key; false if there is no such lease.
+    pub fn attach(&mut self, id: i64, key: KeyId) -> bool {
+        let Some(lease) = self.by_id.get_mut(&id) else {
+            return false;
+        };
+        self.attached += usize::from(lease.keys.insert(key));
+        true
+    }
+
+    pub fn detach(&mut self, id: i64, key: KeyId) {
+        if let Some(lease) = self.by_id.get_mut(&id) {
+            self.attached -= usize::from(lease.keys.remove(&key));
+        }
+    }
+
+    /// Estimated bytes: B-tree nodes are about three quarters full.
+    pub fn heap_bytes(&self) -> usize {
+        let per_lease = mem::size_of::<(i64, Lease)>() + mem::size_of::<(u64, i64)>();
+        (self.by_id.len() * per_lease + self.attached * mem::size_of::<KeyId>()) * 4 / 3
+    }
+
+    fn insert(&mut self, id: i64, ttl_s: i64, deadline_ms: u64) -> bool {
+        if self.contains(id) {
+            return false;
+        }
+        let lease = Lease {
+            ttl_s,
+            deadline_ms,
+            due_ms: deadline_ms,
+            keys: BTreeSet::new(),
+        };
+        self.by_id.insert(id, lease);
+        self.due.insert((deadline_ms, id));
+        true
+    }
+
+    fn remove(&mut self, id: i64) -> Option<Lease> {
+        let lease = self.by_id.remove(&id)?;
+        self.due.remove(&(lease.due_ms, id));
+        self.attached -= lease.keys.len();
+        Some(lease)
+    }
+}
+
+fn deadline(now_ms: u64, ttl_s: i64) -> u64 {
+    now_ms.saturating_add((ttl_s.max(0) as u64).saturating_mul(1_000))
+}
+
+impl Store {
+    /// Creates a lease; returns the time to live granted, which is raised to
+    /// [`crate::Config::lease_ttl_s_min`]. Id 0 is refused: picking an id is the proposer's job,
+    /// before the command is replicated.
+    pub fn lease_grant(&mut self, id: i64, ttl_s: i64, now_ms: u64) -> Result<i64, Error> {
+        if id == 0 {
+            return Err(Error::LeaseNotFound);
+        }
+        if ttl_s > LEASE_TTL_S_MAX {
+            return Err(Error::LeaseTtlTooLarge);
+        }
+        let ttl_s = ttl_s.max(self.config.lease_ttl_s_min);
+        if self.leases.insert(id, ttl_s, deadline(now_ms, ttl_s)) {
+            Ok(ttl_s)
+        } else {
+            Err(Error::LeaseExists)
+        }
+    }
+
+    /// Removes a lease and deletes its keys, in key order, in one revision; returns how many.
+    /// Without keys the revision stays.
+    pub fn lease_revoke(&mut self, id: i64) -> Result<i64, Error> {
+        let lease = self.leases.remove(id).ok_or(Error::LeaseNotFound)?;
+        let keys = self.in_key_order(&lease.keys);
+        self.write_begin();
+        keys.iter().for_each(|&key| self.delete_live(key));
+        self.write_end();
+        Ok(keys.len() as i64)
+    }
+
+    /// Renews a lease; returns its time to live. `None`: unknown, or run out and about to be
+    /// revoked (etcd answers TTL 0 to both).
+    pub fn lease_keep_alive(&mut self, id: i64, now_ms: u64) -> Option<i64> {
+        let lease = self.leases.by_id.get_mut(&id)?;
+        if lease.deadline_ms <= now_ms {
+            return None;
+        }
+        lease.deadline_ms = deadline(now_ms, lease.ttl_s);
+        let before = mem::replace(&mut lease.due_ms, lease.deadline_ms);
+        let (due_ms, ttl_s) = (lease.due_ms, lease.ttl_s);
+        self.leases.due.remove(&(before, id));
+        self.leases.due.insert((due_ms, id));
+        Some(ttl_s)
+    }
+
+    /// What is left of a lease, with its keys if asked for; `None` if unknown.
+    pub fn lease_time_to_live(&self, id: i64, now_ms: u64, keys: bool) -> Option<LeaseStatus> {
+        let lease = self.leases.by_id.get(&id)?;
+        let remaining_ttl_s = match lease.deadline_ms {
+            NEVER => lease.ttl_s,
+            deadline_ms => (deadline_ms.saturating_sub(now_ms) / 1_000) as i64,
+        };
+        let ids = if keys {
+            self.in_key_order(&lease.keys)
+        } else {
+            Vec::new()
+        };
+        let keys = ids
+            .iter()
+            .map(|&key| Bytes::copy_from_slice(self.keys.key(key)))
+            .collect();
+        Some(LeaseStatus {
+            granted_ttl_s: lease.ttl_s,
+            remaining_ttl_s,
+            keys,
+        })
+    }
+
+    /// All lease ids, ascending.
+    pub fn leases(&self) -> Vec<i64> {
+        self.leases.by_id.keys().copied().collect()
+    }
+
+    /// Up to `max` leases that ran out, longest ago first. One that is not revoked is reported
+    /// again 3 s later. For the primary only.
+    pub fn leases_expired(&mut self, now_ms: u64, max: usize) -> Vec<i64> {
+        let due = self
+            .leases
+            .due
+            .iter()
+            .take_while(|&&(due_ms, _)| due_ms <= now_ms)
+            .take(max);
+        let expired: Vec<_> = due.copied().collect();
+        for &(due_ms, id) in &expired {
+            self.leases.due.remove(&(due_ms, id));
+            let again_ms = now_ms.saturating_add(EXPIRED_RETRY_MS);
+            self.leases.due.insert((again_ms, id));
+            if let Some(lease) = self.leases.by_id.get_mut(&id) {
+                lease.due_ms = again_ms;
+            }
+        }
+        expired.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// When [`Store::leases_expired`] next has something to report, for a timer.
+    pub fn leases_next_due_ms(&self) -> Option<u64> {
+        self.leases
+            .due
+            .first()
+            .map(|&(due_ms, _)| due_ms)
+            .filter(|&due_ms| due_ms != NEVER)
+    }
+
+    /// Gives every lease its full time again, plus `extra_ms` (etcd: one election timeout). A new
+    /// primary calls it, as it does not know when leases were last kept alive.
+    pub fn leases_extend(&mut self, now_ms: u64, extra_ms: u64) {
+        self.leases.due.clear();
+        for (&id, lease) in &mut self.leases.by_id {
+            lease.deadline_ms = deadline(now_ms, lease.ttl_s).saturating_add(extra_ms);
+            lease.due_ms = lease.deadline_ms;
+            self.leases.due.insert((lease.due_ms, id));
+        }
+    }
+
+    fn in_key_order(&self, keys: &BTreeSet<KeyId>) -> Vec<KeyId> {
+        let mut keys: Vec<_> = keys.iter().copied().collect();
+        keys.sort_unstable_by(|&a, &b| self.keys.key(a).cmp(self.keys.key(b)));
+        keys
+    }
+}

@@ -1,0 +1,182 @@
+//! Transactions: compare, then one of two branches, atomically, in one revision.
+//!
+//! In etcd's order: all compares, nested ones included, are evaluated on the state before; then
+//! every put and range on the path taken is checked; only then is anything changed. So a
+//! transaction that fails has changed nothing. Tested by `tests/semantics.rs` and the model.
+
+use std::cmp::Ordering;
+use std::ops::ControlFlow;
+
+use crate::error::Error;
+use crate::store::Store;
+use crate::types::{
+    Compare, CompareResult, CompareTarget, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+};
+use crate::version::Version;
+
+/// Deepest nesting that is applied, for requests that skipped [`crate::check::txn`] (whose limit on
+/// operations allows no more than this at its default).
+const TXN_DEPTH_MAX: usize = 128;
+
+/// The branch taken by a transaction and by each nested one on its path.
+struct Path {
+    succeeded: bool,
+    /// One per nested transaction of the branch, in order.
+    nested: Vec<Path>,
+}
+
+impl Store {
+    /// Runs a transaction.
+    pub fn txn(&mut self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
+        let path = self.path(request, 0)?;
+        self.check_path(request, &path)?;
+        self.write_begin();
+        let response = self.apply_path(request, &path);
+        self.write_end();
+        response
+    }
+
+    /// Runs a transaction that only reads (see [`TxnRequest::is_read_only`]). Operations of
+    /// another kind are refused as not found, as etcd does with an operation it does not know.
+    pub fn txn_read(&self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
+        let path = self.path(request, 0)?;
+        self.check_path(request, &path)?;
+        let responses = branch(request, &path).iter().map(|op| match op {
+            RequestOp::Range(range) => self.range(range).map(ResponseOp::Range),
+            _ => Err(Error::KeyNotFound),
+        });
+        Ok(TxnResponse {
+            succeeded: path.succeeded,
+            responses: responses.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn path(&self, request: &TxnRequest<'_>, depth: usize) -> Result<Path, Error> {
+        if depth > TXN_DEPTH_MAX {
+            return Err(Error::TooManyOps);
+        }
+        let mut path = Path {
+            succeeded: request.compare.iter().all(|compare| self.holds(compare)),
+            nested: Vec::new(),
+        };
+        for op in branch(request, &path) {
+            if let RequestOp::Txn(nested) = op {
+                let nested = self.path(nested, depth + 1)?;
+                path.nested.push(nested);
+            }
+        }
+        Ok(path)
+    }
+
+    fn check_path(&self, request: &TxnRequest<'_>, path: &Path) -> Result<(), Error> {
+        let mut nested = path.nested.iter();
+        for op in branch(request, path) {
+            match op {
+                RequestOp::Range(range) if range.range.key.is_empty() => {
+                    return Err(Error::EmptyKey);
+                }
+                RequestOp::Range(range) => self.check_range_revision(range.revision)?,
+                RequestOp::Put(put) => self.check_put(put)?,
+                RequestOp::DeleteRange(delete) if delete.range.key.is_empty() => {
+                    return Err(Error::EmptyKey);
+                }
+                RequestOp::DeleteRange(_) => {}
+                RequestOp::Txn(inner) => {
+                    if let Some(path) = nested.next() {
+                        self.check_path(inner, path)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Inside a transaction a negative revision is not the current one: it is compared with the
+    /// compact revision (which starts at -1) like any other, as etcd does.
+    fn check_range_revision(&self, requested: i64) -> Result<(), Error> {
+        if requested > self.revision {
+            return Err(Error::FutureRevision {
+                requested,
+                current: self.revision,
+            });
+        }
+        if requested != 0 && requested < self.compacted {
+            return Err(Error::Compacted {
+                requested,
+                compacted: self.compacted,
+            });
+        }
+        Ok(())
+    }
+
+    fn apply_path(&mut self, request: &TxnRequest<'_>, path: &Path) -> Result<TxnResponse, Error> {
+        let mut nested = path.nested.iter();
+        let mut response = TxnResponse {
+            succeeded: path.succeeded,
+            responses: Vec::new(),
+        };
+        for op in branch(request, path) {
+            response.responses.push(match op {
+                RequestOp::Range(range) => ResponseOp::Range(self.range(range)?),
+                RequestOp::Put(put) => ResponseOp::Put(self.apply_put(put)?),
+                RequestOp::DeleteRange(delete) => {
+                    ResponseOp::DeleteRange(self.apply_delete(delete))
+                }
+                RequestOp::Txn(inner) => {
+                    let path = nested.next().ok_or(Error::KeyNotFound)?;
+                    ResponseOp::Txn(Box::new(self.apply_path(inner, path)?))
+                }
+            });
+        }
+        Ok(response)
+    }
+
+    /// Every key of the range must satisfy it; no key at all compares as a pair of zeros, but for
+    /// values, where it is false.
+    fn holds(&self, compare: &Compare<'_>) -> bool {
+        let mut any = false;
+        let mut all = true;
+        self.scan_range(compare.range, |id| {
+            let version = self.keys.latest(id);
+            if version.tombstone {
+                return ControlFlow::Continue(());
+            }
+            any = true;
+            all = satisfies(compare, &version);
+            if all {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        if any {
+            return all;
+        }
+        !matches!(compare.target, CompareTarget::Value(_))
+            && satisfies(compare, &Version::default())
+    }
+}
+
+fn branch<'r, 'a>(request: &'r TxnRequest<'a>, path: &Path) -> &'r [RequestOp<'a>] {
+    if path.succeeded {
+        &request.success
+    } else {
+        &request.failure
+    }
+}
+
+fn satisfies(compare: &Compare<'_>, stored: &Version<'_>) -> bool {
+    let order = match compare.target {
+        CompareTarget::Version(given) => stored.version.cmp(&given),
+        CompareTarget::CreateRevision(given) => stored.create.cmp(&given),
+        CompareTarget::ModRevision(given) => stored.main.cmp(&given),
+        CompareTarget::Value(given) => stored.value.cmp(given),
+        CompareTarget::Lease(given) => stored.lease.cmp(&given),
+    };
+    match compare.result {
+        CompareResult::Equal => order == Ordering::Equal,
+        CompareResult::Greater => order == Ordering::Greater,
+        CompareResult::Less => order == Ordering::Less,
+        CompareResult::NotEqual => order != Ordering::Equal,
+    }
+}

@@ -1,0 +1,248 @@
+//! Which watchers want to know about a key.
+//!
+//! Watchers of one key are found by that key; watchers of intervals through an interval tree (a
+//! treap by start with the largest end per subtree), so that a change costs what matches and a
+//! logarithm, not the number of watchers. Priorities are a fixed mix of the watcher's number: the
+//! shape is the same on every run. Tested against a linear list.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use bytes::Bytes;
+
+use crate::types::{OwnedRange, WatcherId};
+
+/// The watchers in sync, by what they watch.
+#[derive(Debug, Default)]
+pub(crate) struct Matcher {
+    points: BTreeMap<Bytes, Vec<WatcherId>>,
+    intervals: Tree,
+    len: usize,
+}
+
+impl Matcher {
+    /// Adds a watcher that is not there.
+    pub fn insert(&mut self, range: &OwnedRange, id: WatcherId) {
+        self.len += 1;
+        if range.as_range().is_one() {
+            self.points.entry(range.key.clone()).or_default().push(id);
+        } else {
+            insert(&mut self.intervals, Interval::new(range, id));
+        }
+    }
+
+    /// Removes a watcher, given what it watches.
+    pub fn remove(&mut self, range: &OwnedRange, id: WatcherId) {
+        self.len -= 1;
+        if !range.as_range().is_one() {
+            remove(&mut self.intervals, &Interval::new(range, id));
+        } else if let Some(ids) = self.points.get_mut(&range.key) {
+            ids.retain(|&other| other != id);
+            if ids.is_empty() {
+                self.points.remove(&range.key);
+            }
+        }
+    }
+
+    /// Appends the watchers of `key` to `out`.
+    pub fn matches(&self, key: &[u8], out: &mut Vec<WatcherId>) {
+        if let Some(ids) = self.points.get(key) {
+            out.extend_from_slice(ids);
+        }
+        stab(&self.intervals, key, out);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// `end` `None` is no bound.
+#[derive(Clone, Debug)]
+struct Interval {
+    start: Bytes,
+    end: Option<Bytes>,
+    id: WatcherId,
+}
+
+impl Interval {
+    fn new(range: &OwnedRange, id: WatcherId) -> Self {
+        let end = range.as_range().end_bound().map(|_| range.end.clone());
+        Interval {
+            start: range.key.clone(),
+            end,
+            id,
+        }
+    }
+
+    fn before(&self, other: &Interval) -> bool {
+        (&self.start, self.id) < (&other.start, other.id)
+    }
+}
+
+type Tree = Option<Box<TreeNode>>;
+
+#[derive(Debug)]
+struct TreeNode {
+    interval: Interval,
+    priority: u64,
+    /// Largest end in this subtree.
+    end_max: Option<Bytes>,
+    left: Tree,
+    right: Tree,
+}
+
+fn insert(tree: &mut Tree, interval: Interval) {
+    let (left, right) = split(tree.take(), &interval);
+    let end_max = interval.end.clone();
+    let priority = mix(interval.id.0);
+    let node = TreeNode {
+        interval,
+        priority,
+        end_max,
+        left: None,
+        right: None,
+    };
+    *tree = merge(merge(left, Some(Box::new(node))), right);
+}
+
+fn remove(tree: &mut Tree, interval: &Interval) {
+    let Some(node) = tree else { return };
+    if interval.before(&node.interval) {
+        remove(&mut node.left, interval);
+    } else if node.interval.before(interval) {
+        remove(&mut node.right, interval);
+    } else {
+        *tree = merge(node.left.take(), node.right.take());
+        return;
+    }
+    node.update();
+}
+
+impl TreeNode {
+    fn update(&mut self) {
+        let ends = [&self.left, &self.right]
+            .into_iter()
+            .flatten()
+            .map(|child| &child.end_max);
+        self.end_max = ends.fold(self.interval.end.clone(), |max, end| match (max, end) {
+            (Some(max), Some(end)) => Some(max.max(end.clone())),
+            _ => None,
+        });
+    }
+}
+
+/// Splits into what comes before `at` and the rest.
+fn split(tree: Tree, at: &Interval) -> (Tree, Tree) {
+    let Some(mut node) = tree else {
+        return (None, None);
+    };
+    if node.interval.before(at) {
+        let (left, right) = split(node.right.take(), at);
+        node.right = left;
+        node.update();
+        (Some(node), right)
+    } else {
+        let (left, right) = split(node.left.take(), at);
+        node.left = right;
+        node.update();
+        (left, Some(node))
+    }
+}
+
+fn merge(left: Tree, right: Tree) -> Tree {
+    match (left, right) {
+        (Some(mut left), Some(mut right)) => {
+            if left.priority >= right.priority {
+                left.right = merge(left.right.take(), Some(right));
+                left.update();
+                Some(left)
+            } else {
+                right.left = merge(Some(left), right.left.take());
+                right.update();
+                Some(right)
+            }
+        }
+        (left, right) => left.or(right),
+    }
+}
+
+fn stab(tree: &Tree, key: &[u8], out: &mut Vec<WatcherId>) {
+    let Some(node) = tree else { return };
+    if node.end_max.as_deref().is_some_and(|end| end <= key) {
+        return;
+    }
+    stab(&node.left, key, out);
+    if &node.interval.start[..] <= key {
+        if node.interval.end.as_deref().is_none_or(|end| key < end) {
+            out.push(node.interval.id);
+        }
+        stab(&node.right, key, out);
+    }
+}
+
+/// SplitMix64's finalizer.
+fn mix(id: u64) -> u64 {
+    let mut z = id.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Bytes on the heap per watcher, about.
+pub(crate) const WATCHER_BYTES: usize = mem::size_of::<TreeNode>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Dice;
+
+    fn some_range(dice: &mut Dice) -> OwnedRange {
+        let word = |dice: &mut Dice| {
+            let len = 1 + dice.below(3);
+            Bytes::from(
+                (0..len)
+                    .map(|_| b'a' + dice.below(4) as u8)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let end = match dice.below(4) {
+            0 => Bytes::new(),
+            1 => Bytes::from_static(b"\0"),
+            _ => word(dice),
+        };
+        OwnedRange {
+            key: word(dice),
+            end,
+        }
+    }
+
+    #[test]
+    fn behaves_as_a_list() {
+        let mut dice = Dice::from_env("matcher");
+        let mut matcher = Matcher::default();
+        let mut naive: Vec<(OwnedRange, WatcherId)> = Vec::new();
+        for step in 0..4_000 {
+            if dice.below(5) < 2 && !naive.is_empty() {
+                let (range, id) = naive.swap_remove(dice.below(naive.len() as u64) as usize);
+                matcher.remove(&range, id);
+            } else if step < 3_000 {
+                let range = some_range(&mut dice);
+                matcher.insert(&range, WatcherId(step));
+                naive.push((range, WatcherId(step)));
+            }
+            let key = some_range(&mut dice).key;
+            let mut found = Vec::new();
+            matcher.matches(&key, &mut found);
+            found.sort();
+            let mut expected: Vec<_> = naive
+                .iter()
+                .filter(|(range, _)| range.as_range().contains(&key))
+                .map(|&(_, id)| id)
+                .collect();
+            expected.sort();
+            assert_eq!(found, expected, "key {key:?}");
+            assert_eq!(matcher.is_empty(), naive.is_empty());
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Watching: every change of a set of keys from a revision on, in order, once, whole.
+//!
+//! A watcher is *in sync* when it was given everything up to the current revision: then changes are
+//! pushed into its buffer as they happen. Otherwise it is *behind* and reads the revision log (one
+//! key: that key's history) in slices, asked for by [`Store::watch_next`]. A watcher whose buffer
+//! would grow past its bound falls behind from the revision that did not fit; so a slow reader
+//! costs a bounded buffer and no event is lost.
+//!
+//! The nine guarantees (filter, ordered, unique, atomic, bookmarkable, resumable, reliable,
+//! prev_kv, is-create) are checked on random histories by `tests/watch.rs`. Never knows streams,
+//! clients or fragments; those are the edge's.
+
+mod catchup;
+mod matcher;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+
+use bytes::Bytes;
+
+use crate::keys::KeyId;
+use crate::store::Store;
+use crate::types::{Event, EventKind, KeyValue, WatchBatch, WatchSpec, WatcherId};
+use crate::version::Version;
+use matcher::{Matcher, WATCHER_BYTES};
+
+#[derive(Debug)]
+struct Watcher {
+    spec: WatchSpec,
+    phase: Phase,
+    /// Events to deliver, of whole revisions.
+    buffer: VecDeque<Event>,
+    buffer_bytes: usize,
+    /// In the queue of the ready.
+    queued: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Everything up to the current revision is delivered or in the buffer.
+    Synced,
+    /// Revisions from `next` on have still to be looked at (after the buffer).
+    Behind { next: i64 },
+}
+
+/// All watchers.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers {
+    by_id: BTreeMap<WatcherId, Watcher>,
+    /// Those in sync.
+    matcher: Matcher,
+    ready: VecDeque<WatcherId>,
+    id_last: u64,
+    buffered_bytes: usize,
+    /// Scratch of `notify_watchers`.
+    matched: Vec<WatcherId>,
+}
+
+impl Watchers {
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Watchers that are behind.
+    pub fn behind(&self) -> usize {
+        self.by_id
+            .values()
+            .filter(|watcher| watcher.phase != Phase::Synced)
+            .count()
+    }
+
+    /// Bytes of buffered events, and about what the watchers themselves take.
+    pub fn heap_bytes(&self) -> usize {
+        let each = mem::size_of::<(WatcherId, Watcher)>() + WATCHER_BYTES;
+        self.buffered_bytes + self.by_id.len() * each
+    }
+
+    fn queue(&mut self, id: WatcherId) {
+        if let Some(watcher) = self.by_id.get_mut(&id)
+            && !mem::replace(&mut watcher.queued, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    fn take(&mut self, id: WatcherId) -> Option<Watcher> {
+        let watcher = self.by_id.remove(&id)?;
+        if watcher.phase == Phase::Synced {
+            self.matcher.remove(&watcher.spec.range, id);
+        }
+        self.buffered_bytes -= watcher.buffer_bytes;
+        Some(watcher)
+    }
+}
+
+impl Watcher {
+    fn wants(&self, kind: EventKind, main: i64) -> bool {
+        let filtered = match kind {
+            EventKind::Put => self.spec.filters.no_put,
+            EventKind::Delete => self.spec.filters.no_delete,
+        };
+        !filtered && main >= self.spec.start_revision
+    }
+
+    /// Takes whole revisions off the buffer, at least one, up to `max_bytes`.
+    fn take_batch(&mut self, max_bytes: usize) -> Option<WatchBatch> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        while let Some(main) = self.buffer.front().map(|event| event.kv.mod_revision) {
+            let revision = self
+                .buffer
+                .iter()
+                .take_while(|event| event.kv.mod_revision == main);
+            let (count, size) =
+                revision.fold((0, 0), |(n, size), e| (n + 1, size + event_bytes(e)));
+            if !events.is_empty() && bytes + size > max_bytes {
+                break;
+            }
+            bytes += size;
+            events.extend(self.buffer.drain(..count));
+        }
+        self.buffer_bytes -= bytes;
+        batch_of(events)
+    }
+}
+
+impl Store {
+    /// Starts a watcher. It is ready at once if it asks for revisions that have happened. A start
+    /// revision that is compacted is accepted here and answered by [`WatchBatch::Compacted`].
+    pub fn watch(&mut self, mut spec: WatchSpec) -> WatcherId {
+        if spec.range.key.is_empty() {
+            spec.range.key = Bytes::from_static(b"\0");
+        }
+        if spec.start_revision <= 0 {
+            spec.start_revision = self.revision + 1;
+        }
+        let next = spec.start_revision;
+        self.watchers.id_last += 1;
+        let id = WatcherId(self.watchers.id_last);
+        let phase = if next > self.revision {
+            Phase::Synced
+        } else {
+            Phase::Behind { next }
+        };
+        if phase == Phase::Synced {
+            self.watchers.matcher.insert(&spec.range, id);
+        }
+        let watcher = Watcher {
+            spec,
+            phase,
+            buffer: VecDeque::new(),
+            buffer_bytes: 0,
+            queued: false,
+        };
+        self.watchers.by_id.insert(id, watcher);
+        if phase != Phase::Synced {
+            self.watchers.queue(id);
+        }
+        id
+    }
+
+    /// Ends a watcher; what it had not delivered is dropped. False if there is no such watcher.
+    pub fn unwatch(&mut self, id: WatcherId) -> bool {
+        self.watchers.take(id).is_some()
+    }
+
+    /// A watcher that may have something to deliver; each is named once until the next change or
+    /// the next [`Store::watch_next`] that leaves something. Who cannot deliver now calls
+    /// `watch_next` later of its own accord.
+    pub fn watch_ready(&mut self) -> Option<WatcherId> {
+        while let Some(id) = self.watchers.ready.pop_front() {
+            if let Some(watcher) = self.watchers.by_id.get_mut(&id) {
+                watcher.queued = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The next events of a watcher: whole revisions, at least one, up to `max_bytes` where more
+    /// than one. `None`: nothing now (a watcher that is behind may have been looking through a
+    /// slice of the log without a match; it is queued again). One call does a bounded amount of
+    /// work, unless a single revision is larger; whoever loops over [`Store::watch_ready`] bounds
+    /// the number of calls per turn.
+    pub fn watch_next(&mut self, id: WatcherId, max_bytes: usize) -> Option<WatchBatch> {
+        let watcher = self.watchers.by_id.get_mut(&id)?;
+        let before = watcher.buffer_bytes;
+        let mut batch = watcher.take_batch(max_bytes);
+        self.watchers.buffered_bytes -= before - watcher.buffer_bytes;
+        if batch.is_none()
+            && let Phase::Behind { next } = watcher.phase
+        {
+            batch = self.catch_up(id, next, max_bytes);
+        }
+        let more =
+            self.watchers.by_id.get(&id).is_some_and(|watcher| {
+                !watcher.buffer.is_empty() || watcher.phase != Phase::Synced
+            });
+        if more {
+            self.watchers.queue(id);
+        }
+        batch
+    }
+
+    /// Has the watcher been given everything up to [`Store::revision`]? Only then may a progress
+    /// notification name that revision.
+    pub fn watch_synced(&self, id: WatcherId) -> bool {
+        self.watchers
+            .by_id
+            .get(&id)
+            .is_some_and(|watcher| watcher.phase == Phase::Synced && watcher.buffer.is_empty())
+    }
+
+    /// Takes over the watchers of a store that this one replaces (a snapshot was installed). They
+    /// go on exactly where they were: from the first revision they have not been given, even if
+    /// this store is behind the old one (etcd #15271: never a second time).
+    pub fn adopt_watchers(&mut self, old: &mut Store) {
+        let watchers = mem::take(&mut old.watchers);
+        self.watchers.id_last = self.watchers.id_last.max(watchers.id_last);
+        self.watchers.buffered_bytes += watchers.buffered_bytes;
+        for (id, mut watcher) in watchers.by_id {
+            let next = match watcher.phase {
+                Phase::Synced => watcher.spec.start_revision.max(old.revision + 1),
+                Phase::Behind { next } => next,
+            };
+            // What happens below `next` was delivered or is in the buffer.
+            watcher.spec.start_revision = next;
+            watcher.phase = if next > self.revision {
+                Phase::Synced
+            } else {
+                Phase::Behind { next }
+            };
+            if watcher.phase == Phase::Synced {
+                self.watchers.matcher.insert(&watcher.spec.range, id);
+            }
+            watcher.queued = false;
+            self.watchers.by_id.insert(id, watcher);
+            self.watchers.queue(id);
+        }
+    }
+
+    /// Pushes the changes of the revision that was just made to the watchers in sync.
+    pub(crate) fn notify_watchers(&mut self, changes: u32) {
+        if self.watchers.matcher.is_empty() {
+            return;
+        }
+        let Store {
+            keys,
+            log,
+            watchers,
+            revision,
+            config,
+            ..
+        } = self;
+        let main = *revision;
+        let mut matched = mem::take(&mut watchers.matched);
+        for (sub, key) in log.last(changes as usize).enumerate() {
+            matched.clear();
+            watchers.matcher.matches(keys.key(key), &mut matched);
+            if matched.is_empty() {
+                continue;
+            }
+            let Some((version, _)) = keys.change(key, main, sub as u32) else {
+                continue;
+            };
+            let event = to_event(keys.key(key), version);
+            let mut before: Option<Option<KeyValue>> = None;
+            for &id in &matched {
+                let Some(watcher) = watchers.by_id.get(&id) else {
+                    continue;
+                };
+                if !watcher.wants(event.kind, main) {
+                    continue;
+                }
+                let mut event = event.clone();
+                if watcher.spec.prev_kv {
+                    let before = before.get_or_insert_with(|| previous(keys, key, main));
+                    event.prev_kv = before.clone();
+                }
+                watchers.deliver(id, event, config.watch_buffer_bytes_max);
+            }
+        }
+        watchers.matched = matched;
+    }
+}
+
+impl Watchers {
+    /// Buffers an event of a watcher in sync, or lets it fall behind.
+    fn deliver(&mut self, id: WatcherId, event: Event, buffer_bytes_max: usize) {
+        let Some(watcher) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        let bytes = event_bytes(&event);
+        if watcher.buffer_bytes + bytes > buffer_bytes_max {
+            // The whole revision will come from the log: a revision is never split.
+            let main = event.kv.mod_revision;
+            while watcher
+                .buffer
+                .back()
+                .is_some_and(|event| event.kv.mod_revision == main)
+            {
+                let size = watcher.buffer.pop_back().as_ref().map_or(0, event_bytes);
+                watcher.buffer_bytes -= size;
+                self.buffered_bytes -= size;
+            }
+            watcher.phase = Phase::Behind { next: main };
+            self.matcher.remove(&watcher.spec.range, id);
+        } else {
+            watcher.buffer.push_back(event);
+            watcher.buffer_bytes += bytes;
+            self.buffered_bytes += bytes;
+        }
+        self.queue(id);
+    }
+}
+
+fn to_event(key: &[u8], version: Version<'_>) -> Event {
+    let kind = if version.tombstone {
+        EventKind::Delete
+    } else {
+        EventKind::Put
+    };
+    Event {
+        kind,
+        kv: version.to_key_value(Bytes::copy_from_slice(key)),
+        prev_kv: None,
+    }
+}
+
+/// The pair just before revision `main`.
+fn previous(keys: &crate::keys::Keys, key: KeyId, main: i64) -> Option<KeyValue> {
+    let before = keys
+        .at(key, main - 1)
+        .filter(|version| !version.tombstone)?;
+    Some(before.to_key_value(Bytes::copy_from_slice(keys.key(key))))
+}
+
+fn event_bytes(event: &Event) -> usize {
+    let pair = |kv: &KeyValue| kv.key.len() + kv.value.len();
+    mem::size_of::<Event>() + pair(&event.kv) + event.prev_kv.as_ref().map_or(0, pair)
+}
+
+fn batch_of(events: Vec<Event>) -> Option<WatchBatch> {
+    let revision = events.last()?.kv.mod_revision;
+    Some(WatchBatch::Events { revision, events })
+}

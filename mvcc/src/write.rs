@@ -1,0 +1,186 @@
+//! Puts and deletes.
+//!
+//! All changes of one command share a main revision; readers of the command itself (a transaction's
+//! ranges) see them as they happen, watchers at its end. Tested by `tests/semantics.rs`.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::keys::KeyId;
+use crate::revlog::LogOp;
+use crate::store::Store;
+use crate::types::{
+    DeleteRangeRequest, DeleteRangeResponse, KeyRange, KeyValue, PutRequest, PutResponse,
+};
+use crate::version::Version;
+
+impl Store {
+    /// Writes one key. The revision grows even if the value is the same.
+    pub fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
+        self.check_put(request)?;
+        self.write_begin();
+        let response = self.apply_put(request);
+        self.write_end();
+        response
+    }
+
+    /// Deletes keys. The revision grows only if there were some.
+    pub fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest<'_>,
+    ) -> Result<DeleteRangeResponse, Error> {
+        if request.range.key.is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        self.write_begin();
+        let response = self.apply_delete(request);
+        self.write_end();
+        Ok(response)
+    }
+
+    /// What a put can be refused for, on the state before its command.
+    pub(crate) fn check_put(&self, request: &PutRequest<'_>) -> Result<(), Error> {
+        if request.key.is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        let keeps = request.ignore_value || request.ignore_lease;
+        if keeps && self.live(request.key).is_none() {
+            return Err(Error::KeyNotFound);
+        }
+        if request.lease != 0 && !request.ignore_lease && !self.leases.contains(request.lease) {
+            return Err(Error::LeaseNotFound);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_begin(&mut self) {
+        self.changes = 0;
+    }
+
+    /// Makes the changes current and tells watchers.
+    pub(crate) fn write_end(&mut self) {
+        if self.changes > 0 {
+            self.revision += 1;
+            let changes = std::mem::take(&mut self.changes);
+            self.notify_watchers(changes);
+        }
+    }
+
+    /// The revision that the command going on sees: its own, once it changed something.
+    pub(crate) fn revision_seen(&self) -> i64 {
+        self.revision + i64::from(self.changes > 0)
+    }
+
+    pub(crate) fn apply_put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
+        let (main, sub) = (self.revision + 1, self.changes);
+        let found = self.index.find(&self.keys, request.key);
+        let before = found
+            .map(|id| self.keys.latest(id))
+            .filter(|version| !version.tombstone);
+        let prev_kv = before
+            .filter(|_| request.prev_kv)
+            .map(|version| version.to_key_value(Bytes::copy_from_slice(request.key)));
+        let lease_before = before.map_or(0, |version| version.lease);
+        let lease = if request.ignore_lease {
+            lease_before
+        } else {
+            request.lease
+        };
+        // The kept value lies in the slot that is about to change: the one case that copies twice.
+        let kept = before
+            .filter(|_| request.ignore_value)
+            .map(|version| version.value.to_vec());
+        let version = Version {
+            main,
+            sub,
+            tombstone: false,
+            create: before.map_or(main, |version| version.create),
+            version: before.map_or(0, |version| version.version) + 1,
+            lease,
+            value: kept.as_deref().unwrap_or(request.value),
+        };
+        let was_live = before.is_some();
+        let id = match found {
+            Some(id) => {
+                self.keys.push(id, &version);
+                if !was_live {
+                    self.index.set_live(&self.keys, request.key, true);
+                }
+                id
+            }
+            None => {
+                let id = self
+                    .keys
+                    .insert(request.key, &version)
+                    .ok_or(Error::NoSpace)?;
+                self.index.insert(&self.keys, id);
+                id
+            }
+        };
+        if lease_before != lease {
+            self.leases.detach(lease_before, id);
+            self.leases.attach(lease, id);
+        }
+        self.log_change(id);
+        Ok(PutResponse { prev_kv })
+    }
+
+    pub(crate) fn apply_delete(&mut self, request: &DeleteRangeRequest<'_>) -> DeleteRangeResponse {
+        let ids = self.live_in(request.range);
+        let mut response = DeleteRangeResponse {
+            deleted: ids.len() as i64,
+            ..DeleteRangeResponse::default()
+        };
+        if request.prev_kv {
+            response.prev_kvs = ids.iter().map(|&id| self.latest_pair(id)).collect();
+        }
+        ids.iter().for_each(|&id| self.delete_live(id));
+        response
+    }
+
+    /// Deletes a key that is live.
+    pub(crate) fn delete_live(&mut self, id: KeyId) {
+        let lease = self.keys.latest(id).lease;
+        if lease != 0 {
+            self.leases.detach(lease, id);
+        }
+        self.keys
+            .push(id, &Version::tombstone(self.revision + 1, self.changes));
+        self.index.set_live(&self.keys, self.keys.key(id), false);
+        self.log_change(id);
+    }
+
+    fn log_change(&mut self, id: KeyId) {
+        self.log.push(LogOp {
+            main: self.revision + 1,
+            sub: self.changes,
+            id,
+        });
+        self.changes += 1;
+    }
+
+    /// The newest version of a key that is not deleted.
+    pub(crate) fn live(&self, key: &[u8]) -> Option<Version<'_>> {
+        let id = self.index.find(&self.keys, key)?;
+        Some(self.keys.latest(id)).filter(|version| !version.tombstone)
+    }
+
+    fn latest_pair(&self, id: KeyId) -> KeyValue {
+        self.keys
+            .latest(id)
+            .to_key_value(Bytes::copy_from_slice(self.keys.key(id)))
+    }
+
+    fn live_in(&self, range: KeyRange<'_>) -> Vec<KeyId> {
+        let mut ids = Vec::new();
+        self.scan_range(range, |id| {
+            if !self.keys.latest(id).tombstone {
+                ids.push(id);
+            }
+            ControlFlow::Continue(())
+        });
+        ids
+    }
+}

@@ -1,0 +1,150 @@
+//! What compaction keeps, and that its physical part goes in slices and waits for cursors.
+
+mod support;
+
+use henge_mvcc::{Error, RangeRequest, Store};
+use support::*;
+
+#[test]
+fn which_compact_revisions_are_accepted() {
+    let mut store = Store::new();
+    put(&mut store, "a", "1");
+    assert_eq!(
+        store.compact(-1),
+        Err(Error::Compacted {
+            requested: -1,
+            compacted: -1
+        })
+    );
+    assert_eq!(store.compact(0), Ok(()), "the first compact revision is -1");
+    assert_eq!(
+        store.compact(0),
+        Err(Error::Compacted {
+            requested: 0,
+            compacted: 0
+        })
+    );
+    assert_eq!(
+        store.compact(3),
+        Err(Error::FutureRevision {
+            requested: 3,
+            current: 2
+        })
+    );
+    assert_eq!(store.compact(2), Ok(()));
+    assert_eq!(store.compacted_revision(), 2);
+}
+
+#[test]
+fn the_compact_revision_itself_stays_readable() {
+    let mut store = Store::new();
+    for value in ["1", "2", "3"] {
+        put(&mut store, "a", value);
+    }
+    store.compact(3).expect("possible");
+    for physical in [false, true] {
+        assert_eq!(get_at(&store, "a", 3), "a=2@3", "physical {physical}");
+        assert_eq!(get_at(&store, "a", 4), "a=3@4");
+        let request = RangeRequest {
+            revision: 2,
+            ..range_request("a")
+        };
+        let compacted = Err(Error::Compacted {
+            requested: 2,
+            compacted: 3,
+        });
+        assert_eq!(store.range(&request), compacted);
+        compact_all(&mut store);
+    }
+}
+
+#[test]
+fn versions_and_dead_keys_go() {
+    let mut store = Store::new();
+    for n in 0..100 {
+        put(&mut store, "hot", &n.to_string());
+    }
+    put(&mut store, "dead", "1");
+    delete(&mut store, "dead");
+    put(&mut store, "cold", "1");
+    store.compact(store.revision()).expect("possible");
+    assert_eq!(store.stats().versions, 103);
+    compact_all(&mut store);
+    let stats = store.stats();
+    assert_eq!((stats.versions, stats.keys, stats.keys_held), (2, 2, 2));
+    assert_eq!(stats.bytes.history, 0);
+    assert_eq!(get(&store, "a.."), "cold=1@104 hot=99@101");
+}
+
+/// A tombstone exactly at the compact revision is kept (etcd 3.5.16, #19179), until the next one.
+#[test]
+fn the_tombstone_at_the_compact_revision_stays_until_the_next_compaction() {
+    let mut store = Store::new();
+    put(&mut store, "a", "1");
+    put(&mut store, "b", "1");
+    delete(&mut store, "a");
+    let at = store.revision();
+    store.compact(at).expect("possible");
+    compact_all(&mut store);
+    assert_eq!(store.stats().keys_held, 2);
+    put(&mut store, "b", "2");
+    store.compact(at + 1).expect("possible");
+    compact_all(&mut store);
+    assert_eq!(store.stats().keys_held, 1);
+    assert_eq!(store.stats().versions, 1);
+}
+
+#[test]
+fn a_key_made_again_after_compaction_starts_anew() {
+    let mut store = Store::new();
+    put(&mut store, "a", "1");
+    delete(&mut store, "a");
+    put(&mut store, "b", "1");
+    store.compact(4).expect("possible");
+    compact_all(&mut store);
+    put(&mut store, "a", "2");
+    let pair = store.range(&range_request("a")).expect("valid").kvs[0].clone();
+    assert_eq!((pair.create_revision, pair.version), (5, 1));
+}
+
+#[test]
+fn a_step_does_no_more_than_its_budget() {
+    let mut store = Store::new();
+    for n in 0..1_000 {
+        put(&mut store, "a", &n.to_string());
+    }
+    assert!(!store.compact_step(10), "nothing to do");
+    store.compact(1_001).expect("possible");
+    let mut steps = 0;
+    loop {
+        let before = store.stats().versions;
+        let more = store.compact_step(10);
+        steps += 1;
+        assert!(before - store.stats().versions <= 10);
+        // Writes go on in between.
+        put(&mut store, "b", "x");
+        if !more {
+            break;
+        }
+    }
+    // 999 changes below the compact revision and one at it.
+    assert_eq!(steps, 101);
+    assert_eq!(get(&store, "a"), "a=999@1001");
+}
+
+#[test]
+fn a_cursor_holds_physical_compaction_up() {
+    let mut store = Store::new();
+    for n in 0..10 {
+        put(&mut store, "a", &n.to_string());
+    }
+    let cursor = store.snapshot_begin();
+    store.compact(11).expect("possible");
+    assert!(!store.compact_step(100));
+    assert!(store.compaction_pending());
+    assert_eq!(store.stats().versions, 10);
+    drop(cursor);
+    compact_all(&mut store);
+    assert!(!store.compaction_pending());
+    assert_eq!(store.stats().versions, 1);
+}

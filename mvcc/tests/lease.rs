@@ -1,0 +1,178 @@
+//! Leases: grants, attachment, expiry, revocation. Time is whatever the test says.
+
+mod support;
+
+use henge_mvcc::{Error, LEASE_TTL_S_MAX, PutRequest, RequestOp, Store, TxnRequest};
+use support::*;
+
+fn put_leased(store: &mut Store, key: &str, lease: i64) {
+    store
+        .put(&PutRequest {
+            lease,
+            ..put_request(key, "v")
+        })
+        .expect("valid");
+}
+
+fn attached(store: &Store, id: i64) -> Vec<String> {
+    let status = store.lease_time_to_live(id, 0, true).expect("known");
+    status
+        .keys
+        .iter()
+        .map(|key| String::from_utf8_lossy(key).into_owned())
+        .collect()
+}
+
+#[test]
+fn grants_are_bounded_and_unique() {
+    let mut store = Store::new();
+    assert_eq!(store.lease_grant(1, 60, 0), Ok(60));
+    assert_eq!(store.lease_grant(1, 60, 0), Err(Error::LeaseExists));
+    assert_eq!(store.lease_grant(2, 1, 0), Ok(2), "raised to the least");
+    assert_eq!(store.lease_grant(3, -5, 0), Ok(2));
+    assert_eq!(
+        store.lease_grant(4, LEASE_TTL_S_MAX, 0),
+        Ok(LEASE_TTL_S_MAX)
+    );
+    assert_eq!(
+        store.lease_grant(5, LEASE_TTL_S_MAX + 1, 0),
+        Err(Error::LeaseTtlTooLarge)
+    );
+    assert_eq!(store.lease_grant(0, 60, 0), Err(Error::LeaseNotFound));
+    assert_eq!(store.leases(), [1, 2, 3, 4]);
+    assert_eq!(store.revision(), 1, "leases make no revisions");
+}
+
+#[test]
+fn a_put_attaches_and_the_next_put_detaches() {
+    let mut store = Store::new();
+    store.lease_grant(1, 60, 0).expect("new");
+    store.lease_grant(2, 60, 0).expect("new");
+    put_leased(&mut store, "b", 1);
+    put_leased(&mut store, "a", 1);
+    put_leased(&mut store, "a", 1);
+    assert_eq!(attached(&store, 1), ["a", "b"]);
+    put_leased(&mut store, "a", 2);
+    assert_eq!(
+        (attached(&store, 1), attached(&store, 2)),
+        (vec!["b".into()], vec!["a".into()])
+    );
+    put(&mut store, "a", "without");
+    assert!(attached(&store, 2).is_empty());
+    delete(&mut store, "b");
+    assert!(attached(&store, 1).is_empty());
+    assert_eq!(store.lease_revoke(1), Ok(0));
+    assert_eq!(store.revision(), 7, "nothing deleted, no revision");
+}
+
+#[test]
+fn revoke_deletes_the_keys_in_one_revision() {
+    let mut store = Store::new();
+    store.lease_grant(1, 60, 0).expect("new");
+    for key in ["c", "a", "b"] {
+        put_leased(&mut store, key, 1);
+    }
+    put(&mut store, "d", "stays");
+    assert_eq!(store.lease_revoke(1), Ok(3));
+    assert_eq!(
+        (store.revision(), get(&store, "a..").as_str()),
+        (6, "d=stays@5")
+    );
+    assert_eq!(get_at(&store, "a..", 5), "a=v@3 b=v@4 c=v@2 d=stays@5");
+    assert_eq!(store.lease_revoke(1), Err(Error::LeaseNotFound));
+    assert_eq!(store.lease_time_to_live(1, 0, true), None);
+}
+
+#[test]
+fn keep_alive_starts_the_time_again_unless_it_ran_out() {
+    let mut store = Store::new();
+    store.lease_grant(1, 10, 1_000).expect("new");
+    assert_eq!(store.leases_next_due_ms(), Some(11_000));
+    let left = |store: &Store, now_ms| {
+        store
+            .lease_time_to_live(1, now_ms, false)
+            .expect("known")
+            .remaining_ttl_s
+    };
+    assert_eq!(left(&store, 1_000), 10);
+    assert_eq!(left(&store, 1_001), 9, "rounded down");
+    assert_eq!(store.lease_keep_alive(1, 10_999), Some(10));
+    assert_eq!(left(&store, 11_000), 9);
+    assert_eq!(store.leases_expired(11_000, 100), []);
+    assert_eq!(store.lease_keep_alive(1, 20_999), None, "ran out");
+    assert_eq!(left(&store, 30_000), 0);
+    assert_eq!(store.lease_keep_alive(9, 0), None);
+}
+
+#[test]
+fn expired_leases_are_reported_in_order_and_again_only_later() {
+    let mut store = Store::new();
+    for (id, ttl_s) in [(1, 30), (2, 10), (3, 20), (4, 90)] {
+        store.lease_grant(id, ttl_s, 0).expect("new");
+    }
+    assert_eq!(store.leases_expired(9_999, 100), []);
+    assert_eq!(store.leases_expired(30_000, 2), [2, 3]);
+    assert_eq!(store.leases_expired(30_000, 2), [1]);
+    assert_eq!(store.leases_expired(30_001, 2), []);
+    store.lease_revoke(2).expect("known");
+    assert_eq!(store.leases_next_due_ms(), Some(33_000));
+    assert_eq!(
+        store.leases_expired(33_000, 100),
+        [1, 3],
+        "their revokes were lost"
+    );
+    assert_eq!(store.leases(), [1, 3, 4]);
+}
+
+#[test]
+fn a_new_primary_gives_every_lease_its_time_again() {
+    let mut store = Store::new();
+    store.lease_grant(1, 10, 0).expect("new");
+    store.lease_grant(2, 20, 0).expect("new");
+    assert_eq!(store.leases_expired(15_000, 100), [1]);
+    store.leases_extend(15_000, 1_000);
+    assert_eq!(store.leases_expired(25_999, 100), []);
+    assert_eq!(store.leases_expired(26_000, 100), [1]);
+    assert_eq!(store.leases_next_due_ms(), Some(29_000));
+    assert_eq!(
+        store
+            .lease_time_to_live(2, 15_000, false)
+            .expect("known")
+            .remaining_ttl_s,
+        21
+    );
+}
+
+#[test]
+fn far_deadlines_do_not_overflow() {
+    let mut store = Store::new();
+    store
+        .lease_grant(1, LEASE_TTL_S_MAX, u64::MAX - 5)
+        .expect("new");
+    store.leases_extend(u64::MAX - 5, u64::MAX);
+    assert_eq!(
+        store.lease_keep_alive(1, u64::MAX - 1),
+        Some(LEASE_TTL_S_MAX)
+    );
+}
+
+#[test]
+fn a_txn_attaches_and_detaches_too() {
+    let mut store = Store::new();
+    store.lease_grant(1, 60, 0).expect("new");
+    put_leased(&mut store, "a", 1);
+    let ops = vec![
+        RequestOp::Put(put_request("a", "free")),
+        RequestOp::Put(PutRequest {
+            lease: 1,
+            ..put_request("b", "bound")
+        }),
+    ];
+    store
+        .txn(&TxnRequest {
+            success: ops,
+            ..TxnRequest::default()
+        })
+        .expect("valid");
+    assert_eq!(attached(&store, 1), ["b"]);
+}

@@ -1,0 +1,45 @@
+//! `henge bench`: loads an engine in this process, or servers over the network, and says what it saw.
+//!
+//! `args` is the command line, `load` makes the operations and runs the clients, `embedded` and `remote`
+//! are what they run against, `report` turns the counts into a table or JSON.
+//!
+//! Closed loop unless `--rate` is given: each client waits for its answer before it asks again, so its
+//! latencies leave out queueing. With `--rate` arrivals follow a fixed schedule and latency counts from
+//! the intended start (no coordinated omission).
+
+mod args;
+mod embedded;
+mod load;
+mod remote;
+mod report;
+
+pub use args::BenchArgs;
+
+use std::process::ExitCode;
+
+/// Runs the load and prints the result. Exit code 1 when it could not be run or operations failed.
+pub fn run(args: &BenchArgs) -> ExitCode {
+    let outcome = if args.endpoints.is_empty() {
+        embedded::run(args)
+    } else {
+        remote::run(args)
+    };
+    match outcome {
+        Ok(result) => {
+            if args.json {
+                println!("{}", report::json(args, &result));
+            } else {
+                print!("{}", report::table(args, &result));
+            }
+            if result.failures > 0 {
+                eprintln!("henge bench: {} operations failed", result.failures);
+                return ExitCode::FAILURE;
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("henge bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! What `henge serve` was asked for, checked, with member and cluster ids.
+//!
+//! The checks are etcd's (`server/embed/config.go`, `server/config/config.go`). The ids are etcd's
+//! too, so that a cluster described by the same flags has the same ids on both.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sha1::{Digest, Sha1};
+
+use super::args::{CompactionMode, HostChoice, LogFormat, LogLevel, ServeArgs};
+use super::flags::UsageError;
+use super::values::{self, AutoCompaction, InitialCluster, Urls};
+use crate::etcd::EdgeConfig;
+
+/// Longest election timeout in milliseconds (etcd's `maxElectionMs`).
+const ELECTION_MS_MAX: u64 = 50_000;
+
+/// Heartbeats that must fit into an election timeout.
+const HEARTBEATS_MIN: u64 = 5;
+
+/// etcd's default quota in bytes.
+const QUOTA_DEFAULT_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+
+/// Quota above which etcd warns, in bytes.
+const QUOTA_ADVICE_BYTES: i64 = 8 * 1024 * 1024 * 1024;
+
+/// Request size above which etcd warns, in bytes.
+const REQUEST_ADVICE_BYTES: usize = 10 * 1024 * 1024;
+
+/// Shortest progress interval (etcd's minWatchProgressInterval).
+const PROGRESS_MIN: Duration = Duration::from_millis(100);
+
+/// A member of the cluster as the flags describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberConfig {
+    /// Follows from peer URLs and cluster token.
+    pub id: u64,
+    /// Its `--name`.
+    pub name: String,
+    /// Where its peers reach it.
+    pub peer_urls: Urls,
+}
+
+/// Checked settings of a server.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// This member's name.
+    pub name: String,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Addresses for clients.
+    pub listen_client: Vec<SocketAddr>,
+    /// Addresses for peers.
+    pub listen_peer: Vec<SocketAddr>,
+    /// Further addresses for metrics and health.
+    pub listen_metrics: Vec<SocketAddr>,
+    /// This member's client URLs as others see them.
+    pub advertise_client_urls: Urls,
+    /// This member's id, one of `members`.
+    pub member_id: u64,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// All members, by id.
+    pub members: Vec<MemberConfig>,
+    /// Heartbeat interval in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Election timeout in milliseconds.
+    pub election_ms: u64,
+    /// Committed entries between checkpoints.
+    pub snapshot_count: u64,
+    /// Store bytes above which writes are refused; None is no limit.
+    pub quota_bytes: Option<u64>,
+    /// History that is kept without being asked, if bounded.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Time between progress notes of idle watchers.
+    pub progress_interval: Duration,
+    /// Settings of the gRPC edge.
+    pub edge: EdgeConfig,
+    /// What drives the cores.
+    pub host: HostChoice,
+    /// Least serious message that is logged.
+    pub log_level: LogLevel,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// What an operator should know, to be logged once.
+    pub warnings: Vec<String>,
+}
+
+/// An error about one flag.
+fn wrong<T>(flag: &str, why: impl Into<String>) -> Result<T, UsageError> {
+    Err(UsageError {
+        flag: flag.to_owned(),
+        why: why.into(),
+    })
+}
+
+pub(super) fn validate(args: ServeArgs) -> Result<ServeConfig, UsageError> {
+    check_name(&args.name)?;
+    check_timeouts(&args)?;
+    let mut warnings = Vec::new();
+    let quota_bytes = quota(&args, &mut warnings);
+    let cluster = cluster(&args)?;
+    let (member_id, cluster_id, members) = identify(&args, cluster)?;
+    let listen_metrics = args.listen_metrics_urls.clone().unwrap_or_default();
+    let advertise = args.advertise_client_urls.clone();
+    Ok(ServeConfig {
+        data_dir: match &args.data_dir {
+            Some(dir) => dir.clone(),
+            None => PathBuf::from(format!("{}.henge", args.name)),
+        },
+        listen_client: addresses("listen-client-urls", &args.listen_client_urls)?,
+        listen_peer: addresses("listen-peer-urls", &args.listen_peer_urls)?,
+        listen_metrics: addresses("listen-metrics-urls", &listen_metrics)?,
+        advertise_client_urls: advertise.unwrap_or_else(|| args.listen_client_urls.clone()),
+        member_id,
+        cluster_id,
+        members,
+        heartbeat_ms: args.heartbeat_interval,
+        election_ms: args.election_timeout,
+        snapshot_count: args.snapshot_count,
+        quota_bytes,
+        auto_compaction: compaction(&args)?,
+        progress_interval: progress(&args)?,
+        edge: edge(&args, quota_bytes, &mut warnings)?,
+        host: args.host,
+        log_level: args.log_level,
+        log_format: args.log_format,
+        name: args.name,
+        warnings,
+    })
+}
+
+fn check_name(name: &str) -> Result<(), UsageError> {
+    let plain = !name.is_empty() && !name.contains(['/', '=', ',', '\0']);
+    if plain {
+        Ok(())
+    } else {
+        wrong("name", format!("{name:?} must be a name without / = ,"))
+    }
+}
+
+/// etcd's texts.
+fn check_timeouts(args: &ServeArgs) -> Result<(), UsageError> {
+    let (heartbeat, election) = (args.heartbeat_interval, args.election_timeout);
+    if heartbeat == 0 {
+        return wrong("heartbeat-interval", "must be >0 (set to 0ms)");
+    }
+    if election == 0 {
+        return wrong("election-timeout", "must be >0 (set to 0ms)");
+    }
+    if heartbeat.saturating_mul(HEARTBEATS_MIN) > election {
+        let why = format!(
+            "--election-timeout[{election}ms] should be at least as {HEARTBEATS_MIN} times as \
+             --heartbeat-interval[{heartbeat}ms]"
+        );
+        return wrong("election-timeout", why);
+    }
+    if election > ELECTION_MS_MAX {
+        let why = format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than \
+             {ELECTION_MS_MAX}ms"
+        );
+        return wrong("election-timeout", why);
+    }
+    Ok(())
+}
+
+fn quota(args: &ServeArgs, warnings: &mut Vec<String>) -> Option<u64> {
+    let asked = args.quota_backend_bytes;
+    if asked > QUOTA_ADVICE_BYTES {
+        warnings.push(format!(
+            "--quota-backend-bytes {asked} is above etcd's advice of {QUOTA_ADVICE_BYTES}: \
+             everything is held in memory"
+        ));
+    }
+    match asked {
+        0 => u64::try_from(QUOTA_DEFAULT_BYTES).ok(),
+        asked => u64::try_from(asked).ok(),
+    }
+}
+
+fn compaction(args: &ServeArgs) -> Result<Option<AutoCompaction>, UsageError> {
+    let mode = match args.auto_compaction_mode {
+        CompactionMode::Periodic => "periodic",
+        CompactionMode::Revision => "revision",
+    };
+    let parsed = values::auto_compaction(mode, &args.auto_compaction_retention);
+    parsed.or_else(|why| wrong("auto-compaction-retention", why))
+}
+
+fn progress(args: &ServeArgs) -> Result<Duration, UsageError> {
+    let interval = args.watch_progress_notify_interval;
+    if interval < PROGRESS_MIN {
+        return wrong("watch-progress-notify-interval", "must be at least 100ms");
+    }
+    Ok(interval)
+}
+
+fn edge(
+    args: &ServeArgs,
+    quota: Option<u64>,
+    warnings: &mut Vec<String>,
+) -> Result<EdgeConfig, UsageError> {
+    if args.max_request_bytes == 0 {
+        return wrong("max-request-bytes", "must be >0");
+    }
+    if args.max_request_bytes > REQUEST_ADVICE_BYTES {
+        warnings.push(format!(
+            "--max-request-bytes {} exceeds the recommended {REQUEST_ADVICE_BYTES}",
+            args.max_request_bytes
+        ));
+    }
+    if args.max_txn_ops == 0 {
+        return wrong("max-txn-ops", "must be >0");
+    }
+    if args.max_concurrent_streams == 0 {
+        return wrong("max-concurrent-streams", "must be >0");
+    }
+    // 0 turns pings off, as in etcd; hyper has no off, so it becomes longer than any connection.
+    let interval = match args.grpc_keepalive_interval {
+        Duration::ZERO => Duration::from_secs(u64::from(u32::MAX)),
+        interval => interval,
+    };
+    Ok(EdgeConfig {
+        max_request_bytes: args.max_request_bytes,
+        max_txn_ops: args.max_txn_ops,
+        max_concurrent_streams: args.max_concurrent_streams,
+        keepalive_interval: interval,
+        keepalive_timeout: args.grpc_keepalive_timeout,
+        election_timeout: Duration::from_millis(args.election_timeout),
+        quota_bytes: quota.and_then(|q| i64::try_from(q).ok()).unwrap_or(0),
+        ..EdgeConfig::default()
+    })
+}
+
+fn addresses(flag: &str, urls: &Urls) -> Result<Vec<SocketAddr>, UsageError> {
+    let parsed: Result<Vec<_>, String> = urls.0.iter().map(|u| u.listen_address()).collect();
+    parsed.or_else(|why| wrong(flag, why))
+}
+
+/// The members, this one checked to be among them with the URLs it advertises.
+fn cluster(args: &ServeArgs) -> Result<InitialCluster, UsageError> {
+    let advertised = args.initial_advertise_peer_urls.as_ref();
+    let Some(cluster) = &args.initial_cluster else {
+        let urls = match advertised {
+            Some(urls) => urls.clone(),
+            None => values::urls("http://localhost:2380").or_else(|why| wrong("name", why))?,
+        };
+        return Ok(InitialCluster(vec![(args.name.clone(), urls)]));
+    };
+    let Some((_, urls)) = cluster.0.iter().find(|(name, _)| *name == args.name) else {
+        let why = format!(
+            "couldn't find local name {:?} in the initial cluster configuration",
+            args.name
+        );
+        return wrong("initial-cluster", why);
+    };
+    match advertised {
+        Some(advertised) if advertised != urls => wrong(
+            "initial-cluster",
+            format!(
+                "has {}={urls} but --initial-advertise-peer-urls={advertised}; they must be equal",
+                args.name
+            ),
+        ),
+        _ => Ok(cluster.clone()),
+    }
+}
+
+/// Member id, cluster id, members by id.
+fn identify(
+    args: &ServeArgs,
+    cluster: InitialCluster,
+) -> Result<(u64, u64, Vec<MemberConfig>), UsageError> {
+    let token = &args.initial_cluster_token;
+    let member = |(name, peer_urls): (String, Urls)| MemberConfig {
+        id: member_id(&peer_urls, token),
+        name,
+        peer_urls,
+    };
+    let mut members: Vec<MemberConfig> = cluster.0.into_iter().map(member).collect();
+    members.sort_by_key(|m| m.id);
+    let ids: Vec<u64> = members.iter().map(|m| m.id).collect();
+    let Some(own) = members.iter().find(|m| m.name == args.name) else {
+        return wrong("initial-cluster", "this member is missing");
+    };
+    Ok((own.id, cluster_id(&ids), members))
+}
+
+/// etcd's member id: the first 8 bytes of SHA-1 over the sorted peer URLs and the cluster token
+/// (`server/etcdserver/api/membership/member.go`).
+pub fn member_id(peer_urls: &Urls, token: &str) -> u64 {
+    let mut texts: Vec<String> = peer_urls.0.iter().map(ToString::to_string).collect();
+    texts.sort();
+    let mut hash = Sha1::new();
+    for text in texts {
+        hash.update(text.as_bytes());
+    }
+    hash.update(token.as_bytes());
+    first_8_bytes(hash)
+}
+
+/// etcd's cluster id: the same over the sorted member ids, big-endian.
+pub fn cluster_id(sorted_member_ids: &[u64]) -> u64 {
+    let mut hash = Sha1::new();
+    for id in sorted_member_ids {
+        hash.update(id.to_be_bytes());
+    }
+    first_8_bytes(hash)
+}
+
+fn first_8_bytes(hash: Sha1) -> u64 {
+    hash.finalize()
+        .iter()
+        .take(8)
+        .fold(0, |id, byte| (id << 8) | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(line: &str) -> Result<ServeConfig, String> {
+        let words = std::iter::once("henge").chain(line.split_whitespace());
+        let parsed = Line::try_parse_from(words).map_err(|e| {
+            assert_eq!(e.exit_code(), 2, "{e}");
+            e.to_string()
+        })?;
+        parsed.serve.validate().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn without_flags_it_is_etcds_default_server_with_etcds_ids() {
+        let c = parse("").expect("defaults");
+        assert_eq!(
+            (c.name.as_str(), c.data_dir.to_str()),
+            ("default", Some("default.henge"))
+        );
+        assert_eq!(
+            c.listen_client,
+            ["127.0.0.1:2379".parse().expect("an address")]
+        );
+        assert_eq!(c.advertise_client_urls.to_string(), "http://localhost:2379");
+        // What every default etcd in the world answers with.
+        assert_eq!(c.member_id, 0x8e9e_05c5_2164_694d);
+        assert_eq!(c.cluster_id, 0xcdf8_1819_4e3a_8c32);
+        assert_eq!(c.quota_bytes, Some(2 << 30));
+        assert_eq!(c.edge.max_request_bytes, 1_572_864);
+        assert_eq!(c.edge.max_concurrent_streams, u32::MAX);
+        assert_eq!(
+            (c.heartbeat_ms, c.election_ms, c.auto_compaction),
+            (100, 1_000, None)
+        );
+        assert!(c.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_cluster_finds_itself_and_every_member_computes_the_same_ids() {
+        let cluster = "--initial-cluster a=http://h:1,b=http://h:2,c=http://h:3";
+        let one = parse(&format!("--name a {cluster}")).expect("a");
+        let two = parse(&format!("--name b {cluster}")).expect("b");
+        assert_eq!(one.cluster_id, two.cluster_id);
+        assert_eq!(one.members, two.members);
+        assert_ne!(one.member_id, two.member_id);
+        assert!(one.members.windows(2).all(|w| w[0].id < w[1].id));
+        let other = parse(&format!("--name a --initial-cluster-token x {cluster}")).expect("a");
+        assert_ne!(one.cluster_id, other.cluster_id);
+    }
+
+    #[test]
+    fn the_last_of_two_equal_flags_wins_and_numbers_may_be_negative() {
+        let c = parse("--name a --name b --quota-backend-bytes -1").expect("parses");
+        assert_eq!((c.name.as_str(), c.quota_bytes), ("b", None));
+        assert_eq!(c.data_dir.to_str(), Some("b.henge"));
+        let c =
+            parse("--grpc-keepalive-interval=0 --auto-compaction-retention=1h").expect("parses");
+        assert!(c.edge.keepalive_interval > Duration::from_secs(1_000_000_000));
+        let hour = AutoCompaction::Periodic(Duration::from_secs(3_600));
+        assert_eq!(c.auto_compaction, Some(hour));
+    }
+
+    #[test]
+    fn a_bad_value_names_its_flag() {
+        let table = [
+            ("--nope", "--nope"),
+            ("--max-txn-ops x", "--max-txn-ops"),
+            ("--max-txn-ops 0", "--max-txn-ops"),
+            ("--max-request-bytes -5", "-5"),
+            ("--max-request-bytes 0", "--max-request-bytes"),
+            ("--heartbeat-interval 0", "--heartbeat-interval"),
+            (
+                "--heartbeat-interval 300",
+                "--election-timeout[1000ms] should be at least as 5",
+            ),
+            ("--election-timeout 60000", "is too long"),
+            (
+                "--listen-client-urls https://localhost:2379",
+                "TLS is not supported yet",
+            ),
+            (
+                "--listen-client-urls localhost:2379",
+                "--listen-client-urls",
+            ),
+            (
+                "--listen-peer-urls http://example.com:1",
+                "--listen-peer-urls: expected IP",
+            ),
+            (
+                "--initial-cluster a=http://h:1",
+                "couldn't find local name \"default\"",
+            ),
+            ("--initial-cluster default", "--initial-cluster"),
+            (
+                "--initial-cluster default=http://h:1 --initial-advertise-peer-urls http://h:2",
+                "they must be equal",
+            ),
+            ("--initial-cluster-state old", "--initial-cluster-state"),
+            ("--grpc-keepalive-timeout 5", "--grpc-keepalive-timeout"),
+            (
+                "--auto-compaction-retention x",
+                "--auto-compaction-retention",
+            ),
+            ("--auto-compaction-mode daily", "--auto-compaction-mode"),
+            (
+                "--watch-progress-notify-interval 1ms",
+                "--watch-progress-notify-interval",
+            ),
+            ("--log-level loud", "--log-level"),
+            ("--host glommio", "--host"),
+            ("--name a/b", "--name"),
+            ("stray", "stray"),
+        ];
+        for (line, names) in table {
+            let e = parse(line).expect_err(line);
+            assert!(e.contains(names), "{line}: {e}");
+        }
+    }
+
+    #[test]
+    fn every_flag_can_come_from_the_environment() {
+        use clap::CommandFactory;
+        let command = Line::command();
+        let mut flags: Vec<&str> = command
+            .get_arguments()
+            .filter_map(|a| a.get_long())
+            .collect();
+        flags.retain(|f| *f != "help");
+        let mut taken = super::super::flags::TAKEN.to_vec();
+        flags.sort_unstable();
+        taken.sort_unstable();
+        assert_eq!(flags, taken);
+    }
+}

@@ -1,0 +1,267 @@
+//! `henge serve`: an engine, its edge on the client ports, and an orderly end.
+//!
+//! Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a core died, 2 for wrong usage (in
+//! `args`), 74 (EX_IOERR) when the log failed and nothing can be acknowledged any more.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::HostChoice;
+use super::compaction;
+use super::options::ServeConfig;
+use crate::api::{Backend as _, Member};
+use crate::engine::{ClusterConfig, Engine, Keyspace};
+use crate::etcd::{Edge, GrpcCounters, LocalExecutor, Shutdown};
+use crate::host::HostKind;
+
+/// The log failed (sysexits: input/output error).
+const EXIT_IO: u8 = 74;
+/// How often the server looks whether its log still lives.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4_096;
+
+/// Serves until a signal or a failure; returns the exit code.
+pub fn run(config: ServeConfig) -> ExitCode {
+    super::logging::start(config.log_format, config.log_level);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match start(&config) {
+        Ok(server) => server.run(&config),
+        Err(why) => {
+            tracing::error!("{why}");
+            eprintln!("henge serve: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Server {
+    engine: Engine,
+    keyspace: Keyspace,
+    shutdown: Shutdown,
+    /// Listeners that still serve.
+    serving: Arc<AtomicUsize>,
+}
+
+fn start(config: &ServeConfig) -> Result<Server, String> {
+    // The ports come first: if one is taken, nothing has been touched.
+    let mut listeners = Vec::new();
+    for address in config.listen_client.iter().chain(&config.listen_metrics) {
+        listeners.push(listen(*address)?);
+    }
+    let engine = open(config)?;
+    let keyspace = engine.keyspace(0).ok_or("an engine without shards")?;
+    let shutdown = Shutdown::new();
+    let counters = Arc::new(GrpcCounters::new());
+    let edge = Edge::new(
+        keyspace.clone(),
+        config.edge.clone(),
+        counters,
+        shutdown.clone(),
+    );
+    let serving = Arc::new(AtomicUsize::new(0));
+    for listener in listeners {
+        let (edge, serving) = (edge.clone(), serving.clone());
+        serving.fetch_add(1, Ordering::Relaxed);
+        let started = engine.spawn_beside(
+            0,
+            Box::new(move || {
+                Box::pin(async move {
+                    match tokio::net::TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            // `serve` returns no errors today; an accept that fails is retried.
+                            let _ = crate::etcd::serve(listener, edge, LocalExecutor).await;
+                        }
+                        Err(error) => tracing::error!(%error, "a listener cannot be used"),
+                    }
+                    serving.fetch_sub(1, Ordering::Relaxed);
+                })
+            }),
+        );
+        if !started {
+            return Err("the core ended before its listeners were handed over".to_owned());
+        }
+    }
+    Ok(Server {
+        engine,
+        keyspace,
+        shutdown,
+        serving,
+    })
+}
+
+fn open(config: &ServeConfig) -> Result<Engine, String> {
+    let members = config.members.iter().map(|member| Member {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.0.iter().map(ToString::to_string).collect(),
+        client_urls: if member.id == config.member_id {
+            config
+                .advertise_client_urls
+                .0
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        } else {
+            Vec::new()
+        },
+        is_learner: false,
+    });
+    let peers = config
+        .members
+        .iter()
+        .filter(|member| member.id != config.member_id);
+    let peers = peers.map(|member| {
+        let urls = member.peer_urls.0.iter();
+        (
+            member.id,
+            urls.map(|url| format!("{}:{}", url.host, url.port))
+                .collect(),
+        )
+    });
+    let cluster = ClusterConfig {
+        cluster_id: config.cluster_id,
+        member_id: config.member_id,
+        members: members.collect(),
+        listen: config.listen_peer.clone(),
+        peers: peers.collect(),
+    };
+    Engine::builder(&config.data_dir)
+        .host(match config.host {
+            HostChoice::Auto => HostKind::Auto,
+            HostChoice::TokioUring => HostKind::TokioUring,
+            HostChoice::Thread => HostKind::Thread,
+        })
+        .cluster(cluster)
+        .timeouts(config.heartbeat_ms, config.election_ms)
+        .request_bytes_max(config.edge.max_request_bytes)
+        .txn_ops_max(config.edge.max_txn_ops)
+        .quota_bytes(config.quota_bytes.unwrap_or(0))
+        .progress_notify_ms(u64::try_from(config.progress_interval.as_millis()).unwrap_or(u64::MAX))
+        .open()
+        .map_err(|error| error.to_string())
+}
+
+/// A listening socket with room for a storm of clients.
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                "client address {address} is in use by another process; choose another or stop it"
+            )
+        }
+        _ => format!("cannot listen for clients on {address}: {error}"),
+    };
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).map_err(failed)?;
+    socket.set_reuse_address(true).map_err(failed)?;
+    socket.bind(&address.into()).map_err(failed)?;
+    socket.listen(BACKLOG).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket.into())
+}
+
+impl Server {
+    fn run(self, config: &ServeConfig) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("henge serve: cannot start a runtime for signals: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        runtime.block_on(self.until_the_end(config))
+    }
+
+    async fn until_the_end(self, config: &ServeConfig) -> ExitCode {
+        let signals = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        );
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            eprintln!("henge serve: cannot listen for signals");
+            return ExitCode::FAILURE;
+        };
+        let compaction = config
+            .auto_compaction
+            .map(|retention| tokio::spawn(compaction::run(self.keyspace.clone(), retention)));
+        let code = tokio::select! {
+            code = self.watch_over(config) => code,
+            _ = terminate.recv() => self.end(config, "SIGTERM").await,
+            _ = interrupt.recv() => self.end(config, "SIGINT").await,
+        };
+        if let Some(task) = compaction {
+            task.abort();
+        }
+        code
+    }
+
+    /// Says when the server is ready; returns only if it cannot go on.
+    async fn watch_over(&self, config: &ServeConfig) -> ExitCode {
+        let mut ready = false;
+        loop {
+            let metrics = self.keyspace.metrics();
+            if metrics.has_leader && !ready {
+                ready = true;
+                for address in &config.listen_client {
+                    tracing::info!(
+                        address = %address,
+                        "serving client traffic insecurely; this is strongly discouraged!"
+                    );
+                }
+                tracing::info!(
+                    name = config.name,
+                    member_id = format!("{:x}", config.member_id),
+                    cluster_id = format!("{:x}", config.cluster_id),
+                    host = ?self.engine.host(),
+                    "ready to serve client requests"
+                );
+            }
+            if metrics.poisoned {
+                tracing::error!("the log failed; ending so that a supervisor can see it");
+                self.shutdown.begin();
+                return ExitCode::from(EXIT_IO);
+            }
+            if self.engine.has_ended() {
+                tracing::error!("a core ended by itself; its message is above");
+                return ExitCode::FAILURE;
+            }
+            tokio::time::sleep(if ready {
+                HEALTH_INTERVAL
+            } else {
+                Duration::from_millis(5)
+            })
+            .await;
+        }
+    }
+
+    /// Finishes what is in flight, then makes the log durable and ends.
+    async fn end(&self, config: &ServeConfig, why: &str) -> ExitCode {
+        tracing::info!(signal = why, "draining");
+        self.shutdown.begin();
+        let drained = async {
+            while self.serving.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(config.edge.drain_limit + Duration::from_secs(1), drained)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some connections did not finish in time and are cut");
+        }
+        self.engine.stop().await;
+        tracing::info!("stopped");
+        ExitCode::SUCCESS
+    }
+}

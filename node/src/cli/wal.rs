@@ -1,0 +1,342 @@
+//! `henge wal dump|verify|stat DIR`: the offline log tools. They read and never write, take no lock, and
+//! may be pointed at a data directory (all its cores) or at one core's log.
+//!
+//! Exit codes: 0 whole; 1 the tool could not run; 2 wrong usage; 3 a torn tail (the next start cuts it;
+//! nothing acknowledged is lost); 4 damage, a missing or foreign segment, or a directory that a start
+//! would refuse.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use henge_wal::inspect::{self, Verdict};
+use henge_wal::{OpenError, OpenReport, Record};
+
+use crate::machine::{Command, command};
+
+const EXIT_TORN: u8 = 3;
+const EXIT_DAMAGED: u8 = 4;
+
+/// Looks at a log without changing it.
+#[derive(Args, Debug)]
+pub struct WalArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Print every record in log order
+    Dump(Target),
+    /// Say whether the log is whole, or where it first is not and what that means
+    Verify(Target),
+    /// Count segments, batches, bytes and groups
+    Stat(Target),
+}
+
+#[derive(Args, Debug)]
+struct Target {
+    /// A data directory, or one core's log in it
+    dir: PathBuf,
+    /// Print JSON: one object per record (dump) or per log
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the tool; the worst verdict over all logs is the exit code.
+pub fn run(args: &WalArgs) -> ExitCode {
+    let (Action::Dump(target) | Action::Verify(target) | Action::Stat(target)) = &args.action;
+    let logs = match logs(&target.dir) {
+        Ok(logs) => logs,
+        Err(why) => {
+            eprintln!("henge wal: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut worst = 0;
+    for log in logs {
+        let code = match &args.action {
+            Action::Dump(target) => dump(&log, target.json),
+            Action::Verify(target) => verify(&log, target.json),
+            Action::Stat(target) => stat(&log, target.json),
+        };
+        worst = worst.max(code);
+    }
+    ExitCode::from(worst)
+}
+
+/// The logs below a directory: itself, or its `core-N`.
+fn logs(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    if dir.join("IDENTITY").exists() {
+        return Ok(vec![dir.to_owned()]);
+    }
+    let entries = std::fs::read_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let mut logs: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.join("IDENTITY").exists())
+        .collect();
+    logs.sort();
+    if logs.is_empty() {
+        return Err(format!(
+            "{}: no log here (no IDENTITY file, no core-N with one)",
+            dir.display()
+        ));
+    }
+    Ok(logs)
+}
+
+fn verify(log: &Path, json: bool) -> u8 {
+    let (code, word, text, offset) = match inspect::verify(log) {
+        Verdict::Good(found) => (0, "whole", good(&found.report), None),
+        Verdict::TornTail(_, cut) => {
+            let text = format!(
+                "torn tail: {} from offset {} on ({} bytes) was never acknowledged; the next start cuts it",
+                cut.file.display(),
+                cut.offset,
+                cut.bytes
+            );
+            (EXIT_TORN, "torn tail", text, Some(cut.offset))
+        }
+        Verdict::Refused(error) => {
+            let (word, offset) = classify(&error);
+            (EXIT_DAMAGED, word, format!("{word}: {error}"), offset)
+        }
+    };
+    if json {
+        let offset = offset.map_or(serde_json::Value::Null, Into::into);
+        let object = serde_json::json!({
+            "log": log.display().to_string(), "verdict": word, "offset": offset, "text": text,
+        });
+        println!("{object}");
+    } else {
+        println!("{}: {text}", log.display());
+    }
+    code
+}
+
+fn classify(error: &OpenError) -> (&'static str, Option<u64>) {
+    match error {
+        OpenError::Corrupt(corruption) => ("corruption", Some(corruption.offset)),
+        OpenError::MissingSegment { .. } => ("missing segment", None),
+        OpenError::WrongIdentity { .. } | OpenError::NotOurs { .. } => ("foreign", None),
+        OpenError::NewerFormat { .. } => ("newer format", None),
+        _ => ("unreadable", None),
+    }
+}
+
+fn good(report: &OpenReport) -> String {
+    format!(
+        "whole: {} segments, {} batches, {} records, {} bytes, last batch {}",
+        report.segments, report.batches, report.records, report.bytes, report.last_lsn
+    )
+}
+
+/// What a group has in the log.
+#[derive(Default)]
+struct GroupStat {
+    entries: u64,
+    payload_bytes: u64,
+    first_index: u64,
+    last_index: u64,
+    last_term: u64,
+    commit: u64,
+    compacted: u64,
+}
+
+fn stat(log: &Path, json: bool) -> u8 {
+    let mut groups: BTreeMap<u64, GroupStat> = BTreeMap::new();
+    let mut count = |record: Record<'_>| match record {
+        Record::Entry {
+            group,
+            term,
+            index,
+            payload,
+            ..
+        } => {
+            let stat = groups.entry(group).or_default();
+            stat.entries += 1;
+            stat.payload_bytes += payload.len() as u64;
+            if stat.first_index == 0 {
+                stat.first_index = index;
+            }
+            (stat.last_index, stat.last_term) = (index, term);
+        }
+        Record::HardState { group, commit, .. } => groups.entry(group).or_default().commit = commit,
+        Record::Compacted { group, index, .. } => {
+            groups.entry(group).or_default().compacted = index
+        }
+        _ => {}
+    };
+    let found = match inspect::read(log, &mut count) {
+        Ok(found) => found,
+        Err(error) => return refused(log, &error),
+    };
+    if json {
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|(group, stat)| {
+                serde_json::json!({
+                    "group": group, "entries": stat.entries, "payload_bytes": stat.payload_bytes,
+                    "first_index": stat.first_index, "last_index": stat.last_index,
+                    "last_term": stat.last_term, "commit": stat.commit, "compacted": stat.compacted,
+                })
+            })
+            .collect();
+        let report = &found.report;
+        let object = serde_json::json!({
+            "log": log.display().to_string(),
+            "cluster_id": format!("{:x}", found.identity.cluster_id),
+            "member_id": format!("{:x}", found.identity.member_id),
+            "segments": report.segments, "batches": report.batches, "records": report.records,
+            "bytes": report.bytes, "last_lsn": report.last_lsn, "torn": report.cut.is_some(),
+            "groups": groups,
+        });
+        println!("{object}");
+        return 0;
+    }
+    println!(
+        "{}: cluster {:x}, member {:x}; {}",
+        log.display(),
+        found.identity.cluster_id,
+        found.identity.member_id,
+        good(&found.report)
+    );
+    for (group, stat) in groups {
+        println!(
+            "  group {group}: {} entries ({} payload bytes), indexes {}..={}, term {}, commit {}, checkpoint {}",
+            stat.entries,
+            stat.payload_bytes,
+            stat.first_index,
+            stat.last_index,
+            stat.last_term,
+            stat.commit,
+            stat.compacted
+        );
+    }
+    0
+}
+
+fn dump(log: &Path, json: bool) -> u8 {
+    use std::io::Write as _;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut closed = false;
+    let mut print = |record: Record<'_>| {
+        let line = if json {
+            json_line(&record).to_string()
+        } else {
+            text_line(&record)
+        };
+        // A reader that went away (`| head`) ends the output, not the reading.
+        closed = closed || writeln!(out, "{line}").is_err();
+    };
+    match inspect::read(log, &mut print) {
+        Ok(_) => 0,
+        Err(error) => refused(log, &error),
+    }
+}
+
+fn refused(log: &Path, error: &OpenError) -> u8 {
+    eprintln!(
+        "henge wal: {}: {}: {error}",
+        log.display(),
+        classify(error).0
+    );
+    EXIT_DAMAGED
+}
+
+fn text_line(record: &Record<'_>) -> String {
+    match record {
+        Record::Entry {
+            group,
+            term,
+            index,
+            kind,
+            payload,
+        } => {
+            format!(
+                "group {group} entry {index} term {term} kind {kind} {} B: {}",
+                payload.len(),
+                what(payload)
+            )
+        }
+        Record::HardState {
+            group,
+            term,
+            vote,
+            commit,
+        } => {
+            format!("group {group} hard state term {term} vote {vote:x} commit {commit}")
+        }
+        Record::Compacted { group, index, term } => {
+            format!("group {group} in a checkpoint up to entry {index} term {term}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn json_line(record: &Record<'_>) -> serde_json::Value {
+    match record {
+        Record::Entry {
+            group,
+            term,
+            index,
+            kind,
+            payload,
+        } => serde_json::json!({
+            "record": "entry", "group": group, "term": term, "index": index, "kind": kind,
+            "bytes": payload.len(), "command": what(payload),
+        }),
+        Record::HardState {
+            group,
+            term,
+            vote,
+            commit,
+        } => serde_json::json!({
+            "record": "hard state", "group": group, "term": term, "vote": format!("{vote:x}"),
+            "commit": commit,
+        }),
+        Record::Compacted { group, index, term } => serde_json::json!({
+            "record": "compacted", "group": group, "index": index, "term": term,
+        }),
+        other => serde_json::json!({ "record": format!("{other:?}") }),
+    }
+}
+
+/// What a payload asks for, keys escaped; values only by their size.
+fn what(payload: &[u8]) -> String {
+    if payload.is_empty() {
+        return "empty (a new leader's first entry)".to_owned();
+    }
+    match command::decode(payload) {
+        Err(error) => format!("not a command: {error}"),
+        Ok((stamp, command)) => {
+            let text = match command {
+                Command::Put(put) => format!(
+                    "put {} ({} B{})",
+                    put.key.escape_ascii(),
+                    put.value.len(),
+                    if put.lease == 0 {
+                        String::new()
+                    } else {
+                        format!(", lease {:x}", put.lease)
+                    }
+                ),
+                Command::DeleteRange(delete) => format!(
+                    "delete {}..{}",
+                    delete.range.key.escape_ascii(),
+                    delete.range.end.escape_ascii()
+                ),
+                Command::Txn(txn) => format!(
+                    "txn with {} compares, {} and {} operations",
+                    txn.compare.len(),
+                    txn.success.len(),
+                    txn.failure.len()
+                ),
+                other => format!("{other:?}"),
+            };
+            format!("{text} [from {:x}, request {:x}]", stamp.origin, stamp.id)
+        }
+    }
+}

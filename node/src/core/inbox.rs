@@ -1,0 +1,181 @@
+//! The door of a core: everything that reaches it from other threads.
+//!
+//! One short lock, one vector swapped out whole per turn: a push costs a few dozen nanoseconds and the
+//! core pays the lock once per turn, however much arrived. Bounded by bytes and count: a full inbox
+//! refuses the caller, it never grows.
+//! Promises: what was accepted is seen by the next turn; a push that finds the core waiting wakes it.
+
+use std::sync::Mutex;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use crate::api::Error;
+use crate::api::WatchCommand;
+use crate::shard::request::Request;
+use crate::shard::watch::{SessionHandle, SessionId};
+
+/// Requests and frames an inbox holds at most between two turns.
+pub const ITEMS_MAX: usize = 65_536;
+/// Bytes of requests an inbox holds at most between two turns.
+pub const BYTES_MAX: usize = 64 << 20;
+
+/// Something for a core to do.
+#[derive(Debug)]
+pub enum Input {
+    /// A caller's request for a shard.
+    Request {
+        /// Which shard.
+        group: u64,
+        /// What it asks.
+        request: Request,
+    },
+    /// A frame of raft messages from a peer.
+    Peer {
+        /// Its member id.
+        from: u64,
+        /// Packed messages (see `core::pack`).
+        frame: Bytes,
+    },
+    /// A peer cannot be reached any more.
+    PeerLost {
+        /// Its member id.
+        peer: u64,
+    },
+    /// A new client stream of watchers.
+    WatchOpen {
+        /// Which shard.
+        group: u64,
+        /// Where its responses go.
+        session: SessionHandle,
+    },
+    /// A client's word on its stream.
+    Watch {
+        /// Which shard.
+        group: u64,
+        /// Which stream.
+        session: SessionId,
+        /// The word.
+        command: WatchCommand,
+    },
+    /// A stream has room again, or was closed by its client.
+    WatchTouch {
+        /// Which shard.
+        group: u64,
+        /// Which stream.
+        session: SessionId,
+    },
+    /// Answer everyone, close the log, end.
+    Stop,
+}
+
+/// The inbox of one core.
+#[derive(Debug)]
+pub struct Inbox {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    items: Vec<Input>,
+    bytes: usize,
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+impl Inbox {
+    /// An empty inbox.
+    pub fn new() -> Self {
+        Inbox {
+            inner: Mutex::new(Inner {
+                items: Vec::new(),
+                bytes: 0,
+                waker: None,
+                closed: false,
+            }),
+        }
+    }
+
+    /// Hands a request in; `bytes` is what it occupies. Refuses with the typed error a caller sees.
+    pub fn request(
+        &self,
+        group: u64,
+        request: Request,
+        bytes: usize,
+    ) -> Result<(), (Error, Request)> {
+        let mut inner = self.lock();
+        if inner.closed {
+            let outcome = crate::api::Outcome::NotDone;
+            return Err((Error::Stopped { outcome }, request));
+        }
+        if inner.items.len() >= ITEMS_MAX || inner.bytes + bytes > BYTES_MAX {
+            return Err((Error::TooManyRequests, request));
+        }
+        inner.bytes += bytes;
+        inner.items.push(Input::Request { group, request });
+        wake(inner);
+        Ok(())
+    }
+
+    /// Hands in anything else. Frames beyond the bound are dropped (raft repeats itself); control words
+    /// always pass. Returns false once the core has ended.
+    pub fn push(&self, input: Input) -> bool {
+        let mut inner = self.lock();
+        if inner.closed {
+            return false;
+        }
+        if let Input::Peer { frame, .. } = &input {
+            if inner.items.len() >= ITEMS_MAX || inner.bytes + frame.len() > BYTES_MAX {
+                return true;
+            }
+            inner.bytes += frame.len();
+        }
+        inner.items.push(input);
+        wake(inner);
+        true
+    }
+
+    /// Swaps what arrived into `into` (which must be empty) at the start of a turn.
+    pub fn take(&self, into: &mut Vec<Input>) {
+        let mut inner = self.lock();
+        std::mem::swap(&mut inner.items, into);
+        inner.bytes = 0;
+        inner.waker = None;
+    }
+
+    /// At the end of a turn: true if something has arrived meanwhile; otherwise `waker` will be told.
+    pub fn rest(&self, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        if !inner.items.is_empty() {
+            return true;
+        }
+        inner.waker = Some(waker.clone());
+        false
+    }
+
+    /// Refuses everything from now on.
+    pub fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // A panic while the lock was held cannot leave the vector half-changed.
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Inbox::new()
+    }
+}
+
+fn wake(mut inner: std::sync::MutexGuard<'_, Inner>) {
+    let waker = inner.waker.take();
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

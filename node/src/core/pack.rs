@@ -1,0 +1,109 @@
+//! Raft messages of several groups in one frame: a version byte, then per message its group (u64 LE),
+//! its length (u32 LE) and its bytes (raft's wire form). Drawn in docs/format.md ("Message packs").
+
+use bytes::{Buf, Bytes, BytesMut};
+use henge_raft::{Message, wire};
+
+/// Version of the pack format.
+pub const VERSION: u8 = 1;
+/// A frame is closed once it holds this many bytes.
+const FRAME_BYTES_GOAL: usize = 1 << 20;
+
+/// A frame that is not a pack of this version, or a message in it that cannot be decoded.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PackError {
+    /// Written by another version.
+    #[error("message pack version {0} is not known to this build (it knows {VERSION})")]
+    Version(u8),
+    /// Fewer bytes than announced.
+    #[error("message pack is cut short")]
+    Short,
+    /// One of the messages is malformed.
+    #[error("message for group {group} is malformed: {error}")]
+    Message {
+        /// The group it names.
+        group: u64,
+        /// What is wrong.
+        error: wire::WireError,
+    },
+}
+
+/// Packs the messages to one peer into as few frames as their bytes allow.
+pub fn pack<'a>(messages: impl Iterator<Item = &'a (u64, Message)>, mut emit: impl FnMut(Bytes)) {
+    let mut frame = BytesMut::new();
+    for (group, message) in messages {
+        if frame.is_empty() {
+            frame.extend_from_slice(&[VERSION]);
+        }
+        frame.extend_from_slice(&group.to_le_bytes());
+        let length_at = frame.len();
+        frame.extend_from_slice(&[0; 4]);
+        wire::encode(message, &mut frame);
+        let length = u32::try_from(frame.len() - length_at - 4).unwrap_or(u32::MAX);
+        frame[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+        if frame.len() >= FRAME_BYTES_GOAL {
+            emit(frame.split().freeze());
+        }
+    }
+    if !frame.is_empty() {
+        emit(frame.freeze());
+    }
+}
+
+/// Unpacks a frame; payloads stay slices of it.
+pub fn unpack(mut frame: Bytes) -> Result<Vec<(u64, Message)>, PackError> {
+    if frame.is_empty() {
+        return Err(PackError::Short);
+    }
+    let version = frame.get_u8();
+    if version != VERSION {
+        return Err(PackError::Version(version));
+    }
+    let mut messages = Vec::new();
+    while frame.has_remaining() {
+        if frame.remaining() < 12 {
+            return Err(PackError::Short);
+        }
+        let group = frame.get_u64_le();
+        let length = frame.get_u32_le() as usize;
+        if length > frame.remaining() {
+            return Err(PackError::Short);
+        }
+        let mut bytes = frame.split_to(length);
+        let message =
+            wire::decode(&mut bytes).map_err(|error| PackError::Message { group, error })?;
+        messages.push((group, message));
+    }
+    Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_groups_share_a_frame_and_a_cut_is_refused_everywhere() {
+        let messages: Vec<_> = (1..=3)
+            .map(|group| {
+                (
+                    group,
+                    Message {
+                        to: 2,
+                        from: 1,
+                        term: group,
+                        ..Message::default()
+                    },
+                )
+            })
+            .collect();
+        let mut frames = Vec::new();
+        pack(messages.iter(), |frame| frames.push(frame));
+        assert_eq!(frames.len(), 1);
+        assert_eq!(unpack(frames[0].clone()), Ok(messages.clone()));
+        for cut in 0..frames[0].len() {
+            if let Ok(part) = unpack(frames[0].slice(..cut)) {
+                assert!(part.len() < messages.len(), "cut at {cut}");
+            }
+        }
+    }
+}

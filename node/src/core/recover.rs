@@ -1,0 +1,240 @@
+//! Rebuilds the shards of a core from its log.
+//!
+//! The log is replayed once, in order. A group's hard state, repeated in every batch it takes part in,
+//! says how far it had committed: entries up to there are applied at once and forgotten, so memory
+//! holds only the uncommitted tail, which becomes raft's. An entry that repeats an index replaces it and
+//! all after it, as in the log itself.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use henge_raft::{ConfState, Entry, EntryKind, HardState};
+use henge_wal::{Record, Replay};
+
+use crate::machine::{CommandError, Machine};
+use crate::shard::log::{Position, TailLog};
+
+/// What the log knew about one group.
+#[derive(Default)]
+pub struct RecoveredGroup {
+    /// The state machine as of the last entry known to be committed.
+    pub machine: Machine,
+    /// The last hard state.
+    pub hard_state: HardState,
+    /// The entries after that, if there were any.
+    pub log: Option<TailLog>,
+}
+
+/// Collects groups while the log is replayed.
+pub struct Recovery {
+    groups: BTreeMap<u64, Group>,
+    conf_state: ConfState,
+    now_ms: u64,
+    /// The first entry that could not be understood.
+    fault: Option<RecoverFault>,
+}
+
+/// What was found cannot be turned into groups.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverFault {
+    /// A committed entry that this build does not understand.
+    #[error(
+        "group {group}, entry {index}: {error}; the log is intact, start the version that wrote it"
+    )]
+    Command {
+        /// Its group.
+        group: u64,
+        /// Its index.
+        index: u64,
+        /// What is wrong.
+        error: CommandError,
+    },
+    /// The log begins after a checkpoint that is not there.
+    #[error(
+        "group {group}: the log goes on after entry {needed}, but the newest checkpoint ends at \
+         entry {found}; put the missing checkpoint file back, or let the member rejoin empty"
+    )]
+    MissingCheckpoint {
+        /// Its group.
+        group: u64,
+        /// The entry a checkpoint must reach.
+        needed: u64,
+        /// The entry the newest one reaches; 0 if there is none.
+        found: u64,
+    },
+}
+
+#[derive(Default)]
+struct Group {
+    machine: Machine,
+    /// The checkpoint it started from.
+    restored: Position,
+    hard_state: HardState,
+    /// The log says that a checkpoint reaches this far.
+    compacted: u64,
+    /// Not yet known to be committed.
+    tail: VecDeque<Entry>,
+}
+
+impl Recovery {
+    /// Starts empty. `now_ms` dates the leases that are granted again.
+    pub fn new(conf_state: ConfState, now_ms: u64) -> Self {
+        Recovery {
+            groups: BTreeMap::new(),
+            conf_state,
+            now_ms,
+            fault: None,
+        }
+    }
+
+    /// A group that was restored from a checkpoint starts from there.
+    pub fn restored(&mut self, group: u64, machine: Machine) {
+        let restored = Position {
+            index: machine.applied_index,
+            term: machine.applied_term,
+        };
+        let group_state = Group {
+            machine,
+            restored,
+            ..Group::default()
+        };
+        self.groups.insert(group, group_state);
+    }
+
+    /// The groups found, or the first entry that could not be understood.
+    pub fn finish(self) -> Result<BTreeMap<u64, RecoveredGroup>, RecoverFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        for (id, group) in &self.groups {
+            if group.compacted > group.machine.applied_index {
+                return Err(RecoverFault::MissingCheckpoint {
+                    group: *id,
+                    needed: group.compacted,
+                    found: group.machine.applied_index,
+                });
+            }
+        }
+        let conf_state = self.conf_state;
+        Ok(self
+            .groups
+            .into_iter()
+            .map(|(id, group)| {
+                let applied = Position {
+                    index: group.machine.applied_index,
+                    term: group.machine.applied_term,
+                };
+                let mut log = TailLog::recovered(conf_state.clone(), group.restored, applied);
+                log.append(&Vec::from(group.tail));
+                let (machine, hard_state) = (group.machine, group.hard_state);
+                (
+                    id,
+                    RecoveredGroup {
+                        machine,
+                        hard_state,
+                        log: Some(log),
+                    },
+                )
+            })
+            .collect())
+    }
+}
+
+impl Replay for Recovery {
+    fn record(&mut self, record: Record<'_>) {
+        if self.fault.is_some() {
+            return;
+        }
+        match record {
+            Record::Entry {
+                group,
+                term,
+                index,
+                kind,
+                payload,
+            } => {
+                let entry = Entry {
+                    term,
+                    index,
+                    kind: EntryKind::from_u8(kind).unwrap_or_default(),
+                    data: Bytes::copy_from_slice(payload),
+                };
+                self.fault = self
+                    .groups
+                    .entry(group)
+                    .or_default()
+                    .push(entry, group)
+                    .err();
+            }
+            Record::HardState {
+                group: id,
+                term,
+                vote,
+                commit,
+            } => {
+                let now_ms = self.now_ms;
+                let group = self.groups.entry(id).or_default();
+                group.hard_state = HardState { term, vote, commit };
+                self.fault = group.apply_to(commit, id, now_ms).err();
+            }
+            Record::Removed { group } => {
+                self.groups.remove(&group);
+            }
+            Record::Compacted { group, index, .. } => {
+                self.groups.entry(group).or_default().compacted = index;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Group {
+    fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
+        let found = self.machine.applied_index;
+        if entry.index <= found {
+            return Ok(());
+        }
+        if self.tail.is_empty() && entry.index > found + 1 {
+            let needed = entry.index - 1;
+            return Err(RecoverFault::MissingCheckpoint {
+                group,
+                needed,
+                found,
+            });
+        }
+        while self
+            .tail
+            .back()
+            .is_some_and(|last| last.index >= entry.index)
+        {
+            self.tail.pop_back();
+        }
+        self.tail.push_back(entry);
+        Ok(())
+    }
+
+    fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
+        while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= commit) {
+            let Entry {
+                index,
+                term,
+                kind,
+                data,
+            } = entry;
+            let payload: &[u8] = if kind == EntryKind::Normal {
+                &data
+            } else {
+                &[]
+            };
+            self.machine
+                .apply(index, term, payload, now_ms)
+                .map_err(|error| RecoverFault::Command {
+                    group,
+                    index,
+                    error,
+                })?;
+        }
+        Ok(())
+    }
+}

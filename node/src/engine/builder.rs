@@ -1,0 +1,581 @@
+//! Describing and opening an engine.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use bytes::Bytes;
+use henge_mvcc as mvcc;
+use henge_raft::ConfState;
+use henge_wal::{Identity, Wal, checkpoint};
+
+use super::{CoreHandle, Engine, Inner, OpenError, ShardHandle};
+use crate::api::{Member, Metrics};
+use crate::core::inbox::{Inbox, Input};
+use crate::core::recover::Recovery;
+use crate::core::{Core, CoreConfig, Peers};
+use crate::host::clock::{Clock, wall_clock_ms};
+use crate::host::{CoreBuilder, HostHandle, HostKind};
+use crate::machine::Machine;
+use crate::peer::{PeerConfig, PeerHandler, PeerNet};
+use crate::shard::{Shard, ShardConfig};
+
+/// Most shards of one engine: their ids and buffers are laid out at open.
+const SHARDS_MAX: usize = 4_096;
+
+/// Who this member is, and who the others are. The membership is static in this version.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterConfig {
+    /// Equal on all members; another cluster's directory or peer is refused.
+    pub cluster_id: u64,
+    /// This member; not 0.
+    pub member_id: u64,
+    /// All members, this one included.
+    pub members: Vec<Member>,
+    /// Where peers reach this member.
+    pub listen: Vec<SocketAddr>,
+    /// The other members' ids and `host:port`s.
+    pub peers: Vec<(u64, Vec<String>)>,
+}
+
+/// Settings of an engine. Defaults are safe; each says why it is what it is.
+#[derive(Clone, Debug)]
+pub struct EngineBuilder {
+    dir: PathBuf,
+    cores: usize,
+    shards: usize,
+    host: HostKind,
+    cluster: ClusterConfig,
+    tick_ms: u64,
+    election_ticks: u64,
+    request_bytes_max: usize,
+    txn_ops_max: usize,
+    pending_bytes_max: usize,
+    quota_bytes: u64,
+    progress_notify_ms: u64,
+    checkpoint_bytes: u64,
+    wal: henge_wal::Options,
+}
+
+impl EngineBuilder {
+    pub(super) fn new(dir: impl Into<PathBuf>) -> Self {
+        EngineBuilder {
+            dir: dir.into(),
+            cores: 1,
+            shards: 1,
+            host: HostKind::Auto,
+            cluster: ClusterConfig {
+                cluster_id: 1,
+                member_id: 1,
+                members: vec![Member {
+                    id: 1,
+                    name: "default".to_owned(),
+                    ..Member::default()
+                }],
+                ..ClusterConfig::default()
+            },
+            tick_ms: 100,
+            election_ticks: 10,
+            request_bytes_max: 3 << 19,
+            txn_ops_max: 128,
+            pending_bytes_max: 64 << 20,
+            quota_bytes: 0,
+            progress_notify_ms: 600_000,
+            checkpoint_bytes: 1 << 30,
+            wal: henge_wal::Options::default(),
+        }
+    }
+
+    /// Threads that hold shards, each with its own log. Default 1: more pays only with as many shards.
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.cores = cores;
+        self
+    }
+
+    /// Shards, spread over the cores by turns. Default 1, which keeps one revision order over all keys.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// What drives the cores. Default [`HostKind::Auto`].
+    pub fn host(mut self, host: HostKind) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Makes it a member of a replicated cluster. Default: alone.
+    pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// Milliseconds between heartbeats, and the election timeout; etcd's defaults are 100 and 1,000.
+    pub fn timeouts(mut self, heartbeat_ms: u64, election_ms: u64) -> Self {
+        self.tick_ms = heartbeat_ms;
+        self.election_ticks = election_ms / heartbeat_ms.max(1);
+        self
+    }
+
+    /// Largest encoded request in bytes. Default 1.5 MiB, as etcd.
+    pub fn request_bytes_max(mut self, bytes: usize) -> Self {
+        self.request_bytes_max = bytes;
+        self
+    }
+
+    /// Most compares or operations in a transaction. Default 128, as etcd.
+    pub fn txn_ops_max(mut self, ops: usize) -> Self {
+        self.txn_ops_max = ops;
+        self
+    }
+
+    /// Bytes of requests a shard may hold between admission and answer. Default 64 MiB: what a core
+    /// writes in well under a second, so that a caller is refused rather than kept waiting.
+    pub fn pending_bytes_max(mut self, bytes: usize) -> Self {
+        self.pending_bytes_max = bytes;
+        self
+    }
+
+    /// Bytes each shard's store may hold before writes that add are refused; 0 is no limit (the default
+    /// for embedding; the server passes etcd's 2 GiB).
+    pub fn quota_bytes(mut self, bytes: u64) -> Self {
+        self.quota_bytes = bytes;
+        self
+    }
+
+    /// Milliseconds between the progress notes of idle watchers that asked for them. Default 10 minutes.
+    pub fn progress_notify_ms(mut self, millis: u64) -> Self {
+        self.progress_notify_ms = millis;
+        self
+    }
+
+    /// Bytes of log after which a member that is alone writes a checkpoint and lets the log go. Default
+    /// 1 GiB: a restart replays at most about that much, a few seconds.
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoint_bytes = bytes;
+        self
+    }
+
+    /// Sizes and depths of the logs.
+    pub fn wal(mut self, options: henge_wal::Options) -> Self {
+        self.wal = options;
+        self
+    }
+
+    /// Opens or creates the engine: takes the directory, replays the logs, starts the cores. Blocks.
+    pub fn open(self) -> Result<Engine, OpenError> {
+        self.check()?;
+        make_dir(&self.dir)?;
+        self.check_layout()?;
+        let (host, refused) = self.host.resolve();
+        if let Some(reason) = refused {
+            tracing::warn!(%reason, "io_uring is not available: log writes use a thread");
+        }
+        let inboxes: Vec<_> = (0..self.cores).map(|_| Arc::new(Inbox::new())).collect();
+        let metrics: Vec<_> = (0..self.shards)
+            .map(|_| Arc::new(Mutex::new(Metrics::default())))
+            .collect();
+        // The cores come first: a peer that connects finds somebody to talk to.
+        let net = Arc::new(OnceLock::new());
+        let mut cores = Vec::new();
+        for (at, inbox) in inboxes.iter().enumerate() {
+            let build = self.core_builder(at, inbox.clone(), &metrics, net.clone());
+            let (build, ended) = noting_the_end(build);
+            let HostHandle { thread, tasks } = host.start(&format!("henge-core-{at}"), build)?;
+            let thread = Mutex::new(Some(thread));
+            cores.push(CoreHandle {
+                inbox: inbox.clone(),
+                tasks,
+                thread,
+                ended,
+            });
+        }
+        let mut engine = Inner {
+            cores,
+            shards: metrics
+                .into_iter()
+                .enumerate()
+                .map(|(at, metrics)| ShardHandle {
+                    core: at % self.cores,
+                    group: group_id(at),
+                    metrics,
+                })
+                .collect(),
+            members: self.cluster.members.clone(),
+            limits: mvcc::check::Limits {
+                txn_ops_max: self.txn_ops_max,
+            },
+            host,
+            next_session: AtomicU64::new(1),
+            peers: None,
+        };
+        engine.peers = self.start_peers(&inboxes, &net)?;
+        Ok(Engine {
+            inner: Arc::new(engine),
+        })
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let bad = |setting, why: &str| {
+            Err(OpenError::Config {
+                setting,
+                why: why.to_owned(),
+            })
+        };
+        if self.cores == 0 || self.cores > self.shards {
+            return bad("cores", "must be between 1 and the number of shards");
+        }
+        if self.shards > SHARDS_MAX {
+            return bad("shards", "must be at most 4,096");
+        }
+        if self.tick_ms == 0 || self.election_ticks < 5 {
+            return bad(
+                "timeouts",
+                "the election timeout must be at least 5 heartbeat intervals",
+            );
+        }
+        let cluster = &self.cluster;
+        if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {
+            return bad("cluster", "this member's id must be one of the members'");
+        }
+        if cluster.members.len() > 1 && self.cores > 1 {
+            return bad("cores", "a replicated engine has one core in this version");
+        }
+        self.wal.check().map_err(|why| OpenError::Config {
+            setting: "wal",
+            why: why.to_owned(),
+        })
+    }
+
+    /// Cores and shards decide where a key is: a directory keeps those it was made with.
+    fn check_layout(&self) -> Result<(), OpenError> {
+        let path = self.dir.join("LAYOUT");
+        let asked = format!("format 1, cores {}, shards {}", self.cores, self.shards);
+        let directory = |error| OpenError::Directory {
+            path: path.clone(),
+            error,
+        };
+        match fs::File::open(&path) {
+            Ok(file) => {
+                let mut found = String::new();
+                file.take(1_024)
+                    .read_to_string(&mut found)
+                    .map_err(directory)?;
+                let found = found.trim().to_owned();
+                if found == asked {
+                    Ok(())
+                } else {
+                    Err(OpenError::Layout { path, found, asked })
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // A directory with something else in it is somebody else's.
+                if let Some(stranger) = first_entry(&self.dir).map_err(directory)? {
+                    return Err(OpenError::Directory {
+                        path: self.dir.clone(),
+                        error: std::io::Error::other(format!(
+                            "not a henge data directory: it holds {stranger:?} but no LAYOUT file; \
+                             give an empty or new directory"
+                        )),
+                    });
+                }
+                write_durably(&self.dir, "LAYOUT", &asked).map_err(directory)
+            }
+            Err(error) => Err(directory(error)),
+        }
+    }
+
+    fn shard_config(&self, group: u64, first_request_id: u64) -> ShardConfig {
+        ShardConfig {
+            group,
+            cluster_id: self.cluster.cluster_id,
+            member_id: self.cluster.member_id,
+            voters: self.voters(),
+            election_ticks: self.election_ticks,
+            tick_ms: self.tick_ms,
+            // etcd: 5 s and two election timeouts.
+            request_timeout_ms: 5_000 + 2 * self.election_ticks * self.tick_ms,
+            request_bytes_max: self.request_bytes_max,
+            pending_bytes_max: self.pending_bytes_max,
+            apply_gap_max: 5_000,
+            quota_bytes: self.quota_bytes,
+            progress_notify_ms: self.progress_notify_ms,
+            checkpoint_bytes: self.checkpoint_bytes,
+            log_bytes_replayed: 0,
+            seed: first_request_id,
+            first_request_id,
+        }
+    }
+
+    fn voters(&self) -> Vec<u64> {
+        let mut voters: Vec<_> = self
+            .cluster
+            .members
+            .iter()
+            .map(|member| member.id)
+            .collect();
+        voters.sort_unstable();
+        voters
+    }
+
+    /// Everything that must happen on the core's own thread.
+    fn core_builder(
+        &self,
+        at: usize,
+        inbox: Arc<Inbox>,
+        metrics: &[Arc<Mutex<Metrics>>],
+        net: Arc<OnceLock<Arc<PeerNet>>>,
+    ) -> CoreBuilder {
+        // Ids start from the wall clock, with room for a million requests per millisecond, so that those
+        // of a later run are always larger.
+        let first_request_id = wall_clock_ms() << 20;
+        let mine = (at..self.shards).step_by(self.cores);
+        let configs: Vec<_> = mine
+            .clone()
+            .map(|shard| self.shard_config(group_id(shard), first_request_id))
+            .collect();
+        let metrics = mine.map(|shard| metrics[shard].clone()).collect();
+        let conf_state = ConfState {
+            voters: self.voters(),
+            ..ConfState::default()
+        };
+        let dir = self.dir.join(format!("core-{at}"));
+        let checkpoint_dir = self.dir.join("checkpoints");
+        let checkpoint_bytes = self.checkpoint_bytes;
+        let options = self.wal.clone();
+        let identity = Identity {
+            cluster_id: self.cluster.cluster_id,
+            member_id: self.cluster.member_id,
+        };
+        Box::new(move |disk, clock: Clock| {
+            let now_ms = clock.now().millis();
+            let mut recovery = Recovery::new(conf_state, now_ms);
+            for config in &configs {
+                if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
+                    recovery.restored(config.group, machine);
+                }
+            }
+            let (wal, report) = Wal::open(&dir, &options, &identity, disk, &mut recovery)?;
+            report_open(&dir, &report);
+            let mut groups = recovery.finish()?;
+            let mut shards = Vec::with_capacity(configs.len());
+            for mut config in configs {
+                config.log_bytes_replayed = report.bytes;
+                let recovered = groups.remove(&config.group).unwrap_or_default();
+                let member_id = config.member_id;
+                let shard =
+                    Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
+                        setting: "cluster",
+                        why: format!("{member_id:x}: {error}"),
+                    })?;
+                shards.push(shard);
+            }
+            let config = CoreConfig {
+                inbox,
+                checkpoint_dir,
+                checkpoint_bytes,
+                metrics,
+            };
+            let peers: Box<dyn Peers> = Box::new(NetPeers { net });
+            Ok((Core::new(config, shards, wal), peers))
+        })
+    }
+
+    fn start_peers(
+        &self,
+        inboxes: &[Arc<Inbox>],
+        net: &OnceLock<Arc<PeerNet>>,
+    ) -> Result<Option<Arc<PeerNet>>, OpenError> {
+        let cluster = &self.cluster;
+        if cluster.members.len() == 1 {
+            return Ok(None);
+        }
+        let mut config = PeerConfig::new(cluster.cluster_id, cluster.member_id, wall_clock_ms());
+        config.listen = cluster.listen.clone();
+        config.peers = cluster.peers.clone();
+        let handler = Arc::new(Door {
+            inbox: inboxes[0].clone(),
+        });
+        let started =
+            PeerNet::start(config, handler).map_err(|error| OpenError::Peers(error.to_string()))?;
+        let started = Arc::new(started);
+        // Set once, here: `open` runs once per builder.
+        let _ = net.set(started.clone());
+        Ok(Some(started))
+    }
+}
+
+/// A group's state machine from its newest checkpoint, if it has one.
+fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine>, OpenError> {
+    let Some(path) = checkpoint::latest(dir, group)? else {
+        return Ok(None);
+    };
+    let mut reader = checkpoint::Reader::open(&path)?;
+    let meta = *reader.meta();
+    let theirs = (meta.cluster_id, meta.member_id, meta.group);
+    if theirs != (identity.cluster_id, identity.member_id, group) {
+        return Err(OpenError::ForeignCheckpoint { path });
+    }
+    let unreadable = |error: mvcc::SnapshotError| OpenError::Checkpoint {
+        path: path.clone(),
+        error,
+    };
+    let mut restorer = mvcc::Restorer::new();
+    while let Some(chunk) = reader.next_chunk()? {
+        restorer.push(&chunk).map_err(unreadable)?;
+    }
+    let store = restorer.finish().map_err(unreadable)?;
+    Ok(Some(Machine {
+        store,
+        applied_index: meta.index,
+        applied_term: meta.term,
+    }))
+}
+
+/// Groups are numbered from 1; 0 would be easy to write by accident.
+fn group_id(shard: usize) -> u64 {
+    shard as u64 + 1
+}
+
+/// Frames from peers go to the core's inbox.
+struct Door {
+    inbox: Arc<Inbox>,
+}
+
+impl PeerHandler for Door {
+    fn message(&self, from: u64, frame: Bytes) {
+        self.inbox.push(Input::Peer { from, frame });
+    }
+
+    fn connected(&self, peer: u64) {
+        tracing::info!(peer = %format_args!("{peer:x}"), "peer connected");
+    }
+
+    fn disconnected(&self, peer: u64, why: &str) {
+        tracing::warn!(peer = %format_args!("{peer:x}"), why, "peer disconnected");
+        self.inbox.push(Input::PeerLost { peer });
+    }
+
+    fn unreachable(&self, peer: u64, why: &str) {
+        tracing::warn!(peer = %format_args!("{peer:x}"), why, "peer cannot be reached");
+    }
+
+    fn refused(&self, from: SocketAddr, why: &str) {
+        tracing::warn!(%from, why, "refused a peer connection");
+    }
+}
+
+/// Frames to peers go to the transport, once it runs.
+struct NetPeers {
+    net: Arc<OnceLock<Arc<PeerNet>>>,
+}
+
+impl Peers for NetPeers {
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
+        if let Some(net) = self.net.get() {
+            // A frame that is not taken is lost on the network's side: raft repeats what matters.
+            let _ = if urgent {
+                net.send_urgent(to, frame)
+            } else {
+                net.send(to, frame)
+            };
+        }
+    }
+}
+
+/// Wraps a builder so that the end of its host thread can be awaited.
+fn noting_the_end(build: CoreBuilder) -> (CoreBuilder, tokio::sync::watch::Receiver<bool>) {
+    let (sender, receiver) = tokio::sync::watch::channel(false);
+    let wrapped: CoreBuilder = Box::new(move |disk, clock| {
+        let (core, peers) = build(disk, clock)?;
+        Ok((
+            core,
+            Box::new(NotingPeers {
+                peers,
+                _ended: sender,
+            }) as Box<dyn Peers>,
+        ))
+    });
+    (wrapped, receiver)
+}
+
+/// Lives as long as its core; dropping the sender ends every wait for it.
+struct NotingPeers {
+    peers: Box<dyn Peers>,
+    _ended: tokio::sync::watch::Sender<bool>,
+}
+
+impl Peers for NotingPeers {
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
+        self.peers.send(to, frame, urgent);
+    }
+}
+
+fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
+    tracing::info!(
+        dir = %dir.display(),
+        backend = report.backend,
+        direct_io = report.direct_io,
+        segments = report.segments,
+        records = report.records,
+        last_lsn = report.last_lsn,
+        "opened the log"
+    );
+    if !report.direct_io {
+        tracing::warn!(
+            dir = %dir.display(),
+            "this file system refuses O_DIRECT: the log uses write and fdatasync, which is slower"
+        );
+    }
+    if let Some(cut) = &report.cut {
+        tracing::warn!(
+            file = %cut.file.display(),
+            offset = cut.offset,
+            bytes = cut.bytes,
+            kept = %cut.kept.display(),
+            "cut a torn tail: a write that was never acknowledged"
+        );
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), OpenError> {
+    let directory = |error| OpenError::Directory {
+        path: dir.to_owned(),
+        error,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(directory)?;
+    // The new directory's name is durable only once its parent is synced.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_dir(parent.unwrap_or(Path::new("."))).map_err(directory)
+}
+
+fn first_entry(dir: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if name != "lost+found" && name != "LAYOUT.tmp" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn write_durably(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    let mut file = fs::File::create(&temporary)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(name))?;
+    sync_dir(dir)
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}

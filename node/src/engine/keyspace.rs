@@ -1,0 +1,193 @@
+//! One shard shown as a complete etcd: the [`Backend`] of the server's edge.
+
+use henge_mvcc as mvcc;
+
+use super::{Engine, Operation, Ticket};
+use crate::api::{Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status};
+use crate::machine::{Command, Response};
+use crate::shard::request::RequestKind;
+use crate::shard::session::WatchStream;
+
+/// A shard with its own revision, leases and watchers.
+#[derive(Clone)]
+pub struct Keyspace {
+    engine: Engine,
+    shard: usize,
+}
+
+impl Keyspace {
+    pub(crate) fn new(engine: Engine, shard: usize) -> Self {
+        Keyspace { engine, shard }
+    }
+
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn checked(&self, checked: Result<(), mvcc::Error>, submit: impl FnOnce() -> Ticket) -> Ticket {
+        match checked {
+            Ok(()) => submit(),
+            Err(error) => Ticket::failed(error.into()),
+        }
+    }
+
+    fn write(&self, command: &Command<'_>) -> Ticket {
+        self.engine.write(self.shard, command)
+    }
+
+    fn limits(&self) -> &mvcc::check::Limits {
+        &self.engine.inner().limits
+    }
+}
+
+impl Backend for Keyspace {
+    type Watch = WatchStream;
+
+    fn range(
+        &self,
+        request: &mvcc::RangeRequest<'_>,
+        serializable: bool,
+    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + 'static {
+        let ticket = self.checked(mvcc::check::range(request, self.limits()), || {
+            let encoded = Command::Range(request.clone()).encode();
+            self.engine.submit(
+                self.shard,
+                RequestKind::Read {
+                    encoded,
+                    serializable,
+                },
+            )
+        });
+        Operation::new(ticket, Reply::range)
+    }
+
+    fn put(
+        &self,
+        request: &mvcc::PutRequest<'_>,
+    ) -> impl Future<Output = Result<Reply<mvcc::PutResponse>, Error>> + Send + 'static {
+        let ticket = self.checked(mvcc::check::put(request, self.limits()), || {
+            self.write(&Command::Put(request.clone()))
+        });
+        Operation::new(ticket, Reply::put)
+    }
+
+    fn delete_range(
+        &self,
+        request: &mvcc::DeleteRangeRequest<'_>,
+    ) -> impl Future<Output = Result<Reply<mvcc::DeleteRangeResponse>, Error>> + Send + 'static
+    {
+        let ticket = self.checked(mvcc::check::delete_range(request, self.limits()), || {
+            self.write(&Command::DeleteRange(request.clone()))
+        });
+        Operation::new(ticket, Reply::delete)
+    }
+
+    fn txn(
+        &self,
+        request: &mvcc::TxnRequest<'_>,
+        serializable: bool,
+    ) -> impl Future<Output = Result<Reply<mvcc::TxnResponse>, Error>> + Send + 'static {
+        let ticket = self.checked(mvcc::check::txn(request, self.limits()), || {
+            self.engine.txn_ticket(self.shard, request, serializable)
+        });
+        Operation::new(ticket, Reply::txn)
+    }
+
+    fn compact(
+        &self,
+        revision: i64,
+        physical: bool,
+    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
+        let ticket = self.write(&Command::Compact { revision, physical });
+        Operation::new(ticket, Reply::done)
+    }
+
+    fn lease_grant(
+        &self,
+        id: i64,
+        ttl_s: i64,
+    ) -> impl Future<Output = Result<Reply<LeaseGranted>, Error>> + Send + 'static {
+        let ticket = self.write(&Command::LeaseGrant { id, ttl_s });
+        Operation::new(ticket, Reply::granted)
+    }
+
+    fn lease_revoke(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Reply<()>, Error>> + Send + 'static {
+        let ticket = self.write(&Command::LeaseRevoke { id });
+        Operation::new(ticket, Reply::done)
+    }
+
+    fn lease_keep_alive(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Reply<i64>, Error>> + Send + 'static {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::LeaseKeepAlive(id));
+        Operation::new(ticket, Reply::renewed)
+    }
+
+    fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> impl Future<Output = Result<Reply<LeaseTtl>, Error>> + Send + 'static {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
+        Operation::new(ticket, Reply::ttl)
+    }
+
+    fn leases(&self) -> impl Future<Output = Result<Reply<Vec<i64>>, Error>> + Send + 'static {
+        let ticket = self.engine.submit(self.shard, RequestKind::Leases);
+        Operation::new(ticket, Reply::leases)
+    }
+
+    fn hash_kv(
+        &self,
+        revision: i64,
+    ) -> impl Future<Output = Result<Reply<HashKv>, Error>> + Send + 'static {
+        let ticket = self
+            .engine
+            .submit(self.shard, RequestKind::HashKv(revision));
+        Operation::new(ticket, Reply::hash)
+    }
+
+    fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
+        let ticket = self.engine.submit(self.shard, RequestKind::Status);
+        Operation::new(ticket, |reply| Ok(reply.status()?.map(|status| *status)))
+    }
+
+    fn members(
+        &self,
+        linearizable: bool,
+    ) -> impl Future<Output = Result<Reply<Vec<Member>>, Error>> + Send + 'static {
+        let kind = if linearizable {
+            RequestKind::Barrier
+        } else {
+            RequestKind::Status
+        };
+        let ticket = self.engine.submit(self.shard, kind);
+        let members = self.engine.inner().members.clone();
+        async move {
+            let Reply::<Response> { mut header, .. } = ticket.await?;
+            // etcd's Cluster RPCs carry no revision.
+            header.revision = 0;
+            Ok(Reply {
+                header,
+                body: members,
+            })
+        }
+    }
+
+    fn watch_session(&self) -> WatchStream {
+        self.engine.session(self.shard)
+    }
+
+    fn metrics(&self) -> Metrics {
+        self.engine.metrics(self.shard).unwrap_or_default()
+    }
+}

@@ -1,0 +1,74 @@
+//! Waiting for the answer to one request.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::api::{Error, Outcome, Reply};
+use crate::machine::Response;
+use crate::shard::request::AnswerReceiver;
+
+/// The caller's half of a request that was handed to its shard. Dropping it abandons the answer only.
+#[derive(Debug)]
+pub struct Ticket(State);
+
+#[derive(Debug)]
+enum State {
+    Failed(Option<Error>),
+    Waiting(AnswerReceiver),
+}
+
+impl Ticket {
+    /// A request that was refused before it reached its shard.
+    pub fn failed(error: Error) -> Self {
+        Ticket(State::Failed(Some(error)))
+    }
+
+    /// A request whose answer comes through `receiver`.
+    pub fn waiting(receiver: AnswerReceiver) -> Self {
+        Ticket(State::Waiting(receiver))
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Reply<Response>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Failed(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Stopped {
+                outcome: Outcome::NotDone,
+            }))),
+            // A core that ended without answering may have written the request: nobody can say.
+            State::Waiting(receiver) => Pin::new(receiver).poll(cx).map(|answered| {
+                answered.unwrap_or(Err(Error::Stopped {
+                    outcome: Outcome::Unknown,
+                }))
+            }),
+        }
+    }
+}
+
+/// An operation that was started; awaiting it gives its answer. It borrows nothing and is `Send`.
+#[derive(Debug)]
+#[must_use = "the operation runs anyway; await it to learn what became of it"]
+pub struct Operation<T> {
+    ticket: Ticket,
+    convert: fn(Reply<Response>) -> Result<T, Error>,
+}
+
+impl<T> Operation<T> {
+    pub(crate) fn new(ticket: Ticket, convert: fn(Reply<Response>) -> Result<T, Error>) -> Self {
+        Operation { ticket, convert }
+    }
+}
+
+impl<T> Future for Operation<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let convert = self.convert;
+        Pin::new(&mut self.ticket)
+            .poll(cx)
+            .map(|answer| answer.and_then(convert))
+    }
+}

@@ -1,0 +1,136 @@
+//! The one response body of the edge: a unary gRPC answer, tonic's body, or plain bytes.
+//!
+//! A unary answer is one DATA frame and the trailers `grpc-status: 0`, without a box or a stream
+//! machine; that is a good part of what the thin layer saves.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Code, Status};
+
+use super::counters::Meter;
+
+/// A response body.
+#[derive(Debug)]
+pub struct EdgeBody {
+    kind: Kind,
+    meter: Option<Meter>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Plain(Option<Bytes>),
+    Unary {
+        message: Option<Bytes>,
+        trailers: bool,
+    },
+    Tonic(tonic::body::Body),
+}
+
+impl EdgeBody {
+    /// Bytes of a known length, for plain HTTP.
+    pub(crate) fn plain(bytes: impl Into<Bytes>) -> EdgeBody {
+        EdgeBody {
+            kind: Kind::Plain(Some(bytes.into())),
+            meter: None,
+        }
+    }
+
+    /// A successful unary answer: one framed message, then `grpc-status: 0`.
+    pub(crate) fn unary(framed: Bytes) -> EdgeBody {
+        EdgeBody {
+            kind: Kind::Unary {
+                message: Some(framed),
+                trailers: true,
+            },
+            meter: None,
+        }
+    }
+
+    /// What a tonic service answered; `meter` learns the status from its trailers.
+    pub(crate) fn tonic(body: tonic::body::Body, meter: Option<Meter>) -> EdgeBody {
+        EdgeBody {
+            kind: Kind::Tonic(body),
+            meter,
+        }
+    }
+}
+
+impl Default for EdgeBody {
+    fn default() -> EdgeBody {
+        EdgeBody {
+            kind: Kind::Empty,
+            meter: None,
+        }
+    }
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Plain(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Unary { message, trailers } => {
+                if let Some(message) = message.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                let first = std::mem::take(trailers);
+                Poll::Ready(first.then(|| Ok(Frame::trailers(ok_trailers()))))
+            }
+            Kind::Tonic(body) => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let (Some(t), Some(meter)) = (frame.trailers_ref(), this.meter.as_mut())
+                {
+                    meter.finish(status_code(t));
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Plain(bytes) => bytes.is_none(),
+            Kind::Unary { message, trailers } => message.is_none() && !trailers,
+            Kind::Tonic(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Plain(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            // Not exact: hyper would add a content-length, which gRPC answers do not carry.
+            Kind::Unary { .. } => SizeHint::default(),
+            Kind::Tonic(body) => body.size_hint(),
+        }
+    }
+}
+
+fn ok_trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+    trailers
+}
+
+/// The gRPC code in a header map; Unknown if there is none that can be read.
+pub(crate) fn status_code(headers: &HeaderMap) -> Code {
+    headers
+        .get(Status::GRPC_STATUS)
+        .map_or(Code::Unknown, |v| Code::from_bytes(v.as_bytes()))
+}

@@ -1,0 +1,184 @@
+//! The known RPCs and how often each was started and ended with which code: the numbers behind
+//! `grpc_server_started_total` and `grpc_server_handled_total` of /metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tonic::Code;
+
+/// Number of gRPC codes (0 Ok to 16 Unauthenticated).
+const CODES: usize = 17;
+
+/// One RPC this server knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Request path, `/package.Service/Method`.
+    pub path: &'static str,
+    /// `unary`, `server_stream` or `bidi_stream`, as grpc-go-prometheus names them.
+    pub kind: &'static str,
+}
+
+impl Method {
+    /// `package.Service`.
+    pub fn service(&self) -> &'static str {
+        self.path[1..]
+            .split_once('/')
+            .map_or("", |(service, _)| service)
+    }
+
+    /// The method's name.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit('/').next().unwrap_or("")
+    }
+}
+
+macro_rules! methods {
+    ($($service:literal { $($name:ident $kind:ident),* $(,)? })*) => {
+        &[$($(Method {
+            path: concat!("/", $service, "/", stringify!($name)),
+            kind: stringify!($kind),
+        }),*),*]
+    };
+}
+
+/// Every RPC served, the hot ones first (they are looked up linearly).
+pub const METHODS: &[Method] = methods! {
+    "etcdserverpb.KV" {
+        Put unary, Range unary, Txn unary, DeleteRange unary, Compact unary,
+        RangeStream server_stream,
+    }
+    "etcdserverpb.Watch" { Watch bidi_stream }
+    "etcdserverpb.Lease" {
+        LeaseGrant unary, LeaseRevoke unary, LeaseKeepAlive bidi_stream, LeaseTimeToLive unary,
+        LeaseLeases unary,
+    }
+    "etcdserverpb.Cluster" {
+        MemberAdd unary, MemberRemove unary, MemberUpdate unary, MemberList unary,
+        MemberPromote unary,
+    }
+    "etcdserverpb.Maintenance" {
+        Alarm unary, Status unary, Defragment unary, Hash unary, HashKV unary,
+        Snapshot server_stream, MoveLeader unary, Downgrade unary,
+    }
+    "etcdserverpb.Auth" {
+        AuthEnable unary, AuthDisable unary, AuthStatus unary, Authenticate unary,
+        UserAdd unary, UserGet unary, UserList unary, UserDelete unary, UserChangePassword unary,
+        UserGrantRole unary, UserRevokeRole unary, RoleAdd unary, RoleGet unary, RoleList unary,
+        RoleDelete unary, RoleGrantPermission unary, RoleRevokePermission unary,
+    }
+    "grpc.health.v1.Health" { Check unary, Watch server_stream }
+};
+
+/// Counters of all known RPCs. Shared by the connections of a core; adding up is one relaxed
+/// increment at the start and one at the end of a call.
+#[derive(Debug)]
+pub struct GrpcCounters {
+    started: Vec<AtomicU64>,
+    handled: Vec<[AtomicU64; CODES]>,
+}
+
+impl GrpcCounters {
+    /// All zero.
+    pub fn new() -> GrpcCounters {
+        GrpcCounters {
+            started: METHODS.iter().map(|_| AtomicU64::new(0)).collect(),
+            handled: METHODS
+                .iter()
+                .map(|_| [const { AtomicU64::new(0) }; CODES])
+                .collect(),
+        }
+    }
+
+    /// Calls of method number `method` (its place in [`METHODS`]) that began.
+    pub fn started(&self, method: usize) -> u64 {
+        self.started
+            .get(method)
+            .map_or(0, |n| n.load(Ordering::Relaxed))
+    }
+
+    /// Calls of method number `method` that ended with `code`.
+    pub fn handled(&self, method: usize, code: Code) -> u64 {
+        let row = self.handled.get(method);
+        row.and_then(|row| row.get(code as usize))
+            .map_or(0, |n| n.load(Ordering::Relaxed))
+    }
+}
+
+impl Default for GrpcCounters {
+    fn default() -> GrpcCounters {
+        GrpcCounters::new()
+    }
+}
+
+/// Place of `path` in [`METHODS`].
+pub(crate) fn find(path: &str) -> Option<usize> {
+    METHODS.iter().position(|m| m.path == path)
+}
+
+/// Counts one call. A call that goes away without an end was canceled.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    counters: Arc<GrpcCounters>,
+    method: usize,
+    finished: bool,
+}
+
+impl Meter {
+    /// A call of method number `method` begins.
+    pub(crate) fn start(counters: Arc<GrpcCounters>, method: usize) -> Meter {
+        if let Some(n) = counters.started.get(method) {
+            n.fetch_add(1, Ordering::Relaxed);
+        }
+        Meter {
+            counters,
+            method,
+            finished: false,
+        }
+    }
+
+    /// The call ended with `code`; only the first end counts.
+    pub(crate) fn finish(&mut self, code: Code) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let row = self.counters.handled.get(self.method);
+        if let Some(n) = row.and_then(|row| row.get(code as usize)) {
+            n.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.finish(Code::Cancelled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_unique_and_split_into_service_and_name() {
+        for (i, m) in METHODS.iter().enumerate() {
+            assert_eq!(find(m.path), Some(i));
+            assert_eq!(m.path, format!("/{}/{}", m.service(), m.name()));
+        }
+        assert_eq!(METHODS[0].service(), "etcdserverpb.KV");
+        assert_eq!(find("/etcdserverpb.KV/Nope"), None);
+    }
+
+    #[test]
+    fn a_dropped_call_was_canceled_and_an_ended_one_counts_once() {
+        let counters = Arc::new(GrpcCounters::new());
+        drop(Meter::start(counters.clone(), 0));
+        let mut ended = Meter::start(counters.clone(), 0);
+        ended.finish(Code::Ok);
+        ended.finish(Code::Internal);
+        drop(ended);
+        assert_eq!(counters.started(0), 2);
+        assert_eq!(counters.handled(0, Code::Cancelled), 1);
+        assert_eq!(counters.handled(0, Code::Ok), 1);
+        assert_eq!(counters.handled(0, Code::Internal), 0);
+    }
+}

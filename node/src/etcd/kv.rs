@@ -1,0 +1,174 @@
+//! The KV service: validation in etcd's order, then the engine.
+//!
+//! The same methods serve the thin layer ([`super::unary`]) and the tonic service below, so the two
+//! cannot drift apart. Holds no state but the backend.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use henge_mvcc as mvcc;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::config::EdgeConfig;
+use super::errors::status;
+use super::header::header;
+use super::proto::etcdserverpb as pb;
+use super::range_stream;
+use super::translate;
+use crate::api::{Backend, Error};
+
+/// The KV service over a backend.
+#[derive(Debug)]
+pub struct Kv<B> {
+    backend: B,
+    config: Arc<EdgeConfig>,
+    limits: mvcc::check::Limits,
+}
+
+impl<B: Backend> Kv<B> {
+    /// A service that answers from `backend`.
+    pub fn new(backend: B, config: Arc<EdgeConfig>) -> Kv<B> {
+        let limits = mvcc::check::Limits {
+            txn_ops_max: config.max_txn_ops,
+        };
+        Kv {
+            backend,
+            config,
+            limits,
+        }
+    }
+
+    /// A read of one key or a range.
+    pub async fn range(&self, req: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+        let call = {
+            let t = translate::range(&req);
+            mvcc::check::range(&t.request, &self.limits)?;
+            late(t.late)?;
+            self.backend.range(&t.request, req.serializable)
+        };
+        let reply = call.await?;
+        Ok(translate::range_response(reply.header, reply.body))
+    }
+
+    /// A write of one key.
+    pub async fn put(&self, req: pb::PutRequest) -> Result<pb::PutResponse, Error> {
+        let call = {
+            let r = translate::put(&req);
+            mvcc::check::put(&r, &self.limits)?;
+            self.fits(&req)?;
+            self.backend.put(&r)
+        };
+        let reply = call.await?;
+        Ok(translate::put_response(reply.header, reply.body))
+    }
+
+    /// A removal of one key or a range.
+    pub async fn delete_range(
+        &self,
+        req: pb::DeleteRangeRequest,
+    ) -> Result<pb::DeleteRangeResponse, Error> {
+        let call = {
+            let r = translate::delete_range(&req);
+            mvcc::check::delete_range(&r, &self.limits)?;
+            self.fits(&req)?;
+            self.backend.delete_range(&r)
+        };
+        let reply = call.await?;
+        Ok(translate::delete_response(reply.header, reply.body))
+    }
+
+    /// A transaction.
+    pub async fn txn(&self, req: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+        let call = {
+            let t = translate::txn(&req);
+            mvcc::check::txn(&t.request, &self.limits)?;
+            late(t.late)?;
+            // Only what is proposed has a size limit: a read-only transaction skips the log.
+            if !t.request.is_read_only() {
+                self.fits(&req)?;
+            }
+            self.backend
+                .txn(&t.request, translate::txn_is_serializable(&req))
+        };
+        Ok(translate::txn_response(call.await?))
+    }
+
+    /// A compaction up to a revision.
+    pub async fn compact(
+        &self,
+        req: pb::CompactionRequest,
+    ) -> Result<pb::CompactionResponse, Error> {
+        let reply = self.backend.compact(req.revision, req.physical).await?;
+        Ok(pb::CompactionResponse {
+            header: header(reply.header),
+        })
+    }
+
+    fn fits(&self, req: &impl Message) -> Result<(), Error> {
+        let (bytes, max) = (req.encoded_len(), self.config.max_request_bytes);
+        if bytes > max {
+            Err(Error::RequestTooLarge { bytes, max })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn late(mistake: Option<mvcc::Error>) -> Result<(), Error> {
+    mistake.map_or(Ok(()), |e| Err(Error::Invalid(e)))
+}
+
+fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|e| status(&e))
+}
+
+#[tonic::async_trait]
+impl<B: Backend> pb::kv_server::Kv for Kv<B> {
+    async fn range(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<pb::RangeResponse>, Status> {
+        answer(self.range(request.into_inner()).await)
+    }
+
+    type RangeStreamStream =
+        Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let limit = self.config.max_request_bytes;
+        range_stream::start(self.backend.clone(), request.into_inner(), limit).map(Response::new)
+    }
+
+    async fn put(
+        &self,
+        request: Request<pb::PutRequest>,
+    ) -> Result<Response<pb::PutResponse>, Status> {
+        answer(self.put(request.into_inner()).await)
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        answer(self.delete_range(request.into_inner()).await)
+    }
+
+    async fn txn(
+        &self,
+        request: Request<pb::TxnRequest>,
+    ) -> Result<Response<pb::TxnResponse>, Status> {
+        answer(self.txn(request.into_inner()).await)
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        answer(self.compact(request.into_inner()).await)
+    }
+}

@@ -1,0 +1,33 @@
+//! The etcd v3 gRPC edge: everything between a client's TCP connection and [`crate::api::Backend`].
+//!
+//! Promises: etcd's messages, codes, texts, limits and validation order, so that a client cannot
+//! tell the difference. It must never know how the engine works: it sees `Backend` and nothing
+//! else, and no protobuf type leaves this folder. Tested over real sockets against an in-memory
+//! double in `tests/etcd_api.rs`.
+//!
+//! The way of a request: [`server`] (HTTP/2, routing, counters) → [`unary`] (thin layer for the hot
+//! KV calls) or the generated tonic services ([`kv`], [`watch`], [`lease`], [`cluster`],
+//! [`maintenance`], [`auth`], [`health`]) → [`translate`] → `Backend` → [`errors`].
+
+pub mod auth;
+pub mod body;
+pub mod cluster;
+pub mod config;
+pub mod counters;
+pub mod errors;
+pub mod header;
+pub mod health;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod proto;
+pub mod range_stream;
+pub mod server;
+pub mod streams;
+pub mod translate;
+pub mod unary;
+pub mod watch;
+
+pub use config::EdgeConfig;
+pub use counters::GrpcCounters;
+pub use server::{Edge, LocalExecutor, Shutdown, serve, serve_connection};

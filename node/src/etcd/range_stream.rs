@@ -1,0 +1,137 @@
+//! `KV.RangeStream` (etcd 3.7): a Range answered in chunks, so that no side ever holds it whole.
+//!
+//! Promises etcd's contract: all chunks are read at one revision, pinned by the first; header,
+//! `more` and `count` come with the last message only; merging all messages gives exactly the
+//! answer of the unary Range. Each chunk is an ordinary limited Range of the engine.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use henge_mvcc as mvcc;
+use prost::Message;
+use tonic::Status;
+
+use super::errors::status;
+use super::header::header;
+use super::proto::etcdserverpb as pb;
+use super::streams::{Answers, unfold};
+use super::translate;
+use crate::api::{Backend, Error, Header};
+
+/// Keys in the first chunk (etcd's choice).
+const FIRST_CHUNK_KEYS: i64 = 10;
+
+/// Checks `req` and starts its stream. `max_request_bytes` steers the chunk size.
+pub(crate) fn start<B: Backend>(
+    backend: B,
+    req: pb::RangeRequest,
+    max_request_bytes: usize,
+) -> Result<Answers<pb::RangeStreamResponse>, Status> {
+    let t = translate::range(&req);
+    mvcc::check::range(&t.request, &mvcc::check::Limits::default())
+        .map_err(|e| status(&Error::Invalid(e)))?;
+    if let Some(e) = t.late {
+        return Err(status(&Error::Invalid(e)));
+    }
+    if req.sort_order != 0 || req.sort_target != 0 {
+        return Err(Status::unimplemented(
+            "RangeStream does not support custom sort orders",
+        ));
+    }
+    let filters = [
+        req.min_mod_revision,
+        req.max_mod_revision,
+        req.min_create_revision,
+        req.max_create_revision,
+    ];
+    if filters.iter().any(|f| *f != 0) {
+        return Err(Status::unimplemented(
+            "RangeStream does not support revision filters",
+        ));
+    }
+    let walk = Walk {
+        backend,
+        left: req.limit,
+        limited: req.limit > 0,
+        chunk: FIRST_CHUNK_KEYS,
+        max_request_bytes,
+        first: None,
+        finished: false,
+        req,
+    };
+    Ok(unfold(walk, |walk| walk.step()))
+}
+
+/// Where a stream is.
+struct Walk<B> {
+    backend: B,
+    /// What is still to be read: key and revision move with every chunk.
+    req: pb::RangeRequest,
+    limited: bool,
+    /// Keys the caller may still get, if `limited`.
+    left: i64,
+    /// Keys to ask for next.
+    chunk: i64,
+    max_request_bytes: usize,
+    /// Header and count of the first chunk: they hold for the whole.
+    first: Option<(Header, i64)>,
+    finished: bool,
+}
+
+impl<B: Backend> Walk<B> {
+    async fn step(mut self) -> Option<(Result<pb::RangeStreamResponse, Status>, Walk<B>)> {
+        if self.finished {
+            return None;
+        }
+        let answer = self.chunk().await.map_err(|e| status(&e));
+        Some((answer, self))
+    }
+
+    async fn chunk(&mut self) -> Result<pb::RangeStreamResponse, Error> {
+        self.req.limit = if self.limited {
+            self.chunk.min(self.left)
+        } else {
+            self.chunk
+        };
+        let call = {
+            let t = translate::range(&self.req);
+            self.backend.range(&t.request, self.req.serializable)
+        };
+        let reply = call.await?;
+        let (pinned, count) = *self.first.get_or_insert((reply.header, reply.body.count));
+        if self.req.revision <= 0 {
+            self.req.revision = pinned.revision;
+        }
+        let (more, keys) = (reply.body.more, reply.body.kvs.len());
+        let last_key = reply.body.kvs.last().map(|kv| kv.key.clone());
+        let mut response = translate::range_response(reply.header, reply.body);
+        response.header = None;
+        response.more = false;
+        response.count = 0;
+        self.left -= i64::try_from(keys).unwrap_or(i64::MAX);
+        match last_key {
+            Some(key) if more && !(self.limited && self.left <= 0) => self.advance(&key, &response),
+            _ => {
+                response.header = header(pinned);
+                response.more = more;
+                response.count = count;
+                self.finished = true;
+            }
+        }
+        Ok(pb::RangeStreamResponse {
+            range_response: Some(response),
+        })
+    }
+
+    /// Continues behind `key`; chunks aim at half to twice the largest request.
+    fn advance(&mut self, key: &Bytes, sent: &pb::RangeResponse) {
+        let mut next = BytesMut::with_capacity(key.len() + 1);
+        next.extend_from_slice(key);
+        next.put_u8(0);
+        self.req.key = next.freeze();
+        let bytes = sent.encoded_len();
+        if bytes < self.max_request_bytes / 2 {
+            self.chunk = self.chunk.saturating_mul(2);
+        } else if bytes > self.max_request_bytes.saturating_mul(2) {
+            self.chunk = (self.chunk / 2).max(1);
+        }
+    }
+}

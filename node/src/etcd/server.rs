@@ -1,0 +1,428 @@
+//! From an accepted connection to the services, and back: protocol detection, HTTP/2 limits,
+//! routing, counters, graceful drain.
+//!
+//! Runs on any tokio runtime, in particular on the single thread of a core
+//! ([`LocalExecutor`]). It never touches the engine except through [`Backend`].
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tonic::{Code, Status};
+use tower_service::Service as TowerService;
+
+use super::auth::Auth;
+use super::body::{EdgeBody, status_code};
+use super::cluster::Cluster;
+use super::config::EdgeConfig;
+use super::counters::{self, GrpcCounters, METHODS, Meter};
+use super::errors::{self, text};
+use super::health::Health;
+use super::kv::Kv;
+use super::lease::Lease;
+use super::maintenance::Maintenance;
+use super::proto::etcdserverpb as pb;
+use super::proto::health::health_server::HealthServer;
+use super::streams::HAS_LEADER;
+use super::unary;
+use super::watch::Watch;
+use crate::api::Backend;
+use crate::http as plain;
+
+/// The future of one request.
+pub type EdgeFuture = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
+
+/// Bytes a client may send ahead on one stream before the server reads them. A whole largest
+/// request fits, so that a big Put takes one round trip.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+
+/// The same for all streams of a connection together; also bounds its receive memory. So large
+/// because h2 (≥ 0.4.18) closes a connection whose unread small frames cost more than half of it,
+/// at about 250 bytes each, and hyper passes no other setting on: this allows a Go client some
+/// 60,000 keep-alives in one burst, each in a frame of its own.
+const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+
+/// Streams a client may cancel before we look at them, and errors of ours, before the connection
+/// is closed with ENHANCE_YOUR_CALM. hyper's 20 is too few: Go clients cancel contexts in bursts.
+const RESET_BUDGET: usize = 4_096;
+
+/// Longest header list of a request, in bytes (tokens and metadata of clients fit).
+const HEADER_LIST_BYTES: u32 = 64 * 1024;
+
+/// Answer bytes buffered per stream for a client that reads slowly.
+const SEND_BUFFER_BYTES: usize = 400 * 1024;
+
+/// Time an HTTP/1.1 client has for its request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Announces the end of service to everything that serves. Clones share one state.
+#[derive(Clone, Debug)]
+pub struct Shutdown(Arc<watch::Sender<bool>>);
+
+impl Shutdown {
+    /// Not announced.
+    pub fn new() -> Shutdown {
+        Shutdown(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// Announces it: listeners stop accepting, connections say GOAWAY, streams end.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether it was announced.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown::new()
+    }
+}
+
+/// Runs tasks on the current thread's `LocalSet` (or tokio-uring runtime).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalExecutor;
+
+impl<F: Future + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// The edge over one backend: what answers the requests of every connection. Cheap to clone.
+#[derive(Debug)]
+pub struct Edge<B: Backend>(Arc<Services<B>>);
+
+impl<B: Backend> Clone for Edge<B> {
+    fn clone(&self) -> Edge<B> {
+        Edge(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Services<B: Backend> {
+    backend: B,
+    config: Arc<EdgeConfig>,
+    counters: Arc<GrpcCounters>,
+    shutdown: Shutdown,
+    kv: Arc<Kv<B>>,
+    kv_server: pb::kv_server::KvServer<Kv<B>>,
+    watch: pb::watch_server::WatchServer<Watch<B>>,
+    lease: pb::lease_server::LeaseServer<Lease<B>>,
+    cluster: pb::cluster_server::ClusterServer<Cluster<B>>,
+    maintenance: pb::maintenance_server::MaintenanceServer<Maintenance<B>>,
+    auth: pb::auth_server::AuthServer<Auth<B>>,
+    health: HealthServer<Health>,
+}
+
+impl<B: Backend> Edge<B> {
+    /// An edge that answers from `backend`, counts in `counters` and ends with `shutdown`.
+    pub fn new(
+        backend: B,
+        config: EdgeConfig,
+        counters: Arc<GrpcCounters>,
+        shutdown: Shutdown,
+    ) -> Edge<B> {
+        let config = Arc::new(config);
+        let max = config.max_message_bytes();
+        let draining = || shutdown.subscribe();
+        let kv = Arc::new(Kv::new(backend.clone(), config.clone()));
+        let watch = Watch::new(backend.clone(), config.clone(), draining());
+        let lease = Lease::new(backend.clone(), config.clone(), draining());
+        let cluster = Cluster::new(backend.clone());
+        let maintenance = Maintenance::new(backend.clone(), config.clone());
+        let auth = Auth::new(backend.clone());
+        let health = Health::new(draining());
+        Edge(Arc::new(Services {
+            kv_server: pb::kv_server::KvServer::from_arc(kv.clone()).max_decoding_message_size(max),
+            watch: pb::watch_server::WatchServer::new(watch).max_decoding_message_size(max),
+            lease: pb::lease_server::LeaseServer::new(lease).max_decoding_message_size(max),
+            cluster: pb::cluster_server::ClusterServer::new(cluster).max_decoding_message_size(max),
+            maintenance: pb::maintenance_server::MaintenanceServer::new(maintenance)
+                .max_decoding_message_size(max),
+            auth: pb::auth_server::AuthServer::new(auth).max_decoding_message_size(max),
+            health: HealthServer::new(health).max_decoding_message_size(max),
+            kv,
+            backend,
+            config,
+            counters,
+            shutdown,
+        }))
+    }
+
+    /// Answers one request, gRPC or plain.
+    fn respond(&self, request: Request<Incoming>) -> EdgeFuture {
+        if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
+            return self.grpc(request);
+        }
+        let edge = self.clone();
+        Box::pin(
+            async move { Ok(plain::respond(&edge.0.backend, &edge.0.counters, &request).await) },
+        )
+    }
+
+    fn grpc(&self, request: Request<Incoming>) -> EdgeFuture {
+        let Some(method) = counters::find(request.uri().path()) else {
+            return refuse(unknown_method(request.uri().path()));
+        };
+        let mut meter = Meter::start(self.0.counters.clone(), method);
+        if requires_leader(request.headers()) && !self.0.backend.metrics().has_leader {
+            meter.finish(Code::Unavailable);
+            return refuse(Status::unavailable(text::NO_LEADER));
+        }
+        let path = METHODS.get(method).map_or("", |m| m.path);
+        let hot = unary::hot(path, &request).filter(|_| self.0.config.thin_unary);
+        match hot {
+            Some(hot) => {
+                let max = self.0.config.max_message_bytes();
+                unary::call(self.0.kv.clone(), hot, request, max, meter)
+            }
+            None => self.tonic(path, request, meter),
+        }
+    }
+
+    fn tonic(&self, path: &'static str, request: Request<Incoming>, meter: Meter) -> EdgeFuture {
+        let s = &*self.0;
+        match path.split('/').nth(1) {
+            Some("etcdserverpb.KV") => metered(s.kv_server.clone().call(request), meter),
+            Some("etcdserverpb.Watch") => metered(s.watch.clone().call(request), meter),
+            Some("etcdserverpb.Lease") => metered(s.lease.clone().call(request), meter),
+            Some("etcdserverpb.Cluster") => metered(s.cluster.clone().call(request), meter),
+            Some("etcdserverpb.Auth") => metered(s.auth.clone().call(request), meter),
+            Some("etcdserverpb.Maintenance") => metered(s.maintenance.clone().call(request), meter),
+            _ => metered(s.health.clone().call(request), meter),
+        }
+    }
+}
+
+impl<B: Backend> hyper::service::Service<Request<Incoming>> for Edge<B> {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = EdgeFuture;
+
+    fn call(&self, request: Request<Incoming>) -> EdgeFuture {
+        self.respond(request)
+    }
+}
+
+/// `application/grpc`, also with a suffix (`+proto`) or parameters.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+    match kind.strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';' | b' ')),
+        None => false,
+    }
+}
+
+fn requires_leader(headers: &HeaderMap) -> bool {
+    headers
+        .get(HAS_LEADER)
+        .is_some_and(|v| v.as_bytes() == b"true")
+}
+
+/// grpc-go's texts for a path nobody serves.
+fn unknown_method(path: &str) -> Status {
+    let (service, method) = path
+        .trim_start_matches('/')
+        .rsplit_once('/')
+        .unwrap_or((path, ""));
+    if METHODS.iter().any(|m| m.service() == service) {
+        return Status::unimplemented(format!("unknown method {method} for service {service}"));
+    }
+    Status::unimplemented(format!("unknown service {service}"))
+}
+
+fn refuse(status: Status) -> EdgeFuture {
+    Box::pin(std::future::ready(Ok(status.into_http())))
+}
+
+/// Runs a tonic service's call, counts its end, and gives an over-long message grpc-go's code.
+fn metered<F>(call: F, mut meter: Meter) -> EdgeFuture
+where
+    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
+{
+    Box::pin(async move {
+        let Ok(response) = call.await;
+        let headers = response.headers();
+        if !headers.contains_key(Status::GRPC_STATUS) {
+            return Ok(response.map(|body| EdgeBody::tonic(body, Some(meter))));
+        }
+        // An answer of headers only: the call failed.
+        if status_code(headers) == Code::OutOfRange
+            && let Some(status) = Status::from_header_map(headers)
+        {
+            let status = errors::inbound(status);
+            meter.finish(status.code());
+            return Ok(status.into_http());
+        }
+        meter.finish(status_code(headers));
+        Ok(response.map(|body| EdgeBody::tonic(body, None)))
+    })
+}
+
+/// Serves one accepted connection until the client leaves or a drain is over. HTTP/1.1 and
+/// HTTP/2 (prior knowledge) are told apart by the first bytes.
+///
+/// # Errors
+/// What ended the connection early: the client's protocol error, or I/O.
+pub async fn serve_connection<B, E>(
+    stream: TcpStream,
+    edge: Edge<B>,
+    executor: E,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    B: Backend,
+    E: auto::HttpServerConnExec<EdgeFuture, EdgeBody> + Clone,
+{
+    // Nagle and delayed acknowledgements together cost ~40 ms per small answer.
+    stream.set_nodelay(true)?;
+    let config = edge.0.config.clone();
+    let mut draining = edge.0.shutdown.subscribe();
+    let builder = builder(&config, executor);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), edge));
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = draining.wait_for(|d| *d) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    match tokio::time::timeout(config.drain_limit, connection).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()), // dropping it closes the socket
+    }
+}
+
+/// Every HTTP knob that matters, set here so that a new hyper does not change them under us.
+fn builder<E>(config: &EdgeConfig, executor: E) -> auto::Builder<E> {
+    let mut builder = auto::Builder::new(executor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_pending_accept_reset_streams(RESET_BUDGET)
+        .max_local_error_reset_streams(RESET_BUDGET)
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout)
+        .auto_date_header(false);
+    builder
+}
+
+/// A task that serves one connection.
+pub type ConnectionTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Accepts connections and serves them on `executor` until shutdown, then waits for those that
+/// are still open (each is bounded by [`EdgeConfig::drain_limit`]).
+///
+/// # Errors
+/// None today; accept errors are waited out, since they pass (out of descriptors, client gone).
+pub async fn serve<B, E>(listener: TcpListener, edge: Edge<B>, executor: E) -> io::Result<()>
+where
+    B: Backend,
+    E: auto::HttpServerConnExec<EdgeFuture, EdgeBody>
+        + Executor<ConnectionTask>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let open = Arc::new(watch::Sender::new(0_usize));
+    let mut draining = edge.0.shutdown.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|d| *d) => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let guard = OpenGuard::new(open.clone());
+        let (edge, on) = (edge.clone(), executor.clone());
+        executor.execute(Box::pin(async move {
+            // How a client's connection ended is the client's business; calls were counted.
+            let _ended = serve_connection(stream, edge, on).await;
+            drop(guard);
+        }) as ConnectionTask);
+    }
+    drop(listener);
+    let mut open = open.subscribe();
+    // The sender lives in this function's guard clones or not at all; either way nobody is left.
+    let _ = open.wait_for(|n| *n == 0).await;
+    Ok(())
+}
+
+/// Counts an open connection for as long as it lives.
+struct OpenGuard(Arc<watch::Sender<usize>>);
+
+impl OpenGuard {
+    fn new(open: Arc<watch::Sender<usize>>) -> OpenGuard {
+        open.send_modify(|n| *n += 1);
+        OpenGuard(open)
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_from_other_content_by_its_type() {
+        let is = |v: &'static str| {
+            let mut h = HeaderMap::new();
+            h.insert(CONTENT_TYPE, http::HeaderValue::from_static(v));
+            is_grpc(&h)
+        };
+        assert!(is("application/grpc") && is("application/grpc+proto"));
+        assert!(!is("application/grpc-web") && !is("application/json"));
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn unknown_paths_get_grpc_gos_texts() {
+        let s = unknown_method("/etcdserverpb.KV/Nope");
+        assert_eq!(
+            s.message(),
+            "unknown method Nope for service etcdserverpb.KV"
+        );
+        let s = unknown_method("/v3lockpb.Lock/Lock");
+        assert_eq!(
+            (s.code(), s.message()),
+            (Code::Unimplemented, "unknown service v3lockpb.Lock")
+        );
+    }
+}

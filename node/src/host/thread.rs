@@ -1,0 +1,76 @@
+//! The plain host: the core on one thread that parks between turns, its log written by `pwrite` on a
+//! helper thread, local tasks on a tokio runtime of their own. Needs nothing from the kernel that a
+//! container could refuse.
+
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread::Thread;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::clock::Clock;
+use super::{CoreBuilder, LocalTask};
+use crate::core::Next;
+use crate::engine::OpenError;
+
+/// Helper threads that write: as many as a log keeps batches in flight.
+const WRITERS: usize = 4;
+
+/// Runs a core on the current thread until it ends.
+pub fn run(
+    build: CoreBuilder,
+    opened: mpsc::Sender<Result<(), OpenError>>,
+    tasks: UnboundedReceiver<LocalTask>,
+) {
+    let clock = Clock::start();
+    let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new(WRITERS));
+    let (mut core, mut peers) = match build(disk, clock) {
+        Ok(built) => built,
+        Err(error) => {
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    let beside = std::thread::Builder::new()
+        .name("henge-tasks".to_owned())
+        .spawn(|| run_beside(tasks));
+    if let Err(error) = beside {
+        let _ = opened.send(Err(OpenError::Thread(error)));
+        return;
+    }
+    if opened.send(Ok(())).is_err() {
+        return;
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        match core.turn(clock.now(), &mut cx, &mut *peers) {
+            Next::Ended => break,
+            Next::Again => {}
+            Next::At(millis) => {
+                let wait = millis.saturating_sub(clock.now().millis()).max(1);
+                std::thread::park_timeout(std::time::Duration::from_millis(wait));
+            }
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Ends when the engine drops its end of the queue.
+fn run_beside(tasks: UnboundedReceiver<LocalTask>) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return;
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, super::tokio_uring::run_tasks(tasks));
+}

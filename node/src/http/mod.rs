@@ -1,0 +1,97 @@
+//! Plain HTTP beside gRPC on the same port: health, version, metrics.
+//!
+//! Answers are etcd's (`server/etcdserver/api/etcdhttp`): probes, load balancers and dashboards made
+//! for etcd work unchanged. Knows `Backend` only.
+
+pub mod health;
+pub mod metrics;
+
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+
+use crate::api::Backend;
+use crate::etcd::GrpcCounters;
+use crate::etcd::body::EdgeBody;
+use crate::etcd::config::cluster_version;
+
+/// Content type of plain texts, as Go's net/http says it.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Answers one plain request.
+pub(crate) async fn respond<B: Backend, T>(
+    backend: &B,
+    counters: &GrpcCounters,
+    request: &Request<T>,
+) -> Response<EdgeBody> {
+    let path = request.uri().path();
+    let query = request.uri().query().unwrap_or("");
+    if !known(path) {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET"));
+        return refused;
+    }
+    match path {
+        "/health" => health::health(backend, query).await,
+        "/version" => version(backend).await,
+        "/metrics" => exposition(backend, counters).await,
+        _ => health::probe(backend, path, query).await,
+    }
+}
+
+fn known(path: &str) -> bool {
+    matches!(path, "/health" | "/version" | "/metrics") || health::is_probe(path)
+}
+
+async fn version<B: Backend>(backend: &B) -> Response<EdgeBody> {
+    let server = backend
+        .status()
+        .await
+        .map_or_else(|_| String::new(), |s| s.body.version);
+    let cluster = cluster_version(&server);
+    json(
+        StatusCode::OK,
+        format!(
+            "{{\"etcdserver\":\"{server}\",\"etcdcluster\":\"{cluster}\",\
+             \"storage\":\"{cluster}\"}}"
+        ),
+    )
+}
+
+async fn exposition<B: Backend>(backend: &B, counters: &GrpcCounters) -> Response<EdgeBody> {
+    // A server that cannot tell its status still has metrics.
+    let identity = backend.status().await.map_or_else(
+        |_| metrics::Identity::default(),
+        |s| metrics::Identity {
+            member_id: s.header.member_id,
+            version: s.body.version,
+        },
+    );
+    let process = metrics::Process::read();
+    let body = metrics::render(&backend.metrics(), counters, &process, &identity);
+    let mut response = Response::new(EdgeBody::plain(body));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response<EdgeBody> {
+    typed(status, body.into(), TEXT)
+}
+
+pub(crate) fn json(status: StatusCode, body: String) -> Response<EdgeBody> {
+    typed(status, body, "application/json")
+}
+
+fn typed(status: StatusCode, body: String, kind: &'static str) -> Response<EdgeBody> {
+    let mut response = Response::new(EdgeBody::plain(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

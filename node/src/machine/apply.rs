@@ -1,0 +1,168 @@
+//! Applies decoded commands to the store and answers reads from it.
+//!
+//! A command either changes the store and answers, or answers the caller's error; both are outcomes
+//! that every replica agrees on. Bytes that cannot be decoded are neither: they mean that this build
+//! does not understand the log, and the shard stops (see [`Machine::apply`]).
+
+use henge_mvcc as mvcc;
+
+use super::command::{self, Command, CommandError, Stamp};
+use crate::api::{Error, HashKv, LeaseGranted, LeaseTtl, Status};
+
+/// The store and how far the log has been applied to it.
+pub struct Machine {
+    /// The revisioned store.
+    pub store: mvcc::Store,
+    /// Index of the last applied entry.
+    pub applied_index: u64,
+    /// Its term.
+    pub applied_term: u64,
+}
+
+/// The answer of any operation, before its header is put on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    /// To a range.
+    Range(mvcc::RangeResponse),
+    /// To a put.
+    Put(mvcc::PutResponse),
+    /// To a delete.
+    Delete(mvcc::DeleteRangeResponse),
+    /// To a transaction.
+    Txn(mvcc::TxnResponse),
+    /// To a request that has nothing to say but "done".
+    Done,
+    /// To a lease grant.
+    Granted(LeaseGranted),
+    /// To a lease renewal: its time to live in seconds, 0 if there is no such lease.
+    Renewed(i64),
+    /// To a question about a lease.
+    Ttl(LeaseTtl),
+    /// All leases.
+    Leases(Vec<i64>),
+    /// Hash of the content.
+    Hash(HashKv),
+    /// The member's view of itself.
+    Status(Box<Status>),
+}
+
+impl Machine {
+    /// An empty machine.
+    pub fn new() -> Self {
+        Machine {
+            store: mvcc::Store::new(),
+            applied_index: 0,
+            applied_term: 0,
+        }
+    }
+
+    /// Applies one entry's payload. An empty payload is a new leader's empty entry: it has no stamp and
+    /// no answer. `now_ms` sets lease deadlines.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        term: u64,
+        payload: &[u8],
+        now_ms: u64,
+    ) -> Result<Option<(Stamp, Result<Response, Error>)>, CommandError> {
+        let answer = if payload.is_empty() {
+            None
+        } else {
+            let (stamp, command) = command::decode(payload)?;
+            Some((stamp, self.execute(&command, stamp, now_ms)))
+        };
+        self.applied_index = index;
+        self.applied_term = term;
+        Ok(answer)
+    }
+
+    /// Answers an encoded read (a range, or a transaction that only reads) from the store as it is now.
+    pub fn read(&self, encoded: &[u8]) -> Result<Response, Error> {
+        let (_, command) = command::decode(encoded).map_err(|_| Error::Corrupt)?;
+        match &command {
+            Command::Range(range) => Ok(Response::Range(self.store.range(range)?)),
+            Command::Txn(txn) => Ok(Response::Txn(self.store.txn_read(txn)?)),
+            _ => Err(Error::Corrupt),
+        }
+    }
+
+    fn execute(
+        &mut self,
+        command: &Command<'_>,
+        stamp: Stamp,
+        now_ms: u64,
+    ) -> Result<Response, Error> {
+        let store = &mut self.store;
+        Ok(match command {
+            Command::Put(put) => Response::Put(store.put(put)?),
+            Command::DeleteRange(delete) => Response::Delete(store.delete_range(delete)?),
+            Command::Txn(txn) => Response::Txn(store.txn(txn)?),
+            Command::Range(range) => Response::Range(store.range(range)?),
+            Command::Compact { revision, .. } => {
+                store.compact(*revision)?;
+                Response::Done
+            }
+            Command::LeaseGrant { id, ttl_s } => {
+                let id = if *id == 0 { pick_lease_id(stamp) } else { *id };
+                let ttl_s = store.lease_grant(id, *ttl_s, now_ms)?;
+                Response::Granted(LeaseGranted { id, ttl_s })
+            }
+            Command::LeaseRevoke { id } => {
+                store.lease_revoke(*id)?;
+                Response::Done
+            }
+            Command::LeaseRenew { id } => {
+                Response::Renewed(store.lease_keep_alive(*id, now_ms).unwrap_or(0))
+            }
+        })
+    }
+
+    /// Hash of the content at a revision; 0 means now.
+    pub fn hash_kv(&self, revision: i64) -> Result<Response, Error> {
+        let (hash, compact_revision) = self.store.hash_kv(revision)?;
+        let hash_revision = if revision == 0 {
+            self.store.revision()
+        } else {
+            revision
+        };
+        Ok(Response::Hash(HashKv {
+            hash,
+            compact_revision,
+            hash_revision,
+        }))
+    }
+
+    /// Remaining time of a lease, as this replica's clock sees it.
+    pub fn lease_time_to_live(&self, id: i64, keys: bool, now_ms: u64) -> LeaseTtl {
+        match self.store.lease_time_to_live(id, now_ms, keys) {
+            Some(found) => LeaseTtl {
+                id,
+                ttl_s: found.remaining_ttl_s,
+                granted_ttl_s: found.granted_ttl_s,
+                keys: found.keys,
+            },
+            None => LeaseTtl {
+                id,
+                ttl_s: -1,
+                granted_ttl_s: 0,
+                keys: Vec::new(),
+            },
+        }
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine::new()
+    }
+}
+
+/// A positive id that every replica computes alike: the request's stamp, mixed (splitmix64's
+/// finalizer), so that ids of two members do not run beside each other.
+fn pick_lease_id(stamp: Stamp) -> i64 {
+    let mut mixed = stamp.id ^ stamp.origin.rotate_left(32);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    (mixed >> 1).max(1).cast_signed()
+}

@@ -1,0 +1,234 @@
+//! Takes requests in, or refuses them with a typed error before they cost anything; proposes what was
+//! queued, once per turn, as few large batches.
+//!
+//! Promises: what is refused here had no effect; what is queued is either proposed or, at its deadline,
+//! answered *not done*. Limits follow etcd's: request size, and committed entries ahead of applied.
+
+use bytes::Bytes;
+
+use super::request::{Answer, Request, RequestKind};
+use super::{Shard, reads::Read};
+use crate::api::{Error, Outcome, Reply};
+use crate::machine::Response;
+use crate::machine::command::{self, Command, Stamp};
+
+/// Payload bytes proposed in one step: a forwarded proposal must fit a peer frame.
+const PROPOSE_BYTES_MAX: usize = 1 << 20;
+/// Expired leases revoked per tick (etcd: 500 per half second).
+const REVOKES_PER_TICK_MAX: usize = 100;
+
+/// A write that waits to be proposed.
+#[derive(Debug)]
+pub struct Pending {
+    pub(crate) encoded: Vec<u8>,
+    pub(crate) answer: Answer,
+    expires_ms: u64,
+}
+
+impl Shard {
+    /// Takes one request.
+    pub fn admit(&mut self, request: Request, now_ms: u64) {
+        let Request { kind, answer } = request;
+        if self.corrupt {
+            return answer.send(Err(Error::Corrupt));
+        }
+        match kind {
+            RequestKind::Write(encoded) => self.admit_write(encoded, answer, now_ms),
+            RequestKind::Read {
+                encoded,
+                serializable: true,
+            } => {
+                let response = self.machine.read(&encoded);
+                self.answer(answer, response);
+            }
+            RequestKind::Read { encoded, .. } => {
+                self.read_later(Read::Encoded(encoded), answer, now_ms)
+            }
+            RequestKind::LeaseKeepAlive(id) => self.keep_alive(id, answer, now_ms),
+            RequestKind::LeaseTimeToLive { id, keys } => {
+                self.read_later(Read::TimeToLive { id, keys }, answer, now_ms);
+            }
+            RequestKind::Barrier => self.read_later(Read::Barrier, answer, now_ms),
+            RequestKind::Leases => {
+                let response = Response::Leases(self.machine.store.leases());
+                self.answer(answer, Ok(response));
+            }
+            RequestKind::HashKv(revision) => {
+                let response = self.machine.hash_kv(revision);
+                self.answer(answer, response);
+            }
+            RequestKind::Status => {
+                let response = Response::Status(Box::new(self.status()));
+                self.answer(answer, Ok(response));
+            }
+        }
+    }
+
+    /// Proposes what is queued; call once per turn, after intake.
+    pub fn propose(&mut self, now_ms: u64) {
+        if self.queue.is_empty() || self.raft.leader() == henge_raft::NONE {
+            return;
+        }
+        let expires_ms = now_ms + self.config.request_timeout_ms;
+        while !self.queue.is_empty() {
+            let mut batch = Vec::with_capacity(self.queue.len());
+            let mut bytes = 0;
+            let mut callers = Vec::with_capacity(self.queue.len());
+            let first = self.waiters.next_id();
+            while bytes < PROPOSE_BYTES_MAX
+                && let Some(Pending {
+                    mut encoded,
+                    answer,
+                    ..
+                }) = self.queue.pop_front()
+            {
+                let id = first + batch.len() as u64;
+                command::stamp(
+                    &mut encoded,
+                    Stamp {
+                        origin: self.config.member_id,
+                        id,
+                    },
+                );
+                bytes += encoded.len();
+                callers.push((answer, encoded.len()));
+                batch.push(Bytes::from(encoded));
+            }
+            match self.raft.propose_batch(batch) {
+                Ok(()) => {
+                    for (answer, bytes) in callers {
+                        self.waiters.push(answer, bytes, expires_ms);
+                    }
+                }
+                // Raft took none of them: leadership is moving, or too much is uncommitted.
+                Err(_) => {
+                    let error = if self.is_leader() {
+                        Error::TooManyRequests
+                    } else {
+                        Error::NoLeader
+                    };
+                    for (answer, bytes) in callers {
+                        self.pending_bytes -= bytes;
+                        answer.send(Err(error.clone()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Answers *not done* to queued writes whose time is over.
+    pub(crate) fn expire_queue(&mut self, now_ms: u64) {
+        while self
+            .queue
+            .front()
+            .is_some_and(|pending| pending.expires_ms <= now_ms)
+        {
+            if let Some(pending) = self.queue.pop_front() {
+                self.pending_bytes -= pending.encoded.len();
+                self.failed += 1;
+                let error = match self.raft.leader() {
+                    henge_raft::NONE => Error::NoLeader,
+                    _ => Error::Timeout {
+                        outcome: Outcome::NotDone,
+                    },
+                };
+                pending.answer.send(Err(error));
+            }
+        }
+    }
+
+    /// The leader revokes what has expired, through the log so that every replica deletes the same keys.
+    pub(crate) fn expire_leases(&mut self, now_ms: u64) {
+        if !self.is_leader() || self.corrupt {
+            return;
+        }
+        for id in self
+            .machine
+            .store
+            .leases_expired(now_ms, REVOKES_PER_TICK_MAX)
+        {
+            let encoded = Command::LeaseRevoke { id }.encode();
+            // Nobody waits for it; if it is lost, the lease is still expired at the next tick.
+            let (answer, _) = Answer::channel();
+            self.queue_write(encoded, answer, now_ms);
+        }
+    }
+
+    /// Answers the turn's callers, all at once and after its log batch is on the way: a caller's thread
+    /// that is woken once finds everything there, instead of being woken for every answer (in a virtual
+    /// machine one wake-up of an idle processor costs as much as applying several writes).
+    pub fn flush_answers(&mut self) {
+        for (answer, response) in self.answers.drain(..) {
+            answer.send(response);
+        }
+    }
+
+    /// Puts the header on; the caller hears at the end of the turn (see [`Shard::flush_answers`]).
+    pub(crate) fn answer(&mut self, answer: Answer, response: Result<Response, Error>) {
+        if response.is_err() {
+            self.failed += 1;
+        }
+        let header = self.header();
+        self.answers
+            .push((answer, response.map(|body| Reply { header, body })));
+    }
+
+    fn admit_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
+        let max = self.config.request_bytes_max;
+        let refusal = if encoded.len() > max {
+            Some(Error::RequestTooLarge {
+                bytes: encoded.len(),
+                max,
+            })
+        } else if self.apply_gap() > self.config.apply_gap_max
+            || self.pending_bytes + encoded.len() > self.config.pending_bytes_max
+        {
+            Some(Error::TooManyRequests)
+        } else if self.is_full() && command::adds(&encoded) {
+            Some(Error::NoSpace)
+        } else {
+            None
+        };
+        match refusal {
+            Some(error) => {
+                self.failed += 1;
+                answer.send(Err(error));
+            }
+            None => self.queue_write(encoded, answer, now_ms),
+        }
+    }
+
+    fn queue_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
+        self.pending_bytes += encoded.len();
+        let expires_ms = now_ms + self.config.request_timeout_ms;
+        self.queue.push_back(Pending {
+            encoded,
+            answer,
+            expires_ms,
+        });
+    }
+
+    /// Alone, the renewal is local as in etcd. With peers it goes through the log, so that every
+    /// replica that may become leader has the same deadline.
+    fn keep_alive(&mut self, id: i64, answer: Answer, now_ms: u64) {
+        if self.is_alone() {
+            let ttl = self.machine.store.lease_keep_alive(id, now_ms).unwrap_or(0);
+            self.answer(answer, Ok(Response::Renewed(ttl)));
+        } else {
+            self.queue_write(Command::LeaseRenew { id }.encode(), answer, now_ms);
+        }
+    }
+
+    fn apply_gap(&self) -> u64 {
+        self.raft
+            .commit_index()
+            .saturating_sub(self.machine.applied_index)
+    }
+
+    /// No room for more data: by quota, or because the log cannot get another segment.
+    fn is_full(&self) -> bool {
+        let quota = self.config.quota_bytes;
+        self.space_low || (quota != 0 && self.stats.bytes.total() > quota)
+    }
+}

@@ -1,0 +1,97 @@
+//! Committed entries change the store, answer their callers and feed the watchers.
+
+use henge_raft::{EntryKind, Message};
+
+use super::Shard;
+use super::log::TAIL_BYTES_MAX;
+use crate::api::Error;
+use crate::machine::{Command, Response, Stamp, command};
+
+/// Versions a compaction may remove in one slice between other work.
+const COMPACT_SLICE: usize = 1_000;
+
+impl Shard {
+    pub(crate) fn apply(&mut self, message: Message, now_ms: u64) {
+        for entry in &message.entries {
+            if entry.kind != EntryKind::Normal {
+                self.apply_conf_change(entry);
+                continue;
+            }
+            match self
+                .machine
+                .apply(entry.index, entry.term, &entry.data, now_ms)
+            {
+                Ok(None) => {}
+                Ok(Some((stamp, response))) => self.answer_applied(stamp, &entry.data, response),
+                Err(error) => {
+                    // Every replica of this build stops at the same entry; guessing would diverge.
+                    tracing::error!(
+                        group = self.config.group,
+                        index = entry.index,
+                        %error,
+                        "a committed entry cannot be understood; this group stops serving; \
+                         start the version that wrote it"
+                    );
+                    return self.poison();
+                }
+            }
+        }
+        let header = self.header();
+        self.watches.drain(&mut self.machine.store, header);
+        let keep = if self.is_alone() { 0 } else { TAIL_BYTES_MAX };
+        let applied = self.machine.applied_index;
+        for response in message.responses {
+            let _ = self.raft.step(response);
+        }
+        self.raft.storage_mut().trim(applied, keep);
+    }
+
+    /// Serves watchers that are behind; returns whether more is left.
+    pub fn watch_slice(&mut self) -> bool {
+        let header = self.header();
+        self.watches.drain(&mut self.machine.store, header)
+    }
+
+    /// Does one slice of physical compaction; returns whether more is left.
+    pub fn compact_slice(&mut self) -> bool {
+        let more = self.machine.store.compact_step(COMPACT_SLICE);
+        if !more {
+            for answer in std::mem::take(&mut self.compacting) {
+                self.answer(answer, Ok(Response::Done));
+            }
+        }
+        more
+    }
+
+    fn answer_applied(&mut self, stamp: Stamp, payload: &[u8], response: Result<Response, Error>) {
+        if stamp.origin != self.config.member_id {
+            return;
+        }
+        let Some((answer, bytes)) = self.waiters.take(stamp.id) else {
+            return;
+        };
+        self.pending_bytes -= bytes;
+        if response.is_ok() && waits_for_removal(payload) {
+            return self.compacting.push(answer);
+        }
+        self.answer(answer, response);
+    }
+
+    fn apply_conf_change(&mut self, entry: &henge_raft::Entry) {
+        // Membership is static in this version: nothing proposes a change. One that comes from a newer
+        // peer is acknowledged as "no change", as etcd's library requires of a refused change.
+        let _ = self
+            .raft
+            .apply_conf_change(&henge_raft::ConfChangeV2::default());
+        self.machine.applied_index = entry.index;
+        self.machine.applied_term = entry.term;
+    }
+}
+
+fn waits_for_removal(payload: &[u8]) -> bool {
+    command::is_compact(payload)
+        && matches!(
+            command::decode(payload),
+            Ok((_, Command::Compact { physical: true, .. }))
+        )
+}

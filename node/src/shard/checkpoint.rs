@@ -1,0 +1,146 @@
+//! A shard's checkpoint: its store, written to a file in slices beside traffic, so that the log before
+//! it can be recycled and a restart need not replay it.
+//!
+//! Only a member that is alone does this: in a cluster the log is what a lagging member catches up
+//! from until snapshots travel between members (see docs/decisions/0001).
+//! Promises: the log is told to forget only after the file is durable; a turn pays for one slice at
+//! most; a failure leaves the log whole and is tried again after as much log as it took to start.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use henge_mvcc::SnapshotCursor;
+use henge_wal::Wal;
+use henge_wal::checkpoint::{CHUNK_BYTES_MAX, Meta, PushError, Writer};
+
+use super::Shard;
+use super::log::Position;
+
+/// Bytes of snapshot made per turn: about a tenth of a millisecond of work.
+const SLICE_BYTES: usize = 128 * 1024;
+
+/// A checkpoint in the making.
+pub struct Checkpointing {
+    cursor: SnapshotCursor,
+    writer: Writer,
+    position: Position,
+    /// Made, but not taken by the writer yet.
+    ready: VecDeque<Bytes>,
+    /// The store has more to give.
+    more: bool,
+}
+
+impl Shard {
+    /// Starts a checkpoint if enough log has been written since the last one, or goes on with the one
+    /// that runs. Returns whether it could go on at once.
+    pub fn checkpoint_slice(
+        &mut self,
+        dir: &Path,
+        wal: &mut Wal,
+        every_bytes: u64,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some(mut running) = self.checkpointing.take() else {
+            let written = wal.stats().bytes + self.log_bytes_replayed;
+            if self.corrupt || !self.is_alone() || written < self.checkpoint_due_bytes {
+                return false;
+            }
+            self.checkpoint_due_bytes = written + every_bytes;
+            return self.begin_checkpoint(dir);
+        };
+        running.push();
+        let go_on = running.ready.is_empty() && running.more;
+        if go_on {
+            self.make_slice(&mut running);
+        }
+        match running.writer.poll(cx) {
+            Poll::Pending => {
+                self.checkpointing = Some(running);
+                go_on
+            }
+            Poll::Ready(Ok(finished)) => {
+                let Position { index, term } = running.position;
+                tracing::info!(
+                    group = self.config.group,
+                    index,
+                    bytes = finished.bytes,
+                    file = %finished.path.display(),
+                    "wrote a checkpoint"
+                );
+                wal.compacted(self.config.group, index, term);
+                self.raft.storage_mut().compact(running.position);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                tracing::warn!(group = self.config.group, %error, "a checkpoint failed; the log is kept");
+                false
+            }
+        }
+    }
+
+    fn begin_checkpoint(&mut self, dir: &Path) -> bool {
+        let position = Position {
+            index: self.machine.applied_index,
+            term: self.machine.applied_term,
+        };
+        let meta = Meta {
+            cluster_id: self.config.cluster_id,
+            member_id: self.config.member_id,
+            group: self.config.group,
+            index: position.index,
+            term: position.term,
+        };
+        match Writer::create(dir, meta) {
+            Ok(writer) => {
+                let cursor = self.machine.store.snapshot_begin();
+                let ready = VecDeque::new();
+                let running = Checkpointing {
+                    cursor,
+                    writer,
+                    position,
+                    ready,
+                    more: true,
+                };
+                self.checkpointing = Some(running);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(group = self.config.group, %error, "a checkpoint cannot be begun");
+                false
+            }
+        }
+    }
+
+    fn make_slice(&self, running: &mut Checkpointing) {
+        let mut slice = Vec::with_capacity(SLICE_BYTES + SLICE_BYTES / 2);
+        running.more =
+            self.machine
+                .store
+                .snapshot_next(&mut running.cursor, SLICE_BYTES, &mut slice);
+        let slice = Bytes::from(slice);
+        // One very large value can make a slice longer than a chunk may be.
+        let pieces = (0..slice.len()).step_by(CHUNK_BYTES_MAX);
+        running
+            .ready
+            .extend(pieces.map(|at| slice.slice(at..slice.len().min(at + CHUNK_BYTES_MAX))));
+        running.push();
+    }
+}
+
+impl Checkpointing {
+    /// Gives the writer what it takes; after the last chunk it is told so.
+    fn push(&mut self) {
+        while let Some(chunk) = self.ready.pop_front() {
+            // An ended writer takes nothing, and says why when it is polled.
+            if let Err(PushError::Full) = self.writer.try_push(chunk.clone()) {
+                self.ready.push_front(chunk);
+                return;
+            }
+        }
+        if !self.more {
+            self.writer.finish();
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! A shard: one raft group, its state machine, and the callers that wait for it.
+//!
+//! The life of a write passes through these files in order: `request` (what a caller hands in),
+//! `admit` (refuse or queue), `propose` (hand the batch to raft), `persist` (what raft wants on disk and
+//! on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
+//! linearizable reads until their ReadIndex is applied; `watch` and `session` feed watch streams;
+//! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
+//!
+//! Invariant: a caller is answered exactly once, with done, not done, or unknown.
+//! Invariant: nothing here reads a clock, blocks, or touches a file or socket: a turn gives it the time
+//! and takes its outputs.
+
+pub mod admit;
+pub mod apply;
+pub mod checkpoint;
+pub mod log;
+pub mod persist;
+pub mod reads;
+pub mod request;
+pub mod session;
+pub mod waiters;
+pub mod watch;
+
+use std::collections::VecDeque;
+
+use henge_raft::{ConfState, Config, HardState, RawNode};
+
+use self::admit::Pending;
+use self::log::TailLog;
+use self::reads::Reads;
+use self::waiters::Waiters;
+use self::watch::Watches;
+use crate::api::{Error, Header, Metrics, Outcome, Status};
+use crate::core::recover::RecoveredGroup;
+use crate::machine::Machine;
+
+/// The etcd API version that is served: clients choose features by it (kube-apiserver asks for watch
+/// progress only from 3.5.13 on), so it names what is implemented.
+pub const API_VERSION: &str = "3.6.6";
+
+/// What a shard has to know about itself and its limits.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// The group's id, equal on all members.
+    pub group: u64,
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// This member.
+    pub member_id: u64,
+    /// All voting members.
+    pub voters: Vec<u64>,
+    /// Ticks without a leader until an election; one tick is a heartbeat interval.
+    pub election_ticks: u64,
+    /// Milliseconds per tick.
+    pub tick_ms: u64,
+    /// How long a request may wait, in milliseconds (etcd: 5 s + 2 election timeouts).
+    pub request_timeout_ms: u64,
+    /// Largest encoded request.
+    pub request_bytes_max: usize,
+    /// Bytes of queued and proposed requests the shard may hold.
+    pub pending_bytes_max: usize,
+    /// Entries that committed may be ahead of applied before requests are refused (etcd: 5,000).
+    pub apply_gap_max: u64,
+    /// Bytes the store may hold before writes that add are refused; 0 is no limit.
+    pub quota_bytes: u64,
+    /// Milliseconds between progress notes of idle watchers (etcd: 10 minutes).
+    pub progress_notify_ms: u64,
+    /// Bytes of log between two checkpoints of a member that is alone.
+    pub checkpoint_bytes: u64,
+    /// Bytes of log replayed at the start.
+    pub log_bytes_replayed: u64,
+    /// Seed of raft's election timeouts.
+    pub seed: u64,
+    /// First request id of this run: larger than any of an earlier run (see `machine::Stamp`).
+    pub first_request_id: u64,
+}
+
+/// One shard on its core.
+pub struct Shard {
+    pub(crate) config: ShardConfig,
+    pub(crate) raft: RawNode<TailLog>,
+    pub(crate) machine: Machine,
+    pub(crate) watches: Watches,
+    pub(crate) waiters: Waiters,
+    pub(crate) reads: Reads,
+    /// Answers of this turn, not sent yet.
+    pub(crate) answers: Vec<(
+        request::Answer,
+        Result<crate::api::Reply<crate::machine::Response>, Error>,
+    )>,
+    /// Writes that are not proposed yet.
+    pub(crate) queue: VecDeque<Pending>,
+    /// Bytes of requests between admission and answer.
+    pub(crate) pending_bytes: usize,
+    /// Callers of physical compactions that are still running.
+    pub(crate) compacting: Vec<request::Answer>,
+    /// The checkpoint that is being written.
+    pub(crate) checkpointing: Option<checkpoint::Checkpointing>,
+    /// Log written, by all groups of the core, at which the next checkpoint is due.
+    pub(crate) checkpoint_due_bytes: u64,
+    /// Log that was replayed at the start: it counts as written.
+    pub(crate) log_bytes_replayed: u64,
+    /// Committed entries could not be understood: serves nothing.
+    pub(crate) corrupt: bool,
+    pub(crate) space_low: bool,
+    /// Term and vote of the last hard state handed to the log.
+    pub(crate) persisted_vote: (u64, u64),
+    /// Sizes of the store as of the last tick: counting them costs more than a write may.
+    pub(crate) stats: henge_mvcc::Stats,
+    leader_seen: u64,
+    leader_changes: u64,
+    pub(crate) failed: u64,
+    next_tick_ms: u64,
+}
+
+impl Shard {
+    /// Starts a group from what its log held.
+    pub fn start(
+        config: ShardConfig,
+        recovered: RecoveredGroup,
+        now_ms: u64,
+    ) -> Result<Self, henge_raft::ConfigError> {
+        let RecoveredGroup {
+            machine,
+            hard_state,
+            log,
+        } = recovered;
+        let raft_config = raft_config(&config, machine.applied_index);
+        let mut log =
+            log.unwrap_or_else(|| TailLog::new(conf_state(&config), log::Position::default()));
+        log.set_hard_state(clamp(hard_state, &log));
+        let raft = RawNode::new(raft_config, log)?;
+        let mut shard = Shard {
+            waiters: Waiters::new(config.first_request_id),
+            raft,
+            machine,
+            watches: Watches::default(),
+            reads: Reads::new(config.first_request_id),
+            answers: Vec::new(),
+            queue: VecDeque::new(),
+            pending_bytes: 0,
+            compacting: Vec::new(),
+            checkpointing: None,
+            checkpoint_due_bytes: config.checkpoint_bytes,
+            log_bytes_replayed: config.log_bytes_replayed,
+            corrupt: false,
+            space_low: false,
+            persisted_vote: (hard_state.term, hard_state.vote),
+            stats: henge_mvcc::Stats::default(),
+            leader_seen: 0,
+            leader_changes: 0,
+            failed: 0,
+            next_tick_ms: now_ms + config.tick_ms,
+            config,
+        };
+        if shard.is_alone() {
+            // Nobody else could be leader: waiting for an election timeout would only delay the start.
+            let _ = shard.raft.campaign();
+        }
+        Ok(shard)
+    }
+
+    /// Whether this member is the group's only voter.
+    pub fn is_alone(&self) -> bool {
+        self.config.voters == [self.config.member_id]
+    }
+
+    /// Whether this member leads the group.
+    pub fn is_leader(&self) -> bool {
+        self.raft.leader() == self.config.member_id
+    }
+
+    /// Whether the group stopped serving: an entry could not be understood, or raft found itself broken.
+    pub fn is_corrupt(&self) -> bool {
+        self.corrupt
+    }
+
+    /// The header of an answer given now.
+    pub fn header(&self) -> Header {
+        Header {
+            cluster_id: self.config.cluster_id,
+            member_id: self.config.member_id,
+            revision: self.machine.store.revision(),
+            raft_term: self.raft.term(),
+        }
+    }
+
+    /// Passes time to raft, to waiting callers and to leases. Returns when it wants to be called again.
+    pub fn advance_time(&mut self, now_ms: u64) -> u64 {
+        // After a long pause one tick per missed interval would only storm the peers; raft needs to
+        // know that time passed, not how often.
+        if now_ms >= self.next_tick_ms {
+            self.raft.tick();
+            self.next_tick_ms = (self.next_tick_ms + self.config.tick_ms).max(now_ms + 1);
+            self.expire_leases(now_ms);
+            self.stats = self.machine.store.stats();
+        }
+        self.note_leader(now_ms);
+        self.pending_bytes -= self.waiters.expire(now_ms);
+        self.expire_queue(now_ms);
+        self.reads.expire(now_ms);
+        let header = self.header();
+        let interval = self.config.progress_notify_ms;
+        let progress = self
+            .watches
+            .notify_progress(&self.machine.store, now_ms, interval, header);
+        [
+            Some(self.next_tick_ms),
+            self.waiters.next_expiry_ms(),
+            progress,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.next_tick_ms)
+    }
+
+    /// Answers everyone: the engine stops, or the log is poisoned.
+    pub fn end(&mut self, proposed: &Error, queued: &Error) {
+        self.flush_answers();
+        self.pending_bytes -= self.waiters.fail_all(proposed);
+        for pending in std::mem::take(&mut self.queue) {
+            self.pending_bytes -= pending.encoded.len();
+            pending.answer.send(Err(queued.clone()));
+        }
+        for answer in std::mem::take(&mut self.compacting) {
+            answer.send(Err(proposed.clone()));
+        }
+        self.reads.fail_all(queued);
+        self.watches.end();
+    }
+
+    /// Stops serving: a committed entry could not be understood.
+    pub(crate) fn poison(&mut self) {
+        self.corrupt = true;
+        self.end(&Error::Corrupt, &Error::Corrupt);
+    }
+
+    /// This member's view of itself.
+    pub fn status(&self) -> Status {
+        let stats = self.machine.store.stats();
+        let mut errors = Vec::new();
+        if self.raft.leader() == henge_raft::NONE {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        Status {
+            version: API_VERSION.to_owned(),
+            db_size: stats.bytes.total().cast_signed(),
+            db_size_in_use: stats.bytes.total().cast_signed(),
+            leader: self.raft.leader(),
+            raft_index: self.raft.commit_index(),
+            raft_term: self.raft.term(),
+            raft_applied_index: self.machine.applied_index,
+            errors,
+            is_learner: false,
+        }
+    }
+
+    /// Fills in the shard's share of the metrics.
+    pub fn metrics(&self, into: &mut Metrics) {
+        let stats = &self.stats;
+        into.has_leader = self.raft.leader() != henge_raft::NONE;
+        into.is_leader = self.is_leader();
+        into.leader_changes = self.leader_changes;
+        into.committed = self.raft.commit_index();
+        into.applied = self.machine.applied_index;
+        into.pending = (self.waiters.open() + self.queue.len()) as u64;
+        into.failed = self.failed;
+        into.keys = stats.keys;
+        into.versions = stats.versions;
+        into.db_bytes = stats.bytes.total();
+        into.revision = self.machine.store.revision();
+        into.compact_revision = self.machine.store.compacted_revision();
+        into.watchers = self.watches.count() as u64;
+        into.leases = stats.leases;
+        into.space_low = self.space_low;
+    }
+
+    fn note_leader(&mut self, now_ms: u64) {
+        let leader = self.raft.leader();
+        if leader == self.leader_seen {
+            return;
+        }
+        self.leader_seen = leader;
+        if leader == henge_raft::NONE {
+            return;
+        }
+        self.leader_changes += 1;
+        if leader == self.config.member_id {
+            // A new leader does not know what was renewed last: it gives every lease its full time
+            // again and one election timeout more (etcd's Promote).
+            let extra = self.config.election_ticks * self.config.tick_ms;
+            self.machine.store.leases_extend(now_ms, extra);
+        }
+    }
+}
+
+fn conf_state(config: &ShardConfig) -> ConfState {
+    ConfState {
+        voters: config.voters.clone(),
+        ..ConfState::default()
+    }
+}
+
+/// A commit index learned from peers can be ahead of what this disk kept; the lost entries come again.
+fn clamp(hard_state: HardState, log: &TailLog) -> HardState {
+    let last = henge_raft::Storage::last_index(log).unwrap_or(0);
+    HardState {
+        commit: hard_state.commit.min(last),
+        ..hard_state
+    }
+}
+
+fn raft_config(config: &ShardConfig, applied: u64) -> Config {
+    Config {
+        election_tick: u32::try_from(config.election_ticks).unwrap_or(u32::MAX),
+        heartbeat_tick: 1,
+        applied,
+        async_storage_writes: true,
+        // etcd's figures: 1 MiB per message, 512 messages in flight.
+        max_size_per_msg: 1 << 20,
+        max_committed_size_per_ready: 8 << 20,
+        max_uncommitted_entries_size: 256 << 20,
+        max_inflight_msgs: 512,
+        check_quorum: true,
+        pre_vote: true,
+        random_seed: config.seed ^ config.member_id ^ config.group.rotate_left(32),
+        ..Config::new(config.member_id)
+    }
+}
+
+/// What a caller is told when the engine stops before its request was proposed.
+pub(crate) const STOPPED_QUEUED: Error = Error::Stopped {
+    outcome: Outcome::NotDone,
+};
+/// What a caller is told when the engine stops after its request was proposed.
+pub(crate) const STOPPED_PROPOSED: Error = Error::Stopped {
+    outcome: Outcome::Unknown,
+};

@@ -1,0 +1,148 @@
+//! What raft has ready: to the log, to the peers, to the store.
+//!
+//! Raft runs with async storage writes (etcd-v3 facts §6.6): an append message names the entries and
+//! hard state to persist and carries the responses that may be delivered only once they are durable.
+//! The shard stages the first into the core's next log batch and parks the second behind that batch's
+//! LSN. A message outside an append may leave at once: that is how the leader replicates in parallel
+//! with its own disk write.
+
+use henge_raft::{LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message, MessageKind};
+use henge_wal::{Lsn, Wal};
+
+use super::Shard;
+
+/// Rounds of Ready one shard may take in one turn; more work waits for the next.
+const READY_ROUNDS_MAX: usize = 64;
+
+/// Responses that wait for a log batch.
+#[derive(Debug)]
+pub struct Parked {
+    /// The batch that must be durable first.
+    pub lsn: Lsn,
+    /// Index of the shard on its core.
+    pub shard: usize,
+    /// What to deliver then: to this shard's raft, or to peers.
+    pub responses: Vec<Message>,
+}
+
+/// Where a shard's outputs of a turn go.
+pub struct Outputs<'a> {
+    /// The core's log.
+    pub wal: &'a mut Wal,
+    /// Responses that wait for durability, in LSN order.
+    pub parked: &'a mut std::collections::VecDeque<Parked>,
+    /// Messages to peers, with the shard's group.
+    pub messages: &'a mut Vec<(u64, Message)>,
+    /// The last LSN that was handed to the log.
+    pub last_lsn: &'a mut Lsn,
+    /// The last LSN that is durable.
+    pub durable_lsn: Lsn,
+    /// Milliseconds of this turn's clock.
+    pub now_ms: u64,
+}
+
+impl Shard {
+    /// Takes Ready after Ready until raft has nothing more, or the turn's bound is met. Returns whether
+    /// work is left.
+    pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
+        for _ in 0..READY_ROUNDS_MAX {
+            self.note_fault();
+            if self.corrupt || !self.raft.has_ready() {
+                return false;
+            }
+            let ready = self.raft.ready();
+            for state in ready.read_states {
+                self.confirm_read(&state.context, state.index);
+            }
+            let mut campaign = Vec::new();
+            for message in ready.messages {
+                match message.to {
+                    LOCAL_APPEND_THREAD => self.persist(at, message, out),
+                    LOCAL_APPLY_THREAD => self.apply(message, out.now_ms),
+                    _ if message.kind == MessageKind::Vote => campaign.push(message),
+                    _ => out.messages.push((self.config.group, message)),
+                }
+            }
+            self.release(at, campaign, out);
+            self.answer_reads(out.now_ms);
+        }
+        !self.corrupt && self.raft.has_ready()
+    }
+
+    /// Raft stops by itself when it finds that it or its storage is broken; callers must not wait for it.
+    fn note_fault(&mut self) {
+        if !self.corrupt
+            && let Some(fault) = self.raft.fault()
+        {
+            tracing::error!(group = self.config.group, %fault, "raft stopped; this group serves nothing");
+            self.poison();
+        }
+    }
+
+    /// Delivers responses whose batch is durable.
+    pub fn deliver(&mut self, responses: Vec<Message>, messages: &mut Vec<(u64, Message)>) {
+        for message in responses {
+            if message.to == self.config.member_id {
+                // A refusal here is raft protecting itself from a stale response; there is nobody to tell.
+                let _ = self.raft.step(message);
+            } else {
+                messages.push((self.config.group, message));
+            }
+        }
+    }
+
+    /// Steps a message from a peer. Whatever it says, the shard goes on.
+    pub fn step_peer(&mut self, message: Message) {
+        // Snapshots between members are not built yet, and none of our versions sends one.
+        if message.kind != MessageKind::Snap && !self.corrupt {
+            let _ = self.raft.step(message);
+        }
+    }
+
+    /// Sends messages once everything handed to the log so far is durable.
+    ///
+    /// Requests for votes are among them, though raft's library would let them go at once: the others'
+    /// votes alone can make a leader whose own term is not on its disk yet. If it crashed then, it could
+    /// win the same term again with another log, and two entries would share a term and an index.
+    fn release(&mut self, at: usize, responses: Vec<Message>, out: &mut Outputs<'_>) {
+        if *out.last_lsn <= out.durable_lsn {
+            self.deliver(responses, out.messages);
+        } else if !responses.is_empty() {
+            let (lsn, shard) = (*out.last_lsn, at);
+            out.parked.push_back(Parked {
+                lsn,
+                shard,
+                responses,
+            });
+        }
+    }
+
+    fn persist(&mut self, at: usize, message: Message, out: &mut Outputs<'_>) {
+        let group = self.config.group;
+        for entry in &message.entries {
+            let kind = entry.kind as u8;
+            if let Err(error) = out
+                .wal
+                .entry(group, entry.term, entry.index, kind, &entry.data)
+            {
+                // A poisoned log says so itself; an entry that no log can hold should never have been
+                // admitted. Either way the entry is not durable and must not be treated as if it were.
+                tracing::error!(group, index = entry.index, %error, "an entry cannot be logged");
+                return self.poison();
+            }
+        }
+        // A commit index alone needs no write of its own: it rides on the next batch that has entries.
+        let votes = message.term != 0 && (message.term, message.vote) != self.persisted_vote;
+        if votes || !message.entries.is_empty() {
+            if message.term != 0 {
+                self.persisted_vote = (message.term, message.vote);
+            }
+            let (term, vote) = self.persisted_vote;
+            out.wal
+                .hard_state(group, term, vote, self.raft.commit_index());
+            *out.last_lsn = out.wal.staged_lsn();
+        }
+        self.raft.storage_mut().append(&message.entries);
+        self.release(at, message.responses, out);
+    }
+}

@@ -1,0 +1,184 @@
+//! Linearizable reads: ReadIndex (raft thesis §6.4).
+//!
+//! All reads that arrive in a turn share one ReadIndex round. When the leader has confirmed its
+//! leadership the round learns an index; once that index is applied here the reads are answered from
+//! the local store. A round that gets no answer is asked again every [`RETRY_MS`], as etcd does.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::Shard;
+use super::request::Answer;
+use crate::api::{Error, Outcome};
+use crate::machine::Response;
+
+/// Milliseconds until a ReadIndex round without an answer is asked again (etcd: 500).
+pub const RETRY_MS: u64 = 500;
+
+/// What a linearizable read wants from the store.
+#[derive(Debug)]
+pub enum Read {
+    /// An encoded range or read-only transaction.
+    Encoded(Vec<u8>),
+    /// A lease's remaining time.
+    TimeToLive {
+        /// Which lease.
+        id: i64,
+        /// With its keys.
+        keys: bool,
+    },
+    /// Nothing but the moment.
+    Barrier,
+}
+
+/// Reads of one shard that are not answered yet.
+pub struct Reads {
+    /// Arrived, not part of a round yet.
+    arrived: Vec<Waiting>,
+    /// Rounds in the order they were asked.
+    rounds: VecDeque<Round>,
+    next_context: u64,
+}
+
+struct Waiting {
+    read: Read,
+    answer: Answer,
+    expires_ms: u64,
+}
+
+struct Round {
+    context: u64,
+    asked_ms: u64,
+    /// Known once the leader has confirmed.
+    index: Option<u64>,
+    reads: Vec<Waiting>,
+}
+
+impl Reads {
+    /// Rounds are named from `first_context` on, which must be larger than any name of an earlier run:
+    /// a leader may still answer a round that this member asked before it restarted, and that answer
+    /// must not pass for one to a round of now.
+    pub fn new(first_context: u64) -> Self {
+        Reads {
+            arrived: Vec::new(),
+            rounds: VecDeque::new(),
+            next_context: first_context,
+        }
+    }
+
+    /// Answers *not done* to reads whose time is over.
+    pub fn expire(&mut self, now_ms: u64) {
+        let late = Error::Timeout {
+            outcome: Outcome::NotDone,
+        };
+        let expire = |reads: &mut Vec<Waiting>| {
+            if reads
+                .first()
+                .is_some_and(|first| first.expires_ms <= now_ms)
+            {
+                for waiting in reads.extract_if(.., |waiting| waiting.expires_ms <= now_ms) {
+                    waiting.answer.send(Err(late.clone()));
+                }
+            }
+        };
+        expire(&mut self.arrived);
+        for round in &mut self.rounds {
+            expire(&mut round.reads);
+        }
+        self.rounds.retain(|round| !round.reads.is_empty());
+    }
+
+    /// Answers everyone with the same error.
+    pub fn fail_all(&mut self, error: &Error) {
+        let rounds = std::mem::take(&mut self.rounds)
+            .into_iter()
+            .flat_map(|round| round.reads);
+        for waiting in std::mem::take(&mut self.arrived).into_iter().chain(rounds) {
+            waiting.answer.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Shard {
+    pub(crate) fn read_later(&mut self, read: Read, answer: Answer, now_ms: u64) {
+        let expires_ms = now_ms + self.config.request_timeout_ms;
+        self.reads.arrived.push(Waiting {
+            read,
+            answer,
+            expires_ms,
+        });
+    }
+
+    /// Opens a round for the reads that arrived, and asks again for rounds that got no answer.
+    pub fn ask_read_index(&mut self, now_ms: u64) {
+        if self.raft.leader() == henge_raft::NONE {
+            return;
+        }
+        for round in &mut self.reads.rounds {
+            if round.index.is_none() && now_ms >= round.asked_ms + RETRY_MS {
+                round.asked_ms = now_ms;
+                self.raft.read_index(context_bytes(round.context));
+            }
+        }
+        if self.reads.arrived.is_empty() {
+            return;
+        }
+        let context = self.reads.next_context;
+        self.reads.next_context += 1;
+        let reads = std::mem::take(&mut self.reads.arrived);
+        self.reads.rounds.push_back(Round {
+            context,
+            asked_ms: now_ms,
+            index: None,
+            reads,
+        });
+        self.raft.read_index(context_bytes(context));
+    }
+
+    /// The leader confirmed a round: its reads may be answered once `index` is applied.
+    pub(crate) fn confirm_read(&mut self, context: &[u8], index: u64) {
+        let Ok(context) = <[u8; 8]>::try_from(context).map(u64::from_le_bytes) else {
+            return;
+        };
+        let at = self
+            .reads
+            .rounds
+            .partition_point(|round| round.context < context);
+        if let Some(round) = self.reads.rounds.get_mut(at)
+            && round.context == context
+            && round.index.is_none()
+        {
+            round.index = Some(index);
+        }
+    }
+
+    /// Answers the rounds whose index is applied.
+    pub(crate) fn answer_reads(&mut self, now_ms: u64) {
+        let applied = self.machine.applied_index;
+        while let Some(at) = self
+            .reads
+            .rounds
+            .iter()
+            .position(|round| round.index.is_some_and(|index| index <= applied))
+        {
+            let Some(round) = self.reads.rounds.remove(at) else {
+                return;
+            };
+            for waiting in round.reads {
+                let response = match waiting.read {
+                    Read::Encoded(encoded) => self.machine.read(&encoded),
+                    Read::TimeToLive { id, keys } => Ok(Response::Ttl(
+                        self.machine.lease_time_to_live(id, keys, now_ms),
+                    )),
+                    Read::Barrier => Ok(Response::Done),
+                };
+                self.answer(waiting.answer, response);
+            }
+        }
+    }
+}
+
+fn context_bytes(context: u64) -> Bytes {
+    Bytes::copy_from_slice(&context.to_le_bytes())
+}

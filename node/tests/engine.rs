@@ -1,0 +1,451 @@
+//! The engine as a service embeds it: on a real directory, on every host this machine allows.
+
+use std::time::Duration;
+
+use henge::api::{Error, Outcome, WatchCreate};
+use henge::mvcc::{
+    Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RangeRequest, RequestOp,
+    TxnRequest,
+};
+use henge::{Engine, HostKind};
+
+/// Runs a test on each host, on a fresh directory.
+fn on_every_host(name: &str, test: impl Fn(&std::path::Path, HostKind)) {
+    for host in [HostKind::Thread, HostKind::TokioUring] {
+        if host == HostKind::TokioUring
+            && let Err(reason) = henge::wal::disk::tokio_uring::probe()
+        {
+            println!("skipped {name} on tokio-uring: {reason}");
+            continue;
+        }
+        let dir = Scratch::new(name);
+        test(&dir.0, host);
+    }
+}
+
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let unique = format!(
+            "henge-{name}-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        );
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique);
+        let _ = std::fs::remove_dir_all(&path);
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(dir: &std::path::Path, host: HostKind) -> Engine {
+    let wal = henge::wal::Options {
+        segment_bytes: 1 << 20,
+        ..Default::default()
+    };
+    Engine::builder(dir)
+        .host(host)
+        .wal(wal)
+        .open()
+        .expect("opens")
+}
+
+fn all() -> RangeRequest<'static> {
+    RangeRequest {
+        range: KeyRange {
+            key: b"\0",
+            end: b"\0",
+        },
+        ..Default::default()
+    }
+}
+
+#[test]
+fn what_was_written_is_there_after_a_stop_and_after_a_drop() {
+    on_every_host("reopen", |dir, host| {
+        let engine = open(dir, host).blocking();
+        let first = engine.put("a", "1").expect("put");
+        assert_eq!(first.header.revision, 2);
+        let second = engine.put("a", "2").expect("put");
+        assert_eq!(second.header.revision, 3);
+        engine.stop();
+        assert!(matches!(
+            engine.put("a", "3"),
+            Err(Error::Stopped {
+                outcome: Outcome::NotDone
+            })
+        ));
+        drop(engine);
+
+        let engine = open(dir, host).blocking();
+        let found = engine.get("a").expect("get").expect("is there");
+        assert_eq!(
+            (&found.value[..], found.mod_revision, found.version),
+            (&b"2"[..], 3, 2)
+        );
+        for number in 0..500 {
+            engine
+                .put(format!("k{number}"), vec![b'x'; 4_000])
+                .expect("put");
+        }
+        drop(engine);
+
+        let engine = open(dir, host).blocking();
+        let found = engine.range(&all()).expect("range");
+        assert_eq!((found.body.count, found.header.revision), (501, 503));
+    });
+}
+
+#[test]
+fn a_dropped_future_does_not_drop_the_operation() {
+    on_every_host("dropped", |dir, host| {
+        let engine = open(dir, host);
+        drop(engine.put("abandoned", "value"));
+        // Nobody was told that the put is done, so a read may still overtake it; a later write cannot.
+        engine.blocking().put("later", "value").expect("put");
+        let found = engine.blocking().get("abandoned").expect("get");
+        assert_eq!(found.map(|kv| kv.value), Some("value".into()));
+    });
+}
+
+#[test]
+fn a_transaction_takes_one_branch_at_one_revision() {
+    on_every_host("txn", |dir, host| {
+        let engine = open(dir, host).blocking();
+        let put = |key, value| {
+            RequestOp::Put(PutRequest {
+                key,
+                value,
+                ..Default::default()
+            })
+        };
+        let create = TxnRequest {
+            compare: vec![Compare {
+                range: KeyRange::one(b"lock"),
+                result: CompareResult::Equal,
+                target: CompareTarget::CreateRevision(0),
+            }],
+            success: vec![put(b"lock", b"me"), put(b"count", b"1")],
+            failure: vec![RequestOp::Range(RangeRequest {
+                range: KeyRange::one(b"lock"),
+                ..Default::default()
+            })],
+        };
+        let won = engine.txn(&create).expect("txn");
+        assert!(won.body.succeeded);
+        let lost = engine.txn(&create).expect("txn");
+        assert!(!lost.body.succeeded);
+        assert_eq!(lost.header.revision, won.header.revision);
+        let both = engine.range(&all()).expect("range").body.kvs;
+        assert!(both.iter().all(|kv| kv.mod_revision == won.header.revision));
+    });
+}
+
+#[test]
+fn a_watcher_sees_history_then_what_comes() {
+    on_every_host("watch", |dir, host| {
+        let engine = open(dir, host);
+        let blocking = engine.blocking();
+        blocking.put("w", "1").expect("put");
+        blocking.put("w", "2").expect("put");
+        let create = WatchCreate {
+            key: "w".into(),
+            start_revision: 2,
+            ..Default::default()
+        };
+        let mut watcher = engine.watch(create).expect("watch");
+        assert!(blocking.wait(watcher.next()).expect("created").created);
+        blocking.put("w", "3").expect("put");
+        blocking.delete("w").expect("delete");
+        let mut seen = Vec::new();
+        while seen.len() < 4 {
+            let response = blocking.wait(watcher.next()).expect("events");
+            seen.extend(
+                response
+                    .events
+                    .into_iter()
+                    .map(|event| event.kv.mod_revision),
+            );
+        }
+        assert_eq!(seen, [2, 3, 4, 5]);
+        blocking.stop();
+        assert_eq!(blocking.wait(watcher.next()), None);
+    });
+}
+
+#[test]
+fn a_lease_takes_its_keys_along_when_it_expires() {
+    on_every_host("lease", |dir, host| {
+        let engine = open(dir, host);
+        let blocking = engine.blocking();
+        let lease = blocking.wait(engine.lease_grant(0, 1)).expect("grant").body;
+        assert!(lease.id > 0);
+        let put = PutRequest {
+            key: b"short",
+            value: b"life",
+            lease: lease.id,
+            ..Default::default()
+        };
+        blocking.wait(engine.put_with(&put)).expect("put");
+        let create = WatchCreate {
+            key: "short".into(),
+            ..Default::default()
+        };
+        let mut watcher = engine.watch(create).expect("watch");
+        assert!(blocking.wait(watcher.next()).expect("created").created);
+        let gone = blocking.wait(watcher.next()).expect("the delete");
+        assert_eq!(gone.events[0].kind, henge::mvcc::EventKind::Delete);
+        assert_eq!(
+            blocking
+                .wait(engine.lease_keep_alive(lease.id))
+                .expect("answer")
+                .body,
+            0
+        );
+    });
+}
+
+#[test]
+fn refusals_are_typed_and_have_no_effect() {
+    on_every_host("refusals", |dir, host| {
+        let engine = Engine::builder(dir)
+            .host(host)
+            .request_bytes_max(1_000)
+            .open()
+            .expect("opens")
+            .blocking();
+        let too_large = engine.put("k", vec![0; 2_000]).expect_err("too large");
+        assert!(
+            matches!(too_large, Error::RequestTooLarge { max: 1_000, .. }),
+            "{too_large}"
+        );
+        assert_eq!(
+            engine.put("", "v").expect_err("no key").to_string(),
+            "key is not provided"
+        );
+        let future = RangeRequest {
+            revision: 99,
+            ..all()
+        };
+        let refused = engine.range(&future).expect_err("future");
+        assert_eq!(
+            refused.to_string(),
+            "mvcc: required revision is a future revision"
+        );
+        assert_eq!(refused.outcome(), Outcome::NotDone);
+        assert_eq!(engine.range(&all()).expect("range").header.revision, 1);
+    });
+}
+
+#[test]
+fn compaction_forgets_and_says_so() {
+    on_every_host("compact", |dir, host| {
+        let engine = open(dir, host);
+        let blocking = engine.blocking();
+        for number in 0..3_000 {
+            blocking
+                .wait(engine.put("k", number.to_string()))
+                .expect("put");
+        }
+        blocking.wait(engine.compact(3_000, true)).expect("compact");
+        let old = RangeRequest {
+            revision: 2_999,
+            ..all()
+        };
+        let refused = blocking.range(&old).expect_err("compacted");
+        assert_eq!(
+            refused.to_string(),
+            "mvcc: required revision has been compacted"
+        );
+        let kept = RangeRequest {
+            revision: 3_000,
+            ..all()
+        };
+        assert_eq!(
+            blocking.range(&kept).expect("kept").body.kvs[0].value,
+            "2998"
+        );
+    });
+}
+
+#[test]
+fn shards_are_merged_in_key_order_and_cross_shard_work_is_refused() {
+    on_every_host("shards", |dir, host| {
+        let builder = || Engine::builder(dir).host(host).cores(2).shards(5);
+        let engine = builder().open().expect("opens").blocking();
+        for number in 0..100 {
+            engine.put(format!("k{number:03}"), "v").expect("put");
+        }
+        let found = engine.range(&all()).expect("range").body;
+        assert_eq!(found.count, 100);
+        assert!(found.kvs.is_sorted_by(|left, right| left.key < right.key));
+        let put = |key| {
+            RequestOp::Put(PutRequest {
+                key,
+                value: b"v",
+                ..Default::default()
+            })
+        };
+        let txn = TxnRequest {
+            success: (0..9_u8)
+                .map(|_| put(b"x"))
+                .take(1)
+                .chain([put(b"k001"), put(b"k002"), put(b"k003")])
+                .collect(),
+            ..Default::default()
+        };
+        assert!(matches!(engine.txn(&txn), Err(Error::CrossShard { .. })));
+        drop(engine);
+        let other = Engine::builder(dir)
+            .host(host)
+            .open()
+            .err()
+            .expect("refused");
+        assert!(other.to_string().contains("cores 2, shards 5"), "{other}");
+        let engine = builder().open().expect("opens").blocking();
+        assert_eq!(engine.range(&all()).expect("range").body.count, 100);
+    });
+}
+
+#[test]
+fn a_second_engine_on_the_same_directory_is_refused() {
+    on_every_host("second", |dir, host| {
+        let engine = open(dir, host);
+        let second = Engine::builder(dir)
+            .host(host)
+            .open()
+            .err()
+            .expect("refused");
+        let holder = std::process::id().to_string();
+        assert!(
+            second.to_string().contains(&holder),
+            "{second} does not name process {holder}"
+        );
+        engine.blocking().put("still", "works").expect("put");
+    });
+}
+
+#[test]
+fn somebody_elses_directory_is_not_touched() {
+    let dir = Scratch::new("stranger");
+    std::fs::create_dir_all(&dir.0).expect("mkdir");
+    std::fs::write(dir.0.join("thesis.tex"), "important").expect("write");
+    let refused = Engine::builder(&dir.0).open().err().expect("refused");
+    assert!(refused.to_string().contains("thesis.tex"), "{refused}");
+    assert_eq!(std::fs::read_dir(&dir.0).expect("list").count(), 1);
+}
+
+#[test]
+fn many_callers_at_once_all_get_their_own_answer() {
+    on_every_host("many", |dir, host| {
+        let engine = open(dir, host);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("rt");
+        runtime.block_on(async {
+            let puts: Vec<_> = (0..5_000)
+                .map(|n| engine.put(format!("m{n}"), n.to_string()))
+                .collect();
+            let mut revisions = Vec::new();
+            for put in puts {
+                revisions.push(put.await.expect("put").header.revision);
+            }
+            assert!(revisions.is_sorted_by(|left, right| left < right));
+            let watchdog = Duration::from_secs(60);
+            let found = tokio::time::timeout(watchdog, engine.range(&all()))
+                .await
+                .expect("in time");
+            assert_eq!(found.expect("range").body.count, 5_000);
+        });
+    });
+}
+
+#[test]
+fn a_checkpoint_lets_the_log_go_and_is_what_a_restart_starts_from() {
+    on_every_host("checkpoint", |dir, host| {
+        let builder = || {
+            let wal = henge::wal::Options {
+                segment_bytes: 1 << 20,
+                ..Default::default()
+            };
+            Engine::builder(dir)
+                .host(host)
+                .wal(wal)
+                .checkpoint_bytes(4 << 20)
+        };
+        let engine = builder().open().expect("opens");
+        let blocking = engine.blocking();
+        let lease = blocking
+            .wait(engine.lease_grant(0, 1_000))
+            .expect("grant")
+            .body
+            .id;
+        let leased = PutRequest {
+            key: b"leased",
+            value: b"v",
+            lease,
+            ..Default::default()
+        };
+        blocking.wait(engine.put_with(&leased)).expect("put");
+        for round in 0..12 {
+            for number in 0..60 {
+                blocking
+                    .put(format!("k{number}"), vec![round; 40_000])
+                    .expect("put");
+            }
+        }
+        let revision = blocking.range(&all()).expect("range").header.revision;
+        let checkpoints = dir.join("checkpoints");
+        let mut waited = 0;
+        while std::fs::read_dir(&checkpoints).map_or(0, Iterator::count) == 0 {
+            blocking.put("more", vec![0; 40_000]).expect("put");
+            waited += 1;
+            assert!(waited < 2_000, "no checkpoint was written");
+        }
+        blocking.put("after", "the checkpoint").expect("put");
+        let before = blocking.range(&all()).expect("range");
+        let segments = || {
+            let names = std::fs::read_dir(dir.join("core-0"))
+                .expect("list")
+                .flatten();
+            names
+                .filter(|entry| entry.path().extension().is_some_and(|end| end == "seg"))
+                .count()
+        };
+        drop((engine, blocking));
+        assert!(
+            segments() < 25,
+            "{} MiB of log for 4 MiB between checkpoints",
+            segments()
+        );
+
+        let engine = builder().open().expect("opens");
+        let blocking = engine.blocking();
+        let found = blocking.range(&all()).expect("range");
+        assert_eq!(
+            (&found.body, found.header.revision),
+            (&before.body, before.header.revision)
+        );
+        assert!(found.header.revision > revision);
+        let ttl = blocking
+            .wait(engine.lease_time_to_live(lease, true))
+            .expect("ttl")
+            .body;
+        assert_eq!(
+            (ttl.granted_ttl_s, &ttl.keys[..]),
+            (1_000, &["leased".into()][..])
+        );
+        drop((engine, blocking));
+
+        std::fs::remove_dir_all(&checkpoints).expect("remove");
+        let refused = builder().open().err().expect("refused").to_string();
+        assert!(refused.contains("checkpoint"), "{refused}");
+    });
+}

@@ -1,0 +1,139 @@
+//! What only a client that writes its own HTTP/2 frames can do.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::Server;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    out.extend_from_slice(&len[1..]);
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// Header fields as HPACK literals without indexing or Huffman coding.
+fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in fields {
+        out.push(0);
+        for text in [name, value] {
+            out.push(u8::try_from(text.len()).expect("short"));
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+    out
+}
+
+/// Opens a connection with windows too large to matter, and stream 1 as a call of `path`.
+fn call(server: &Server, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).expect("a connection");
+    stream
+        .set_read_timeout(Some(super::HANG))
+        .expect("a timeout");
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE (4), then as much for the connection.
+    frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0, 0, 0], &mut out);
+    frame(WINDOW_UPDATE, 0, 0, &[0x7e, 0, 0, 0], &mut out);
+    stream.write_all(&out).expect("sent");
+    // The server's windows hold once we acknowledged its settings.
+    while !matches!(read_frame(&mut stream), (SETTINGS, 0, _)) {}
+    let mut out = Vec::new();
+    frame(SETTINGS, ACK, 0, &[], &mut out);
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    frame(HEADERS, END_HEADERS, 1, &literals(&fields), &mut out);
+    stream.write_all(&out).expect("sent");
+    stream
+}
+
+/// Kind, flags and payload.
+fn read_frame(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).expect("a frame");
+    let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let mut payload = vec![0; len];
+    stream.read_exact(&mut payload).expect("a payload");
+    (head[3], head[4], payload)
+}
+
+/// Payload bytes of all DATA frames until the stream ends; panics on GOAWAY.
+fn data_until_end(mut stream: TcpStream) -> Vec<u8> {
+    let mut data = Vec::new();
+    loop {
+        let (kind, flags, payload) = read_frame(&mut stream);
+        assert_ne!(
+            kind, GOAWAY,
+            "the server gave up (last stream, code): {payload:?}"
+        );
+        if kind == DATA {
+            data.extend_from_slice(&payload);
+        }
+        if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+            return data;
+        }
+    }
+}
+
+/// Messages in a stream of framed ones.
+fn messages(mut data: &[u8]) -> usize {
+    let mut n = 0;
+    while let Some((head, rest)) = data.split_first_chunk::<5>() {
+        let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        data = &rest[len..];
+        n += 1;
+    }
+    n
+}
+
+#[test]
+fn a_burst_of_keep_alives_in_frames_of_their_own_is_answered_whole() {
+    const BURST: usize = 50_000;
+    let server = Server::thin(true);
+    let mut stream = call(&server, "/etcdserverpb.Lease/LeaseKeepAlive");
+    let mut out = Vec::new();
+    for i in 0..BURST {
+        let flags = if i + 1 == BURST { END_STREAM } else { 0 };
+        // One message: LeaseKeepAliveRequest { ID: 5 }.
+        frame(DATA, flags, 1, &[0, 0, 0, 0, 2, 8, 5], &mut out);
+    }
+    let reader = stream.try_clone().expect("a second handle");
+    let reader = std::thread::spawn(move || data_until_end(reader));
+    stream.write_all(&out).expect("the server reads");
+    assert_eq!(messages(&reader.join().expect("no GOAWAY")), BURST);
+}
+
+#[test]
+fn a_message_in_many_frames_and_a_late_end_is_one_call() {
+    for thin in [true, false] {
+        let server = Server::thin(thin);
+        let mut stream = call(&server, "/etcdserverpb.KV/Put");
+        let mut out = Vec::new();
+        // PutRequest { key: "k", value: "vv" }, a byte at a time.
+        for byte in [0, 0, 0, 0, 7, 0x0a, 1, b'k', 0x12, 2, b'v', b'v'] {
+            frame(DATA, 0, 1, &[byte], &mut out);
+        }
+        stream.write_all(&out).expect("sent");
+        let mut end = Vec::new();
+        frame(DATA, END_STREAM, 1, &[], &mut end);
+        stream.write_all(&end).expect("sent");
+        assert_eq!(messages(&data_until_end(stream)), 1);
+        assert_eq!(server.double.state().revision, 2);
+    }
+}

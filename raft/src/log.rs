@@ -1,0 +1,420 @@
+//! The log: storage with the unstable tail over it, and how far it is committed and applied.
+//!
+//! Promises: `applied <= applying <= committed <= last index`. The last entry's id is kept here, so
+//! that asking for it never touches storage. Whoever would break this is told so by an error.
+//! Must never know: peers, roles, messages.
+//! Tests: below; the matching rules of the raft paper's 5.3 in `tests/cluster.rs`.
+
+use std::fmt;
+
+use crate::logger::{Log, info};
+use crate::message::{Entry, EntryId, Snapshot};
+use crate::planted::{Bug, planted};
+use crate::storage::{Storage, StorageError, limit_size};
+use crate::unstable::Unstable;
+
+/// See the file's head.
+#[derive(Debug)]
+pub(crate) struct RaftLog<S: Storage> {
+    pub(crate) storage: S,
+    pub(crate) unstable: Unstable,
+    last: EntryId,
+    /// Known to be stored by a quorum.
+    pub(crate) committed: u64,
+    /// Handed out to be applied.
+    pub(crate) applying: u64,
+    /// Reported applied.
+    pub(crate) applied: u64,
+    /// Bytes handed out and not reported applied: the limit, and how many there are.
+    applying_size_max: u64,
+    applying_size: u64,
+    /// No more is handed out until something is reported applied.
+    applying_paused: bool,
+    /// Storage said that it has to fetch what is to be applied next.
+    pub(crate) waits_for_storage: bool,
+    log: Log,
+}
+
+/// What became of an append.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    /// The log now ends a match with the leader's at this index.
+    To(u64),
+    /// The entry before does not match.
+    Mismatch,
+    /// The entry at this index is committed here, and another one was sent.
+    ConflictsWithCommitted(u64),
+}
+
+impl<S: Storage> RaftLog<S> {
+    pub(crate) fn new(storage: S, applying_size_max: u64, log: Log) -> Result<Self, StorageError> {
+        let first = storage.first_index()?;
+        let last = storage.last_index()?;
+        let before = first.saturating_sub(1);
+        Ok(RaftLog {
+            unstable: Unstable::new(last + 1, log.clone()),
+            last: EntryId {
+                term: storage.term(last)?,
+                index: last,
+            },
+            storage,
+            committed: before,
+            applying: before,
+            applied: before,
+            applying_size_max,
+            applying_size: 0,
+            applying_paused: false,
+            waits_for_storage: false,
+            log,
+        })
+    }
+
+    /// The last entry, or the last one of the snapshot if there is nothing after it.
+    pub(crate) fn last(&self) -> EntryId {
+        self.last
+    }
+
+    pub(crate) fn first_index(&self) -> Result<u64, StorageError> {
+        match &self.unstable.snapshot {
+            Some(snapshot) => Ok(snapshot.meta.index + 1),
+            None => self.storage.first_index(),
+        }
+    }
+
+    /// The term of entry `index`: known from the one before the first to the last.
+    pub(crate) fn term(&self, index: u64) -> Result<u64, StorageError> {
+        if index == self.last.index {
+            return Ok(self.last.term);
+        }
+        if let Some(term) = self.unstable.term(index) {
+            return Ok(term);
+        }
+        if index > self.last.index {
+            return Err(StorageError::Unavailable);
+        }
+        if index.saturating_add(1) < self.first_index()? {
+            return Err(StorageError::Compacted);
+        }
+        self.storage.term(index)
+    }
+
+    pub(crate) fn matches(&self, id: EntryId) -> bool {
+        self.term(id.index) == Ok(id.term)
+    }
+
+    /// Whether a log that ends with `their` has at least what ours has (raft paper, 5.4.1).
+    pub(crate) fn is_up_to_date(&self, their: EntryId) -> bool {
+        (their.term, their.index) >= (self.last.term, self.last.index)
+    }
+
+    /// Follower: puts `entries`, which follow `before`, into the log, and commits as far as the
+    /// leader's commit index and these entries reach. What is already there is left alone: a late
+    /// append must not cut off what came after it.
+    pub(crate) fn append(&mut self, before: EntryId, entries: Vec<Entry>, commit: u64) -> Appended {
+        if !self.matches(before) {
+            return Appended::Mismatch;
+        }
+        let end = before.index + entries.len() as u64;
+        let known = entries
+            .iter()
+            .take_while(|entry| self.matches(entry.id()))
+            .count();
+        if let (Some(new), Some(last)) = (entries.get(known), entries.last()) {
+            let (new, last) = (new.id(), last.id());
+            if new.index <= self.committed {
+                return Appended::ConflictsWithCommitted(new.index);
+            }
+            if new.index <= self.last.index {
+                let existing = self.term(new.index).unwrap_or(0);
+                info!(
+                    self.log,
+                    "found conflict at index {} [existing term: {existing}, conflicting term: {}]",
+                    new.index,
+                    new.term
+                );
+            }
+            self.unstable
+                .truncate_and_append(new.index, entries.into_iter().skip(known));
+            self.last = last;
+        } else if planted(Bug::CutAfterAppend)
+            && end >= self.committed
+            && end >= self.unstable.offset
+        {
+            self.unstable.pop((self.last.index - end) as usize);
+            self.last = EntryId {
+                term: self.term(end).unwrap_or(0),
+                index: end,
+            };
+        }
+        self.commit_to(commit.min(end));
+        Appended::To(end)
+    }
+
+    /// Leader: adds one entry at the end.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.last = entry.id();
+        self.unstable.push(entry);
+    }
+
+    /// Leader: takes back the last entries, down to `last`, which nobody has seen.
+    pub(crate) fn pop_to(&mut self, last: EntryId) {
+        self.unstable.pop((self.last.index - last.index) as usize);
+        self.last = last;
+    }
+
+    /// A guess where this log ends to match another one that has (`index`, `term`): the highest index
+    /// not above it whose term is not above `term`, or not known (then with term 0).
+    pub(crate) fn find_conflict_by_term(&self, index: u64, term: u64) -> (u64, u64) {
+        for guess in (1..=index).rev() {
+            match self.term(guess) {
+                Err(_) => return (guess, 0),
+                Ok(ours) if ours <= term => return (guess, ours),
+                Ok(_) => {}
+            }
+        }
+        (0, 0)
+    }
+
+    /// Moves the commit index forward, never past the log: callers check that before.
+    pub(crate) fn commit_to(&mut self, index: u64) {
+        self.committed = self.committed.max(index.min(self.last.index));
+    }
+
+    /// Whether `next_committed` would return something.
+    pub(crate) fn has_next_committed(&self, allow_unstable: bool) -> bool {
+        // With a snapshot to apply, nothing else is handed out: what would come first?
+        !self.applying_paused
+            && !self.waits_for_storage
+            && self.unstable.snapshot.is_none()
+            && self.applying < self.appliable(allow_unstable)
+    }
+
+    /// Committed entries to apply next. With `allow_unstable` they need not be stored here yet (they
+    /// are stored by a quorum).
+    pub(crate) fn next_committed(&self, allow_unstable: bool) -> Result<Vec<Entry>, StorageError> {
+        if !self.has_next_committed(allow_unstable) {
+            return Ok(Vec::new());
+        }
+        let (lo, hi) = (self.applying + 1, self.appliable(allow_unstable) + 1);
+        self.slice(
+            lo,
+            hi,
+            self.applying_size_max.saturating_sub(self.applying_size),
+        )
+    }
+
+    /// The entries up to `index`, of `size` bytes, were handed out.
+    pub(crate) fn accept_applying(&mut self, index: u64, size: u64, allow_unstable: bool) {
+        self.applying = index;
+        self.applying_size = self.applying_size.saturating_add(size);
+        // Also when fewer entries were handed out than there are: the limit cut them.
+        self.applying_paused =
+            self.applying_size >= self.applying_size_max || index < self.appliable(allow_unstable);
+    }
+
+    /// The entries up to `index`, of `size` bytes, are applied.
+    pub(crate) fn applied_to(&mut self, index: u64, size: u64) {
+        self.applied = self.applied.max(index);
+        self.applying = self.applying.max(index);
+        self.applying_size = self.applying_size.saturating_sub(size);
+        self.applying_paused = self.applying_size >= self.applying_size_max;
+    }
+
+    /// The entries from `index` to the end, up to `max_bytes`.
+    pub(crate) fn entries(&self, index: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        if index > self.last.index {
+            return Ok(Vec::new());
+        }
+        self.slice(index, self.last.index + 1, max_bytes)
+    }
+
+    pub(crate) fn restore(&mut self, snapshot: Box<Snapshot>) {
+        let (index, term) = (snapshot.meta.index, snapshot.meta.term);
+        info!(
+            self.log,
+            "log [{self}] starts to restore snapshot [index: {index}, term: {term}]"
+        );
+        self.committed = index;
+        self.last = EntryId { term, index };
+        self.unstable.restore(snapshot);
+    }
+
+    /// Entries in `lo..hi`, which lie within the log: as many as fit, at least one.
+    pub(crate) fn slice(
+        &self,
+        lo: u64,
+        hi: u64,
+        max_bytes: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        if lo >= self.unstable.offset {
+            return Ok(self.unstable.slice(lo, hi, max_bytes));
+        }
+        if lo < self.first_index()? {
+            return Err(StorageError::Compacted);
+        }
+        let cut = hi.min(self.unstable.offset);
+        let mut entries = self.storage.entries(lo, cut, max_bytes)?;
+        check_stored(&entries, lo, cut)?;
+        let size: u64 = entries.iter().map(Entry::size).sum();
+        if hi <= cut || (entries.len() as u64) < cut - lo || size >= max_bytes {
+            return Ok(entries);
+        }
+        let tail = self.unstable.slice(cut, hi, max_bytes - size);
+        // `slice` returns at least one, whether it fits or not.
+        if limit_size(&tail, 0).iter().map(Entry::size).sum::<u64>() <= max_bytes - size {
+            entries.extend(tail);
+        }
+        Ok(entries)
+    }
+
+    fn appliable(&self, allow_unstable: bool) -> u64 {
+        match allow_unstable {
+            true => self.committed,
+            false => self.committed.min(self.unstable.offset - 1),
+        }
+    }
+}
+
+impl<S: Storage> fmt::Display for RaftLog<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "committed={}, applied={}, applying={}, unstable.offset={}, unstable.offsetInProgress={}, len(unstable.Entries)={}",
+            self.committed,
+            self.applied,
+            self.applying,
+            self.unstable.offset,
+            self.unstable.offset_in_progress,
+            self.unstable.len()
+        )
+    }
+}
+
+/// Storage must return what it was asked for: other entries under these indexes would be replicated
+/// and applied as if they were ours.
+fn check_stored(entries: &[Entry], lo: u64, hi: u64) -> Result<(), StorageError> {
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return Err(StorageError::Unavailable);
+    };
+    let end = lo + entries.len() as u64;
+    if first.index == lo && last.index + 1 == end && end <= hi {
+        return Ok(());
+    }
+    let (a, b) = (first.index, last.index);
+    Err(StorageError::Other(format!(
+        "asked for entries {lo}..{hi}, got {a}..={b}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    /// Entries 1..=5 with terms 1 1 2 2 3; the first three stored.
+    fn log() -> RaftLog<MemoryStorage> {
+        let mut storage = MemoryStorage::new();
+        let all = entries(1, &[1, 1, 2, 2, 3]);
+        storage.append(&all[..3]).unwrap();
+        let mut log = RaftLog::new(storage, u64::MAX, Log::default()).unwrap();
+        all[3..].iter().cloned().for_each(|entry| log.push(entry));
+        log
+    }
+
+    fn entries(first: u64, terms: &[u64]) -> Vec<Entry> {
+        let ids = terms.iter().zip(first..);
+        ids.map(|(&term, index)| Entry {
+            term,
+            index,
+            ..Entry::default()
+        })
+        .collect()
+    }
+
+    fn id(term: u64, index: u64) -> EntryId {
+        EntryId { term, index }
+    }
+
+    #[test]
+    fn append_matches_skips_and_replaces() {
+        let mut log = log();
+        assert_eq!(log.append(id(9, 5), vec![], 0), Appended::Mismatch);
+        assert_eq!(log.append(id(3, 6), vec![], 0), Appended::Mismatch);
+        // Old news cuts nothing off, and commits only as far as it reaches.
+        assert_eq!(
+            log.append(id(1, 1), entries(2, &[1, 2]), 9),
+            Appended::To(3)
+        );
+        assert_eq!((log.last(), log.committed), (id(3, 5), 3));
+        // A conflict replaces everything from there on.
+        assert_eq!(log.append(id(2, 3), entries(4, &[4]), 0), Appended::To(4));
+        assert_eq!(log.last(), id(4, 4));
+        let conflict = log.append(id(1, 1), entries(2, &[3]), 0);
+        assert_eq!(conflict, Appended::ConflictsWithCommitted(2));
+    }
+
+    #[test]
+    fn conflicts_are_found_by_term() {
+        let log = log();
+        assert_eq!(log.find_conflict_by_term(5, 2), (4, 2));
+        assert_eq!(log.find_conflict_by_term(5, 0), (0, 0));
+        assert_eq!(
+            log.find_conflict_by_term(9, 3),
+            (9, 0),
+            "past the log: unknown"
+        );
+    }
+
+    #[test]
+    fn up_to_date_is_by_term_first() {
+        let log = log();
+        assert!(log.is_up_to_date(id(4, 1)));
+        assert!(log.is_up_to_date(id(3, 5)));
+        assert!(!log.is_up_to_date(id(3, 4)));
+        assert!(!log.is_up_to_date(id(2, 9)));
+    }
+
+    #[test]
+    fn slices_join_storage_and_tail() {
+        let log = log();
+        let size = Entry::default().size();
+        let indexes = |lo, hi, max| -> Vec<u64> {
+            log.slice(lo, hi, max)
+                .unwrap()
+                .iter()
+                .map(|entry| entry.index)
+                .collect()
+        };
+        assert_eq!(indexes(2, 6, u64::MAX), [2, 3, 4, 5]);
+        assert_eq!(indexes(2, 6, size * 3), [2, 3, 4]);
+        assert_eq!(indexes(2, 6, size * 3 - 1), [2, 3]);
+        assert_eq!(indexes(2, 6, 0), [2]);
+        assert_eq!(indexes(4, 6, 0), [4]);
+    }
+
+    #[test]
+    fn applying_pauses_at_the_limit() {
+        let mut log = log();
+        log.applying_size_max = Entry::default().size() * 2;
+        log.commit_to(5);
+        let first = log.next_committed(true).unwrap();
+        assert_eq!(first.len(), 2);
+        log.accept_applying(2, first.iter().map(Entry::size).sum(), true);
+        assert!(!log.has_next_committed(true));
+        log.applied_to(1, first[0].size());
+        assert_eq!(log.next_committed(true).unwrap().len(), 1);
+        assert!(log.has_next_committed(false), "3 is stored");
+        log.accept_applying(3, first[0].size(), false);
+        log.applied_to(3, u64::MAX);
+        assert!(!log.has_next_committed(false), "4 and 5 are not stored yet");
+        assert!(log.has_next_committed(true));
+    }
+
+    #[test]
+    fn storage_that_returns_other_entries_is_caught() {
+        assert!(check_stored(&entries(3, &[1, 1]), 3, 5).is_ok());
+        assert!(check_stored(&entries(2, &[1, 1]), 3, 5).is_err());
+        assert!(check_stored(&entries(3, &[1, 1]), 3, 4).is_err());
+        assert_eq!(check_stored(&[], 3, 4), Err(StorageError::Unavailable));
+    }
+}
