@@ -387,11 +387,14 @@ impl Wal {
             self.write(batch);
             return;
         }
+        // Whatever else is in flight (a footer, a segment being made, reads) holds its file open, and
+        // with it the file's lock: wait, so that the log can be opened again at once.
+        if !self.errands.is_empty() {
+            return;
+        }
         for id in self.reads.cancel() {
-            self.events.push_back(Event::Read {
-                id,
-                result: Err(ReadError::Closed),
-            });
+            let result = Err(ReadError::Closed);
+            self.events.push_back(Event::Read { id, result });
         }
         self.phase = Phase::Closed;
         self.events.push_back(Event::Closed);

@@ -310,7 +310,8 @@ impl Wal {
     /// Submit what is staged and finish: poll until [`Event::Closed`], then drop the log.
     ///
     /// A last, empty batch says that all before it is durable, so that after a clean stop damage to
-    /// any of it is told from a torn tail.
+    /// any of it is told from a torn tail. A log dropped without this may keep its files locked until
+    /// its writes are done, which on io_uring takes turns of the same executor.
     pub fn close(&mut self) {
         if self.phase == Phase::Running {
             self.phase = Phase::Closing;

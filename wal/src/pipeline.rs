@@ -118,7 +118,7 @@ impl Pipeline {
         self.free.push(segment);
     }
 
-    /// Begin nothing new.
+    /// Begin nothing more; what is half made is put in order at the next open.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
     }
@@ -126,7 +126,7 @@ impl Pipeline {
     /// The next operation, if there is something to do and none is in flight.
     /// `stamp`: what a file made ready now testifies, but for its number and size.
     pub(crate) fn next(&mut self, stamp: &SegmentHeader) -> Option<Op> {
-        if self.in_flight || (self.stopped && self.step == Step::Idle) {
+        if self.in_flight || self.stopped {
             return None;
         }
         if self.step == Step::Idle || (self.step == Step::Zero && !self.free.is_empty()) {

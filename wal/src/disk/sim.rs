@@ -108,6 +108,8 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
     life: u64,
     dir: PathBuf,
+    /// It took the lock: the operations in flight are its own.
+    owner: bool,
 }
 
 impl SimHandle {
@@ -132,6 +134,7 @@ impl SimHandle {
             state: self.0.clone(),
             life: self.state().life,
             dir: PathBuf::from("sim"),
+            owner: false,
         }
     }
 
@@ -475,6 +478,9 @@ impl SimDisk {
 
 impl Drop for SimDisk {
     fn drop(&mut self) {
+        if !self.owner {
+            return; // refused: what is in flight is another's
+        }
         if let Some(mut state) = self.state() {
             // As a process that ends: what is in flight completes, the lock is let go.
             for pending in std::mem::take(&mut state.pending) {
@@ -529,6 +535,8 @@ impl Disk for SimDisk {
                 holder: "the simulator".into(),
             });
         }
+        drop(state);
+        self.owner = true;
         Ok(())
     }
 
