@@ -140,6 +140,11 @@ impl Keys {
         dropped
     }
 
+    /// Loads the slot of a key, not its record. The result only keeps the load.
+    pub fn touch_slot(&self, id: KeyId) -> u64 {
+        self.slot(id).main.cast_unsigned()
+    }
+
     /// Reads a byte of the key's record, so that it is in the cache when it is needed.
     pub fn touch(&self, id: KeyId) -> u8 {
         self.slot(id).record.first().copied().unwrap_or_default()

@@ -15,7 +15,7 @@ mod node;
 use std::ops::ControlFlow;
 
 use crate::keys::{KeyId, Keys};
-use node::{Inner, Node};
+use node::{Inner, Node, TOUCH_MAX};
 
 /// The tree.
 #[derive(Debug, Default)]
@@ -32,6 +32,41 @@ impl Index {
                 Node::Inner(inner) => node = &inner.children[inner.child_of(key)],
                 Node::Leaf(leaf) => return leaf.search(keys, key).ok().map(|at| leaf.id(at)),
             }
+        }
+    }
+
+    /// Loads into the cache what looking up these keys will read, level by level for all of them, so
+    /// that the waits for memory overlap: one lookup in a large tree is a chain of such waits.
+    pub fn touch(&self, keys: &Keys, wanted: &[&[u8]]) {
+        for group in wanted.chunks(TOUCH_MAX) {
+            let mut nodes = [&self.root; TOUCH_MAX];
+            let nodes = &mut nodes[..group.len()];
+            // All leaves are equally deep.
+            while matches!(nodes[0], Node::Inner(_)) {
+                for (node, key) in nodes.iter_mut().zip(group) {
+                    if let Node::Inner(inner) = *node {
+                        *node = &inner.children[inner.child_of(key)];
+                    }
+                }
+                let touched = nodes.iter().fold(0, |sum, node| sum ^ node.touch());
+                std::hint::black_box(touched);
+            }
+            let mut found = [None; TOUCH_MAX];
+            for ((id, node), key) in found.iter_mut().zip(nodes).zip(group) {
+                if let Node::Leaf(leaf) = *node {
+                    *id = leaf.likely(key);
+                }
+            }
+            let touched = found
+                .iter()
+                .flatten()
+                .fold(0, |sum, &id| sum ^ keys.touch_slot(id));
+            std::hint::black_box(touched);
+            let touched = found
+                .iter()
+                .flatten()
+                .fold(0, |sum, &id| sum ^ keys.touch(id));
+            std::hint::black_box(touched);
         }
     }
 

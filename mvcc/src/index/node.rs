@@ -18,7 +18,7 @@ pub(super) const INNER_MAX: usize = 64;
 /// Longest prefix that a node cuts off its keys.
 const PREFIX_MAX: usize = 40;
 /// Most keys that a scan touches ahead: about as many loads as a core keeps in flight.
-const TOUCH_MAX: usize = 16;
+pub(super) const TOUCH_MAX: usize = 16;
 /// Set on a key number in a leaf when the key does not count.
 const DEAD: u32 = 1 << 31;
 
@@ -122,6 +122,18 @@ impl Node {
         }
     }
 
+    /// Loads every cache line that a search of this node may read. The result only keeps the loads.
+    pub(super) fn touch(&self) -> u64 {
+        let heads = |heads: &[u64]| heads.iter().step_by(8).fold(0, |sum, head| sum ^ head);
+        match self {
+            Node::Leaf(leaf) => {
+                let ids = leaf.ids.iter().step_by(16).fold(0, |sum, id| sum ^ id);
+                heads(&leaf.heads) ^ u64::from(ids) ^ u64::from(leaf.prefix.len)
+            }
+            Node::Inner(inner) => heads(&inner.heads) ^ u64::from(inner.prefix.len),
+        }
+    }
+
     /// Bytes on the heap, of this node and all under it.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
@@ -207,6 +219,13 @@ impl Leaf {
         search(&self.prefix, &self.heads[..len], key, |at| {
             keys.key(self.id(at))
         })
+    }
+
+    /// The key that a search would compare first, by heads alone: no key is read for it.
+    pub(super) fn likely(&self, key: &[u8]) -> Option<KeyId> {
+        let head = self.prefix.head(key);
+        let at = self.heads[..self.len as usize].partition_point(|&other| other < head);
+        (at < self.len as usize && self.heads[at] == head).then(|| self.id(at))
     }
 
     fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {

@@ -155,7 +155,6 @@ impl Core {
         for shard in &mut self.shards {
             next_ms = next_ms.min(shard.advance_time(now.millis()));
             if self.phase == Phase::Running {
-                shard.propose(now.millis());
                 shard.ask_read_index(now.millis());
             }
         }

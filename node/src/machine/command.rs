@@ -175,6 +175,19 @@ pub fn adds(encoded: &[u8]) -> bool {
     }
 }
 
+/// The key of an encoded put, without decoding the rest: for hints.
+pub fn put_key(encoded: &[u8]) -> Option<&[u8]> {
+    if encoded.get(1) != Some(&tag::PUT) {
+        return None;
+    }
+    // Flags and lease come before the key.
+    Reader {
+        bytes: encoded.get(HEADER_BYTES + 9..)?,
+    }
+    .slice()
+    .ok()
+}
+
 /// Whether an encoded command is a compaction.
 pub fn is_compact(encoded: &[u8]) -> bool {
     encoded.get(1) == Some(&tag::COMPACT)
@@ -642,6 +655,16 @@ mod tests {
             longer.push(0);
             assert_eq!(decode(&longer), Err(CommandError::Trailing(1)));
         }
+    }
+
+    #[test]
+    fn the_key_of_a_put_is_found_without_decoding() {
+        let keys: Vec<_> = samples()
+            .iter()
+            .map(|encoded| put_key(encoded).map(<[u8]>::to_vec))
+            .collect();
+        assert_eq!(keys[0].as_deref(), Some(&b"k"[..]));
+        assert!(keys[1..].iter().all(Option::is_none));
     }
 
     #[test]

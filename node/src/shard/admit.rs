@@ -15,8 +15,9 @@ use crate::api::{Error, Outcome, Reply};
 use crate::machine::Response;
 use crate::machine::command::{self, Command, Stamp};
 
-/// Payload bytes proposed in one step: a forwarded proposal must fit a peer frame.
-const PROPOSE_BYTES_MAX: usize = 1 << 20;
+/// Payload bytes proposed in one step: a forwarded proposal must fit a peer frame, and the vectors on the
+/// way stay small enough to be recycled by the allocator.
+const PROPOSE_BYTES_MAX: usize = 128 << 10;
 /// Expired leases revoked per tick (etcd: 500 per half second).
 const REVOKES_PER_TICK_MAX: usize = 100;
 
@@ -67,56 +68,43 @@ impl Shard {
         }
     }
 
-    /// Proposes what is queued; call once per turn, after intake.
-    pub fn propose(&mut self, now_ms: u64) {
+    /// Proposes the next part of what is queued, as one batch.
+    pub(crate) fn propose(&mut self, now_ms: u64) {
         if self.queue.is_empty() || self.raft.leader() == henge_raft::NONE {
             return;
         }
         let expires_ms = now_ms + self.config.request_timeout_ms;
-        while !self.queue.is_empty() {
-            let mut batch = Vec::with_capacity(self.queue.len());
-            let mut bytes = 0;
-            let mut callers = Vec::with_capacity(self.queue.len());
-            let first = self.waiters.next_id();
-            while bytes < PROPOSE_BYTES_MAX
-                && let Some(Pending {
-                    mut encoded,
-                    answer,
-                    ..
-                }) = self.queue.pop_front()
-            {
-                let id = first + batch.len() as u64;
-                command::stamp(
-                    &mut encoded,
-                    Stamp {
-                        origin: self.config.member_id,
-                        id,
-                    },
-                );
-                bytes += encoded.len();
-                callers.push((answer, encoded.len()));
-                batch.push(Bytes::from(encoded));
+        let origin = self.config.member_id;
+        let first = self.waiters.next_id();
+        let (mut batch, mut callers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while bytes < PROPOSE_BYTES_MAX
+            && let Some(Pending {
+                mut encoded,
+                answer,
+                ..
+            }) = self.queue.pop_front()
+        {
+            let id = first + batch.len() as u64;
+            command::stamp(&mut encoded, Stamp { origin, id });
+            bytes += encoded.len();
+            callers.push((answer, encoded.len()));
+            batch.push(Bytes::from(encoded));
+        }
+        if self.raft.propose_batch(batch).is_ok() {
+            for (answer, bytes) in callers {
+                self.waiters.push(answer, bytes, expires_ms);
             }
-            match self.raft.propose_batch(batch) {
-                Ok(()) => {
-                    for (answer, bytes) in callers {
-                        self.waiters.push(answer, bytes, expires_ms);
-                    }
-                }
-                // Raft took none of them: leadership is moving, or too much is uncommitted.
-                Err(_) => {
-                    let error = if self.is_leader() {
-                        Error::TooManyRequests
-                    } else {
-                        Error::NoLeader
-                    };
-                    for (answer, bytes) in callers {
-                        self.pending_bytes -= bytes;
-                        answer.send(Err(error.clone()));
-                    }
-                    return;
-                }
-            }
+            return;
+        }
+        // Raft took none of them: leadership is moving, or too much is uncommitted.
+        let error = if self.is_leader() {
+            Error::TooManyRequests
+        } else {
+            Error::NoLeader
+        };
+        for (answer, bytes) in callers {
+            self.pending_bytes -= bytes;
+            self.answer(answer, Err(error.clone()));
         }
     }
 

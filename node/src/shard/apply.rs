@@ -10,9 +10,15 @@ use crate::machine::{Command, Response, Stamp, command};
 /// Versions a compaction may remove in one slice between other work.
 const COMPACT_SLICE: usize = 1_000;
 
+/// Entries whose keys are announced to the store together.
+const TOUCH_ENTRIES: usize = 16;
+
 impl Shard {
     pub(crate) fn apply(&mut self, message: Message, now_ms: u64) {
-        for entry in &message.entries {
+        for (at, entry) in message.entries.iter().enumerate() {
+            if at % TOUCH_ENTRIES == 0 {
+                self.touch_ahead(&message.entries[at..]);
+            }
             if entry.kind != EntryKind::Normal {
                 self.apply_conf_change(entry);
                 continue;
@@ -50,6 +56,24 @@ impl Shard {
     pub fn watch_slice(&mut self) -> bool {
         let header = self.header();
         self.watches.drain(&mut self.machine.store, header)
+    }
+
+    /// Lets the store load what the next few puts will read.
+    fn touch_ahead(&self, entries: &[henge_raft::Entry]) {
+        let mut keys = [&[][..]; TOUCH_ENTRIES];
+        let mut count = 0;
+        for key in entries
+            .iter()
+            .take(TOUCH_ENTRIES)
+            .filter_map(|entry| command::put_key(&entry.data))
+        {
+            keys[count] = key;
+            count += 1;
+        }
+        // One put gains nothing from looking its key up twice.
+        if count > 1 {
+            self.machine.store.touch(&keys[..count]);
+        }
     }
 
     /// Does one slice of physical compaction; returns whether more is left.

@@ -322,7 +322,8 @@ fn raft_config(config: &ShardConfig, applied: u64) -> Config {
         async_storage_writes: true,
         // etcd's figures: 1 MiB per message, 512 messages in flight.
         max_size_per_msg: 1 << 20,
-        max_committed_size_per_ready: 8 << 20,
+        // A Ready's vectors stay small enough to be recycled by the allocator; a turn takes many Readys.
+        max_committed_size_per_ready: 128 << 10,
         max_uncommitted_entries_size: 256 << 20,
         max_inflight_msgs: 512,
         check_quorum: true,

@@ -42,11 +42,12 @@ pub struct Outputs<'a> {
 }
 
 impl Shard {
-    /// Takes Ready after Ready until raft has nothing more, or the turn's bound is met. Returns whether
-    /// work is left.
+    /// Proposes and takes Ready after Ready until there is nothing more, or the turn's bound is met.
+    /// Returns whether work is left.
     pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
+            self.propose(out.now_ms);
             if self.corrupt || !self.raft.has_ready() {
                 return false;
             }
@@ -66,7 +67,8 @@ impl Shard {
             self.release(at, campaign, out);
             self.answer_reads(out.now_ms);
         }
-        !self.corrupt && self.raft.has_ready()
+        let can_propose = !self.queue.is_empty() && self.raft.leader() != henge_raft::NONE;
+        !self.corrupt && (self.raft.has_ready() || can_propose)
     }
 
     /// Raft stops by itself when it finds that it or its storage is broken; callers must not wait for it.

@@ -34,8 +34,8 @@ pub struct BenchArgs {
     /// Load servers at these client URLs instead, comma-separated
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub endpoints: Vec<String>,
-    /// Operations in flight at once
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Operations in flight at once; fewer for lower latency, more to ride out the disk's pauses
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub clients: u32,
     /// Connections they share (with --endpoints), or client threads (embedded)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
