@@ -46,6 +46,9 @@ pub enum Response {
     Status(Box<Status>),
 }
 
+/// Whose command was applied and what it answers; nothing for an entry that nobody asked for.
+pub type Applied = Option<(Stamp, Result<Response, Error>)>;
+
 impl Machine {
     /// An empty machine.
     pub fn new() -> Self {
@@ -64,7 +67,7 @@ impl Machine {
         term: u64,
         payload: &[u8],
         now_ms: u64,
-    ) -> Result<Option<(Stamp, Result<Response, Error>)>, CommandError> {
+    ) -> Result<Applied, CommandError> {
         let answer = if payload.is_empty() {
             None
         } else {

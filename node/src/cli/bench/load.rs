@@ -1,4 +1,8 @@
 //! The clients: what they do, how they are paced, what they count.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a load generator measures real time, on threads of its own"
+)]
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -134,10 +138,6 @@ pub fn supervise(args: &BenchArgs, shared: &Shared, finished: &dyn Fn() -> bool)
     let mut before = 0;
     let mut at = Instant::now();
     while shared.start.elapsed() < args.duration && !finished() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the load's own thread, outside any core"
-        )]
         std::thread::sleep(Duration::from_millis(50));
         if at.elapsed() >= Duration::from_millis(500) {
             let done = shared.done.load(Ordering::Relaxed);
