@@ -123,7 +123,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "1000")]
     pub election_timeout: u64,
 
-    /// Committed entries between checkpoints
+    /// Accepted for etcd's sake and not used: checkpoints follow bytes of log, not entries
     #[arg(long, default_value = "10000")]
     pub snapshot_count: u64,
 

@@ -20,6 +20,8 @@ use super::log::Position;
 
 /// Bytes of snapshot made per turn: about a tenth of a millisecond of work.
 const SLICE_BYTES: usize = 128 * 1024;
+/// Log between two checkpoints while the disk is full: one segment, the least that can be given back.
+const LOW_SPACE_BYTES: u64 = 64 << 20;
 
 /// A checkpoint in the making.
 pub struct Checkpointing {
@@ -44,7 +46,14 @@ impl Shard {
     ) -> bool {
         let Some(mut running) = self.checkpointing.take() else {
             let written = wal.stats().bytes + self.log_bytes_replayed;
-            if self.corrupt || !self.is_alone() || written < self.checkpoint_due_bytes {
+            // A full disk cannot wait for the usual distance: only a checkpoint gives segments back.
+            let early = if self.space_low {
+                every_bytes.saturating_sub(LOW_SPACE_BYTES)
+            } else {
+                0
+            };
+            let due = self.checkpoint_due_bytes.saturating_sub(early);
+            if self.corrupt || !self.is_alone() || written < due {
                 return false;
             }
             self.checkpoint_due_bytes = written + every_bytes;

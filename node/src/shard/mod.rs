@@ -193,6 +193,9 @@ impl Shard {
         if now_ms >= self.next_tick_ms {
             self.raft.tick();
             self.next_tick_ms = (self.next_tick_ms + self.config.tick_ms).max(now_ms + 1);
+            // Before the look at expired leases: a leader that is new since the last turn gives them
+            // their full time first.
+            self.note_leader(now_ms);
             self.expire_leases(now_ms);
             self.stats = self.machine.store.stats();
         }
