@@ -23,6 +23,9 @@ use crate::host::HostKind;
 const EXIT_IO: u8 = 74;
 /// How often the server looks whether its log still lives.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
+/// Attempts to get a port, and the pause between two: about a second in all.
+const LISTEN_TRIES: u32 = 10;
+const LISTEN_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
@@ -54,7 +57,7 @@ fn start(config: &ServeConfig) -> Result<Server, String> {
     // The ports come first: if one is taken, nothing has been touched.
     let mut listeners = Vec::new();
     for address in config.listen_client.iter().chain(&config.listen_metrics) {
-        listeners.push(listen(*address)?);
+        listeners.push(listen_patiently(*address)?);
     }
     let engine = open(config)?;
     let keyspace = engine.keyspace(0).ok_or("an engine without shards")?;
@@ -147,6 +150,21 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         .progress_notify_ms(u64::try_from(config.progress_interval.as_millis()).unwrap_or(u64::MAX))
         .open()
         .map_err(|error| error.to_string())
+}
+
+/// A port can stay taken for a moment after its process was killed, while the kernel takes its memory
+/// back: as with the directory's lock, that is waited for.
+#[expect(clippy::disallowed_methods, reason = "before the engine starts")]
+fn listen_patiently(address: SocketAddr) -> Result<TcpListener, String> {
+    let mut listening = listen(address);
+    for _ in 0..LISTEN_TRIES {
+        if listening.is_ok() {
+            break;
+        }
+        std::thread::sleep(LISTEN_PAUSE);
+        listening = listen(address);
+    }
+    listening
 }
 
 /// A listening socket with room for a storm of clients.

@@ -477,7 +477,9 @@ impl Core {
 
     fn publish(&mut self) {
         let stats = self.wal.stats();
-        for (shard, published) in self.shards.iter().zip(&self.config.metrics) {
+        let log_full = stats.space_low && stats.ready_segments == 0;
+        for (shard, published) in self.shards.iter_mut().zip(&self.config.metrics) {
+            shard.log_full = log_full;
             let mut metrics = published.lock().unwrap_or_else(PoisonError::into_inner);
             shard.metrics(&mut metrics);
             metrics.wal_batches = stats.batches;

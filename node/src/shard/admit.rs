@@ -174,7 +174,11 @@ impl Shard {
             || self.pending_bytes + encoded.len() > self.config.pending_bytes_max
         {
             Some(Error::TooManyRequests)
-        } else if self.is_full() && command::adds(&encoded) {
+        } else if self.is_full() && command::adds(&encoded)
+            || self.log_full && !command::is_compact(&encoded)
+        {
+            // With the last segment in use, what is left of it is for votes and checkpoints: a delete that
+            // might not fit must be refused, not left waiting for its deadline.
             Some(Error::NoSpace)
         } else {
             None
@@ -205,7 +209,7 @@ impl Shard {
             let ttl = self.machine.store.lease_keep_alive(id, now_ms).unwrap_or(0);
             self.answer(answer, Ok(Response::Renewed(ttl)));
         } else {
-            self.queue_write(Command::LeaseRenew { id }.encode(), answer, now_ms);
+            self.admit_write(Command::LeaseRenew { id }.encode(), answer, now_ms);
         }
     }
 

@@ -103,7 +103,10 @@ pub struct Shard {
     pub(crate) log_bytes_replayed: u64,
     /// Committed entries could not be understood: serves nothing.
     pub(crate) corrupt: bool,
+    /// The log cannot get another segment.
     pub(crate) space_low: bool,
+    /// Nor has it one in reserve.
+    pub(crate) log_full: bool,
     /// Term and vote of the last hard state handed to the log.
     pub(crate) persisted_vote: (u64, u64),
     /// Sizes of the store as of the last tick: counting them costs more than a write may.
@@ -146,6 +149,7 @@ impl Shard {
             log_bytes_replayed: config.log_bytes_replayed,
             corrupt: false,
             space_low: false,
+            log_full: false,
             persisted_vote: (hard_state.term, hard_state.vote),
             stats: henge_mvcc::Stats::default(),
             leader_seen: 0,

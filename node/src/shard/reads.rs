@@ -16,6 +16,9 @@ use crate::machine::Response;
 /// Milliseconds until a ReadIndex round without an answer is asked again (etcd: 500).
 pub const RETRY_MS: u64 = 500;
 
+/// Linearizable reads that a shard lets wait; more are refused, as without a leader they would pile up.
+pub const WAITING_MAX: usize = 65_536;
+
 /// What a linearizable read wants from the store.
 #[derive(Debug)]
 pub enum Read {
@@ -102,6 +105,10 @@ impl Reads {
 
 impl Shard {
     pub(crate) fn read_later(&mut self, read: Read, answer: Answer, now_ms: u64) {
+        let rounds = self.reads.rounds.iter().map(|round| round.reads.len());
+        if self.reads.arrived.len() + rounds.sum::<usize>() >= WAITING_MAX {
+            return self.answer(answer, Err(Error::TooManyRequests));
+        }
         let expires_ms = now_ms + self.config.request_timeout_ms;
         self.reads.arrived.push(Waiting {
             read,

@@ -59,13 +59,13 @@ pub struct BenchArgs {
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
     pub duration: Duration,
     /// End after this many operations, if that comes first
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub total: Option<u64>,
     /// Take keys in order instead of at random
     #[arg(long)]
     pub sequential: bool,
     /// Operations per second to start, on a fixed schedule; 0 runs as fast as answers come
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub rate: u64,
     /// Data directory of the embedded engine; default: a new one under the current directory, removed after
     #[arg(long)]

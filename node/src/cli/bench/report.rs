@@ -217,6 +217,8 @@ pub fn table(args: &BenchArgs, run: &RunResult) -> String {
 /// One JSON object.
 pub fn json(args: &BenchArgs, run: &RunResult) -> String {
     let quantile = |q| run.latency.value_at_quantile(q);
+    // What only the engine's own process can know is null for a remote server.
+    let own = |figure: f64| run.log.map(|_| figure);
     let batches = run.log.map_or(0, |(batches, _)| batches);
     serde_json::json!({
         "work": format!("{:?}", args.work).to_lowercase(),
@@ -236,9 +238,9 @@ pub fn json(args: &BenchArgs, run: &RunResult) -> String {
         "p999_us": quantile(0.999),
         "max_us": run.latency.max(),
         "cpu_us_per_op": run.micros_per_op(run.usage.cpu),
-        "core_cpu_us_per_op": run.micros_per_op(run.usage.core_cpu),
-        "commits_per_sec": run.per_second(batches),
-        "batch_mean": run.batch_mean(),
+        "core_cpu_us_per_op": own(run.micros_per_op(run.usage.core_cpu)),
+        "commits_per_sec": own(run.per_second(batches)),
+        "batch_mean": own(run.batch_mean()),
         "rss_max_bytes": run.usage.resident_max,
     })
     .to_string()
