@@ -6,6 +6,8 @@
 
 pub mod apply;
 pub mod command;
+mod decode;
+mod encode;
 
 pub use apply::{Machine, Response};
 pub use command::{Command, CommandError, Stamp};
