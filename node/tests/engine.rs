@@ -11,11 +11,14 @@ use henge::{Engine, HostKind};
 
 /// Runs a test on each host, on a fresh directory.
 fn on_every_host(name: &str, test: impl Fn(&std::path::Path, HostKind)) {
-    for host in [HostKind::Thread, HostKind::TokioUring] {
-        if host == HostKind::TokioUring
-            && let Err(reason) = henge::wal::disk::tokio_uring::probe()
-        {
-            println!("skipped {name} on tokio-uring: {reason}");
+    for host in [HostKind::Thread, HostKind::TokioUring, HostKind::Ring] {
+        let usable = match host {
+            HostKind::TokioUring => henge::wal::disk::tokio_uring::probe(),
+            HostKind::Ring => henge::wal::disk::ring::probe(),
+            _ => Ok(()),
+        };
+        if let Err(reason) = usable {
+            println!("skipped {name} on {host}: {reason}");
             continue;
         }
         let dir = Scratch::new(name);

@@ -13,7 +13,7 @@
 //! code, by `tests/` (every crash point of small workloads on the simulated disk, a naive model,
 //! flipped bytes, real disks), and by the simulator above this crate.
 #![warn(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod checkpoint;
 pub mod disk;

@@ -3,13 +3,17 @@
 
 mod common;
 
+use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::path::Path;
+use std::task::{Context, Poll};
 
 use common::{TempDir, block_on, close, commit, durable, event, open, small};
-use henge_wal::disk::Disk;
+use henge_wal::disk::ring::{self, Bell, RingDisk};
 use henge_wal::disk::sim::SimHandle;
 use henge_wal::disk::thread::ThreadDisk;
 use henge_wal::disk::tokio_uring::{UringDisk, probe};
+use henge_wal::disk::{AlignedBuf, Disk, Op, Output};
 use henge_wal::{Event, OpenError, ReadError};
 
 fn payload(group: u64, index: u64) -> Vec<u8> {
@@ -152,6 +156,135 @@ fn a_life_on_io_uring() {
     }
     let dir = TempDir::new("uring");
     tokio_uring::start(life(dir.path(), || Box::new(UringDisk::new())));
+}
+
+/// Watches the ring's eventfd from a thread, as a host without a reactor might.
+struct ThreadBell(std::sync::Arc<std::sync::Mutex<(bool, Option<std::task::Waker>)>>);
+
+impl Bell for ThreadBell {
+    fn poll_rung(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock().expect("not poisoned");
+        if std::mem::take(&mut state.0) {
+            return Poll::Ready(());
+        }
+        state.1 = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+fn watch(event: std::os::fd::OwnedFd) -> std::io::Result<Box<dyn Bell>> {
+    let state = std::sync::Arc::new(std::sync::Mutex::new((false, None)));
+    let (weak, mut file) = (
+        std::sync::Arc::downgrade(&state),
+        std::fs::File::from(event),
+    );
+    std::thread::spawn(move || {
+        // The eventfd does not block: a poor man's poll, for a test only.
+        let mut count = [0; 8];
+        while let Some(state) = weak.upgrade() {
+            if std::io::Read::read(&mut file, &mut count).is_err() {
+                drop(state);
+                std::thread::yield_now();
+                continue;
+            }
+            let mut state = state.lock().expect("not poisoned");
+            state.0 = true;
+            if let Some(waker) = state.1.take() {
+                std::task::Waker::wake(waker);
+            }
+        }
+    });
+    Ok(Box::new(ThreadBell(state)))
+}
+
+#[test]
+fn a_life_on_a_ring_of_our_own() {
+    if let Err(reason) = ring::probe() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new("ring");
+    block_on(life(dir.path(), || {
+        Box::new(RingDisk::new(watch).expect("the probe made one"))
+    }));
+}
+
+/// A disk that is dropped with writes in flight waits for them: the kernel still reads their memory,
+/// and a write that landed after its owner is gone could land on top of its successor's.
+#[test]
+fn a_ring_dropped_with_writes_in_flight_has_written_them() {
+    if let Err(reason) = ring::probe() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new("ring-drop");
+    let mut disk = RingDisk::new(watch).expect("the probe made one");
+    disk.attach(dir.path());
+    disk.make().expect("can be made");
+    std::fs::write(dir.path().join("a"), vec![0; 64 * 4096]).expect("can be written");
+    let Ok(Output::Opened { file, .. }) = disk.run(Op::Open { name: "a".into() }) else {
+        panic!("it can be opened");
+    };
+    for at in 0..64 {
+        let mut buf = AlignedBuf::zeroed(4096);
+        buf.fill(at as u8 + 1);
+        let offset = at * 4096;
+        disk.submit(at, Op::Write { file, offset, buf });
+    }
+    drop(disk);
+    let bytes = std::fs::read(dir.path().join("a")).expect("can be read");
+    for (at, block) in bytes.chunks(4096).enumerate() {
+        assert!(block.iter().all(|b| *b == at as u8 + 1), "block {at}");
+    }
+}
+
+/// More operations than the ring has entries, a read past the end, and a file that is not open.
+#[test]
+fn a_ring_takes_more_than_its_entries_and_names_what_is_wrong() {
+    if let Err(reason) = ring::probe() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new("ring-many");
+    let mut disk = RingDisk::new(watch).expect("the probe made one");
+    disk.attach(dir.path());
+    disk.make().expect("can be made");
+    std::fs::write(dir.path().join("a"), vec![7; 3 * 4096]).expect("can be written");
+    let Ok(Output::Opened { file, .. }) = disk.run(Op::Open { name: "a".into() }) else {
+        panic!("it can be opened");
+    };
+    let bytes = 4 * 4096;
+    for token in 0..300 {
+        let offset = 4096;
+        disk.submit(
+            token,
+            Op::Read {
+                file,
+                offset,
+                bytes,
+            },
+        );
+    }
+    disk.submit(
+        300,
+        Op::Read {
+            file: file + 9,
+            offset: 0,
+            bytes,
+        },
+    );
+    let mut seen = std::collections::BTreeSet::new();
+    block_on(async {
+        while seen.len() < 301 {
+            let done = poll_fn(|cx| disk.poll(cx)).await;
+            assert!(seen.insert(done.token), "twice: {}", done.token);
+            match done.result {
+                Ok(Output::Buf(buf)) => assert_eq!(buf[..], [7; 2 * 4096], "cut at the end"),
+                Err(e) => assert_eq!((done.token, e.kind()), (300, ErrorKind::NotFound)),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
 }
 
 #[test]

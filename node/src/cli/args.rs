@@ -4,6 +4,7 @@
 //! here and checked as a whole by [`ServeArgs::validate`]. Nothing is started, no name is resolved.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -11,17 +12,7 @@ use clap::{Args, ValueEnum};
 use super::flags::UsageError;
 use super::options::{self, ServeConfig};
 use super::values::{self, InitialCluster, Urls};
-
-/// What drives the cores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HostChoice {
-    /// io_uring where the kernel allows it, else threads.
-    Auto,
-    /// io_uring.
-    TokioUring,
-    /// Plain threads.
-    Thread,
-}
+use crate::HostKind;
 
 /// Form of the log on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -175,9 +166,14 @@ pub struct ServeArgs {
     #[arg(long, value_enum, default_value = "json")]
     pub log_format: LogFormat,
 
-    /// What drives the cores (HENGE_HOST)
-    #[arg(long, value_enum, default_value = "auto")]
-    pub host: HostChoice,
+    /// What drives the cores: auto (ring, or thread where io_uring is refused), ring, tokio-uring or
+    /// thread (HENGE_HOST)
+    #[arg(long, value_parser = HostKind::from_str, default_value = "auto")]
+    pub host: HostKind,
+
+    /// Longest time a core's thread looks for new work before it sleeps, in microseconds; 0 is never
+    #[arg(long, default_value_t = 200)]
+    pub busy_poll_us: u64,
 }
 
 impl ServeArgs {

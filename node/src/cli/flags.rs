@@ -54,6 +54,7 @@ pub(crate) const TAKEN: &[&str] = &[
     "watch-progress-notify-interval",
     "log-level",
     "log-format",
+    "busy-poll-us",
     "host",
 ];
 
@@ -272,7 +273,11 @@ fn set_aside(flag: &str, value: Option<&str>) -> Result<Option<String>, UsageErr
 
 /// `ETCD_DATA_DIR` for `data-dir`; our own flags have our own prefix.
 pub(crate) fn variable(flag: &str) -> String {
-    let prefix = if flag == "host" { "HENGE_" } else { "ETCD_" };
+    let prefix = if matches!(flag, "host" | "busy-poll-us") {
+        "HENGE_"
+    } else {
+        "ETCD_"
+    };
     let name: String = flag
         .chars()
         .map(|c| {

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use sha1::{Digest, Sha1};
 
-use super::args::{CompactionMode, HostChoice, LogFormat, LogLevel, ServeArgs};
+use super::args::{CompactionMode, LogFormat, LogLevel, ServeArgs};
 use super::flags::UsageError;
 use super::values::{self, AutoCompaction, InitialCluster, Urls};
+use crate::HostKind;
 use crate::etcd::EdgeConfig;
 
 /// Longest election timeout in milliseconds (etcd's `maxElectionMs`).
@@ -79,7 +80,9 @@ pub struct ServeConfig {
     /// Settings of the gRPC edge.
     pub edge: EdgeConfig,
     /// What drives the cores.
-    pub host: HostChoice,
+    pub host: HostKind,
+    /// Longest time a core's thread looks for work before it sleeps, in microseconds.
+    pub busy_poll_micros: u64,
     /// Least serious message that is logged.
     pub log_level: LogLevel,
     /// Form of the log.
@@ -125,6 +128,7 @@ pub(super) fn validate(args: ServeArgs) -> Result<ServeConfig, UsageError> {
         progress_interval: progress(&args)?,
         edge: edge(&args, quota_bytes, &mut warnings)?,
         host: args.host,
+        busy_poll_micros: args.busy_poll_us,
         log_level: args.log_level,
         log_format: args.log_format,
         name: args.name,

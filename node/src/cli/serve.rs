@@ -11,13 +11,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args::HostChoice;
 use super::compaction;
 use super::options::ServeConfig;
 use crate::api::{Backend as _, Member};
 use crate::engine::{ClusterConfig, Engine, Keyspace};
 use crate::etcd::{Edge, GrpcCounters, LocalExecutor, Shutdown};
-use crate::host::HostKind;
 
 /// The log failed (sysexits: input/output error).
 const EXIT_IO: u8 = 74;
@@ -137,11 +135,8 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         peers: peers.collect(),
     };
     Engine::builder(&config.data_dir)
-        .host(match config.host {
-            HostChoice::Auto => HostKind::Auto,
-            HostChoice::TokioUring => HostKind::TokioUring,
-            HostChoice::Thread => HostKind::Thread,
-        })
+        .host(config.host)
+        .busy_poll_micros(config.busy_poll_micros)
         .cluster(cluster)
         .timeouts(config.heartbeat_ms, config.election_ms)
         .request_bytes_max(config.edge.max_request_bytes)
@@ -241,7 +236,7 @@ impl Server {
                     name = config.name,
                     member_id = format!("{:x}", config.member_id),
                     cluster_id = format!("{:x}", config.cluster_id),
-                    host = ?self.engine.host(),
+                    host = %self.engine.host(),
                     "ready to serve client requests"
                 );
             }

@@ -33,6 +33,10 @@ const ROUNDS_MAX: usize = 8;
 /// Bytes of old entries read back from the log for a slow follower at a time.
 const READ_BACK_BYTES: usize = 4 << 20;
 
+/// Callers that may wait while a core still counts as lightly loaded: more of them share their
+/// batches, and gain more from a larger batch than from an earlier one.
+const LIGHT_CALLERS_MAX: usize = 4;
+
 /// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
 const SATURATED_MS_MAX: u64 = 2;
 
@@ -103,6 +107,8 @@ pub struct Core {
     /// Callers of this turn that another caller wakes.
     chains: Vec<Arc<Chain>>,
     phase: Phase,
+    /// This turn had input, or word from the log.
+    worked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +140,7 @@ impl Core {
             reads: Vec::new(),
             chains: Vec::new(),
             phase: Phase::Running,
+            worked: false,
         }
     }
 
@@ -142,11 +149,23 @@ impl Core {
         &self.shards
     }
 
+    /// Whether the last turn found anything new: input, or word from the log.
+    pub fn worked(&self) -> bool {
+        self.worked
+    }
+
+    /// So few callers wait that each of them is served alone.
+    pub fn is_light(&self) -> bool {
+        let waiting: usize = self.shards.iter().map(Shard::waiting).sum();
+        waiting <= LIGHT_CALLERS_MAX
+    }
+
     /// One turn. `cx` is woken when the inbox or the disk has something new.
     pub fn turn(&mut self, now: Now, cx: &mut Context<'_>, peers: &mut dyn Peers) -> Next {
         if self.phase == Phase::Ended {
             return Next::Ended;
         }
+        self.worked = false;
         // Callers of the last turn whose first one has not run yet.
         self.release_chains();
         self.take_completions(now, cx);
@@ -204,6 +223,7 @@ impl Core {
         let mut any = false;
         while let Poll::Ready(event) = self.wal.poll(cx) {
             any = true;
+            self.worked = true;
             match event {
                 Event::Durable(lsn) => self.durable(lsn, now),
                 Event::Read { id, result } => self.read_back(id, result),
@@ -238,6 +258,7 @@ impl Core {
     fn intake(&mut self, now: Now) {
         let mut inputs = std::mem::take(&mut self.inputs);
         self.config.inbox.take(&mut inputs);
+        self.worked |= !inputs.is_empty();
         for input in inputs.drain(..) {
             self.take_input(input, now);
         }

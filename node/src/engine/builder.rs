@@ -19,7 +19,8 @@ use crate::core::inbox::{Inbox, Input};
 use crate::core::recover::Recovery;
 use crate::core::{Core, CoreConfig, Peers};
 use crate::host::clock::{Clock, wall_clock_ms};
-use crate::host::{CoreBuilder, HostHandle, HostKind};
+use crate::host::place::disk_cpu;
+use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
 use crate::machine::Machine;
 use crate::peer::{PeerConfig, PeerHandler, PeerNet};
 use crate::shard::{Shard, ShardConfig};
@@ -49,6 +50,8 @@ pub struct EngineBuilder {
     cores: usize,
     shards: usize,
     host: HostKind,
+    busy_poll_micros: u64,
+    pin: bool,
     cluster: ClusterConfig,
     tick_ms: u64,
     election_ticks: u64,
@@ -68,6 +71,8 @@ impl EngineBuilder {
             cores: 1,
             shards: 1,
             host: HostKind::Auto,
+            busy_poll_micros: 200,
+            pin: true,
             cluster: ClusterConfig {
                 cluster_id: 1,
                 member_id: 1,
@@ -105,6 +110,23 @@ impl EngineBuilder {
     /// What drives the cores. Default [`HostKind::Auto`].
     pub fn host(mut self, host: HostKind) -> Self {
         self.host = host;
+        self
+    }
+
+    /// Longest time in microseconds that a core's thread looks for new work before it sleeps; 0 is
+    /// never. Default 200, about two durable writes of a good disk: waking up costs tens of
+    /// microseconds of every request of a lone client. It is spent only while work keeps coming in
+    /// shorter gaps than this, and the processor is offered to others meanwhile. Used by
+    /// [`HostKind::Ring`].
+    pub fn busy_poll_micros(mut self, micros: u64) -> Self {
+        self.busy_poll_micros = micros;
+        self
+    }
+
+    /// Whether the first core's thread may be kept on the processor that hears from the disk, where the
+    /// disk has only one (see `host::place`). Default: yes. Used by [`HostKind::Ring`].
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
         self
     }
 
@@ -182,10 +204,16 @@ impl EngineBuilder {
         // The cores come first: a peer that connects finds somebody to talk to.
         let net = Arc::new(OnceLock::new());
         let mut cores = Vec::new();
+        let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
         for (at, inbox) in inboxes.iter().enumerate() {
             let build = self.core_builder(at, inbox.clone(), &metrics, net.clone());
             let (build, ended) = noting_the_end(build);
-            let HostHandle { thread, tasks } = host.start(&format!("henge-core-{at}"), build)?;
+            let options = HostOptions {
+                busy_poll_micros: self.busy_poll_micros,
+                cpu: disk_cpu.filter(|_| at == 0),
+            };
+            let HostHandle { thread, tasks } =
+                host.start(&format!("henge-core-{at}"), options, build)?;
             let thread = Mutex::new(Some(thread));
             cores.push(CoreHandle {
                 inbox: inbox.clone(),

@@ -1,17 +1,24 @@
 //! Hosts: what drives a core.
 //!
 //! A host owns a thread, tells a core the time, and waits between its turns. It also runs local tasks
-//! (client connections) beside the core: on tokio-uring on the core's own thread, where a request
-//! reaches its shard without a thread hop; elsewhere on a thread of their own.
+//! (client connections) beside the core: with io_uring on the core's own thread, where a request
+//! reaches its shard without a thread hop; on the plain host on a thread of their own.
 //!
 //! Invariant: nothing outside this folder and `henge_wal::disk` knows a runtime's file or ring types.
 
 pub mod clock;
+pub mod place;
+pub mod ring;
 pub mod thread;
 pub mod tokio_uring;
 
+mod drive;
+mod poll_window;
+
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::mpsc;
 
 use henge_wal::disk::Disk;
@@ -22,10 +29,12 @@ use crate::engine::OpenError;
 /// Which host drives the cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostKind {
-    /// tokio-uring if this machine allows io_uring, else threads; the choice is logged.
+    /// A ring if this machine allows io_uring, else threads; the choice is logged.
     #[default]
     Auto,
-    /// tokio-uring: log writes through io_uring, connections on the same thread.
+    /// Log writes through an io_uring ring of our own, connections on the same thread.
+    Ring,
+    /// As [`HostKind::Ring`], inside a tokio-uring runtime.
     TokioUring,
     /// Plain threads: log writes by `pwrite` on a helper thread. For machines where io_uring is blocked.
     Thread,
@@ -40,6 +49,15 @@ pub type CoreBuilder = Box<
     dyn FnOnce(Box<dyn Disk>, clock::Clock) -> Result<(Core, Box<dyn Peers>), OpenError> + Send,
 >;
 
+/// How a host's thread behaves; for [`HostKind::Ring`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostOptions {
+    /// Longest time it looks for new work before it sleeps, in microseconds.
+    pub busy_poll_micros: u64,
+    /// The processor to stay on.
+    pub cpu: Option<usize>,
+}
+
 /// A running host thread.
 pub struct HostHandle {
     /// The thread.
@@ -52,16 +70,21 @@ impl HostKind {
     /// What [`HostKind::Auto`] means on this machine, with the reason if io_uring is refused.
     pub fn resolve(self) -> (HostKind, Option<String>) {
         match self {
-            HostKind::Auto => match henge_wal::disk::tokio_uring::probe() {
-                Ok(()) => (HostKind::TokioUring, None),
-                Err(reason) => (HostKind::Thread, Some(reason.to_string())),
+            HostKind::Auto => match henge_wal::disk::ring::probe() {
+                Ok(()) => (HostKind::Ring, None),
+                Err(reason) => (HostKind::Thread, Some(reason)),
             },
             kind => (kind, None),
         }
     }
 
     /// Starts a host thread, builds its core there and returns once that has succeeded or failed.
-    pub fn start(self, name: &str, build: CoreBuilder) -> Result<HostHandle, OpenError> {
+    pub fn start(
+        self,
+        name: &str,
+        options: HostOptions,
+        build: CoreBuilder,
+    ) -> Result<HostHandle, OpenError> {
         let (opened, open_result) = mpsc::channel();
         let (tasks, task_queue) = tokio::sync::mpsc::unbounded_channel();
         let (kind, _) = self.resolve();
@@ -69,7 +92,10 @@ impl HostKind {
             .name(name.to_owned())
             .spawn(move || match kind {
                 HostKind::Thread => thread::run(build, opened, task_queue),
-                _ => tokio_uring::run(build, opened, task_queue),
+                HostKind::TokioUring => tokio_uring::run(build, opened, task_queue),
+                HostKind::Ring | HostKind::Auto => {
+                    ring::run(build, opened, task_queue, options);
+                }
             })
             .map_err(OpenError::Thread)?;
         match open_result.recv() {
@@ -79,6 +105,31 @@ impl HostKind {
                 Err(error)
             }
             Err(_) => Err(OpenError::HostDied),
+        }
+    }
+}
+
+impl fmt::Display for HostKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HostKind::Auto => "auto",
+            HostKind::Ring => "ring",
+            HostKind::TokioUring => "tokio-uring",
+            HostKind::Thread => "thread",
+        })
+    }
+}
+
+impl FromStr for HostKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(HostKind::Auto),
+            "ring" => Ok(HostKind::Ring),
+            "tokio-uring" => Ok(HostKind::TokioUring),
+            "thread" => Ok(HostKind::Thread),
+            _ => Err("must be auto, ring, tokio-uring or thread".to_owned()),
         }
     }
 }

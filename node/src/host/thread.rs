@@ -72,5 +72,5 @@ fn run_beside(tasks: UnboundedReceiver<LocalTask>) {
         return;
     };
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, super::tokio_uring::run_tasks(tasks));
+    local.block_on(&runtime, super::drive::run_tasks(tasks));
 }

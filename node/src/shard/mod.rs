@@ -266,6 +266,11 @@ impl Shard {
         }
     }
 
+    /// Callers whose writes were taken and not answered.
+    pub fn waiting(&self) -> usize {
+        self.waiters.open() + self.queue.len()
+    }
+
     /// Fills in the shard's share of the metrics.
     pub fn metrics(&self, into: &mut Metrics) {
         let stats = &self.stats;
@@ -274,7 +279,7 @@ impl Shard {
         into.leader_changes = self.leader_changes;
         into.committed = self.raft.commit_index();
         into.applied = self.machine.applied_index;
-        into.pending = (self.waiters.open() + self.queue.len()) as u64;
+        into.pending = self.waiting() as u64;
         into.failed = self.failed;
         into.keys = stats.keys;
         into.versions = stats.versions;

@@ -1,4 +1,4 @@
-//! The default disk: writes and reads through the core's own tokio-uring ring; what may block
+//! A disk inside a tokio-uring runtime: writes and reads through that runtime's ring; what may block
 //! (making, naming and opening files) on one helper thread.
 //!
 //! A write enters the ring's submission queue when it is submitted, and is owned by a spawned task

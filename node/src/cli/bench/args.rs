@@ -1,6 +1,7 @@
 //! The command line of `henge bench`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -70,8 +71,8 @@ pub struct BenchArgs {
     /// Data directory of the embedded engine; default: a new one under the current directory, removed after
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// What drives the embedded engine's cores: auto, tokio-uring or thread
-    #[arg(long, default_value = "auto", value_parser = host)]
+    /// What drives the embedded engine's cores: auto, ring, tokio-uring or thread
+    #[arg(long, default_value = "auto", value_parser = crate::HostKind::from_str)]
     pub host: crate::HostKind,
     /// Seed of the key sequence
     #[arg(long, default_value_t = 1)]
@@ -90,15 +91,5 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::from_secs_f64(number))
     } else {
         Err("must be between 0.001 and 86400 seconds".to_owned())
-    }
-}
-
-/// Reads a host's name as the command line has it.
-pub fn host(text: &str) -> Result<crate::HostKind, String> {
-    match text {
-        "auto" => Ok(crate::HostKind::Auto),
-        "tokio-uring" => Ok(crate::HostKind::TokioUring),
-        "thread" => Ok(crate::HostKind::Thread),
-        _ => Err("must be auto, tokio-uring or thread".to_owned()),
     }
 }

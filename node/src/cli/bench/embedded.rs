@@ -56,7 +56,7 @@ pub fn run(args: &BenchArgs) -> Result<RunResult, String> {
     let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
     let measured = load::collect(&shared, parts.into_iter());
     let after = totals(&engine);
-    let host = format!("{:?}", engine.host());
+    let host = engine.host().to_string();
     engine.blocking().stop();
     Ok(RunResult::embedded(measured, usage, before, after, host))
 }
