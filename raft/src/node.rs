@@ -321,6 +321,14 @@ impl<S: Storage> RawNode<S> {
         });
     }
 
+    /// Storage has entries in memory now that it answered `Unavailable` for: those who wait for them are
+    /// sent to. Without this they wait for their next heartbeat response.
+    pub fn entries_available(&mut self) {
+        if self.check_fault().is_ok() {
+            self.raft.send_on();
+        }
+    }
+
     /// The last messages to `id` did not get through.
     pub fn report_unreachable(&mut self, id: u64) {
         self.report(Message {

@@ -2,7 +2,8 @@
 //!
 //! Promises: only entries of the leader's own term are committed by counting (raft paper, 5.4.2). A
 //! follower is never told to commit what it was not seen to have. Storage that is still fetching what
-//! a follower needs only delays that follower: the next heartbeat response tries again.
+//! a follower needs only delays that follower: it tries again when storage says that it has them, and at
+//! the next heartbeat response.
 //! Must never know: how followers decide.
 //! Tests: `tests/cluster.rs`; the `probe_and_replicate`, `replicate_pause` and snapshot transcripts.
 
@@ -115,6 +116,19 @@ impl<S: Storage> Raft<S> {
         for position in 0..self.progress.len() {
             if let Some(to) = self.progress.id_at(position).filter(|to| *to != self.id) {
                 self.send_append(to, true);
+            }
+        }
+    }
+
+    /// Sends on to everyone whose window has room. For storage that was asked for entries it had to
+    /// fetch first, and has them now.
+    pub(crate) fn send_on(&mut self) {
+        if self.leadership().is_none() {
+            return;
+        }
+        for position in 0..self.progress.len() {
+            if let Some(to) = self.progress.id_at(position).filter(|to| *to != self.id) {
+                while self.send_append(to, false) {}
             }
         }
     }
