@@ -162,7 +162,7 @@ fn write_message(out: &mut String, indent: &str, message: &Message) -> fmt::Resu
     if message.vote != 0 {
         write!(out, " Vote:{}", message.vote)?;
     }
-    match message.entries.as_slice() {
+    match &*message.entries {
         [] => {}
         [only] => write!(out, " Entries:[{}]", entry(only))?,
         several => {

@@ -46,7 +46,7 @@
 //!     storage.append(&ready.entries).unwrap();
 //!     storage.set_hard_state(ready.hard_state);
 //!     // 3. Apply. New leaders start their term with an empty entry.
-//!     let commands = ready.committed_entries.into_iter().map(|entry| entry.data);
+//!     let commands = ready.committed_entries.iter().map(|entry| entry.data.clone());
 //!     applied.extend(commands.filter(|data| !data.is_empty()));
 //!     // 4. Done.
 //!     node.advance();
@@ -113,6 +113,7 @@ mod config;
 pub mod describe;
 mod dice;
 mod election;
+mod entries;
 mod error;
 mod log;
 mod logger;
@@ -134,6 +135,7 @@ mod unstable;
 pub mod wire;
 
 pub use config::{Config, NO_LIMIT, ReadOnly};
+pub use entries::Entries;
 pub use error::{ConfigError, DropReason, Fault, ProposeError, StepError};
 pub use logger::{Level, Logger};
 pub use membership::{

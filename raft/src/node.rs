@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use crate::config::Config;
+use crate::entries::Entries;
 use crate::error::{ConfigError, Fault, ProposeError, StepError};
 use crate::membership::{ChangeError, ConfChange, ConfChangeV2};
 use crate::message::{
@@ -62,11 +63,11 @@ pub struct Ready {
     /// Reads that can be served, each as soon as its index is applied.
     pub read_states: Vec<ReadState>,
     /// To be stored. Synchronous mode only.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// To be stored and applied.
     pub snapshot: Option<Snapshot>,
     /// To be applied. Synchronous mode only.
-    pub committed_entries: Vec<Entry>,
+    pub committed_entries: Entries,
     /// To be sent; in asynchronous mode, also to the local threads.
     pub messages: Vec<Message>,
     /// Whether entries, term or vote are to be stored. A commit index alone can be lost.
@@ -291,13 +292,13 @@ impl<S: Storage> RawNode<S> {
     /// Asks which index must be applied before a read that starts now may be served. The answer is a
     /// [`ReadState`] with the same context, or none (no leader, or the question got lost): ask again.
     pub fn read_index(&mut self, context: Bytes) {
-        let entries = vec![Entry {
+        let entry = Entry {
             data: context,
             ..Entry::default()
-        }];
+        };
         self.report(Message {
             kind: MessageKind::ReadIndex,
-            entries,
+            entries: entry.into(),
             ..Message::default()
         });
     }
@@ -440,13 +441,13 @@ impl<S: Storage> RawNode<S> {
     fn propose_change(&mut self, entry: Entry) -> Result<(), ProposeError> {
         self.check_fault()?;
         match self.raft.is_leader() {
-            true => self.raft.propose_entries(vec![entry]),
-            false => self.propose_message(vec![entry]),
+            true => self.raft.propose_entries(entry.into()),
+            false => self.propose_message(entry.into()),
         }
     }
 
     /// Not the leader: on its way there, if there is one.
-    fn propose_message(&mut self, entries: Vec<Entry>) -> Result<(), ProposeError> {
+    fn propose_message(&mut self, entries: Entries) -> Result<(), ProposeError> {
         let (kind, from) = (MessageKind::Prop, self.raft.id);
         match self.local(Message {
             kind,
@@ -461,17 +462,17 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
-    fn next_committed(&mut self) -> Vec<Entry> {
+    fn next_committed(&mut self) -> Entries {
         match self.raft.log.next_committed(!self.is_async) {
             Ok(entries) => entries,
             Err(StorageError::Unavailable) => {
                 // Ask again when something happens, not over and over.
                 self.raft.log.waits_for_storage = true;
-                Vec::new()
+                Entries::new()
             }
             Err(error) => {
                 self.raft.poison_storage("read committed entries", error);
-                Vec::new()
+                Entries::new()
             }
         }
     }
@@ -528,7 +529,7 @@ impl<S: Storage> RawNode<S> {
         ready: &mut Ready,
         after_append: Vec<Message>,
         answer: Option<Message>,
-        committed: &[Entry],
+        committed: &Entries,
     ) {
         let id = self.raft.id;
         let (own, others): (Vec<_>, Vec<_>) = after_append.into_iter().partition(|it| it.to == id);
@@ -537,7 +538,7 @@ impl<S: Storage> RawNode<S> {
         self.steps_on_advance.extend(answer);
         if !committed.is_empty() {
             self.steps_on_advance
-                .push(apply_response(id, committed.to_vec()));
+                .push(apply_response(id, committed.clone()));
         }
     }
 }
@@ -547,7 +548,7 @@ impl<S: Storage> RawNode<S> {
 fn attach_append(
     ready: &mut Ready,
     id: u64,
-    entries: Vec<Entry>,
+    entries: Entries,
     after_append: Vec<Message>,
     answer: Option<Message>,
 ) {
@@ -575,7 +576,7 @@ fn attach_append(
     });
 }
 
-fn attach_apply(ready: &mut Ready, id: u64, committed: Vec<Entry>) {
+fn attach_apply(ready: &mut Ready, id: u64, committed: Entries) {
     if committed.is_empty() {
         return;
     }
@@ -590,7 +591,7 @@ fn attach_apply(ready: &mut Ready, id: u64, committed: Vec<Entry>) {
 }
 
 /// Without a term: what is committed holds in every term.
-fn apply_response(id: u64, entries: Vec<Entry>) -> Message {
+fn apply_response(id: u64, entries: Entries) -> Message {
     let (kind, from) = (MessageKind::StorageApplyResp, LOCAL_APPLY_THREAD);
     Message {
         kind,

@@ -98,12 +98,12 @@ impl<S: Storage> Raft<S> {
         } else {
             message.from
         };
-        let Some(entry) = message.entries.into_iter().next() else {
+        let Some(entry) = message.entries.first() else {
             return;
         };
         let request = ReadRequest {
             from,
-            context: entry.data,
+            context: entry.data.clone(),
             index: self.log.committed,
         };
         let has_committed = self.has_committed_in_term();
@@ -199,15 +199,15 @@ impl<S: Storage> Raft<S> {
             return;
         }
         let kind = MessageKind::ReadIndexResp;
-        let entries = vec![Entry {
+        let entry = Entry {
             data: context,
             ..Entry::default()
-        }];
+        };
         self.send(Message {
             kind,
             to: from,
             index,
-            entries,
+            entries: entry.into(),
             ..Message::default()
         });
     }

@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 
+use crate::entries::Entries;
 use crate::error::DropReason;
 use crate::logger::{debug, info, warning};
 use crate::message::{Entry, EntryKind, Message, MessageKind, NONE};
@@ -71,24 +72,22 @@ impl<S: Storage> Raft<S> {
         &mut self,
         payloads: impl IntoIterator<Item = (EntryKind, Bytes)>,
     ) -> Result<(), DropReason> {
-        let before = self.log.last();
-        let (term, mut index, mut size) = (self.term, before.index, 0);
-        for (kind, data) in payloads {
-            index += 1;
-            size += data.len() as u64;
-            self.log.push(Entry {
+        let (term, first) = (self.term, self.log.last().index + 1);
+        let numbered = payloads.into_iter().zip(first..);
+        let entries: Entries = numbered
+            .map(|((kind, data), index)| Entry {
                 term,
                 index,
                 kind,
                 data,
-            });
-        }
+            })
+            .collect();
+        let size = entries.iter().map(|entry| entry.data.len() as u64).sum();
         let limit = self.config.uncommitted_size_max();
         let uncommitted = self
             .leadership()
             .map_or(0, |leadership| leadership.uncommitted_bytes);
         if uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit {
-            self.log.pop_to(before);
             warning!(
                 self.logger,
                 "{:x} appending new entries to log would exceed uncommitted entry size limit; dropping proposal",
@@ -99,6 +98,8 @@ impl<S: Storage> Raft<S> {
         if let Some(leadership) = self.leadership() {
             leadership.uncommitted_bytes = uncommitted + size;
         }
+        self.log.push(entries);
+        let index = self.log.last().index;
         // We acknowledge like everybody else: when it is durable.
         let (kind, to) = (MessageKind::AppResp, self.id);
         self.send(Message {
@@ -137,7 +138,7 @@ impl<S: Storage> Raft<S> {
         // With a full window, an empty append keeps the flow alive: should all that is in flight be
         // lost, its answer is what frees the window (etcd issue 14633).
         let entries = if state == ProgressState::Replicate && is_full {
-            Vec::new()
+            Entries::new()
         } else {
             match self.log.entries(next, self.config.max_size_per_msg) {
                 Ok(entries) => entries,

@@ -69,10 +69,10 @@ impl<S: Storage> Raft<S> {
             }
             MessageKind::ReadIndexResp => {
                 let index = message.index;
-                if let Some(entry) = message.entries.into_iter().next() {
+                if let Some(entry) = message.entries.first() {
                     self.read_states.push(ReadState {
                         index,
-                        context: entry.data,
+                        context: entry.data.clone(),
                     });
                 }
             }
