@@ -75,6 +75,13 @@ pub struct Config {
     /// Whether a follower drops proposals instead of passing them on. For hosts whose leader computes
     /// what it proposes (a timestamp, say), so that no follower may. Off.
     pub disable_proposal_forwarding: bool,
+    /// Dangerous: with asynchronous storage writes, a candidate's requests for votes are handed out at
+    /// once, as etcd's library does, and not as responses of the append that makes its term durable. A
+    /// candidate that crashes in between forgets that term and what was at the end of its log, wins the
+    /// same term with votes that were given to the longer log, and leads without committed entries.
+    /// Only for comparing with etcd's transcripts, or for hosts that hold the requests back themselves.
+    /// Off.
+    pub dangerous_early_vote_requests: bool,
     /// Dangerous: no check of proposed membership changes against the present configuration. Only for
     /// hosts that serialise and check changes themselves: an invalid change that commits is refused
     /// when applied, on every node. Off.
@@ -107,6 +114,7 @@ impl Config {
             pre_vote: true,
             read_only: ReadOnly::Safe,
             disable_proposal_forwarding: false,
+            dangerous_early_vote_requests: false,
             disable_conf_change_validation: false,
             step_down_on_removal: true,
             random_seed: id,

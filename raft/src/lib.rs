@@ -95,8 +95,9 @@
 //!
 //! And some differences that a user should not notice:
 //!
-//! - With asynchronous writes, a candidate leads only when its own vote is durable, too. Otherwise it
-//!   could lead, crash, and lead the same term again with other entries.
+//! - With asynchronous writes, a candidate asks for votes only when its own term is durable, and leads
+//!   only when its own vote is. Otherwise it could lead, crash, and lead the same term again with other
+//!   entries ([`Config::dangerous_early_vote_requests`] restores etcd's order).
 //! - A vote that is refused says what is committed; a candidate whose log has a committed membership
 //!   change that it did not know of learns of it this way (a group could come to a standstill else).
 //! - A lone voter answers reads only after the first commit of its term: its stored commit index may lag
@@ -127,6 +128,7 @@ pub mod progress;
 pub mod quorum;
 mod raft;
 mod reads;
+mod ready;
 mod replication;
 mod role;
 mod status;
@@ -146,6 +148,7 @@ pub use message::{
     LOCAL_APPLY_THREAD, Message, MessageKind, NONE, RoleKind, Snapshot, SnapshotMeta, SoftState,
     is_local_target,
 };
-pub use node::{RawNode, ReadState, Ready, SnapshotStatus};
+pub use node::{RawNode, SnapshotStatus};
+pub use ready::{ReadState, Ready};
 pub use status::{Membership, Status};
 pub use storage::{MemoryStorage, Storage, StorageError, limit_size};

@@ -19,9 +19,9 @@ use crate::membership;
 use crate::message::{
     EntryId, HardState, Message, MessageKind, NONE, RoleKind, Snapshot, SoftState,
 };
-use crate::node::ReadState;
 use crate::planted::{Bug, planted};
 use crate::progress::ProgressMap;
+use crate::ready::ReadState;
 use crate::role::{Leadership, Role};
 use crate::status::Membership;
 use crate::storage::{Storage, StorageError};
@@ -45,8 +45,8 @@ pub(crate) struct Raft<S: Storage> {
     pub(crate) progress: ProgressMap,
     /// To be sent at once, to others.
     pub(crate) messages: Vec<Message>,
-    /// To be delivered, to others and to ourselves, when all that is unstable now is durable: votes
-    /// and append acknowledgements, and nothing else (thesis, 3.8).
+    /// To be delivered, to others and to ourselves, when all that is unstable now is durable: votes,
+    /// requests for votes and append acknowledgements, and nothing else (thesis, 3.8).
     pub(crate) messages_after_append: Vec<Message>,
     pub(crate) read_states: Vec<ReadState>,
     /// Ticks since this timer was last reset: by a word from the leader, a vote, a change of role; on
@@ -187,8 +187,8 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    /// Schedules `message`, completed by sender and term. Votes and acknowledgements of appends wait
-    /// until what they rest on is durable; rejections too, to be on the safe side.
+    /// Schedules `message`, completed by sender and term. Votes, requests for votes and acknowledgements
+    /// of appends wait until what they rest on is durable; rejections too, to be on the safe side.
     pub(crate) fn send(&mut self, mut message: Message) {
         use MessageKind::*;
         if message.from == NONE {
@@ -204,6 +204,8 @@ impl<S: Storage> Raft<S> {
         let waits = match message.kind {
             AppResp => message.to == self.id || !planted(Bug::AcknowledgeBeforeDurable),
             VoteResp | PreVoteResp => message.to == self.id || !planted(Bug::VoteBeforeDurable),
+            // A vote is asked for with our term and our log: see `dangerous_early_vote_requests`.
+            Vote => !self.config.dangerous_early_vote_requests && !planted(Bug::LeadBeforeDurable),
             _ => false,
         };
         if waits {

@@ -18,10 +18,10 @@ use bytes::Bytes;
 use crate::config::ReadOnly;
 use crate::logger::warning;
 use crate::message::{Entry, Message, MessageKind, NONE};
-use crate::node::ReadState;
 use crate::planted::{Bug, planted};
 use crate::quorum::JointConfig;
 use crate::raft::Raft;
+use crate::ready::ReadState;
 use crate::storage::Storage;
 
 /// Reads a leader keeps waiting; more are dropped, and their askers ask again.

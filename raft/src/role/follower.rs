@@ -10,8 +10,8 @@ use crate::log::Appended;
 use crate::logger::{debug, error, info, warning};
 use crate::membership;
 use crate::message::{EntryId, Message, MessageKind, NONE, Snapshot};
-use crate::node::ReadState;
 use crate::raft::Raft;
+use crate::ready::ReadState;
 use crate::storage::Storage;
 
 impl<S: Storage> Raft<S> {

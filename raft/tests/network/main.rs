@@ -7,8 +7,12 @@
 
 #![allow(unexpected_cfgs)] // `henge_planted`: see the end of this file.
 
+mod faults;
+mod host;
 mod rules;
 mod sim;
+mod wire;
+mod workload;
 
 use sim::Sim;
 
