@@ -7,10 +7,13 @@ use henge_raft::{ConfState, Config, NONE, RawNode, Storage};
 
 use crate::sim::Sim;
 
+/// How long an [`episode`](Sim::episode) lasts at most: enough for an election and some entries.
+const EPISODE_STEPS_MAX: u64 = 100;
+
 impl Sim {
     /// Cuts the cluster in two, or some links one way. Half of the time along a line that matters:
     /// around a leader, or around the fewest with whom it can go on; should the others find enough votes
-    /// among themselves, the two sides go different ways.
+    /// among themselves (and one of them may try at once), the two sides go different ways.
     pub fn cut(&mut self) {
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         let leader = self
@@ -18,7 +21,15 @@ impl Sim {
             .map(|leader| (leader.id(), leader.conf_state()));
         match (self.below(6), leader) {
             (0, Some((leader, _))) => self.side = BTreeSet::from([leader]),
-            (1 | 2, Some((leader, state))) => self.side = self.bare_majority(leader, &state),
+            (1 | 2, Some((leader, state))) => {
+                self.side = self.bare_majority(leader, &state);
+                let others = ids.into_iter().filter(|id| !self.side.contains(id));
+                let others: Vec<u64> = others.collect();
+                if !others.is_empty() && self.chance(500) {
+                    let one = others[self.below(others.len() as u64) as usize];
+                    self.campaign(one);
+                }
+            }
             (3, _) => {
                 let links = ids
                     .iter()
@@ -27,6 +38,58 @@ impl Sim {
             }
             _ => self.side = ids.into_iter().filter(|_| self.chance(400)).collect(),
         }
+    }
+
+    /// Someone wants to lead, and for a while only a few hear of it: what the paper's figures 7 and 8 are
+    /// made of. At the end it may crash, or try again.
+    pub fn episode(&mut self, id: u64) {
+        // Who has tried before, or is slow, leaves more behind.
+        let id = match self.below(4) {
+            0 if self.options.slow_disk != NONE => self.options.slow_disk,
+            1 | 2 if self.last_candidate != NONE => self.last_candidate,
+            _ => id,
+        };
+        self.last_candidate = id;
+        self.restart(id);
+        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        self.side = ids.into_iter().filter(|_| self.chance(550)).collect();
+        self.side.insert(id);
+        self.campaign(id);
+        let steps = self.below(EPISODE_STEPS_MAX);
+        self.steps_left = self.steps_left.saturating_sub(steps);
+        for _ in 0..steps {
+            match self.below(20) {
+                0 => self.propose(id),
+                1 => self.work_somewhere(id, |host| &host.apply_work, Self::work_apply),
+                2..6 => {
+                    let near = self.any_id();
+                    self.work_somewhere(near, |host| &host.append_work, Self::work_append);
+                }
+                _ => self.deliver_within(),
+            }
+            self.handle_ready(id);
+        }
+        if self.chance(400) {
+            self.crash(id);
+            self.restart(id);
+        }
+        if self.chance(500) {
+            let lost = std::mem::take(&mut self.wire);
+            lost.iter().for_each(|message| self.lose(message));
+        }
+        if self.chance(300) {
+            self.campaign(id);
+        }
+        if self.chance(700) {
+            self.heal();
+        }
+    }
+
+    fn campaign(&mut self, id: u64) {
+        if let Some(node) = self.node(id) {
+            let _ = node.campaign();
+        }
+        self.handle_ready(id);
     }
 
     pub fn heal(&mut self) {
@@ -94,10 +157,8 @@ impl Sim {
         if self.chance(600) {
             self.restart(id);
             // Some hosts do not wait for a timeout after a restart.
-            if self.chance(300)
-                && let Some(node) = self.node(id)
-            {
-                let _ = node.campaign();
+            if self.chance(300) {
+                self.campaign(id);
             }
         }
     }

@@ -89,7 +89,7 @@ impl Sim {
     }
 
     pub fn work_append(&mut self, id: u64) {
-        if id == self.options.slow_disk && !self.chance(40) {
+        if id == self.options.slow_disk && !self.chance(self.options.slow_chance) {
             return;
         }
         let Some(work) = self.host(id).append_work.pop_front() else {
@@ -180,6 +180,10 @@ impl Sim {
                     .create_snapshot(entry.index, Some(state.clone()), Bytes::new());
             self.rules.check_configuration(entry.index, &state);
             self.changes += 1;
+            // The moment in which members disagree on who decides.
+            if self.chance(100) {
+                self.cut();
+            }
         }
     }
 }

@@ -26,6 +26,10 @@ pub struct Sim {
     /// Stopped in the middle of everything (SIGSTOP, a virtual machine that moves), or [`NONE`]: its
     /// clock stands still, and what is sent to it waits.
     pub paused: u64,
+    /// Of the last episode.
+    pub last_candidate: u64,
+    /// An episode takes many at once.
+    pub steps_left: u64,
     pub rules: Rules,
     pub options: Options,
     pub proposals: u64,
@@ -51,6 +55,7 @@ enum Action {
     Disturb,
     Pause,
     Resume,
+    Episode,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +71,10 @@ pub struct Options {
     pub double: u64,
     /// Whose disk takes long, or [`NONE`].
     pub slow_disk: u64,
+    pub slow_chance: u64,
+    /// Everybody wants to lead, all the time: entries are overwritten before they are committed, as in
+    /// figure 8 of the paper.
+    pub is_fickle: bool,
 }
 
 impl Sim {
@@ -78,6 +87,8 @@ impl Sim {
             side: BTreeSet::new(),
             broken: BTreeSet::new(),
             paused: NONE,
+            last_candidate: NONE,
+            steps_left: 0,
             rules: Rules::default(),
             options: Options {
                 election_tick: 10,
@@ -89,6 +100,8 @@ impl Sim {
                 loss: 0,
                 double: 0,
                 slow_disk: NONE,
+                slow_chance: 0,
+                is_fickle: false,
             },
             proposals: 0,
             changes: 0,
@@ -108,7 +121,13 @@ impl Sim {
                 0 => 1 + sim.below(3),
                 _ => NONE,
             },
+            slow_chance: 20 + sim.below(3) * 100,
+            is_fickle: sim.chance(300),
         };
+        if sim.options.is_fickle {
+            // Either would keep the peace.
+            (sim.options.check_quorum, sim.options.pre_vote) = (false, sim.chance(300));
+        }
         let spread = if sim.chance(250) { 5 } else { 2 };
         let count = 3 + sim.below(spread);
         sim.first_members = (1..=count).collect();
@@ -157,7 +176,9 @@ impl Sim {
     pub fn run(&mut self, steps: usize) {
         let weights = self.weights();
         let total = weights.iter().map(|(_, weight)| weight).sum();
-        for _ in 0..steps {
+        self.steps_left = steps as u64;
+        while self.steps_left > 0 {
+            self.steps_left -= 1;
             let id = self.any_id();
             let mut point = self.below(total);
             let chosen = weights.iter().find(|(_, weight)| {
@@ -191,6 +212,7 @@ impl Sim {
             (Action::Disturb, 6),
             (Action::Pause, 3),
             (Action::Resume, 6),
+            (Action::Episode, 2),
         ];
         usual
             .map(|(action, weight)| (action, weight * self.factor(action)))
@@ -199,6 +221,8 @@ impl Sim {
 
     fn factor(&mut self, action: Action) -> u64 {
         let factors = match action {
+            Action::Episode if self.options.is_fickle => [10, 40, 100],
+            Action::Episode => [0, 1, 2],
             Action::Crash | Action::Disturb => [1, 4, 20],
             Action::Append => [1, 2, 8],
             _ => [1, 2, 6],
@@ -225,6 +249,7 @@ impl Sim {
             Action::Disturb => self.disturb(id),
             Action::Pause => self.pause(id),
             Action::Resume => self.resume(),
+            Action::Episode => self.episode(id),
         }
     }
 

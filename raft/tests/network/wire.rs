@@ -1,6 +1,6 @@
 //! The network: what is on it arrives late, twice, in any order, or never.
 
-use henge_raft::{Message, MessageKind, NONE, SnapshotStatus};
+use henge_raft::{MemoryStorage, Message, MessageKind, NONE, RawNode, SnapshotStatus};
 
 use crate::sim::Sim;
 
@@ -35,6 +35,21 @@ impl Sim {
         self.deliver(message);
     }
 
+    /// Delivers a message that does not cross the cut, if there is one.
+    pub fn deliver_within(&mut self) {
+        let near: Vec<usize> = (0..self.wire.len())
+            .filter(|&at| {
+                let (from, to) = (self.wire[at].from, self.wire[at].to);
+                !self.is_cut(from, to) && to != self.paused
+            })
+            .collect();
+        if !near.is_empty() {
+            let at = near[self.below(near.len() as u64) as usize];
+            let message = self.wire.swap_remove(at);
+            self.deliver(message);
+        }
+    }
+
     pub fn deliver(&mut self, message: Message) {
         let (to, from, kind) = (message.to, message.from, message.kind);
         self.note(message.kind as u64 + message.to * 31 + message.index);
@@ -45,7 +60,7 @@ impl Sim {
             return self.lose(&message);
         }
         if kind == MessageKind::Snap
-            && let Some(sender) = self.node(from)
+            && let Some(sender) = self.transport_of(from)
         {
             sender.report_snapshot(to, SnapshotStatus::Finish);
         }
@@ -56,13 +71,19 @@ impl Sim {
     pub fn lose(&mut self, message: &Message) {
         let (kind, to) = (message.kind, message.to);
         let report = self.chance(500);
-        if let Some(node) = self.node(message.from) {
+        if let Some(node) = self.transport_of(message.from) {
             if kind == MessageKind::Snap {
                 node.report_snapshot(to, SnapshotStatus::Failure);
             } else if report {
                 node.report_unreachable(to);
             }
         }
+    }
+
+    /// Whom a transport reports to: also a paused node, which finds the report when it goes on. (Without
+    /// it, a follower whose snapshot got lost gets nothing more.)
+    fn transport_of(&mut self, id: u64) -> Option<&mut RawNode<MemoryStorage>> {
+        self.hosts.get_mut(&id)?.node.as_mut()
     }
 
     pub fn put_on_wire(&mut self, message: Message) {

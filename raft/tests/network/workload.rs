@@ -1,8 +1,8 @@
 //! What clients and operators want: writes, reads, other members.
 
 use bytes::Bytes;
-use henge_raft::RoleKind;
 use henge_raft::membership::{ConfChangeKind, ConfChangeSingle, ConfChangeV2, Transition};
+use henge_raft::{ConfState, RawNode, RoleKind};
 
 use crate::sim::Sim;
 
@@ -30,10 +30,13 @@ impl Sim {
         if !self.options.check_quorum && !self.options.pre_vote {
             return;
         }
+        let leader = self.leader().map_or(id, RawNode::id);
+        let id = if self.chance(700) { leader } else { id };
         let count = 1 + self.below(3);
-        let change = self.any_change(count);
+        let state = self.leader().map(RawNode::conf_state).unwrap_or_default();
+        let change = self.any_change(count, &state);
         // Some operators do not wait for the first change before they ask for the next.
-        let next = self.chance(300).then(|| self.any_change(1));
+        let next = self.chance(300).then(|| self.any_change(1, &state));
         let Some(node) = self.node(id).filter(|node| node.role() == RoleKind::Leader) else {
             return;
         };
@@ -57,18 +60,17 @@ impl Sim {
         }
     }
 
-    fn any_change(&mut self, count: u64) -> ConfChangeV2 {
+    /// Most of the time something that is not so already.
+    fn any_change(&mut self, count: u64, state: &ConfState) -> ConfChangeV2 {
         let mut changes = Vec::new();
         for _ in 0..count {
-            let kind = match self.below(3) {
-                0 => ConfChangeKind::AddNode,
-                1 => ConfChangeKind::AddLearnerNode,
-                _ => ConfChangeKind::RemoveNode,
+            let node_id = self.any_id();
+            let kind = match (self.below(4), state.voters.contains(&node_id)) {
+                (0, _) => ConfChangeKind::AddLearnerNode,
+                (1, true) | (2.., false) => ConfChangeKind::AddNode,
+                (2.., true) | (1, false) => ConfChangeKind::RemoveNode,
             };
-            changes.push(ConfChangeSingle {
-                kind,
-                node_id: self.any_id(),
-            });
+            changes.push(ConfChangeSingle { kind, node_id });
         }
         let transition = match self.below(6) {
             0 | 1 => Transition::JointImplicit,
