@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::logger::Logger;
 use crate::message::{NONE, is_local_target};
+use crate::trace::Tracer;
 
 /// "No limit" for every size in [`Config`].
 pub const NO_LIMIT: u64 = u64::MAX;
@@ -94,6 +95,8 @@ pub struct Config {
     pub random_seed: u64,
     /// Where log lines go; `None` costs nothing.
     pub logger: Option<Arc<dyn Logger>>,
+    /// Where events go, as values; `None` costs nothing. A slow one slows the group.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Config {
@@ -119,6 +122,7 @@ impl Config {
             step_down_on_removal: true,
             random_seed: id,
             logger: None,
+            tracer: None,
         }
     }
 

@@ -98,8 +98,9 @@
 //! - With asynchronous writes, a candidate asks for votes only when its own term is durable, and leads
 //!   only when its own vote is. Otherwise it could lead, crash, and lead the same term again with other
 //!   entries ([`Config::dangerous_early_vote_requests`] restores etcd's order).
-//! - A vote that is refused says what is committed; a candidate whose log has a committed membership
-//!   change that it did not know of learns of it this way (a group could come to a standstill else).
+//! - A request for a vote and its refusal say what is committed; a node whose log has a committed
+//!   membership change that it did not know of learns of it this way (a group could come to a standstill
+//!   else).
 //! - A lone voter answers reads only after the first commit of its term: its stored commit index may lag
 //!   behind what it acknowledged before a restart.
 //! - Reads that wait on a leader are dropped when it steps down.
@@ -133,6 +134,7 @@ mod replication;
 mod role;
 mod status;
 mod storage;
+mod trace;
 mod unstable;
 pub mod wire;
 
@@ -152,3 +154,4 @@ pub use node::{RawNode, SnapshotStatus};
 pub use ready::{ReadState, Ready};
 pub use status::{Membership, Status};
 pub use storage::{MemoryStorage, Storage, StorageError, limit_size};
+pub use trace::{TraceEvent, Tracer};

@@ -12,6 +12,7 @@ use crate::logger::{Log, info};
 use crate::message::{Entry, EntryId, Snapshot};
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, StorageError, limit_size};
+use crate::trace::{Trace, TraceEvent};
 use crate::unstable::Unstable;
 
 /// See the file's head.
@@ -34,6 +35,7 @@ pub(crate) struct RaftLog<S: Storage> {
     /// Storage said that it has to fetch what is to be applied next.
     pub(crate) waits_for_storage: bool,
     log: Log,
+    trace: Trace,
 }
 
 /// What became of an append.
@@ -48,7 +50,12 @@ pub(crate) enum Appended {
 }
 
 impl<S: Storage> RaftLog<S> {
-    pub(crate) fn new(storage: S, applying_size_max: u64, log: Log) -> Result<Self, StorageError> {
+    pub(crate) fn new(
+        storage: S,
+        applying_size_max: u64,
+        log: Log,
+        trace: Trace,
+    ) -> Result<Self, StorageError> {
         let first = storage.first_index()?;
         let last = storage.last_index()?;
         let before = first.saturating_sub(1);
@@ -67,6 +74,7 @@ impl<S: Storage> RaftLog<S> {
             applying_paused: false,
             waits_for_storage: false,
             log,
+            trace,
         })
     }
 
@@ -137,6 +145,7 @@ impl<S: Storage> RaftLog<S> {
             self.unstable
                 .truncate_and_append(entries.slice(known..entries.len()));
             self.last = last;
+            self.trace_change(new.index);
         } else if planted(Bug::CutAfterAppend)
             && end >= self.committed
             && end >= self.unstable.offset
@@ -151,8 +160,9 @@ impl<S: Storage> RaftLog<S> {
 
     /// Leader: adds entries at the end.
     pub(crate) fn push(&mut self, entries: Entries) {
-        if let Some(last) = entries.last() {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
             self.last = last.id();
+            self.trace_change(first.index);
         }
         self.unstable.push(entries);
     }
@@ -172,7 +182,11 @@ impl<S: Storage> RaftLog<S> {
 
     /// Moves the commit index forward, never past the log: callers check that before.
     pub(crate) fn commit_to(&mut self, index: u64) {
-        self.committed = self.committed.max(index.min(self.last.index));
+        let index = index.min(self.last.index);
+        if index > self.committed {
+            self.committed = index;
+            self.trace.emit(|| TraceEvent::Committed { index });
+        }
     }
 
     /// Whether `next_committed` would return something.
@@ -232,6 +246,8 @@ impl<S: Storage> RaftLog<S> {
         self.committed = index;
         self.last = EntryId { term, index };
         self.unstable.restore(snapshot);
+        let last = self.last;
+        self.trace.emit(|| TraceEvent::SnapshotRestored { last });
     }
 
     /// Entries in `lo..hi`, which lie within the log: as many as fit, at least one.
@@ -255,6 +271,11 @@ impl<S: Storage> RaftLog<S> {
             entries.extend_from_slice(&tail);
         }
         Ok(entries.into())
+    }
+
+    fn trace_change(&self, first: u64) {
+        let last = self.last;
+        self.trace.emit(|| TraceEvent::LogChanged { first, last });
     }
 
     fn appliable(&self, allow_unstable: bool) -> u64 {
@@ -306,7 +327,7 @@ mod tests {
         let mut storage = MemoryStorage::new();
         let all = entries(1, &[1, 1, 2, 2, 3]);
         storage.append(&all[..3]).unwrap();
-        let mut log = RaftLog::new(storage, u64::MAX, Log::default()).unwrap();
+        let mut log = RaftLog::new(storage, u64::MAX, Log::default(), Trace::default()).unwrap();
         log.push(all.slice(3..5));
         log
     }

@@ -25,6 +25,7 @@ use crate::ready::ReadState;
 use crate::role::{Leadership, Role};
 use crate::status::Membership;
 use crate::storage::{Storage, StorageError};
+use crate::trace::{Trace, TraceEvent};
 
 /// See the file's head.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub(crate) struct Raft<S: Storage> {
     pub(crate) randomized_timeout: u32,
     dice: Dice,
     pub(crate) logger: Log,
+    pub(crate) trace: Trace,
     /// Set once, never cleared.
     pub(crate) fault: Option<Fault>,
 }
@@ -64,8 +66,17 @@ impl<S: Storage> Raft<S> {
     pub(crate) fn new(config: Config, storage: S) -> Result<Raft<S>, ConfigError> {
         config.validate()?;
         let logger = Log(config.logger.clone());
+        let trace = Trace {
+            id: config.id,
+            tracer: config.tracer.clone(),
+        };
         let (hard_state, conf_state) = storage.initial_state()?;
-        let log = RaftLog::new(storage, config.committed_size_max(), logger.clone())?;
+        let log = RaftLog::new(
+            storage,
+            config.committed_size_max(),
+            logger.clone(),
+            trace.clone(),
+        )?;
         let inflight = (config.max_inflight_msgs, config.max_inflight_bytes);
         let (membership, progress) = membership::restore(&conf_state, log.last().index, inflight)
             .map_err(ConfigError::ConfState)?;
@@ -86,6 +97,7 @@ impl<S: Storage> Raft<S> {
             randomized_timeout: 0,
             dice: Dice::new(config.random_seed),
             logger,
+            trace,
             fault: None,
             config,
         };
@@ -93,6 +105,12 @@ impl<S: Storage> Raft<S> {
         raft.load(hard_state)?;
         raft.become_follower(raft.term, NONE);
         raft.log_start();
+        raft.trace.emit(|| TraceEvent::Started {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.log.committed,
+            last: raft.log.last(),
+        });
         Ok(raft)
     }
 
@@ -137,13 +155,9 @@ impl<S: Storage> Raft<S> {
 
     /// Takes a message that has passed `check`.
     pub(crate) fn step(&mut self, message: Message) -> Result<(), StepError> {
-        if message.reject
-            && matches!(
-                message.kind,
-                MessageKind::VoteResp | MessageKind::PreVoteResp
-            )
-        {
-            self.learn_from_refusal(&message);
+        use MessageKind::{PreVote, PreVoteResp, Vote, VoteResp};
+        if matches!(message.kind, Vote | PreVote | VoteResp | PreVoteResp) {
+            self.learn_from_election(&message);
         }
         // Term 0: local, or a request that was forwarded.
         if message.term > self.term {
@@ -224,8 +238,9 @@ impl<S: Storage> Raft<S> {
         if self.term != term {
             self.term = term;
             self.vote = NONE;
+            self.trace.emit(|| TraceEvent::TermChanged { term });
         }
-        self.leader = NONE;
+        self.set_leader(NONE);
         self.election_elapsed = 0;
         self.draw_timeout();
         let last = self.log.last().index;
@@ -239,12 +254,30 @@ impl<S: Storage> Raft<S> {
 
     pub(crate) fn become_follower(&mut self, term: u64, leader: u64) {
         self.reset(term);
-        self.role = Role::Follower;
-        self.leader = leader;
+        self.set_role(Role::Follower);
+        self.set_leader(leader);
         info!(
             self.logger,
             "{:x} became follower at term {}", self.id, self.term
         );
+    }
+
+    pub(crate) fn set_role(&mut self, role: Role) {
+        self.role = role;
+        let role = self.role_kind();
+        self.trace.emit(|| TraceEvent::RoleChanged { role });
+    }
+
+    pub(crate) fn set_leader(&mut self, leader: u64) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.trace.emit(|| TraceEvent::LeaderChanged { leader });
+        }
+    }
+
+    pub(crate) fn set_vote(&mut self, candidate: u64) {
+        self.vote = candidate;
+        self.trace.emit(|| TraceEvent::Voted { candidate });
     }
 
     pub(crate) fn draw_timeout(&mut self) {
@@ -268,7 +301,10 @@ impl<S: Storage> Raft<S> {
     /// Stops this group. The first reason stands.
     pub(crate) fn poison(&mut self, fault: Fault) {
         crate::logger::error!(self.logger, "{:x} {fault}", self.id);
-        self.fault.get_or_insert(fault);
+        if self.fault.is_none() {
+            self.fault = Some(fault.clone());
+            self.trace.emit(|| TraceEvent::Stopped { fault });
+        }
     }
 
     /// Stops this group because storage cannot `what`.

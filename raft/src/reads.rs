@@ -23,6 +23,7 @@ use crate::quorum::JointConfig;
 use crate::raft::Raft;
 use crate::ready::ReadState;
 use crate::storage::Storage;
+use crate::trace::TraceEvent;
 
 /// Reads a leader keeps waiting; more are dropped, and their askers ask again.
 pub(crate) const READS_WAITING_MAX: usize = 65_536;
@@ -194,6 +195,8 @@ impl<S: Storage> Raft<S> {
             context,
             index,
         } = request;
+        self.trace
+            .emit(|| TraceEvent::ReadConfirmed { from, index });
         if from == NONE {
             self.read_states.push(ReadState { index, context });
             return;

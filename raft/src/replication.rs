@@ -11,12 +11,13 @@ use bytes::Bytes;
 use crate::entries::Entries;
 use crate::error::DropReason;
 use crate::logger::{debug, info, warning};
-use crate::message::{Entry, EntryKind, Message, MessageKind, NONE};
+use crate::message::{Entry, EntryId, EntryKind, Message, MessageKind, NONE};
 use crate::planted::{Bug, planted};
 use crate::progress::ProgressState;
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
 use crate::storage::{Storage, StorageError};
+use crate::trace::TraceEvent;
 
 impl<S: Storage> Raft<S> {
     pub(crate) fn tick_leader(&mut self) {
@@ -157,6 +158,15 @@ impl<S: Storage> Raft<S> {
         }
         let kind = MessageKind::App;
         let index = next - 1;
+        self.trace.emit(|| TraceEvent::AppendSent {
+            to,
+            before: EntryId {
+                term: log_term,
+                index,
+            },
+            count: entries.len(),
+            commit,
+        });
         self.send(Message {
             kind,
             to,
@@ -223,6 +233,8 @@ impl<S: Storage> Raft<S> {
             self.log.committed
         );
         progress.become_snapshot(index);
+        let last = EntryId { term, index };
+        self.trace.emit(|| TraceEvent::SnapshotSent { to, last });
         debug!(
             self.logger,
             "{id:x} paused sending replication messages to {to:x} [{progress}]"
@@ -314,6 +326,14 @@ impl<S: Storage> Raft<S> {
     /// narrows down where our logs match to about one probe per term, instead of one per entry.
     pub(crate) fn append_rejected(&mut self, message: &Message) {
         let from = message.from;
+        self.trace.emit(|| TraceEvent::AppendRejected {
+            from,
+            index: message.index,
+            hint: EntryId {
+                term: message.log_term,
+                index: message.reject_hint,
+            },
+        });
         debug!(
             self.logger,
             "{:x} received MsgAppResp(rejected, hint: (index {}, term {})) from {from:x} for index {}",
@@ -345,6 +365,8 @@ impl<S: Storage> Raft<S> {
 
     /// Follower `from` (or our own storage) has everything up to `index`.
     pub(crate) fn append_acknowledged(&mut self, from: u64, index: u64) {
+        self.trace
+            .emit(|| TraceEvent::AppendAcknowledged { from, index });
         let first = self.log.first_index();
         let Some(progress) = self.progress.get_mut(from) else {
             return;
