@@ -106,7 +106,7 @@ fn message() -> impl Strategy<Value = Message> {
                     reject_hint,
                     vote,
                     reject,
-                    entries,
+                    entries: entries.into(),
                     context,
                     snapshot,
                 }
@@ -251,7 +251,7 @@ fn a_conflict_with_committed_entries_is_refused() {
         term: 9,
         log_term: 1,
         index: committed,
-        entries,
+        entries: entries.into(),
         ..Message::default()
     };
     cluster.node(2).step(before).unwrap();
@@ -267,7 +267,7 @@ fn a_conflict_with_committed_entries_is_refused() {
         term: 9,
         index: committed + 4,
         log_term: 9,
-        entries: vec![entry],
+        entries: entry.into(),
         ..Message::default()
     };
     let refusal = cluster.node(2).step(gap).unwrap_err();
