@@ -23,6 +23,9 @@ pub struct RecoveredGroup {
     pub hard_state: HardState,
     /// The entries after that, if there were any.
     pub log: Option<TailLog>,
+    /// Acknowledged entries that the log lost, first and last: the group must not serve, vote or
+    /// campaign, as it no longer has what it promised to have.
+    pub lost: Option<(u64, u64)>,
 }
 
 /// Collects groups while the log is replayed.
@@ -75,6 +78,8 @@ struct Group {
     compacted: u64,
     /// Not yet known to be committed.
     tail: VecDeque<Entry>,
+    /// A hole in the log, not covered by the checkpoint it started from.
+    lost: Option<(u64, u64)>,
 }
 
 impl Recovery {
@@ -126,7 +131,9 @@ impl Recovery {
                     term: group.machine.applied_term,
                 };
                 let mut log = TailLog::recovered(conf_state.clone(), group.restored, applied);
-                log.append(&Vec::from(group.tail));
+                if group.lost.is_none() {
+                    log.append(&Vec::from(group.tail));
+                }
                 let (machine, hard_state) = (group.machine, group.hard_state);
                 (
                     id,
@@ -134,6 +141,7 @@ impl Recovery {
                         machine,
                         hard_state,
                         log: Some(log),
+                        lost: group.lost,
                     },
                 )
             })
@@ -187,6 +195,16 @@ impl Replay for Recovery {
             _ => {}
         }
     }
+
+    fn lost(&mut self, group: u64, first: u64, last: u64) {
+        let group = self.groups.entry(group).or_default();
+        // What a checkpoint holds is not missed.
+        if last > group.machine.applied_index {
+            group.tail.retain(|entry| entry.index < first);
+            let from = group.lost.map_or(first, |(earlier, _)| earlier.min(first));
+            group.lost = Some((from, last));
+        }
+    }
 }
 
 impl Group {
@@ -195,7 +213,11 @@ impl Group {
         if entry.index <= found {
             return Ok(());
         }
-        if self.tail.is_empty() && entry.index > found + 1 {
+        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
+            // Another leader's entry took the place of what was lost: nobody misses it.
+            self.lost = None;
+        }
+        if self.lost.is_none() && self.tail.is_empty() && entry.index > found + 1 {
             let needed = entry.index - 1;
             return Err(RecoverFault::MissingCheckpoint {
                 group,
@@ -215,6 +237,9 @@ impl Group {
     }
 
     fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
+        let commit = self
+            .lost
+            .map_or(commit, |(first, _)| commit.min(first.saturating_sub(1)));
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= commit) {
             let Entry {
                 index,
