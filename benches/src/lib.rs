@@ -12,3 +12,9 @@
 pub mod h2load;
 pub mod server;
 pub mod stats;
+pub mod wal_checkpoint;
+pub mod wal_commit;
+pub mod wal_fio;
+pub mod wal_peer;
+pub mod wal_plot;
+pub mod wal_recovery;
