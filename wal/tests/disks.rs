@@ -184,7 +184,7 @@ fn watch(event: std::os::fd::OwnedFd) -> std::io::Result<Box<dyn Bell>> {
         while let Some(state) = weak.upgrade() {
             if std::io::Read::read(&mut file, &mut count).is_err() {
                 drop(state);
-                std::thread::yield_now();
+                rest();
                 continue;
             }
             let mut state = state.lock().expect("not poisoned");
@@ -195,6 +195,11 @@ fn watch(event: std::os::fd::OwnedFd) -> std::io::Result<Box<dyn Bell>> {
         }
     });
     Ok(Box::new(ThreadBell(state)))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's thread, not a turn")]
+fn rest() {
+    std::thread::sleep(std::time::Duration::from_micros(100));
 }
 
 #[test]
