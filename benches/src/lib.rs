@@ -10,5 +10,8 @@
 )]
 
 pub mod h2load;
+pub mod mvcc_load;
+pub mod mvcc_phases;
+pub mod mvcc_rival;
 pub mod server;
 pub mod stats;

@@ -72,7 +72,7 @@ fn versions_and_dead_keys_go() {
     compact_all(&mut store);
     let stats = store.stats();
     assert_eq!((stats.versions, stats.keys, stats.keys_held), (2, 2, 2));
-    assert_eq!(stats.bytes.history, 0);
+    assert!(stats.bytes.versions < 40, "{:?}", stats.bytes);
     assert_eq!(get(&store, "a.."), "cold=1@104 hot=99@101");
 }
 

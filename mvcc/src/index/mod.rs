@@ -15,7 +15,7 @@ mod node;
 use std::ops::ControlFlow;
 
 use crate::keys::{KeyId, Keys};
-use node::{Inner, Node, TOUCH_MAX};
+use node::{Ahead, Inner, Node, Split, TOUCH_MAX};
 
 /// The tree.
 #[derive(Debug, Default)]
@@ -30,7 +30,10 @@ impl Index {
         loop {
             match node {
                 Node::Inner(inner) => node = &inner.children[inner.child_of(key)],
-                Node::Leaf(leaf) => return leaf.search(keys, key).ok().map(|at| leaf.id(at)),
+                Node::Leaf(leaf) => {
+                    std::hint::black_box(node.touch());
+                    return leaf.find(keys, key);
+                }
             }
         }
     }
@@ -60,11 +63,6 @@ impl Index {
             let touched = found
                 .iter()
                 .flatten()
-                .fold(0, |sum, &id| sum ^ keys.touch_slot(id));
-            std::hint::black_box(touched);
-            let touched = found
-                .iter()
-                .flatten()
                 .fold(0, |sum, &id| sum ^ keys.touch(id));
             std::hint::black_box(touched);
         }
@@ -72,7 +70,18 @@ impl Index {
 
     /// Adds a key that is not in the tree, as live.
     pub fn insert(&mut self, keys: &Keys, id: KeyId) {
-        if let Some((separator, right)) = self.root.insert(keys, keys.key(id), id) {
+        let split = self.root.insert(keys, keys.key(id), id);
+        self.grow(split);
+    }
+
+    /// Adds a key that is greater than all in the tree, as live.
+    pub fn append(&mut self, keys: &Keys, id: KeyId) {
+        let split = self.root.append(keys, keys.key(id), id);
+        self.grow(split);
+    }
+
+    fn grow(&mut self, split: Split) {
+        if let Some((separator, right)) = split {
             let left = std::mem::take(&mut self.root);
             self.root = Node::Inner(Box::new(Inner::of_two(left, separator, right)));
         }
@@ -129,7 +138,9 @@ impl Index {
         start: &[u8],
         mut visit: impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> Option<B> {
-        self.root.scan(keys, Some(start), &mut visit).break_value()
+        self.root
+            .scan(keys, Some(start), &mut Ahead::new(), &mut visit)
+            .break_value()
     }
 
     /// Bytes on the heap.

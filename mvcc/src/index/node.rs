@@ -7,16 +7,16 @@
 
 use std::cmp::Ordering;
 use std::mem;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::super::keys::{KeyId, Keys};
 
-/// Keys in a leaf: with the prefix this makes a leaf 768 bytes, an allocator's size class.
-pub(super) const LEAF_MAX: usize = 60;
+/// Keys in a leaf: with the prefix this makes a leaf just under 896 bytes, an allocator's size class.
+pub(super) const LEAF_MAX: usize = 64;
 /// Children of an inner node.
 pub(super) const INNER_MAX: usize = 64;
 /// Longest prefix that a node cuts off its keys.
-const PREFIX_MAX: usize = 40;
+const PREFIX_MAX: usize = 56;
 /// Most keys that a scan touches ahead: about as many loads as a core keeps in flight.
 pub(super) const TOUCH_MAX: usize = 16;
 /// Set on a key number in a leaf when the key does not count.
@@ -34,12 +34,19 @@ pub(super) struct Leaf {
     len: u16,
     heads: [u64; LEAF_MAX],
     ids: [u32; LEAF_MAX],
+    /// One byte of each key's hash: among keys with the same head it mostly tells which one is wanted
+    /// without reading the others.
+    tags: [u8; LEAF_MAX],
 }
 
 #[derive(Debug)]
 pub(super) struct Inner {
     prefix: Prefix,
-    heads: Vec<u64>,
+    /// Of the separators, in place: a search reads little else.
+    heads: [u64; INNER_MAX],
+    /// The 16 bytes after each head, for separators with the same head: keys that are paths share
+    /// much even after a node's prefix.
+    tails: [u128; INNER_MAX],
     separators: Vec<Box<[u8]>>,
     /// Heap bytes of this node and all under it.
     bytes: usize,
@@ -52,6 +59,16 @@ pub(super) struct Inner {
 struct Prefix {
     len: u8,
     bytes: [u8; PREFIX_MAX],
+}
+
+/// How many keys a scan touches ahead: few at first, as it may end after one.
+#[derive(Debug)]
+pub(super) struct Ahead(usize);
+
+impl Ahead {
+    pub(super) fn new() -> Self {
+        Ahead(1)
+    }
 }
 
 /// A new right sibling and the separator before it.
@@ -68,6 +85,17 @@ impl Node {
         match self {
             Node::Leaf(leaf) => leaf.insert(keys, key, id),
             Node::Inner(inner) => inner.insert(keys, key, id),
+        }
+    }
+
+    /// Inserts a key that is greater than all others.
+    pub(super) fn append(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
+        match self {
+            Node::Leaf(leaf) => leaf.insert_new(keys, leaf.len as usize, key, id),
+            Node::Inner(inner) => {
+                let last = inner.children.len() - 1;
+                inner.add(last, |child| child.append(keys, key, id))
+            }
         }
     }
 
@@ -105,19 +133,20 @@ impl Node {
         &self,
         keys: &Keys,
         start: Option<&[u8]>,
+        ahead: &mut Ahead,
         visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         match self {
             Node::Leaf(leaf) => {
                 let from = start.map_or(0, |key| leaf.search(keys, key).unwrap_or_else(|at| at));
-                leaf.visit(keys, from, visit)
+                leaf.visit(keys, from, ahead, visit)
             }
             Node::Inner(inner) => {
                 let from = start.map_or(0, |key| inner.child_of(key));
-                inner.children[from].scan(keys, start, visit)?;
+                inner.children[from].scan(keys, start, ahead, visit)?;
                 inner.children[from + 1..]
                     .iter()
-                    .try_for_each(|child| child.scan(keys, None, visit))
+                    .try_for_each(|child| child.scan(keys, None, ahead, visit))
             }
         }
     }
@@ -130,7 +159,9 @@ impl Node {
                 let ids = leaf.ids.iter().step_by(16).fold(0, |sum, id| sum ^ id);
                 heads(&leaf.heads) ^ u64::from(ids) ^ u64::from(leaf.prefix.len)
             }
-            Node::Inner(inner) => heads(&inner.heads) ^ u64::from(inner.prefix.len),
+            Node::Inner(inner) => {
+                heads(&inner.heads[..inner.separators.len()]) ^ u64::from(inner.prefix.len)
+            }
         }
     }
 
@@ -181,6 +212,7 @@ impl Leaf {
             len: 0,
             heads: [0; LEAF_MAX],
             ids: [0; LEAF_MAX],
+            tags: [0; LEAF_MAX],
         }
     }
 
@@ -192,31 +224,57 @@ impl Leaf {
         self.ids[..at].iter().filter(|&&id| id & DEAD == 0).count()
     }
 
-    /// Visits keys from a position on. Each key lies somewhere else in memory, and visiting waits
-    /// for it; so the next few are touched together first, which lets those waits overlap
-    /// (measured: a range of 500 among half a million random keys takes about half the time). The
-    /// group grows, as a scan may end after one key.
+    /// Visits keys from a position on. Each key and its newest version lie somewhere else in memory,
+    /// and visiting waits for them; so the next few are touched together first, which lets those
+    /// waits overlap (measured: a range of 500 among a million random keys takes about half the time).
     fn visit<B>(
         &self,
         keys: &Keys,
         from: usize,
+        ahead: &mut Ahead,
         visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let (mut at, mut group) = (from, 1);
+        let mut at = from;
         while at < self.len as usize {
-            let end = (at + group).min(self.len as usize);
-            let touched = (at..end).fold(0, |sum, at| sum ^ keys.touch(self.id(at)));
+            let end = (at + ahead.0).min(self.len as usize);
+            let ids = self.ids[at..end].iter().map(|id| id & !DEAD);
+            let touched = ids.clone().fold(0, |sum, id| sum ^ keys.touch(id));
             std::hint::black_box(touched);
-            (at..end).try_for_each(|at| visit(self.id(at)))?;
-            (at, group) = (end, (group * 2).min(TOUCH_MAX));
+            let touched = ids.clone().fold(0, |sum, id| sum ^ keys.touch_latest(id));
+            std::hint::black_box(touched);
+            ids.into_iter().try_for_each(&mut *visit)?;
+            at = end;
+            ahead.0 = (ahead.0 * 2).min(TOUCH_MAX);
         }
         ControlFlow::Continue(())
+    }
+
+    /// The number of a key that is here.
+    pub(super) fn find(&self, keys: &Keys, key: &[u8]) -> Option<KeyId> {
+        if !self.prefix.is_prefix_of(key) {
+            return None;
+        }
+        let head = self.prefix.head(key);
+        let heads = &self.heads[..self.len as usize];
+        let first = heads.partition_point(|&other| other < head);
+        let same = heads[first..]
+            .iter()
+            .take_while(|&&other| other == head)
+            .count();
+        let tag = if same > 1 { tag(key) } else { 0 };
+        let likely = |&at: &usize| same == 1 || self.tags[at] == tag;
+        let mut found = (first..first + same).filter(likely).map(|at| self.id(at));
+        found.find(|&id| keys.key(id) == key)
     }
 
     /// Position of a key, or where it would be inserted.
     pub(super) fn search(&self, keys: &Keys, key: &[u8]) -> Result<usize, usize> {
         let len = self.len as usize;
-        search(&self.prefix, &self.heads[..len], key, |at| {
+        let load = |same: Range<usize>| {
+            let ids = self.ids[same].iter().map(|id| id & !DEAD);
+            std::hint::black_box(ids.fold(0, |sum, id| sum ^ keys.touch(id)));
+        };
+        search(&self.prefix, &self.heads[..len], key, load, |at| {
             keys.key(self.id(at))
         })
     }
@@ -229,9 +287,13 @@ impl Leaf {
     }
 
     fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
-        let Err(at) = self.search(keys, key) else {
-            return None;
-        };
+        match self.search(keys, key) {
+            Ok(_) => None,
+            Err(at) => self.insert_new(keys, at, key, id),
+        }
+    }
+
+    fn insert_new(&mut self, keys: &Keys, at: usize, key: &[u8], id: KeyId) -> Split {
         let len = self.len as usize;
         if len < LEAF_MAX {
             self.insert_at(keys, at, key, id);
@@ -242,8 +304,11 @@ impl Leaf {
         let mut right = Box::new(Leaf::new());
         right.len = (len - middle) as u16;
         right.ids[..len - middle].copy_from_slice(&self.ids[middle..len]);
+        right.tags[..len - middle].copy_from_slice(&self.tags[middle..len]);
+        right.heads[..len - middle].copy_from_slice(&self.heads[middle..len]);
+        right.prefix = self.prefix;
         self.len = middle as u16;
-        right.rebuild(keys);
+        right.tighten(keys);
         self.tighten(keys);
         if at < middle || at == middle && middle < len {
             self.insert_at(keys, at, key, id);
@@ -264,7 +329,9 @@ impl Leaf {
         }
         self.heads.copy_within(at..len, at + 1);
         self.ids.copy_within(at..len, at + 1);
+        self.tags.copy_within(at..len, at + 1);
         self.heads[at] = self.prefix.head(key);
+        self.tags[at] = tag(key);
         self.ids[at] = id;
         self.len += 1;
     }
@@ -274,6 +341,7 @@ impl Leaf {
         let live = self.ids[at] & DEAD == 0;
         self.heads.copy_within(at + 1..len, at);
         self.ids.copy_within(at + 1..len, at);
+        self.tags.copy_within(at + 1..len, at);
         self.len -= 1;
         live
     }
@@ -287,13 +355,17 @@ impl Leaf {
     fn absorb(&mut self, keys: &Keys, right: &Leaf) {
         let (from, more) = (self.len as usize, right.len as usize);
         self.ids[from..from + more].copy_from_slice(&right.ids[..more]);
+        self.tags[from..from + more].copy_from_slice(&right.tags[..more]);
         self.len += right.len;
         self.rebuild(keys);
     }
 
-    /// After keys went away: a longer prefix may be common now. Two keys tell.
+    /// After keys went away: a longer prefix may be common now. It is worth reading the keys only
+    /// if heads do not tell them apart.
     fn tighten(&mut self, keys: &Keys) {
-        if self.common_prefix(keys) != self.prefix {
+        let heads = &self.heads[..self.len as usize];
+        let tied = heads.windows(2).any(|pair| pair[0] == pair[1]);
+        if (tied || self.len < 2) && self.common_prefix(keys) != self.prefix {
             self.rebuild(keys);
         }
     }
@@ -312,6 +384,8 @@ impl Leaf {
     }
 
     fn fill_heads(&mut self, keys: &Keys) {
+        let ids = self.ids[..self.len as usize].iter().map(|id| id & !DEAD);
+        std::hint::black_box(ids.fold(0, |sum, id| sum ^ keys.touch(id)));
         for at in 0..self.len as usize {
             self.heads[at] = self.prefix.head(keys.key(self.id(at)));
         }
@@ -322,7 +396,8 @@ impl Inner {
     pub(super) fn of_two(left: Node, separator: Box<[u8]>, right: Node) -> Self {
         let mut inner = Inner {
             prefix: Prefix::EMPTY,
-            heads: Vec::new(),
+            heads: [0; INNER_MAX],
+            tails: [0; INNER_MAX],
             separators: vec![separator],
             bytes: 0,
             live: vec![left.live() as u32, right.live() as u32],
@@ -334,16 +409,29 @@ impl Inner {
 
     /// Which child a key belongs to.
     pub(super) fn child_of(&self, key: &[u8]) -> usize {
-        match search(&self.prefix, &self.heads, key, |at| &self.separators[at]) {
-            Ok(at) => at + 1,
-            Err(at) => at,
+        let heads = &self.heads[..self.separators.len()];
+        let (low, high) = match search_heads(&self.prefix, heads, key) {
+            Ok(same) => (same.start, same.end),
+            Err(at) => return at,
+        };
+        if low == high {
+            return low;
         }
+        let (tail, same) = (self.prefix.tail(key), &self.tails[low..high]);
+        let first = low + same.partition_point(|&other| other < tail);
+        let same = first..low + same.partition_point(|&other| other <= tail);
+        same.start + self.separators[same].partition_point(|separator| **separator <= *key)
     }
 
     fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
         let at = self.child_of(key);
+        self.add(at, |child| child.insert(keys, key, id))
+    }
+
+    /// Adds a key under the child at a position.
+    fn add(&mut self, at: usize, insert: impl FnOnce(&mut Node) -> Split) -> Split {
         let before = self.children[at].heap_bytes();
-        let Some((separator, right)) = self.children[at].insert(keys, key, id) else {
+        let Some((separator, right)) = insert(&mut self.children[at]) else {
             self.live[at] += 1;
             self.bytes += self.children[at].heap_bytes() - before;
             return None;
@@ -352,7 +440,10 @@ impl Inner {
         self.live.insert(at + 1, right.live() as u32);
         self.children.insert(at + 1, right);
         if self.prefix.is_prefix_of(&separator) {
-            self.heads.insert(at, self.prefix.head(&separator));
+            self.heads.copy_within(at..self.separators.len(), at + 1);
+            self.tails.copy_within(at..self.separators.len(), at + 1);
+            self.heads[at] = self.prefix.head(&separator);
+            self.tails[at] = self.prefix.tail(&separator);
             self.separators.insert(at, separator);
             self.count_bytes();
         } else {
@@ -371,7 +462,8 @@ impl Inner {
         };
         let mut right = Inner {
             prefix: Prefix::EMPTY,
-            heads: Vec::new(),
+            heads: [0; INNER_MAX],
+            tails: [0; INNER_MAX],
             separators: self.separators.split_off(middle),
             bytes: 0,
             live: self.live.split_off(middle),
@@ -426,8 +518,11 @@ impl Inner {
         self.live.remove(at);
         let separator = at.saturating_sub(1);
         if separator < self.separators.len() {
+            self.heads
+                .copy_within(separator + 1..self.separators.len(), separator);
+            self.tails
+                .copy_within(separator + 1..self.separators.len(), separator);
             self.separators.remove(separator);
-            self.heads.remove(separator);
         }
         self.count_bytes();
     }
@@ -437,19 +532,17 @@ impl Inner {
             [first, .., last] => Prefix::common(first, last),
             _ => Prefix::EMPTY,
         };
-        self.heads.clear();
-        self.heads.extend(
-            self.separators
-                .iter()
-                .map(|separator| self.prefix.head(separator)),
-        );
+        for (at, separator) in self.separators.iter().enumerate() {
+            self.heads[at] = self.prefix.head(separator);
+            self.tails[at] = self.prefix.tail(separator);
+        }
         self.count_bytes();
     }
 
     /// After the children changed. What vectors have allocated ahead is left out.
     fn count_bytes(&mut self) {
         let per_child = mem::size_of::<Node>() + mem::size_of::<u32>();
-        let per_separator = mem::size_of::<u64>() + mem::size_of::<Box<[u8]>>();
+        let per_separator = mem::size_of::<Box<[u8]>>();
         self.bytes = mem::size_of::<Inner>()
             + self.children.len() * per_child
             + self.separators.len() * per_separator
@@ -490,6 +583,19 @@ impl Prefix {
         *self = Prefix::common(self.as_bytes(), key);
     }
 
+    /// The 16 bytes after those of the head, as a number that orders as they do.
+    fn tail(&self, key: &[u8]) -> u128 {
+        let rest = key.get(self.len as usize + 8..).unwrap_or_default();
+        match rest.first_chunk::<16>() {
+            Some(bytes) => u128::from_be_bytes(*bytes),
+            None => {
+                let mut bytes = [0; 16];
+                bytes[..rest.len()].copy_from_slice(rest);
+                u128::from_be_bytes(bytes)
+            }
+        }
+    }
+
     /// The 8 bytes after the prefix, as a number that orders as they do.
     fn head(&self, key: &[u8]) -> u64 {
         let rest = key.get(self.len as usize..).unwrap_or_default();
@@ -509,23 +615,42 @@ fn common(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+/// A byte of a key's hash: multiply and fold, 8 bytes at a time.
+fn tag(key: &[u8]) -> u8 {
+    let (words, rest) = key.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words
+        .iter()
+        .chain([&last])
+        .map(|word| u64::from_le_bytes(*word));
+    let hash = words.fold(key.len() as u64, |hash, word| {
+        (hash ^ word)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    });
+    (hash ^ (hash >> 32)) as u8
+}
+
 /// Binary search by heads, then by whole keys among equal heads (which also settles zero padding:
-/// `a` and `a\0` have the same head).
+/// `a` and `a\0` have the same head). `load` is told which keys may be read, where they are several.
 fn search<'a>(
     prefix: &Prefix,
     heads: &[u64],
     key: &[u8],
+    load: impl Fn(Range<usize>),
     key_at: impl Fn(usize) -> &'a [u8],
 ) -> Result<usize, usize> {
-    let shared = prefix.as_bytes();
-    match key[..shared.len().min(key.len())].cmp(shared) {
-        Ordering::Less => return Err(0),
-        Ordering::Greater => return Err(heads.len()),
-        Ordering::Equal => {}
+    let Range {
+        start: mut low,
+        end: mut high,
+    } = match search_heads(prefix, heads, key) {
+        Ok(same) => same,
+        Err(at) => return Err(at),
+    };
+    if high > low + 2 {
+        load(low..high);
     }
-    let head = prefix.head(key);
-    let mut low = heads.partition_point(|&other| other < head);
-    let mut high = low + heads[low..].partition_point(|&other| other == head);
     while low < high {
         let middle = low + (high - low) / 2;
         match key_at(middle).cmp(key) {
@@ -535,6 +660,23 @@ fn search<'a>(
         }
     }
     Err(low)
+}
+
+/// Where keys with the head of `key` are, or would be; `Err` if its prefix is another.
+fn search_heads(prefix: &Prefix, heads: &[u64], key: &[u8]) -> Result<Range<usize>, usize> {
+    let shared = prefix.as_bytes();
+    match key[..shared.len().min(key.len())].cmp(shared) {
+        Ordering::Less => return Err(0),
+        Ordering::Greater => return Err(heads.len()),
+        Ordering::Equal => {}
+    }
+    let head = prefix.head(key);
+    let low = heads.partition_point(|&other| other < head);
+    let same = heads[low..]
+        .iter()
+        .take_while(|&&other| other == head)
+        .count();
+    Ok(low..low + same)
 }
 
 #[cfg(test)]
@@ -553,6 +695,7 @@ impl Node {
                     let key = keys.key(leaf.id(at));
                     assert!(leaf.prefix.is_prefix_of(key));
                     assert_eq!(leaf.heads[at], leaf.prefix.head(key));
+                    assert_eq!(leaf.tags[at], tag(key));
                     assert!(key >= low && high.is_none_or(|high| key < high));
                     out.push((leaf.id(at), leaf.ids[at] & DEAD == 0));
                 }
@@ -561,11 +704,14 @@ impl Node {
                 let count = inner.children.len();
                 assert!((1..=INNER_MAX).contains(&count));
                 assert_eq!(inner.separators.len() + 1, count);
-                assert_eq!((inner.heads.len(), inner.live.len()), (count - 1, count));
+                assert_eq!(inner.live.len(), count);
+                for (head, separator) in inner.heads.iter().zip(&inner.separators) {
+                    assert_eq!(*head, inner.prefix.head(separator));
+                }
                 let separators = inner
                     .separators
                     .iter()
-                    .map(|separator| separator.len() + 24);
+                    .map(|separator| separator.len() + 16);
                 let children = inner.children.iter().map(|child| child.heap_bytes() + 20);
                 let bytes = separators.chain(children).sum::<usize>() + mem::size_of::<Inner>();
                 assert_eq!(inner.bytes, bytes);
