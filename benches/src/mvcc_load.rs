@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub const VALUE_BYTES: usize = 64;
 
 /// What keys look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
     /// 32 bytes that share nothing, as hashed or random ids do.
     Uniform,

@@ -372,11 +372,6 @@ impl Arena {
         });
         rate.ns()
     }
-
-    /// Reads everything in one answer and in slices: how long, and how long the longest slice.
-    pub fn scan(&mut self) -> (f64, f64, f64) {
-        (0.0, 0.0, 0.0)
-    }
 }
 
 /// What a snapshot does to puts, in microseconds.

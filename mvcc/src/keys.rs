@@ -4,7 +4,7 @@
 //! (`KeyId`) that stays the same for as long as the key lives, so that the ordered index and the
 //! revision log need 4 bytes to name it. Beside the key the slot's head holds where the newest
 //! version lies in the [`Arena`], and what the next put has to know of it, so that a put reads no
-//! older version. Older ones hang on the newest as a chain; every 16th change of a key is noted as a
+//! older version. Older ones hang on the newest as a chain; every 32nd change of a key is noted as a
 //! waypoint, so that the past of a key that changes often is found by a search and a short walk.
 //! Knows no order of keys and no rules of revisions. Tested here against a list, and through the
 //! store.
@@ -18,7 +18,7 @@ use crate::slots::{HEAD_BYTES, Slots};
 use crate::version::Version;
 
 /// Changes of a key between two waypoints.
-const WAYPOINT_CHANGES: u64 = 16;
+const WAYPOINT_CHANGES: u64 = 32;
 /// What a put has to know of the newest version, packed:
 /// `create:40 version:15 changes:5 flags:4` (changes: since the last waypoint).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

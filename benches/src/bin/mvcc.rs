@@ -31,9 +31,9 @@ struct Options {
     /// Keys, instead of a million.
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
-    /// Only the phases whose name contains this.
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only keys of one shape.
+    #[arg(long)]
+    shape: Option<Shape>,
 }
 
 /// The last line: the worst of each.
@@ -66,7 +66,8 @@ fn main() -> ExitCode {
         sizes.push(10_000_000);
     }
     for keys in sizes {
-        for shape in Shape::ALL {
+        let wanted = |shape: &Shape| options.shape.is_none_or(|only| only == *shape);
+        for shape in Shape::ALL.into_iter().filter(wanted) {
             measure(shape, keys, &mut summary);
         }
     }

@@ -1,21 +1,23 @@
 //! The ordered index: a B+tree of key numbers with subtree counts.
 //!
-//! Leaves hold key numbers and, beside each, the 8 bytes of the key that follow the leaf's common
-//! prefix ("heads", after the prefix B-tree's truncated keys), so that a search within a node is a
-//! binary search over one small array and looks at a key's own memory only to confirm. Each inner
-//! node knows how many live keys are under each child, so that counting a range is logarithmic.
+//! Leaves hold key numbers and, beside each, 8 telling bytes of its key (see `leaf`), so that a
+//! search within a node is a binary search over one small array and looks at a key's own memory only
+//! to confirm. Each inner node knows how many live keys are under each child, so that counting a
+//! range is logarithmic.
 //! 12 bytes per key at full leaves; sequential inserts leave leaves full.
 //!
 //! Promise: the tree holds a number at most once, in the order of its key; a key's bytes never
 //! change while it is in the tree. Knows keys only through [`Keys`]; knows no revisions: "live" is
 //! a flag that its owner sets. Tested against a `BTreeMap`.
 
+mod leaf;
 mod node;
 
 use std::ops::ControlFlow;
 
 use crate::keys::{KeyId, Keys};
-use node::{Ahead, Inner, Node, Split, TOUCH_MAX};
+use leaf::{Ahead, TOUCH_MAX};
+use node::{Inner, Node, Split};
 
 /// The tree.
 #[derive(Debug, Default)]

@@ -1,42 +1,25 @@
-//! Nodes of the index: leaves with heads, inner nodes with separators and live counts.
+//! Nodes of the index: inner nodes with separators and live counts above the leaves.
 //!
-//! Invariants: a node's heads are the 8 bytes after its prefix of each of its keys (zero-padded);
-//! its prefix is common to all its keys; `separators[i]` is greater than every key under
-//! `children[i]` and not greater than any key under `children[i + 1]`; `live[i]` is the number of
-//! live keys under `children[i]`. Tested by the index's tests, which check them all.
+//! Invariants: `prefix` is common to a node's separators, its heads and tails are the 8 and 16 bytes
+//! that follow it (zero-padded); `separators[i]` is greater than every key under `children[i]` and
+//! not greater than any key under `children[i + 1]`; `live[i]` is the number of live keys under
+//! `children[i]`. Tested by the index's tests, which check them all.
 
 use std::cmp::Ordering;
 use std::mem;
 use std::ops::{ControlFlow, Range};
 
 use super::super::keys::{KeyId, Keys};
+use super::leaf::{Ahead, LEAF_MAX, Leaf};
 
-/// Keys in a leaf: with the prefix this makes a leaf just under 896 bytes, an allocator's size class.
-pub(super) const LEAF_MAX: usize = 64;
 /// Children of an inner node.
 pub(super) const INNER_MAX: usize = 64;
 /// Longest prefix that a node cuts off its keys.
-const PREFIX_MAX: usize = 56;
-/// Most keys that a scan touches ahead: about as many loads as a core keeps in flight.
-pub(super) const TOUCH_MAX: usize = 16;
-/// Set on a key number in a leaf when the key does not count.
-const DEAD: u32 = 1 << 31;
-
+const PREFIX_MAX: usize = 63;
 #[derive(Debug)]
 pub(super) enum Node {
     Leaf(Box<Leaf>),
     Inner(Box<Inner>),
-}
-
-#[derive(Debug)]
-pub(super) struct Leaf {
-    prefix: Prefix,
-    len: u16,
-    heads: [u64; LEAF_MAX],
-    ids: [u32; LEAF_MAX],
-    /// One byte of each key's hash: among keys with the same head it mostly tells which one is wanted
-    /// without reading the others.
-    tags: [u8; LEAF_MAX],
 }
 
 #[derive(Debug)]
@@ -61,16 +44,6 @@ struct Prefix {
     bytes: [u8; PREFIX_MAX],
 }
 
-/// How many keys a scan touches ahead: few at first, as it may end after one.
-#[derive(Debug)]
-pub(super) struct Ahead(usize);
-
-impl Ahead {
-    pub(super) fn new() -> Self {
-        Ahead(1)
-    }
-}
-
 /// A new right sibling and the separator before it.
 pub(super) type Split = Option<(Box<[u8]>, Node)>;
 
@@ -83,7 +56,10 @@ impl Default for Node {
 impl Node {
     pub(super) fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
         match self {
-            Node::Leaf(leaf) => leaf.insert(keys, key, id),
+            Node::Leaf(leaf) => match leaf.search(keys, key) {
+                Ok(_) => None,
+                Err(at) => add_to(leaf, keys, at, key, id),
+            },
             Node::Inner(inner) => inner.insert(keys, key, id),
         }
     }
@@ -91,7 +67,7 @@ impl Node {
     /// Inserts a key that is greater than all others.
     pub(super) fn append(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
         match self {
-            Node::Leaf(leaf) => leaf.insert_new(keys, leaf.len as usize, key, id),
+            Node::Leaf(leaf) => add_to(leaf, keys, leaf.len(), key, id),
             Node::Inner(inner) => {
                 let last = inner.children.len() - 1;
                 inner.add(last, |child| child.append(keys, key, id))
@@ -124,7 +100,7 @@ impl Node {
 
     pub(super) fn live(&self) -> usize {
         match self {
-            Node::Leaf(leaf) => leaf.live_before(leaf.len as usize),
+            Node::Leaf(leaf) => leaf.live_before(leaf.len()),
             Node::Inner(inner) => inner.live.iter().map(|&live| live as usize).sum(),
         }
     }
@@ -155,10 +131,7 @@ impl Node {
     pub(super) fn touch(&self) -> u64 {
         let heads = |heads: &[u64]| heads.iter().step_by(8).fold(0, |sum, head| sum ^ head);
         match self {
-            Node::Leaf(leaf) => {
-                let ids = leaf.ids.iter().step_by(16).fold(0, |sum, id| sum ^ id);
-                heads(&leaf.heads) ^ u64::from(ids) ^ u64::from(leaf.prefix.len)
-            }
+            Node::Leaf(leaf) => leaf.touch(),
             Node::Inner(inner) => {
                 heads(&inner.heads[..inner.separators.len()]) ^ u64::from(inner.prefix.len)
             }
@@ -175,7 +148,7 @@ impl Node {
 
     fn is_empty(&self) -> bool {
         match self {
-            Node::Leaf(leaf) => leaf.len == 0,
+            Node::Leaf(leaf) => leaf.len() == 0,
             Node::Inner(inner) => inner.children.is_empty(),
         }
     }
@@ -185,7 +158,7 @@ impl Node {
     fn absorb(&mut self, keys: &Keys, separator: &[u8], right: Node) -> Result<(), Node> {
         match (self, right) {
             (Node::Leaf(left), Node::Leaf(right))
-                if (left.len + right.len) as usize <= LEAF_MAX * 3 / 4 =>
+                if left.len() + right.len() <= LEAF_MAX * 3 / 4 =>
             {
                 left.absorb(keys, &right);
                 Ok(())
@@ -201,193 +174,6 @@ impl Node {
                 Ok(())
             }
             (_, right) => Err(right),
-        }
-    }
-}
-
-impl Leaf {
-    fn new() -> Self {
-        Leaf {
-            prefix: Prefix::EMPTY,
-            len: 0,
-            heads: [0; LEAF_MAX],
-            ids: [0; LEAF_MAX],
-            tags: [0; LEAF_MAX],
-        }
-    }
-
-    pub(super) fn id(&self, at: usize) -> KeyId {
-        self.ids[at] & !DEAD
-    }
-
-    pub(super) fn live_before(&self, at: usize) -> usize {
-        self.ids[..at].iter().filter(|&&id| id & DEAD == 0).count()
-    }
-
-    /// Visits keys from a position on. Each key and its newest version lie somewhere else in memory,
-    /// and visiting waits for them; so the next few are touched together first, which lets those
-    /// waits overlap (measured: a range of 500 among a million random keys takes about half the time).
-    fn visit<B>(
-        &self,
-        keys: &Keys,
-        from: usize,
-        ahead: &mut Ahead,
-        visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let mut at = from;
-        while at < self.len as usize {
-            let end = (at + ahead.0).min(self.len as usize);
-            let ids = self.ids[at..end].iter().map(|id| id & !DEAD);
-            let touched = ids.clone().fold(0, |sum, id| sum ^ keys.touch(id));
-            std::hint::black_box(touched);
-            let touched = ids.clone().fold(0, |sum, id| sum ^ keys.touch_latest(id));
-            std::hint::black_box(touched);
-            ids.into_iter().try_for_each(&mut *visit)?;
-            at = end;
-            ahead.0 = (ahead.0 * 2).min(TOUCH_MAX);
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// The number of a key that is here.
-    pub(super) fn find(&self, keys: &Keys, key: &[u8]) -> Option<KeyId> {
-        if !self.prefix.is_prefix_of(key) {
-            return None;
-        }
-        let head = self.prefix.head(key);
-        let heads = &self.heads[..self.len as usize];
-        let first = heads.partition_point(|&other| other < head);
-        let same = heads[first..]
-            .iter()
-            .take_while(|&&other| other == head)
-            .count();
-        let tag = if same > 1 { tag(key) } else { 0 };
-        let likely = |&at: &usize| same == 1 || self.tags[at] == tag;
-        let mut found = (first..first + same).filter(likely).map(|at| self.id(at));
-        found.find(|&id| keys.key(id) == key)
-    }
-
-    /// Position of a key, or where it would be inserted.
-    pub(super) fn search(&self, keys: &Keys, key: &[u8]) -> Result<usize, usize> {
-        let len = self.len as usize;
-        let load = |same: Range<usize>| {
-            let ids = self.ids[same].iter().map(|id| id & !DEAD);
-            std::hint::black_box(ids.fold(0, |sum, id| sum ^ keys.touch(id)));
-        };
-        search(&self.prefix, &self.heads[..len], key, load, |at| {
-            keys.key(self.id(at))
-        })
-    }
-
-    /// The key that a search would compare first, by heads alone: no key is read for it.
-    pub(super) fn likely(&self, key: &[u8]) -> Option<KeyId> {
-        let head = self.prefix.head(key);
-        let at = self.heads[..self.len as usize].partition_point(|&other| other < head);
-        (at < self.len as usize && self.heads[at] == head).then(|| self.id(at))
-    }
-
-    fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
-        match self.search(keys, key) {
-            Ok(_) => None,
-            Err(at) => self.insert_new(keys, at, key, id),
-        }
-    }
-
-    fn insert_new(&mut self, keys: &Keys, at: usize, key: &[u8], id: KeyId) -> Split {
-        let len = self.len as usize;
-        if len < LEAF_MAX {
-            self.insert_at(keys, at, key, id);
-            return None;
-        }
-        // Appending: leave this leaf full, as the next keys will follow the new one.
-        let middle = if at == len { len } else { len / 2 };
-        let mut right = Box::new(Leaf::new());
-        right.len = (len - middle) as u16;
-        right.ids[..len - middle].copy_from_slice(&self.ids[middle..len]);
-        right.tags[..len - middle].copy_from_slice(&self.tags[middle..len]);
-        right.heads[..len - middle].copy_from_slice(&self.heads[middle..len]);
-        right.prefix = self.prefix;
-        self.len = middle as u16;
-        right.tighten(keys);
-        self.tighten(keys);
-        if at < middle || at == middle && middle < len {
-            self.insert_at(keys, at, key, id);
-        } else {
-            right.insert_at(keys, at - middle, key, id);
-        }
-        let last = keys.key(self.id(self.len as usize - 1));
-        let first = keys.key(right.id(0));
-        let separator = first[..(common(last, first) + 1).min(first.len())].into();
-        Some((separator, Node::Leaf(right)))
-    }
-
-    fn insert_at(&mut self, keys: &Keys, at: usize, key: &[u8], id: KeyId) {
-        let len = self.len as usize;
-        if !self.prefix.is_prefix_of(key) {
-            self.prefix.shorten(key);
-            self.fill_heads(keys);
-        }
-        self.heads.copy_within(at..len, at + 1);
-        self.ids.copy_within(at..len, at + 1);
-        self.tags.copy_within(at..len, at + 1);
-        self.heads[at] = self.prefix.head(key);
-        self.tags[at] = tag(key);
-        self.ids[at] = id;
-        self.len += 1;
-    }
-
-    fn remove(&mut self, at: usize) -> bool {
-        let len = self.len as usize;
-        let live = self.ids[at] & DEAD == 0;
-        self.heads.copy_within(at + 1..len, at);
-        self.ids.copy_within(at + 1..len, at);
-        self.tags.copy_within(at + 1..len, at);
-        self.len -= 1;
-        live
-    }
-
-    fn set_live(&mut self, at: usize, live: bool) -> i32 {
-        let was = self.ids[at] & DEAD == 0;
-        self.ids[at] = self.id(at) | if live { 0 } else { DEAD };
-        i32::from(live) - i32::from(was)
-    }
-
-    fn absorb(&mut self, keys: &Keys, right: &Leaf) {
-        let (from, more) = (self.len as usize, right.len as usize);
-        self.ids[from..from + more].copy_from_slice(&right.ids[..more]);
-        self.tags[from..from + more].copy_from_slice(&right.tags[..more]);
-        self.len += right.len;
-        self.rebuild(keys);
-    }
-
-    /// After keys went away: a longer prefix may be common now. It is worth reading the keys only
-    /// if heads do not tell them apart.
-    fn tighten(&mut self, keys: &Keys) {
-        let heads = &self.heads[..self.len as usize];
-        let tied = heads.windows(2).any(|pair| pair[0] == pair[1]);
-        if (tied || self.len < 2) && self.common_prefix(keys) != self.prefix {
-            self.rebuild(keys);
-        }
-    }
-
-    fn rebuild(&mut self, keys: &Keys) {
-        self.prefix = self.common_prefix(keys);
-        self.fill_heads(keys);
-    }
-
-    /// Of a single key nothing is cut off: the next one would shorten it at once.
-    fn common_prefix(&self, keys: &Keys) -> Prefix {
-        match self.len as usize {
-            0 | 1 => Prefix::EMPTY,
-            len => Prefix::common(keys.key(self.id(0)), keys.key(self.id(len - 1))),
-        }
-    }
-
-    fn fill_heads(&mut self, keys: &Keys) {
-        let ids = self.ids[..self.len as usize].iter().map(|id| id & !DEAD);
-        std::hint::black_box(ids.fold(0, |sum, id| sum ^ keys.touch(id)));
-        for at in 0..self.len as usize {
-            self.heads[at] = self.prefix.head(keys.key(self.id(at)));
         }
     }
 }
@@ -579,10 +365,6 @@ impl Prefix {
         key.starts_with(self.as_bytes())
     }
 
-    fn shorten(&mut self, key: &[u8]) {
-        *self = Prefix::common(self.as_bytes(), key);
-    }
-
     /// The 16 bytes after those of the head, as a number that orders as they do.
     fn tail(&self, key: &[u8]) -> u128 {
         let rest = key.get(self.len as usize + 8..).unwrap_or_default();
@@ -611,55 +393,21 @@ impl Prefix {
 }
 
 /// Length of the common prefix.
-fn common(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-/// A byte of a key's hash: multiply and fold, 8 bytes at a time.
-fn tag(key: &[u8]) -> u8 {
-    let (words, rest) = key.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let words = words
+pub(super) fn common(a: &[u8], b: &[u8]) -> usize {
+    let (words_a, words_b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let same = words_a
         .iter()
-        .chain([&last])
-        .map(|word| u64::from_le_bytes(*word));
-    let hash = words.fold(key.len() as u64, |hash, word| {
-        (hash ^ word)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(29)
-    });
-    (hash ^ (hash >> 32)) as u8
+        .zip(words_b)
+        .take_while(|(a, b)| a == b)
+        .count()
+        * 8;
+    let rest = a[same..].iter().zip(&b[same..]);
+    same + rest.take_while(|(a, b)| a == b).count()
 }
 
-/// Binary search by heads, then by whole keys among equal heads (which also settles zero padding:
-/// `a` and `a\0` have the same head). `load` is told which keys may be read, where they are several.
-fn search<'a>(
-    prefix: &Prefix,
-    heads: &[u64],
-    key: &[u8],
-    load: impl Fn(Range<usize>),
-    key_at: impl Fn(usize) -> &'a [u8],
-) -> Result<usize, usize> {
-    let Range {
-        start: mut low,
-        end: mut high,
-    } = match search_heads(prefix, heads, key) {
-        Ok(same) => same,
-        Err(at) => return Err(at),
-    };
-    if high > low + 2 {
-        load(low..high);
-    }
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match key_at(middle).cmp(key) {
-            Ordering::Less => low = middle + 1,
-            Ordering::Greater => high = middle,
-            Ordering::Equal => return Ok(middle),
-        }
-    }
-    Err(low)
+fn add_to(leaf: &mut Leaf, keys: &Keys, at: usize, key: &[u8], id: KeyId) -> Split {
+    let (separator, right) = leaf.insert(keys, at, key, id)?;
+    Some((separator, Node::Leaf(right)))
 }
 
 /// Where keys with the head of `key` are, or would be; `Err` if its prefix is another.
@@ -690,16 +438,7 @@ impl Node {
         out: &mut Vec<(KeyId, bool)>,
     ) {
         match self {
-            Node::Leaf(leaf) => {
-                for at in 0..leaf.len as usize {
-                    let key = keys.key(leaf.id(at));
-                    assert!(leaf.prefix.is_prefix_of(key));
-                    assert_eq!(leaf.heads[at], leaf.prefix.head(key));
-                    assert_eq!(leaf.tags[at], tag(key));
-                    assert!(key >= low && high.is_none_or(|high| key < high));
-                    out.push((leaf.id(at), leaf.ids[at] & DEAD == 0));
-                }
-            }
+            Node::Leaf(leaf) => leaf.verify(keys, low, high, out),
             Node::Inner(inner) => {
                 let count = inner.children.len();
                 assert!((1..=INNER_MAX).contains(&count));
