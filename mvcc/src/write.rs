@@ -17,6 +17,10 @@ use crate::version::Version;
 impl Store {
     /// Writes one key. The revision grows even if the value is the same.
     pub fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
+        // etcd asks for the lease before the key here, and after it in a transaction.
+        if !request.key.is_empty() {
+            self.check_lease(request)?;
+        }
         self.check_put(request)?;
         self.write_begin();
         let response = self.apply_put(request);
@@ -53,11 +57,16 @@ impl Store {
         if keeps && !self.is_live(request.key) {
             return Err(Error::KeyNotFound);
         }
-        if request.lease != 0 && !request.ignore_lease && !self.leases.contains(request.lease) {
-            return Err(Error::LeaseNotFound);
-        }
+        self.check_lease(request)?;
         if self.keys.is_full() {
             return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn check_lease(&self, request: &PutRequest<'_>) -> Result<(), Error> {
+        if request.lease != 0 && !request.ignore_lease && !self.leases.contains(request.lease) {
+            return Err(Error::LeaseNotFound);
         }
         Ok(())
     }
