@@ -10,6 +10,9 @@
 )]
 
 pub mod h2load;
+pub mod mvcc_load;
+pub mod mvcc_phases;
+pub mod mvcc_rival;
 pub mod raft_henge;
 pub mod raft_race;
 pub mod raft_tikv;

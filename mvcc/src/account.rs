@@ -28,10 +28,14 @@ pub struct Stats {
 /// Heap bytes by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryBytes {
-    /// Keys with their newest versions.
-    pub records: u64,
-    /// Older versions.
-    pub history: u64,
+    /// Keys, each with what the next put has to know.
+    pub keys: u64,
+    /// Versions, the newest and older ones.
+    pub versions: u64,
+    /// Kept for versions beside those: room to grow into, and versions that compaction removed and
+    /// that are not yet given back (at most half of what lives, but for what compaction is about to
+    /// give back).
+    pub spare: u64,
     /// The ordered index and the table of keys.
     pub index: u64,
     /// The revision log.
@@ -45,7 +49,7 @@ pub struct MemoryBytes {
 impl MemoryBytes {
     /// All classes.
     pub fn total(&self) -> u64 {
-        self.records + self.history + self.index + self.log + self.leases + self.watch
+        self.keys + self.versions + self.spare + self.index + self.log + self.leases + self.watch
     }
 }
 
@@ -54,8 +58,9 @@ impl Store {
     pub fn memory(&self) -> MemoryBytes {
         let totals = self.keys.totals();
         MemoryBytes {
-            records: totals.record_bytes,
-            history: totals.history_bytes,
+            keys: totals.key_bytes,
+            versions: totals.version_bytes,
+            spare: totals.spare_bytes,
             index: (self.index.heap_bytes() + self.keys.slot_bytes()) as u64,
             log: self.log.heap_bytes() as u64,
             leases: self.leases.heap_bytes() as u64,

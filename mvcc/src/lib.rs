@@ -19,16 +19,17 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod arena;
 pub mod check;
 mod compact;
 mod error;
 mod hash;
-mod history;
 mod index;
 mod keys;
 mod lease;
 mod range;
 mod revlog;
+mod slots;
 mod snapshot;
 mod store;
 #[cfg(test)]

@@ -9,13 +9,16 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
 use crate::keys::KeyId;
 use crate::store::Store;
 use crate::types::{KeyRange, KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
 use crate::version::Version;
+
+/// Bytes of a buffer that several pairs of an answer share.
+const BUFFER_BYTES_MAX: usize = 16 << 10;
 
 /// A pair found, not yet copied.
 type Found<'a> = (&'a [u8], Version<'a>);
@@ -106,11 +109,11 @@ impl Store {
         if more {
             found.truncate(limit);
         }
-        let kvs = found
-            .into_iter()
-            .map(|pair| to_pair(pair, request.keys_only))
-            .collect();
-        RangeResponse { kvs, more, count }
+        RangeResponse {
+            kvs: to_pairs(&found, request.keys_only),
+            more,
+            count,
+        }
     }
 
     /// Live keys in a range at a revision. The tree counts the present in logarithmic time. The past
@@ -225,14 +228,47 @@ fn sort(found: &mut [Found<'_>], request: &RangeRequest<'_>) {
     }
 }
 
-fn to_pair((key, version): Found<'_>, keys_only: bool) -> KeyValue {
-    let version = if keys_only {
-        Version {
-            value: b"",
-            ..version
+/// Keys and values of many pairs are copied into common buffers: one allocation for some hundred of
+/// them instead of two each (measured: a range of 500 takes two thirds of the time). A buffer lives
+/// as long as a piece of it is kept, so buffers are small.
+fn to_pairs(found: &[Found<'_>], keys_only: bool) -> Vec<KeyValue> {
+    let size =
+        |(key, version): &Found<'_>| key.len() + if keys_only { 0 } else { version.value.len() };
+    let mut pairs = Vec::with_capacity(found.len());
+    let mut rest = found;
+    while !rest.is_empty() {
+        let (mut count, mut bytes) = (1, size(&rest[0]));
+        while let Some(next) = rest
+            .get(count)
+            .map(size)
+            .filter(|n| bytes + n <= BUFFER_BYTES_MAX)
+        {
+            (count, bytes) = (count + 1, bytes + next);
         }
-    } else {
-        version
-    };
-    version.to_key_value(Bytes::copy_from_slice(key))
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        if let [one] = now {
+            pairs.push(to_pair(*one, keys_only));
+            continue;
+        }
+        let mut buffer = BytesMut::with_capacity(bytes);
+        for (key, version) in now {
+            buffer.extend_from_slice(key);
+            if !keys_only {
+                buffer.extend_from_slice(version.value);
+            }
+        }
+        let mut buffer = buffer.freeze();
+        for (key, version) in now {
+            let key = buffer.split_to(key.len());
+            let length = if keys_only { 0 } else { version.value.len() };
+            pairs.push(version.to_key_value(key, buffer.split_to(length)));
+        }
+    }
+    pairs
+}
+
+fn to_pair((key, version): Found<'_>, keys_only: bool) -> KeyValue {
+    let value = if keys_only { b"" } else { version.value };
+    version.to_key_value(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
 }

@@ -108,6 +108,11 @@ impl RevLog {
         self.chunks.front()?.iter().next()
     }
 
+    /// All changes, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = LogOp> {
+        self.chunks.iter().flat_map(Chunk::iter)
+    }
+
     /// Drops the oldest change.
     pub fn pop_front(&mut self) {
         let Some(chunk) = self.chunks.front_mut() else {
