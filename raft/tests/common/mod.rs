@@ -267,6 +267,11 @@ impl Cluster {
             .map_or(NONE, |host| host.node.id())
     }
 
+    /// Whom `id` follows.
+    pub fn leader_of(&self, id: u64) -> u64 {
+        self.hosts[&id].node.leader()
+    }
+
     pub fn assert_commands(&self, expected: &[&str]) {
         for (id, host) in &self.hosts {
             assert_eq!(host.commands(), expected, "node {id}");

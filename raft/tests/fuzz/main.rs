@@ -12,9 +12,9 @@ mod source;
 mod step;
 
 #[path = "../common/allocations.rs"]
-pub mod allocations;
-pub mod common {
-    pub use crate::allocations;
+mod allocations;
+mod common {
+    pub(crate) use crate::allocations;
 }
 
 use std::collections::BTreeSet;

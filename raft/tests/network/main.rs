@@ -72,7 +72,7 @@ fn planted_bugs_are_found() {
     const SEEDS_MAX: u64 = 2_000;
     // The first takes three elections while one write is under way, and is rarer than that; the others
     // are found, but late, so that a change elsewhere may hide them. Each has a test of its own that
-    // always finds it: etcd's `append_aba_race`, our `a_leader_has_voted_for_itself` and
+    // always finds it: etcd's `append_aba_race`, our `thesis_3_8_a_leader_has_voted_for_itself` and
     // `two_removals_in_a_row`.
     const RARE: [Bug; 3] = [
         Bug::SkipTermOfStorage,
