@@ -10,6 +10,8 @@
 )]
 
 pub mod h2load;
+#[cfg(feature = "alternatives")]
+pub mod mvcc_index;
 pub mod mvcc_load;
 pub mod mvcc_phases;
 pub mod mvcc_rival;

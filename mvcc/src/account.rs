@@ -4,6 +4,8 @@
 //! leases and watchers are estimated. Whoever enforces a quota reads [`MemoryBytes::total`].
 //! Tested by `tests/account.rs`.
 
+use std::fmt;
+
 use crate::store::Store;
 
 /// A store in numbers.
@@ -50,6 +52,50 @@ impl MemoryBytes {
     /// All classes.
     pub fn total(&self) -> u64 {
         self.keys + self.versions + self.spare + self.index + self.log + self.leases + self.watch
+    }
+}
+
+/// A report for people: counts, then memory by class with its share.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("keys", self.keys),
+            (
+                "deleted, not yet compacted",
+                self.keys_held.saturating_sub(self.keys),
+            ),
+            ("versions", self.versions),
+            ("leases", self.leases),
+            ("watchers", self.watchers),
+            ("watchers catching up", self.watchers_behind),
+        ];
+        for (name, count) in counts {
+            writeln!(f, "{name:<28}{count:>14}")?;
+        }
+        let MemoryBytes {
+            keys,
+            versions,
+            spare,
+            index,
+            log,
+            leases,
+            watch,
+        } = self.bytes;
+        let total = self.bytes.total();
+        let classes = [
+            ("bytes of keys", keys),
+            ("bytes of versions", versions),
+            ("bytes to give back or grow", spare),
+            ("bytes of index", index),
+            ("bytes of revision log", log),
+            ("bytes of leases", leases),
+            ("bytes of watchers", watch),
+        ];
+        for (name, bytes) in classes {
+            let share = bytes as f64 * 100.0 / total.max(1) as f64;
+            writeln!(f, "{name:<28}{bytes:>14}{share:>6.1} %")?;
+        }
+        write!(f, "{:<28}{total:>14}", "bytes in all")
     }
 }
 

@@ -186,12 +186,9 @@ impl Arena {
 
     /// Nobody needs this record any more. Returns the version before it.
     pub fn kill(&mut self, loc: Loc) -> Option<Loc> {
-        let Some(Record {
+        let Record {
             before, flags, len, ..
-        }) = self.get(loc)
-        else {
-            return None;
-        };
+        } = self.get(loc)?;
         if flags & DEAD == 0 {
             let segment = &mut self.segments[loc.segment()];
             segment.bytes[loc.offset()] = flags | DEAD;
@@ -424,7 +421,7 @@ mod tests {
                 size,
             ));
         }
-        let keep = |n: usize| n % 7 == 0;
+        let keep = |n: usize| n.is_multiple_of(7);
         for (n, (loc, _)) in live.iter().enumerate() {
             if !keep(n) {
                 arena.kill(*loc);

@@ -141,8 +141,7 @@ impl Store {
             CompactEdge::Walking { main: at, seen } if at == main => seen,
             _ => 0,
         };
-        let at_edge = self.log.since(main).take_while(|op| op.main == main);
-        let slice: Vec<_> = at_edge.skip(seen).take(budget).map(|op| op.id).collect();
+        let slice: Vec<_> = self.log.of_revision(main, seen).take(budget).collect();
         let (mut left, mut done) = (budget, 0);
         for &id in &slice {
             if left == 0 {

@@ -22,6 +22,7 @@ mod account;
 mod arena;
 pub mod check;
 mod compact;
+mod cursor;
 mod error;
 mod hash;
 mod index;
@@ -42,6 +43,7 @@ mod watch;
 mod write;
 
 pub use account::{MemoryBytes, Stats};
+pub use cursor::{RangeCursor, RangeEnd, RangeSlice, SliceLimits};
 pub use error::{Error, SnapshotError};
 pub use hash::HashCursor;
 pub use snapshot::{Restorer, SnapshotCursor};

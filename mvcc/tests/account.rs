@@ -83,3 +83,18 @@ fn what_is_deleted_and_compacted_is_given_back() {
     };
     assert_eq!(store.range(&all).expect("valid").count, 1);
 }
+
+#[test]
+fn the_report_names_every_class_and_adds_up() {
+    let mut store = Store::new();
+    (0..100).for_each(|n| put_bytes(&mut store, &key(n), &[7; 100]));
+    store.lease_grant(1, 60, 0).expect("new");
+    let report = store.stats().to_string();
+    assert_eq!(report.lines().count(), 14, "{report}");
+    assert!(
+        report.starts_with("keys                                   100\n"),
+        "{report}"
+    );
+    let total = store.memory().total().to_string();
+    assert!(report.ends_with(&total), "{report}");
+}

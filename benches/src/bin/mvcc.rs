@@ -34,6 +34,10 @@ struct Options {
     /// Only keys of one shape.
     #[arg(long)]
     shape: Option<Shape>,
+    /// Measure other ordered maps as an index, and nothing else.
+    #[cfg(feature = "alternatives")]
+    #[arg(long)]
+    alternatives: bool,
 }
 
 /// The last line: the worst of each.
@@ -51,6 +55,19 @@ struct Summary {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    #[cfg(feature = "alternatives")]
+    if options.alternatives {
+        for shape in Shape::ALL {
+            println!("{} keys, {}", options.keys, shape.name());
+            for taken in henge_benches::mvcc_index::measure(shape, options.keys) {
+                println!(
+                    "  {:<22} insert {:>5.0} ns, get {:>5.0} ns, {:>5.1} B per key beside the key",
+                    taken.name, taken.insert_ns, taken.get_ns, taken.bytes
+                );
+            }
+        }
+        return ExitCode::SUCCESS;
+    }
     let mut summary = Summary {
         put_ratio: f64::INFINITY,
         get_ratio: f64::INFINITY,
