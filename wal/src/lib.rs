@@ -44,7 +44,7 @@ pub use log::{Event, Wal};
 pub use options::{Identity, Options};
 pub use reads::{ReadEntry, ReadId};
 pub use record::{BatchInfo, Record, Replay};
-pub use report::{Cut, OpenReport, Stats};
+pub use report::{Cut, Damage, OpenReport, Stats};
 
 /// Identifies a raft group within a core's log. Chosen by the caller; any value is legal.
 pub type GroupId = u64;

@@ -79,6 +79,19 @@ pub trait Replay {
     fn batch(&mut self, batch: &BatchInfo) {
         let _ = batch;
     }
+
+    /// Entries `first..=last` of a group were acknowledged and cannot be read; what follows of the group
+    /// has a hole there. Said in log order: a later `Compacted` or `Restored` that reaches `last`, or a
+    /// later entry at or below `first`, makes it whole again.
+    fn lost(&mut self, group: GroupId, first: u64, last: u64) {
+        let _ = (group, first, last);
+    }
+
+    /// So many bytes of the log are replayed, of about so many: for a caller that shows progress where an
+    /// open takes long.
+    fn progress(&mut self, bytes: u64, bytes_total: u64) {
+        let _ = (bytes, bytes_total);
+    }
 }
 
 /// A batch, as the tools show it.

@@ -90,7 +90,7 @@ impl Stage {
         }
         let batch = self.room(record::entry_bytes(bytes));
         record::put_entry(&mut batch.buf, group, term, index, kind, payload);
-        batch.touches.entry(group, term, index);
+        batch.touches.entry(group, term, index, bytes);
         batch.records += 1;
         batch.entries += 1;
         batch.payload_bytes += bytes as u64;

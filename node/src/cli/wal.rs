@@ -17,6 +17,7 @@ use crate::machine::{Command, command};
 
 const EXIT_TORN: u8 = 3;
 const EXIT_DAMAGED: u8 = 4;
+const EXIT_GROUPS: u8 = 5;
 
 /// Looks at a log without changing it.
 #[derive(Args, Debug)]
@@ -98,6 +99,13 @@ fn verify(log: &Path, json: bool) -> u8 {
                 cut.bytes
             );
             (EXIT_TORN, "torn tail", text, Some(cut.offset))
+        }
+        Verdict::Damaged(found) => {
+            let damaged = &found.report.damaged;
+            let holes: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+            let text = format!("damaged groups: {}; the others are whole", holes.join("; "));
+            let offset = damaged.first().map(|damage| damage.offset);
+            (EXIT_GROUPS, "damaged groups", text, offset)
         }
         Verdict::Refused(error) => {
             let (word, offset) = classify(&error);

@@ -23,6 +23,9 @@ pub struct RecoveredGroup {
     pub hard_state: HardState,
     /// The entries after that, if there were any.
     pub log: Option<TailLog>,
+    /// Acknowledged entries that the log lost, first and last: the group must not serve, vote or
+    /// campaign, as it no longer has what it promised to have.
+    pub lost: Option<(u64, u64)>,
 }
 
 /// Collects groups while the log is replayed.
@@ -76,6 +79,8 @@ struct Group {
     tail: VecDeque<Entry>,
     /// The terms of all entries after `restored`.
     terms: TermRuns,
+    /// A hole in the log, not covered by the checkpoint it started from.
+    lost: Option<(u64, u64)>,
 }
 
 impl Recovery {
@@ -122,9 +127,14 @@ impl Recovery {
                     index: group.machine.applied_index,
                     term: group.machine.applied_term,
                 };
+                // Of a damaged group only what is before the hole is believed.
+                let (tail, terms) = match group.lost {
+                    None => (Vec::from(group.tail), group.terms),
+                    Some(_) => (Vec::new(), TermRuns::new(group.restored)),
+                };
                 let mut log =
-                    TailLog::recovered(conf_state.clone(), group.restored, applied, group.terms);
-                log.append(&Vec::from(group.tail));
+                    TailLog::recovered(conf_state.clone(), group.restored, applied, terms);
+                log.append(&tail);
                 let (machine, hard_state) = (group.machine, group.hard_state);
                 (
                     id,
@@ -132,6 +142,7 @@ impl Recovery {
                         machine,
                         hard_state,
                         log: Some(log),
+                        lost: group.lost,
                     },
                 )
             })
@@ -185,6 +196,16 @@ impl Replay for Recovery {
             _ => {}
         }
     }
+
+    fn lost(&mut self, group: u64, first: u64, last: u64) {
+        let group = self.groups.entry(group).or_default();
+        // What a checkpoint holds is not missed.
+        if last > group.machine.applied_index {
+            group.tail.retain(|entry| entry.index < first);
+            let from = group.lost.map_or(first, |(earlier, _)| earlier.min(first));
+            group.lost = Some((from, last));
+        }
+    }
 }
 
 impl Default for Group {
@@ -202,6 +223,7 @@ impl Group {
             compacted: 0,
             tail: VecDeque::new(),
             terms: TermRuns::new(restored),
+            lost: None,
         }
     }
 
@@ -210,7 +232,11 @@ impl Group {
         if entry.index <= found {
             return Ok(());
         }
-        if self.tail.is_empty() && entry.index > found + 1 {
+        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
+            // Another leader's entry took the place of what was lost: nobody misses it.
+            self.lost = None;
+        }
+        if self.lost.is_none() && self.tail.is_empty() && entry.index > found + 1 {
             let needed = entry.index - 1;
             return Err(RecoverFault::MissingCheckpoint {
                 group,
@@ -231,6 +257,9 @@ impl Group {
     }
 
     fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
+        let commit = self
+            .lost
+            .map_or(commit, |(first, _)| commit.min(first.saturating_sub(1)));
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= commit) {
             let Entry {
                 index,

@@ -394,6 +394,9 @@ impl EngineBuilder {
             for mut config in configs {
                 config.log_bytes_replayed = report.bytes;
                 let recovered = groups.remove(&config.group).unwrap_or_default();
+                if recovered.lost.is_some() {
+                    report_damage(config.group, &report);
+                }
                 let member_id = config.member_id;
                 let shard =
                     Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
@@ -566,6 +569,21 @@ fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
             bytes = cut.bytes,
             kept = %cut.kept.display(),
             "cut a torn tail: a write that was never acknowledged"
+        );
+    }
+}
+
+/// A group that does not start, and why; the others do.
+fn report_damage(group: u64, report: &henge_wal::OpenReport) {
+    for damage in report.damaged.iter().filter(|damage| damage.group == group) {
+        tracing::error!(
+            group,
+            first = damage.first,
+            last = damage.last,
+            file = %damage.file.display(),
+            offset = damage.offset,
+            "acknowledged entries cannot be read: this group serves nothing; restore the directory from a \
+             copy, let the member rejoin empty, or see what `henge wal repair` would give up"
         );
     }
 }

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 pub mod ring;
@@ -160,6 +161,13 @@ pub enum LockError {
     Io(io::Error),
 }
 
+/// An open file that can be read from any thread.
+pub trait ReadAt: Send + Sync {
+    /// Read into `buf` from `offset`: how many bytes; 0 only at the end of the file. Offset, length and
+    /// address of the buffer are multiples of 4,096.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+}
+
 /// One directory on one disk, as the log sees it.
 ///
 /// The blocking calls (`list`, `make`, `lock`, `run`, `entropy`) are used while a log is opened,
@@ -188,6 +196,13 @@ pub trait Disk {
 
     /// Do one operation now.
     fn run(&mut self, op: Op) -> io::Result<Output>;
+
+    /// An open file for reading on other threads, while a log is opened. `None`: this disk cannot, and
+    /// is read by [`Disk::run`].
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        let _ = file;
+        None
+    }
 
     /// Start one operation. It ends in exactly one [`Completion`].
     fn submit(&mut self, token: Token, op: Op);
