@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use henge_wal::checkpoint::{CHUNK_BYTES_MAX, Meta, PushError, Writer};
 use henge_wal::{Options, Wal};
 
-use crate::wal_commit::{Backend, Load, Run, Turn, close};
+use crate::wal_commit::{Backend, Load, Run, Turn, close, warm};
 
 /// Both runs, and how fast the checkpoint went, in bytes per second.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +34,7 @@ pub fn measure(
         let (mut wal, _) = backend.open(&dir.join("log"), &Options::default(), &mut ())?;
         let mut first = 0;
         // Segments are made and filled before anything is measured.
-        run(&mut wal, turn, depth, time / 2, &mut first, None).await?;
+        warm(&mut wal).await?;
         let alone = run(&mut wal, turn, depth, time, &mut first, None).await?;
         let mut pushed = 0;
         let files = dir.join("checkpoints");

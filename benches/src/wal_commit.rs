@@ -149,7 +149,11 @@ impl Turn {
 }
 
 /// Turns between two compactions; what is older than that many turns goes.
-const COMPACT_TURNS: u64 = 512;
+const COMPACT_TURNS: u64 = 128;
+/// Segments that were used again before a measurement begins: by then the pipeline has as many files as
+/// the load needs, as in a long life (fio's file, too, is written in full before). At most so long.
+const RECYCLED_BEFORE: u64 = 8;
+const WARM_MAX: Duration = Duration::from_secs(4);
 
 /// The next event of a log.
 pub async fn event(wal: &mut Wal) -> Event {
@@ -169,6 +173,29 @@ pub async fn load(wal: &mut Wal, turn: Turn, depth: usize, time: Duration) -> Re
         load.take(wal).await?;
     }
     Ok(load.finish(wal))
+}
+
+/// Fills segments quickly until they are recycled.
+pub async fn warm(wal: &mut Wal) -> Result<(), String> {
+    let turn = Turn {
+        groups: 1,
+        payload_bytes: 1 << 20,
+    };
+    let mut load = Load::new(turn, WARM_MAX);
+    while wal.stats().recycled < RECYCLED_BEFORE && Instant::now() < load.end {
+        while load.in_flight() < 2 {
+            load.submit(wal)?;
+        }
+        load.take(wal).await?;
+    }
+    while load.in_flight() > 0 {
+        load.take(wal).await?;
+    }
+    wal.remove(0);
+    let lsn = wal.staged_lsn();
+    wal.submit().map_err(|e| e.to_string())?;
+    while event(wal).await != Event::Durable(lsn) {}
+    Ok(())
 }
 
 /// A load in progress.
@@ -281,6 +308,7 @@ pub fn commits(
     };
     let run = backend.run(async {
         let (mut wal, _) = backend.open(dir, &options, &mut ())?;
+        warm(&mut wal).await?;
         let run = load(&mut wal, turn, depth, time).await;
         close(wal).await;
         run

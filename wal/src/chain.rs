@@ -190,7 +190,10 @@ impl Chain {
         while let Some(header) = at.and_then(|f| f.header) {
             chain.segments.push(header);
             chain.before = header.prev_seq;
-            at = files.get(&header.prev_seq);
+            // Only backwards: a header that says otherwise names nothing.
+            at = files
+                .get(&header.prev_seq)
+                .filter(|_| header.prev_seq < header.seq);
             // Row 8. Below the low mark it may be a leftover of any kind.
             if at.is_some_and(|f| f.header.is_none()) && header.prev_seq >= low_seq {
                 return Err(corrupt(

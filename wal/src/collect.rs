@@ -36,7 +36,7 @@ impl GroupLog {
         if entry.index <= self.compacted {
             return;
         }
-        if entry.index > self.last() + 1 {
+        if entry.index > self.last().saturating_add(1) {
             self.entries.clear();
         }
         while self.entries.back().is_some_and(|e| e.index >= entry.index) {

@@ -270,7 +270,7 @@ impl Groups {
         let group = self.map.entry(mark.group).or_default();
         if mark.count > 0 {
             group.lose(mark.first, mark.last, place, &mut self.live);
-            group.segment.1 += mark.count;
+            group.segment.1 = group.segment.1.saturating_add(mark.count);
         } else if mark.last < group.last {
             // A snapshot took the place of the group's log.
             group.keep_until(0, &mut self.live);
@@ -296,7 +296,10 @@ impl Groups {
         let until = before.map_or(last, |b| b.saturating_sub(1));
         // Where the span says nothing (what was lost had been replaced later) the last entry before
         // it is as doubtful as those lost: name that.
-        let first = (group.last + 1).min(until.max(group.compacted + 1));
+        let first = group
+            .last
+            .saturating_add(1)
+            .min(until.max(group.compacted.saturating_add(1)));
         group.lose(first, until.max(first), place, &mut self.live);
     }
 
@@ -396,7 +399,7 @@ impl Group {
             self.runs.pop_front();
         }
         if let Some(run) = self.runs.front_mut() {
-            run.first = run.first.max(index + 1);
+            run.first = run.first.max(index.saturating_add(1));
         }
         if self.last <= index {
             (self.last, self.last_term) = (index, term);
@@ -405,11 +408,11 @@ impl Group {
 
     /// Entries `first..=last` were in a batch that cannot be read.
     fn lose(&mut self, first: u64, last: u64, place: Place, live: &mut BTreeMap<u64, u64>) {
-        let first = first.max(self.compacted + 1);
+        let first = first.max(self.compacted.saturating_add(1));
         if last < first {
             return;
         }
-        self.keep_until(first - 1, live);
+        self.keep_until(first.saturating_sub(1), live);
         *live.entry(place.seq).or_default() += 1;
         self.runs.push_back(Run {
             first,
@@ -434,13 +437,18 @@ impl Group {
 
     fn append(&mut self, touch: &Touch, place: Place, live: &mut BTreeMap<u64, u64>) {
         // Raft never replaces what is compacted (it is committed); replay ignores it, so do we.
-        let first = touch.first.max(self.compacted + 1);
+        let first = touch.first.max(self.compacted.saturating_add(1));
         let last = touch.last;
         if last < first {
             return;
         }
-        self.keep_until(first - 1, live);
-        if let Some(run) = self.runs.back().filter(|run| run.last + 1 < first).copied() {
+        self.keep_until(first.saturating_sub(1), live);
+        if let Some(run) = self
+            .runs
+            .back()
+            .filter(|run| run.last.saturating_add(1) < first)
+            .copied()
+        {
             if self.runs.iter().any(|run| run.lost) {
                 // What is missing went with what is known to be lost.
                 self.lose(run.last + 1, first - 1, run.place, live);

@@ -102,7 +102,10 @@ impl Recovery<'_> {
     fn attribute(&mut self, marks: &[Mark], behind: &BTreeMap<GroupId, Behind>, place: Place) {
         for mark in marks {
             let rest = behind.get(&mark.group);
-            let entries = self.groups.count_in_segment(mark.group) + rest.map_or(0, |r| r.entries);
+            let entries = self
+                .groups
+                .count_in_segment(mark.group)
+                .saturating_add(rest.map_or(0, |r| r.entries));
             let ours = self.groups.get(mark.group);
             let ends = rest
                 .filter(|r| r.entries > 0)
@@ -118,7 +121,7 @@ impl Recovery<'_> {
             self.groups
                 .lose_between(mark.group, before, mark.last, place);
             let last = before.map_or(mark.last, |b| b.saturating_sub(1));
-            let first = (known + 1).min(last.max(1));
+            let first = known.saturating_add(1).min(last.max(1));
             self.replay.lost(mark.group, first, last.max(first));
         }
         for id in self.groups.ids() {
@@ -179,7 +182,7 @@ fn rest(window: &mut Window<'_>, from: &Expect) -> std::io::Result<Option<Rest>>
         }
         (found.lsn, found.crc) = (header.lsn, crc);
         expect.offset += u64::from(header.len);
-        expect.lsn = header.lsn + 1;
+        expect.lsn = header.lsn.saturating_add(1);
         expect.prev = crc;
     }
     Ok(Some(found))

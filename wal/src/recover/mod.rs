@@ -241,7 +241,7 @@ pub(crate) fn damaged(groups: &Groups, disk: &dyn Disk) -> Vec<Damage> {
 /// Where the log ends in the `at`-th segment of the chain: what the next one says, or the file's end.
 fn limit(chain: &Chain, at: usize) -> u64 {
     let next = chain.segments.get(at + 1);
-    next.map_or(chain.sizes[at], |next| next.prev_end)
+    next.map_or(chain.sizes[at], |next| next.prev_end.min(chain.sizes[at]))
 }
 
 fn bytes_total(chain: &Chain) -> u64 {
@@ -310,7 +310,7 @@ impl Recovery<'_> {
             };
             self.durable = self.durable.max(next.first_lsn.saturating_sub(1));
             self.sealed(chain.files[at], next, chain.sizes[at])?;
-            if next.first_lsn != self.end.lsn + 1 || next.prev != self.end.crc {
+            if next.first_lsn != self.end.lsn.saturating_add(1) || next.prev != self.end.crc {
                 let what = format!("segment {} does not follow it", segment::name(next.seq));
                 let expect = self.expect(next.prev_end);
                 return Err(corrupt(
@@ -328,7 +328,7 @@ impl Recovery<'_> {
 
     /// Replay a segment that has a successor: everything in it was acknowledged.
     fn sealed(&mut self, file: FileId, next: &SegmentHeader, size: u64) -> Result<(), OpenError> {
-        let limit = next.prev_end;
+        let limit = next.prev_end.min(size);
         while let Some(bad) = self.batches(file, limit, limit, Lsn::MAX)? {
             let expect = self.expect(limit);
             if !self.gap(file, &expect, next, size)? {
@@ -365,7 +365,7 @@ impl Recovery<'_> {
             uuid: self.uuid,
             seq: self.end.seq,
             offset: self.end.offset,
-            lsn: self.end.lsn + 1,
+            lsn: self.end.lsn.saturating_add(1),
             prev: self.end.crc,
             limit,
         }
@@ -402,7 +402,7 @@ impl Recovery<'_> {
                 uuid: self.uuid,
                 seq: self.end.seq,
                 offset: self.end.offset,
-                lsn: self.end.lsn + 1,
+                lsn: self.end.lsn.saturating_add(1),
                 prev: self.end.crc,
                 limit,
             };

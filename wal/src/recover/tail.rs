@@ -29,13 +29,13 @@ impl Recovery<'_> {
         files: &BTreeMap<u64, FoundFile>,
     ) -> Result<(), OpenError> {
         let Some((&file, &limit)) = chain.files.last().zip(chain.sizes.last()) else {
-            let lsn = self.end.lsn + 1;
+            let lsn = self.end.lsn.saturating_add(1);
             let traces = self.traces(lsn, files)?;
             return self.rotation(lsn, &traces);
         };
         // As far as all is well; and then again, knowing what lies behind.
         let well = self.batches(file, limit, 0, 0)?.is_none();
-        let traces = self.traces(self.end.lsn + 1, files)?;
+        let traces = self.traces(self.end.lsn.saturating_add(1), files)?;
         let mut seen = Evidence::default();
         if !well {
             seen = self.evidence(file, &self.expect(limit))?;
@@ -146,7 +146,7 @@ impl Recovery<'_> {
     }
 
     fn cut(&mut self, seq: u64, offset: u64, end: u64) {
-        let lsn = self.end.lsn + 1;
+        let lsn = self.end.lsn.saturating_add(1);
         let dir = self.disk.path();
         // The copy begins with the batch's own header; the name only has to be the same each time.
         let kept = dir
