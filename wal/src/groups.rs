@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::batch::Mark;
 use crate::record::HardState;
-use crate::{GroupId, Lsn, Record};
+use crate::{GroupId, Lsn, Pin, Record};
 
 /// Where a batch lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,10 @@ impl Touches {
 
     pub(crate) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    pub(crate) fn has(&self, group: GroupId) -> bool {
+        self.0.iter().any(|touch| touch.group == group)
     }
 
     /// Note a record. Records of one group that follow each other share a touch.
@@ -346,6 +350,26 @@ impl Groups {
         };
         self.map.entry(mark.group).or_default().hard = hard;
         Some(hard)
+    }
+
+    /// The groups with entries in a segment or in older ones.
+    pub(crate) fn pins(&self, seq: u64) -> Vec<Pin> {
+        let pin = |(id, group): (&GroupId, &Group)| {
+            let old = group.runs.iter().take_while(|run| run.place.seq <= seq);
+            Some(Pin {
+                group: *id,
+                index: old.last()?.last,
+                bytes: group.runs.iter().map(|run| run.bytes).sum(),
+            })
+        };
+        self.map.iter().filter_map(pin).collect()
+    }
+
+    /// Some run of the group is such.
+    pub(crate) fn any_run(&self, id: GroupId, f: impl Fn(&Run) -> bool) -> bool {
+        self.map
+            .get(&id)
+            .is_some_and(|group| group.runs.iter().any(f))
     }
 
     /// Runs that are lost, by group.

@@ -190,6 +190,11 @@ impl Replay for Recovery {
             Record::Removed { group } => {
                 self.groups.remove(&group);
             }
+            Record::Restored { group, .. } => {
+                let group = self.groups.entry(group).or_default();
+                group.tail.clear();
+                group.lost = None;
+            }
             Record::Compacted { group, index, .. } => {
                 self.groups.entry(group).or_default().compacted = index;
             }
@@ -229,12 +234,14 @@ impl Group {
 
     fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
         let found = self.machine.applied_index;
+        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
+            // Another entry took the place of what was lost (a new leader's, or a repair's): nobody
+            // misses it, nor what followed it.
+            self.lost = None;
+            self.tail.retain(|later| later.index < entry.index);
+        }
         if entry.index <= found {
             return Ok(());
-        }
-        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
-            // Another leader's entry took the place of what was lost: nobody misses it.
-            self.lost = None;
         }
         if self.lost.is_none() && self.tail.is_empty() && entry.index > found + 1 {
             let needed = entry.index - 1;

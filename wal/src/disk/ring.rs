@@ -25,7 +25,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::files::{Done, Files, Job, SegmentHandle, Workers, settle};
 use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
 };
 
 /// Submission queue entries. More operations than this in flight are legal: each submission is
@@ -404,6 +404,10 @@ impl Disk for RingDisk {
 
     fn run(&mut self, op: Op) -> io::Result<Output> {
         self.files.run(op)
+    }
+
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        self.files.reader(file)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

@@ -78,6 +78,8 @@ pub(crate) struct Recovered {
     /// Larger than every number ever used.
     pub(crate) next_seq: u64,
     pub(crate) end: End,
+    /// Where the log ends in each segment.
+    pub(crate) sealed: BTreeMap<u64, u64>,
     pub(crate) report: OpenReport,
 }
 
@@ -127,6 +129,15 @@ pub(crate) fn recover(
     let in_log = |header: &SegmentHeader| Some((header.seq, files.get(&header.seq)?.file));
     let segments: BTreeMap<u64, SegmentFile> = chain.segments.iter().filter_map(in_log).collect();
     files.retain(|seq, _| !segments.contains_key(seq));
+    let mut sealed: BTreeMap<u64, u64> = chain
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(at, header)| (header.seq, limit(&chain, at)))
+        .collect();
+    if let Some(last) = sealed.get_mut(&end.seq) {
+        *last = end.offset;
+    }
     let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
     Ok(Recovered {
         groups,
@@ -134,6 +145,7 @@ pub(crate) fn recover(
         ready,
         next_seq,
         end,
+        sealed,
         report,
     })
 }
@@ -303,7 +315,8 @@ impl Recovery<'_> {
             self.durable = self.durable.max(header.first_lsn.saturating_sub(1));
             self.end.seq = header.seq;
             self.end.offset = DATA_AT;
-            self.end.low_seq = self.end.low_seq.max(header.low_seq);
+            // None says more than up to itself, or it is no more needed itself.
+            self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
             self.groups.begin_segment();
             let Some(next) = chain.segments.get(at + 1) else {
                 break;
@@ -454,7 +467,7 @@ impl Recovery<'_> {
             if header.is_first() {
                 self.end.marked_seq = header.seq;
             }
-            self.end.low_seq = self.end.low_seq.max(header.low_seq);
+            self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
             self.end.lsn = header.lsn;
             self.end.crc = crc;
             self.end.offset += u64::from(header.len);
