@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
 
@@ -201,7 +201,7 @@ fn block_on(future: impl Future<Output = ()>) {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
-    while let Poll::Pending = future.as_mut().poll(&mut cx) {
+    while future.as_mut().poll(&mut cx).is_pending() {
         std::thread::park();
     }
 }

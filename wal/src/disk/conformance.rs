@@ -233,7 +233,7 @@ impl Suite {
         check(all.len() as u64 == FILE_BYTES, "the size asked for")?;
         check(all.iter().all(|b| *b == 0), "zeros")?;
         check(
-            all.as_ptr() as usize % BLOCK_BYTES == 0,
+            (all.as_ptr() as usize).is_multiple_of(BLOCK_BYTES),
             "an aligned buffer",
         )?;
         let (second, bytes) = self.open("zeros").await.or_else(|why| {
