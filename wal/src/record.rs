@@ -87,6 +87,13 @@ pub trait Replay {
         let _ = (group, first, last);
     }
 
+    /// All is replayed and nothing is changed yet: refuse the log for its damaged groups? For a caller to
+    /// whom nothing would be left.
+    fn refuses(&mut self, damaged: &[crate::Damage]) -> bool {
+        let _ = damaged;
+        false
+    }
+
     /// So many bytes of the log are replayed, of about so many: for a caller that shows progress where an
     /// open takes long.
     fn progress(&mut self, bytes: u64, bytes_total: u64) {

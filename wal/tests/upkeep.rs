@@ -181,7 +181,7 @@ fn the_scrubber_reads_everything_sealed_and_finds_every_rotten_batch() {
 
     // Rot that came while the log was open.
     for index in [3u64, 9, 20] {
-        let mut needle = vec![1u64.to_le_bytes(), 1u64.to_le_bytes(), index.to_le_bytes()].concat();
+        let mut needle = [1, 1, index].map(u64::to_le_bytes).concat();
         needle.push(index as u8);
         let files: Vec<_> = twin
             .machine

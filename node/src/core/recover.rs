@@ -33,6 +33,7 @@ pub struct Recovery {
     groups: BTreeMap<u64, Group>,
     conf_state: ConfState,
     now_ms: u64,
+    refuse_if_nothing_is_left: bool,
     /// The first entry that could not be understood.
     fault: Option<RecoverFault>,
 }
@@ -90,6 +91,7 @@ impl Recovery {
             groups: BTreeMap::new(),
             conf_state,
             now_ms,
+            refuse_if_nothing_is_left: false,
             fault: None,
         }
     }
@@ -102,6 +104,12 @@ impl Recovery {
         };
         self.groups
             .insert(group, Group::starting(machine, restored));
+    }
+
+    /// The log may hold nothing but these groups' damage: then it is refused whole, as it was found,
+    /// rather than opened for nobody.
+    pub fn refuse_if_nothing_is_left(&mut self, refuse: bool) {
+        self.refuse_if_nothing_is_left = refuse;
     }
 
     /// The groups found, or the first entry that could not be understood.
@@ -200,6 +208,11 @@ impl Replay for Recovery {
             }
             _ => {}
         }
+    }
+
+    fn refuses(&mut self, _: &[henge_wal::Damage]) -> bool {
+        let nothing_left = self.groups.values().all(|group| group.lost.is_some());
+        self.refuse_if_nothing_is_left && !self.groups.is_empty() && nothing_left
     }
 
     fn lost(&mut self, group: u64, first: u64, last: u64) {

@@ -199,13 +199,14 @@ impl RingDisk {
         if self.in_flight == 0 {
             return;
         }
-        let (waiting, task_work) = {
+        let (waiting, task_work, overflow) = {
             let queue = self.ring.submission();
-            (!queue.is_empty(), queue.taskrun())
+            (!queue.is_empty(), queue.taskrun(), queue.cq_overflow())
         };
-        if waiting || task_work {
-            // Completions that wait for this thread to ask are written by this call, which does not
-            // wait. What goes wrong with it shows in the next submission.
+        if waiting || task_work || overflow {
+            // Completions that wait for this thread to ask, or found the completion queue full (for
+            // which the bell does not ring again), are written by this call, which does not wait. What
+            // goes wrong with it shows in the next submission.
             let _ = self
                 .ring
                 .submitter()

@@ -66,7 +66,7 @@ use crate::identity::{Birth, fault};
 use crate::pipeline::SegmentFile;
 use crate::scan::{Bad, Expect, Footer, Judged, Window};
 use crate::segment::{self, DATA_AT, SegmentHeader};
-use crate::{BLOCK_BYTES, Damage, Lsn, OpenError, OpenReport, Replay, batch};
+use crate::{BLOCK_BYTES, Corruption, Damage, Lsn, OpenError, OpenReport, Replay, batch};
 
 /// The log as it was found: everything an open log starts from.
 pub(crate) struct Recovered {
@@ -122,6 +122,19 @@ pub(crate) fn recover(
         end,
         report,
     } = judge(disk, birth.uuid, replay)?;
+    if let Some(first) = report.damaged.first()
+        && replay.refuses(&report.damaged)
+    {
+        let groups = report.damaged.iter();
+        return Err(OpenError::Corrupt(Box::new(Corruption {
+            file: first.file.clone(),
+            offset: first.offset,
+            lsn: first.lsn,
+            durable_lsn: report.durable_lsn,
+            what: "entries lost".into(),
+            groups: groups.map(|d| (d.group, d.first, d.last)).collect(),
+        })));
+    }
     if let Some(cut) = &report.cut {
         keep_copy(disk, cut, &files)?;
     }
