@@ -61,19 +61,27 @@ pub(crate) struct Touch {
 
 /// What the records of a batch do, in their order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Touches(Vec<Touch>);
+pub(crate) struct Touches {
+    all: Vec<Touch>,
+    /// The one that took the last record.
+    at: usize,
+    /// There are changes among them: then order between touches of a group matters.
+    changes: bool,
+}
 
 impl Touches {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.all.clear();
+        self.at = 0;
+        self.changes = false;
     }
 
     pub(crate) fn has(&self, group: GroupId) -> bool {
-        self.0.iter().any(|touch| touch.group == group)
+        self.all.iter().any(|touch| touch.group == group)
     }
 
     /// Note a record. Records of one group that follow each other share a touch.
@@ -121,23 +129,36 @@ impl Touches {
     }
 
     pub(crate) fn change(&mut self, group: GroupId, change: Change) {
-        self.0.push(Touch {
+        self.changes = true;
+        self.all.push(Touch {
             group,
             change,
             ..Touch::default()
         });
     }
 
+    /// The touch that takes the next record of a group: the one of the last record, or the one after it
+    /// (turns that share a batch visit the groups in the same order: 64 groups of 16 turns would
+    /// otherwise be a thousand touches), or a new one.
     fn touch(&mut self, group: GroupId) -> &mut Touch {
-        let same = self.0.last().is_some_and(|t| t.group == group);
-        if !same {
-            self.0.push(Touch {
-                group,
-                ..Touch::default()
-            });
+        let is = |at: usize| self.all.get(at).is_some_and(|touch| touch.group == group);
+        let last = self.all.len().saturating_sub(1);
+        let next = if self.at >= last { 0 } else { self.at + 1 };
+        if self.changes {
+            self.at = last;
         }
-        let at = self.0.len() - 1;
-        &mut self.0[at]
+        if !is(self.at) {
+            self.at = if !self.changes && is(next) {
+                next
+            } else {
+                self.all.push(Touch {
+                    group,
+                    ..Touch::default()
+                });
+                self.all.len() - 1
+            };
+        }
+        &mut self.all[self.at]
     }
 }
 
@@ -186,7 +207,7 @@ impl Groups {
     pub(crate) fn apply(&mut self, touches: &Touches, place: Place) {
         self.lsn = place.lsn;
         self.touched.clear();
-        for touch in &touches.0 {
+        for touch in &touches.all {
             self.touched.push(touch.group);
             self.apply_one(touch, place);
         }
@@ -556,6 +577,27 @@ mod tests {
         assert_eq!(g.get(1).map(|g| (g.last, g.last_term)), Some((4, 2)));
         assert_eq!(spans(&g, 4, 4), [(4, 4, 3)]);
         assert_eq!(spans(&g, 5, 9), []);
+    }
+
+    #[test]
+    fn turns_that_share_a_batch_share_touches() {
+        let mut touches = Touches::default();
+        for index in 1..=16 {
+            (1..=64).for_each(|group| touches.entry(group, 1, index, 10));
+        }
+        assert_eq!(touches.len(), 64);
+        touches.change(1, Change::Compacted(3, 1));
+        touches.entry(2, 1, 17, 10);
+        touches.entry(1, 1, 17, 10);
+        touches.entry(1, 1, 18, 10);
+        assert_eq!(
+            touches.len(),
+            67,
+            "behind a change nothing is put before it"
+        );
+        touches.clear();
+        touches.entry(5, 1, 1, 1);
+        assert_eq!(touches.len(), 1);
     }
 
     #[test]

@@ -51,8 +51,11 @@ fn compare(found: &Collect, newest: &Collect, acked: &Collect) -> u64 {
     acked.groups.iter().map(missing).sum()
 }
 
+/// Sets the chance of one kind of fault.
+type Kind = fn(&mut Chances, u64);
+
 /// Lives with one kind of fault. `kind` sets its chance.
-fn lives(name: &str, kind: fn(&mut Chances, u64), crash: bool) -> Fate {
+fn lives(name: &str, kind: Kind, crash: bool) -> Fate {
     let seed = seed(1);
     let mut fate = Fate::default();
     for life in 0..60 {
@@ -162,7 +165,7 @@ fn failing_writes_poison_and_lose_nothing_acknowledged() {
 
 #[test]
 fn full_slow_and_stuck_devices_lose_nothing() {
-    let kinds: [(&str, fn(&mut Chances, u64)); 5] = [
+    let kinds: [(&str, Kind); 5] = [
         ("D9", |c, n| c.no_space = 10 * n),
         ("D10", |c, n| c.quota = 10 * n),
         ("D11", |c, n| c.slow = n),
