@@ -6,15 +6,21 @@
 //! Must never know: what the others do.
 #![allow(clippy::disallowed_methods, reason = "a benchmark lives in real time")]
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use henge_wal::disk::ring::{Bell, RingDisk};
 use henge_wal::disk::sim::{SimDisk, SimHandle};
 use henge_wal::disk::{
     Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Token, thread,
@@ -31,6 +37,8 @@ pub const US: Identity = Identity {
 /// A disk of the log, and the executor it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
+    /// A ring of its own: the default.
+    Ring,
     /// tokio-uring, on its own runtime.
     TokioUring,
     /// Writer threads.
@@ -41,6 +49,7 @@ impl Backend {
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
+            Backend::Ring => "ring",
             Backend::TokioUring => "tokio-uring",
             Backend::Thread => "thread",
         }
@@ -49,6 +58,7 @@ impl Backend {
     /// Runs a future on this thread, on the executor that the disk wants.
     pub fn run<F: Future>(self, future: F) -> F::Output {
         match self {
+            Backend::Ring => block_on_ring(future),
             Backend::TokioUring => tokio_uring::start(future),
             Backend::Thread => block_on(future),
         }
@@ -57,6 +67,7 @@ impl Backend {
     /// A disk; inside [`Backend::run`].
     pub fn disk(self, depth: usize) -> Box<dyn Disk> {
         match self {
+            Backend::Ring => Box::new(RingDisk::new(watch).expect("io_uring is allowed here")),
             Backend::TokioUring => Box::new(uring::UringDisk::new()),
             Backend::Thread => Box::new(thread::ThreadDisk::new(depth)),
         }
@@ -90,6 +101,87 @@ fn block_on<F: Future>(future: F) -> F::Output {
         match future.as_mut().poll(&mut cx) {
             Poll::Ready(out) => return out,
             Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+thread_local! {
+    /// The eventfd of the ring of this thread's executor.
+    static EVENT: RefCell<Option<Arc<UnixStream>>> = const { RefCell::new(None) };
+}
+
+/// Rung when the executor has read the eventfd.
+struct EventBell(Rc<Cell<bool>>);
+
+thread_local! {
+    static RUNG: Rc<Cell<bool>> = Rc::default();
+}
+
+impl Bell for EventBell {
+    fn poll_rung(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        // The executor polls again after every ring: nobody has to be woken.
+        if self.0.take() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+fn watch(event: OwnedFd) -> io::Result<Box<dyn Bell>> {
+    // A socket only by type: the way in std to make a descriptor block.
+    let event = UnixStream::from(event);
+    event.set_nonblocking(false)?;
+    EVENT.set(Some(Arc::new(event)));
+    Ok(Box::new(EventBell(RUNG.with(Rc::clone))))
+}
+
+/// Wakes an executor that waits for its eventfd, or for nothing yet.
+struct Ring(std::thread::Thread, Mutex<Option<Arc<UnixStream>>>);
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+        let event = self.1.lock().map(|event| event.clone());
+        if let Ok(Some(event)) = event {
+            let _ = file_of(&event).and_then(|mut file| file.write(&1u64.to_ne_bytes()));
+        }
+    }
+}
+
+/// An eventfd is read and written, not received and sent.
+fn file_of(event: &UnixStream) -> io::Result<File> {
+    Ok(File::from(OwnedFd::from(event.try_clone()?)))
+}
+
+/// The executor of [`Backend::Ring`]: polls, and sleeps in a read of the eventfd that the kernel rings.
+fn block_on_ring<F: Future>(future: F) -> F::Output {
+    EVENT.set(None);
+    let ring = Arc::new(Ring(std::thread::current(), Mutex::new(None)));
+    let waker = Waker::from(ring.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    let mut file: Option<File> = None;
+    loop {
+        if let Poll::Ready(out) = future.as_mut().poll(&mut cx) {
+            return out;
+        }
+        if file.is_none()
+            && let Some(event) = EVENT.take()
+        {
+            file = file_of(&event).ok();
+            if let Ok(mut shared) = ring.1.lock() {
+                *shared = Some(event);
+            }
+            continue; // what was woken before it was known is looked at once more
+        }
+        match &mut file {
+            None => std::thread::park(),
+            Some(file) => {
+                let mut count = [0; 8];
+                let _ = file.read(&mut count);
+                RUNG.with(|rung| rung.set(true));
+            }
         }
     }
 }

@@ -122,11 +122,12 @@ pub fn raft_engine(dir: &Path, turn: Turn, time: Duration) -> Result<Option<Run>
     let engine = Engine::open(config).map_err(|e| e.to_string())?;
     let mut batch = LogBatch::default();
     let run = measure(time, |index| {
-        let mut entry = BytesValue {
-            value: vec![7; turn.payload_bytes],
+        let mut value = vec![7; turn.payload_bytes];
+        value[..8].copy_from_slice(&index.to_le_bytes());
+        let entry = BytesValue {
+            value,
             ..BytesValue::default()
         };
-        entry.value[..8].copy_from_slice(&index.to_le_bytes());
         for group in 1..=turn.groups {
             let added = batch.add_entries::<Entry>(group, std::slice::from_ref(&entry));
             added.map_err(|e| e.to_string())?;

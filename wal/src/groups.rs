@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::batch::Mark;
 use crate::record::HardState;
-use crate::{GroupId, Lsn, Record};
+use crate::{GroupId, Lsn, Pin, Record};
 
 /// Where a batch lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,15 +61,27 @@ pub(crate) struct Touch {
 
 /// What the records of a batch do, in their order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Touches(Vec<Touch>);
+pub(crate) struct Touches {
+    all: Vec<Touch>,
+    /// The one that took the last record.
+    at: usize,
+    /// There are changes among them: then order between touches of a group matters.
+    changes: bool,
+}
 
 impl Touches {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.all.clear();
+        self.at = 0;
+        self.changes = false;
+    }
+
+    pub(crate) fn has(&self, group: GroupId) -> bool {
+        self.all.iter().any(|touch| touch.group == group)
     }
 
     /// Note a record. Records of one group that follow each other share a touch.
@@ -117,23 +129,36 @@ impl Touches {
     }
 
     pub(crate) fn change(&mut self, group: GroupId, change: Change) {
-        self.0.push(Touch {
+        self.changes = true;
+        self.all.push(Touch {
             group,
             change,
             ..Touch::default()
         });
     }
 
+    /// The touch that takes the next record of a group: the one of the last record, or the one after it
+    /// (turns that share a batch visit the groups in the same order: 64 groups of 16 turns would
+    /// otherwise be a thousand touches), or a new one.
     fn touch(&mut self, group: GroupId) -> &mut Touch {
-        let same = self.0.last().is_some_and(|t| t.group == group);
-        if !same {
-            self.0.push(Touch {
-                group,
-                ..Touch::default()
-            });
+        let is = |at: usize| self.all.get(at).is_some_and(|touch| touch.group == group);
+        let last = self.all.len().saturating_sub(1);
+        let next = if self.at >= last { 0 } else { self.at + 1 };
+        if self.changes {
+            self.at = last;
         }
-        let at = self.0.len() - 1;
-        &mut self.0[at]
+        if !is(self.at) {
+            self.at = if !self.changes && is(next) {
+                next
+            } else {
+                self.all.push(Touch {
+                    group,
+                    ..Touch::default()
+                });
+                self.all.len() - 1
+            };
+        }
+        &mut self.all[self.at]
     }
 }
 
@@ -182,7 +207,7 @@ impl Groups {
     pub(crate) fn apply(&mut self, touches: &Touches, place: Place) {
         self.lsn = place.lsn;
         self.touched.clear();
-        for touch in &touches.0 {
+        for touch in &touches.all {
             self.touched.push(touch.group);
             self.apply_one(touch, place);
         }
@@ -346,6 +371,26 @@ impl Groups {
         };
         self.map.entry(mark.group).or_default().hard = hard;
         Some(hard)
+    }
+
+    /// The groups with entries in a segment or in older ones.
+    pub(crate) fn pins(&self, seq: u64) -> Vec<Pin> {
+        let pin = |(id, group): (&GroupId, &Group)| {
+            let old = group.runs.iter().take_while(|run| run.place.seq <= seq);
+            Some(Pin {
+                group: *id,
+                index: old.last()?.last,
+                bytes: group.runs.iter().map(|run| run.bytes).sum(),
+            })
+        };
+        self.map.iter().filter_map(pin).collect()
+    }
+
+    /// Some run of the group is such.
+    pub(crate) fn any_run(&self, id: GroupId, f: impl Fn(&Run) -> bool) -> bool {
+        self.map
+            .get(&id)
+            .is_some_and(|group| group.runs.iter().any(f))
     }
 
     /// Runs that are lost, by group.
@@ -532,6 +577,27 @@ mod tests {
         assert_eq!(g.get(1).map(|g| (g.last, g.last_term)), Some((4, 2)));
         assert_eq!(spans(&g, 4, 4), [(4, 4, 3)]);
         assert_eq!(spans(&g, 5, 9), []);
+    }
+
+    #[test]
+    fn turns_that_share_a_batch_share_touches() {
+        let mut touches = Touches::default();
+        for index in 1..=16 {
+            (1..=64).for_each(|group| touches.entry(group, 1, index, 10));
+        }
+        assert_eq!(touches.len(), 64);
+        touches.change(1, Change::Compacted(3, 1));
+        touches.entry(2, 1, 17, 10);
+        touches.entry(1, 1, 17, 10);
+        touches.entry(1, 1, 18, 10);
+        assert_eq!(
+            touches.len(),
+            67,
+            "behind a change nothing is put before it"
+        );
+        touches.clear();
+        touches.entry(5, 1, 1, 1);
+        assert_eq!(touches.len(), 1);
     }
 
     #[test]

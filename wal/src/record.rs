@@ -87,11 +87,11 @@ pub trait Replay {
         let _ = (group, first, last);
     }
 
-    /// Everything was read, and nothing has been changed yet: shall a log with these holes be opened?
-    /// If not, the open ends in [`OpenError::Corrupt`](crate::OpenError::Corrupt).
-    fn accepts(&mut self, damaged: &[crate::Damage]) -> bool {
+    /// All is replayed and nothing is changed yet: refuse the log for its damaged groups? For a caller to
+    /// whom nothing would be left.
+    fn refuses(&mut self, damaged: &[crate::Damage]) -> bool {
         let _ = damaged;
-        true
+        false
     }
 
     /// So many bytes of the log are replayed, of about so many: for a caller that shows progress where an

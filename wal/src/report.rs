@@ -104,6 +104,8 @@ pub struct Stats {
     pub ready_segments: usize,
     /// Segments recycled rather than made new.
     pub recycled: u64,
+    /// Entries written again so that old segments could go.
+    pub rewritten: u64,
     /// The last batch submitted.
     pub submitted_lsn: Lsn,
     /// The last batch acknowledged.

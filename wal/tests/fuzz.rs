@@ -95,7 +95,8 @@ fn forge(bytes: &mut [u8], dice: &mut Dice) {
             };
             let (len, marks_at) = (word(bytes, at + 64), word(bytes, at + 68));
             let end = at + len;
-            if end > bytes.len() || marks_at + 256 > len {
+            let sane = len.is_multiple_of(4096) && (256..len).contains(&(marks_at + 128));
+            if end > bytes.len() || !sane {
                 return;
             }
             if dice.below(2) == 0 {

@@ -583,3 +583,47 @@ fn two_damaged_places() {
         "{tally:?}"
     );
 }
+
+/// What purged segments held is repeated in the first batch of the oldest one that is left, and nowhere
+/// before: damage to it is never passed over, unless later segments say the same (row 1b).
+#[test]
+fn the_only_copy_of_what_was_purged() {
+    let mut twin = Twin::new(SimHandle::new(12, 1), small());
+    twin.open().expect("a new log");
+    // A group that said something long ago, and nothing since.
+    twin.stage(Rec::Hard(7, 5, 3, 0));
+    for index in 1..=60 {
+        twin.stage(Rec::Entry(1, 1, index, vec![index as u8; 8_000]));
+        if index > 2 {
+            twin.stage(Rec::Compacted(1, index - 2, 1));
+        }
+        twin.submit();
+        twin.settle();
+    }
+    let state = twin.newest();
+    twin.close();
+    let mut layout = Layout::default();
+    let disk = Box::new(twin.machine.fork(0).disk());
+    Wal::open("sim".as_ref(), &small(), &common::US, disk, &mut layout).expect("a good log");
+    let (oldest, batches) = layout.0.first_key_value().expect("segments");
+    let at = batches[0].offset;
+    let mut bytes = twin.machine.file(oldest).expect("it");
+    let marks_at = u32::from_le_bytes([
+        bytes[at + 68],
+        bytes[at + 69],
+        bytes[at + 70],
+        bytes[at + 71],
+    ]);
+    bytes[at + marks_at as usize + 3] ^= 1;
+    twin.machine.set_file(oldest, Some(bytes));
+    match open(&twin.machine) {
+        Err(OpenError::Corrupt(c)) => assert!(c.what.contains("marks"), "{c}"),
+        Err(other) => panic!("{other}"),
+        // The segments behind it repeat it, each in its own first batch: then nothing is lost.
+        Ok(opened) => {
+            assert!(!opened.report.notes.is_empty(), "it went unseen");
+            holes_are_all_that_differs(&opened, &state);
+            assert_eq!(opened.report.damaged, []);
+        }
+    }
+}

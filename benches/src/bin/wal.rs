@@ -159,11 +159,12 @@ impl Bench {
     fn commits(&self) -> Result<[f64; 2], String> {
         println!("commits per second, batch size by depth, beside fio's writes (median of rounds)");
         println!(
-            "{:>8} {:>5} {:>9} {:>12} {:>9} {:>6}",
-            "batch", "depth", "fio", "tokio-uring", "thread", "ratio"
+            "{:>8} {:>5} {:>9} {:>9} {:>12} {:>9} {:>6}",
+            "batch", "depth", "fio", "ring", "tokio-uring", "thread", "ratio"
         );
         let mut worst = [f64::INFINITY; 2];
-        let (mut labels, mut fio, mut uring, mut thread) = (vec![], vec![], vec![], vec![]);
+        let (mut labels, mut fio, mut ring) = (vec![], vec![], vec![]);
+        let (mut uring, mut thread) = (vec![], vec![]);
         for (at, depth) in DEPTHS.into_iter().enumerate() {
             for bytes in SIZES {
                 let turn = Turn::of_batch(bytes);
@@ -175,31 +176,39 @@ impl Bench {
                         depth,
                         self.time.as_secs_f64(),
                     )?);
-                    let run = commits(Backend::TokioUring, &self.log(), turn, depth, self.time)?;
+                    let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
                     ours.push(run.rate());
                 }
-                let other = commits(Backend::Thread, &self.log(), turn, depth, self.time)?.rate();
+                let beside = |backend| {
+                    commits(backend, &self.log(), turn, depth, self.time).map(|run| run.rate())
+                };
+                let uring_rate = beside(Backend::TokioUring)?;
+                let thread_rate = beside(Backend::Thread)?;
                 let theirs = median(&theirs).unwrap_or(f64::NAN);
                 let ours = median(&ours).unwrap_or(f64::NAN);
                 println!(
-                    "{:>5}KiB {depth:>5} {theirs:>9.0} {ours:>12.0} {other:>9.0} {:>6.2}",
+                    "{:>5}KiB {depth:>5} {theirs:>9.0} {ours:>9.0} {uring_rate:>12.0} {thread_rate:>9.0} {:>6.2}",
                     bytes >> 10,
                     ours / theirs
                 );
                 worst[at] = worst[at].min(ours / theirs);
                 labels.push(format!("{}K x{depth}", bytes >> 10));
                 fio.push((0.0, theirs));
-                uring.push((0.0, ours));
-                thread.push((0.0, other));
+                ring.push((0.0, ours));
+                uring.push((0.0, uring_rate));
+                thread.push((0.0, thread_rate));
             }
         }
-        let series =
-            [("fio", fio), ("tokio-uring", uring), ("thread", thread)].map(|(name, points)| {
-                Series {
-                    name: name.into(),
-                    points,
-                }
-            });
+        let rows = [
+            ("fio", fio),
+            ("ring", ring),
+            ("tokio-uring", uring),
+            ("thread", thread),
+        ];
+        let series = rows.map(|(name, points)| Series {
+            name: name.into(),
+            points,
+        });
         self.plot("wal-commits.png", |path| {
             bars(
                 path,
@@ -226,7 +235,7 @@ impl Bench {
         };
         for _ in 0..self.rounds {
             for depth in PEER_DEPTHS {
-                let run = commits(Backend::TokioUring, &self.log(), turn, depth, self.time)?;
+                let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
                 keep(format!("henge x{depth}"), run);
             }
             keep(
@@ -296,7 +305,7 @@ impl Bench {
         println!("\nopen after 20 kills: {:.0} ms", kills * 1e3);
         wal_recovery::write(&log, self.gib << 30)?;
         let (mut ratios, mut rates) = (Vec::new(), Vec::new());
-        for backend in [Backend::Thread, Backend::TokioUring] {
+        for backend in [Backend::Ring, Backend::Thread] {
             for _ in 0..self.rounds {
                 let found = wal_recovery::measure(backend, &log)?;
                 let rate = found.bytes as f64 / found.seconds;
@@ -325,15 +334,14 @@ impl Bench {
     }
 
     fn checkpoint(&self) -> Result<f64, String> {
-        println!("\ncommit latency beside a checkpoint (4 KiB, tokio-uring)");
+        println!("\ncommit latency beside a checkpoint (4 KiB batches)");
         let mut worst: f64 = 0.0;
         for depth in DEPTHS {
             let mut ratios = Vec::new();
             for _ in 0..self.rounds {
                 let turn = Turn::of_batch(4 << 10);
                 let time = self.time * 2;
-                let found =
-                    wal_checkpoint::measure(Backend::TokioUring, &self.log(), turn, depth, time)?;
+                let found = wal_checkpoint::measure(Backend::Ring, &self.log(), turn, depth, time)?;
                 let (alone, beside) = (&found.alone, &found.beside);
                 println!(
                     "depth {depth}: p50 {:.0} -> {:.0} us, p99 {:.0} -> {:.0} us, {:.0} -> {:.0} commits/s, \

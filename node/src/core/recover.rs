@@ -33,8 +33,7 @@ pub struct Recovery {
     groups: BTreeMap<u64, Group>,
     conf_state: ConfState,
     now_ms: u64,
-    /// The engine has shards on other cores.
-    serves_elsewhere: bool,
+    refuse_if_nothing_is_left: bool,
     /// The first entry that could not be understood.
     fault: Option<RecoverFault>,
 }
@@ -92,15 +91,9 @@ impl Recovery {
             groups: BTreeMap::new(),
             conf_state,
             now_ms,
-            serves_elsewhere: false,
+            refuse_if_nothing_is_left: false,
             fault: None,
         }
-    }
-
-    /// The engine has shards on other cores: damage to all of this one's is no reason not to open.
-    pub fn serves_elsewhere(mut self, elsewhere: bool) -> Self {
-        self.serves_elsewhere = elsewhere;
-        self
     }
 
     /// A group that was restored from a checkpoint starts from there.
@@ -111,6 +104,12 @@ impl Recovery {
         };
         self.groups
             .insert(group, Group::starting(machine, restored));
+    }
+
+    /// The log may hold nothing but these groups' damage: then it is refused whole, as it was found,
+    /// rather than opened for nobody.
+    pub fn refuse_if_nothing_is_left(&mut self, refuse: bool) {
+        self.refuse_if_nothing_is_left = refuse;
     }
 
     /// The groups found, or the first entry that could not be understood.
@@ -136,11 +135,14 @@ impl Recovery {
                     index: group.machine.applied_index,
                     term: group.machine.applied_term,
                 };
+                // Of a damaged group only what is before the hole is believed.
+                let (tail, terms) = match group.lost {
+                    None => (Vec::from(group.tail), group.terms),
+                    Some(_) => (Vec::new(), TermRuns::new(group.restored)),
+                };
                 let mut log =
-                    TailLog::recovered(conf_state.clone(), group.restored, applied, group.terms);
-                if group.lost.is_none() {
-                    log.append(&Vec::from(group.tail));
-                }
+                    TailLog::recovered(conf_state.clone(), group.restored, applied, terms);
+                log.append(&tail);
                 let (machine, hard_state) = (group.machine, group.hard_state);
                 (
                     id,
@@ -196,6 +198,11 @@ impl Replay for Recovery {
             Record::Removed { group } => {
                 self.groups.remove(&group);
             }
+            Record::Restored { group, .. } => {
+                let group = self.groups.entry(group).or_default();
+                group.tail.clear();
+                group.lost = None;
+            }
             Record::Compacted { group, index, .. } => {
                 self.groups.entry(group).or_default().compacted = index;
             }
@@ -203,9 +210,9 @@ impl Replay for Recovery {
         }
     }
 
-    /// A core with nothing left to serve refuses instead of starting: nobody would look at it.
-    fn accepts(&mut self, _: &[henge_wal::Damage]) -> bool {
-        self.serves_elsewhere || self.groups.values().any(|group| group.lost.is_none())
+    fn refuses(&mut self, _: &[henge_wal::Damage]) -> bool {
+        let nothing_left = self.groups.values().all(|group| group.lost.is_some());
+        self.refuse_if_nothing_is_left && !self.groups.is_empty() && nothing_left
     }
 
     fn lost(&mut self, group: u64, first: u64, last: u64) {
@@ -240,12 +247,14 @@ impl Group {
 
     fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
         let found = self.machine.applied_index;
+        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
+            // Another entry took the place of what was lost (a new leader's, or a repair's): nobody
+            // misses it, nor what followed it.
+            self.lost = None;
+            self.tail.retain(|later| later.index < entry.index);
+        }
         if entry.index <= found {
             return Ok(());
-        }
-        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
-            // Another leader's entry took the place of what was lost: nobody misses it.
-            self.lost = None;
         }
         if self.lost.is_none() && self.tail.is_empty() && entry.index > found + 1 {
             let needed = entry.index - 1;

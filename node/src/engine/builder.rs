@@ -375,14 +375,15 @@ impl EngineBuilder {
         let checkpoint_dir = self.dir.join("checkpoints");
         let checkpoint_bytes = self.checkpoint_bytes;
         let options = self.wal.clone();
-        let serves_elsewhere = self.cores > 1;
+        let all_here = self.cores == 1;
         let identity = Identity {
             cluster_id: self.cluster.cluster_id,
             member_id: self.cluster.member_id,
         };
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
-            let mut recovery = Recovery::new(conf_state, now_ms).serves_elsewhere(serves_elsewhere);
+            let mut recovery = Recovery::new(conf_state, now_ms);
+            recovery.refuse_if_nothing_is_left(all_here);
             for config in &configs {
                 if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
                     recovery.restored(config.group, machine);

@@ -8,12 +8,14 @@
 //!
 //! [`ring`] is the default, [`tokio_uring`] serves owners that live in that runtime, [`thread`] hosts
 //! where io_uring is blocked, [`sim`] is the deterministic one.
+//! What every disk must do is in [`conformance`], as a suite to run.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+pub mod conformance;
 pub mod ring;
 pub mod sim;
 pub mod thread;

@@ -78,6 +78,8 @@ pub(crate) struct Recovered {
     /// Larger than every number ever used.
     pub(crate) next_seq: u64,
     pub(crate) end: End,
+    /// Where the log ends in each segment.
+    pub(crate) sealed: BTreeMap<u64, u64>,
     pub(crate) report: OpenReport,
 }
 
@@ -120,8 +122,18 @@ pub(crate) fn recover(
         end,
         report,
     } = judge(disk, birth.uuid, replay)?;
-    if !report.damaged.is_empty() && !replay.accepts(&report.damaged) {
-        return Err(refused(&report));
+    if let Some(first) = report.damaged.first()
+        && replay.refuses(&report.damaged)
+    {
+        let groups = report.damaged.iter();
+        return Err(OpenError::Corrupt(Box::new(Corruption {
+            file: first.file.clone(),
+            offset: first.offset,
+            lsn: first.lsn,
+            durable_lsn: report.durable_lsn,
+            what: "entries lost".into(),
+            groups: groups.map(|d| (d.group, d.first, d.last)).collect(),
+        })));
     }
     if let Some(cut) = &report.cut {
         keep_copy(disk, cut, &files)?;
@@ -130,6 +142,15 @@ pub(crate) fn recover(
     let in_log = |header: &SegmentHeader| Some((header.seq, files.get(&header.seq)?.file));
     let segments: BTreeMap<u64, SegmentFile> = chain.segments.iter().filter_map(in_log).collect();
     files.retain(|seq, _| !segments.contains_key(seq));
+    let mut sealed: BTreeMap<u64, u64> = chain
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(at, header)| (header.seq, limit(&chain, at)))
+        .collect();
+    if let Some(last) = sealed.get_mut(&end.seq) {
+        *last = end.offset;
+    }
     let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
     Ok(Recovered {
         groups,
@@ -137,25 +158,9 @@ pub(crate) fn recover(
         ready,
         next_seq,
         end,
+        sealed,
         report,
     })
-}
-
-/// The error for damage that the caller does not want to live with: the first place, and all groups.
-fn refused(report: &OpenReport) -> OpenError {
-    let first = report.damaged.first();
-    OpenError::Corrupt(Box::new(Corruption {
-        file: first.map(|d| d.file.clone()).unwrap_or_default(),
-        offset: first.map_or(0, |d| d.offset),
-        lsn: first.map_or(0, |d| d.lsn),
-        durable_lsn: report.durable_lsn,
-        what: "its records cannot be read".to_owned(),
-        groups: report
-            .damaged
-            .iter()
-            .map(|d| (d.group, d.first, d.last))
-            .collect(),
-    }))
 }
 
 /// Replay the log and judge its end. Changes nothing.
@@ -323,7 +328,8 @@ impl Recovery<'_> {
             self.durable = self.durable.max(header.first_lsn.saturating_sub(1));
             self.end.seq = header.seq;
             self.end.offset = DATA_AT;
-            self.end.low_seq = self.end.low_seq.max(header.low_seq);
+            // None says more than up to itself, or it is no more needed itself.
+            self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
             self.groups.begin_segment();
             let Some(next) = chain.segments.get(at + 1) else {
                 break;
@@ -474,7 +480,7 @@ impl Recovery<'_> {
             if header.is_first() {
                 self.end.marked_seq = header.seq;
             }
-            self.end.low_seq = self.end.low_seq.max(header.low_seq);
+            self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
             self.end.lsn = header.lsn;
             self.end.crc = crc;
             self.end.offset += u64::from(header.len);

@@ -199,6 +199,10 @@ impl Twin {
                 Poll::Pending => {}
             }
         }
+        if self.submitted != u64::MAX {
+            // What the log rewrites by itself takes numbers, too.
+            self.submitted = self.submitted.max(wal.stats().submitted_lsn);
+        }
     }
 
     /// Run until the log has nothing more to do, or the machine has stopped.
