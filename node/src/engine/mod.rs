@@ -140,6 +140,14 @@ pub enum OpenError {
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; check the process and thread limits")]
     Thread(std::io::Error),
+    /// The host cannot run on this machine, or not on this thread.
+    #[error("host {host}: {why}")]
+    Host {
+        /// Which.
+        host: HostKind,
+        /// Why.
+        why: String,
+    },
     /// A host thread ended while it opened its core.
     #[error("the host thread ended while it opened its core; its panic message is on stderr")]
     HostDied,

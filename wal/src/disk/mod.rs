@@ -6,13 +6,15 @@
 //! of newer bytes). Completions come in any order; the log puts them in order.
 //! Must never know: batches, segments' contents, groups.
 //!
-//! [`ring`] is the default, [`tokio_uring`] serves owners that live in that runtime, [`thread`] hosts
-//! where io_uring is blocked, [`sim`] is the deterministic one.
+//! [`ring`] is the default, [`tokio_uring`] and (with the feature `glommio`) `glommio` serve owners that
+//! live in those runtimes, [`thread`] hosts where io_uring is blocked, [`sim`] is the deterministic one.
 
 use std::io;
 use std::path::Path;
 use std::task::{Context, Poll};
 
+#[cfg(feature = "glommio")]
+pub mod glommio;
 pub mod ring;
 pub mod sim;
 pub mod thread;
