@@ -11,6 +11,7 @@ pub mod engine;
 pub mod etcd;
 pub mod host;
 pub mod http;
+pub mod local;
 pub mod machine;
 pub mod peer;
 pub mod shard;
@@ -19,3 +20,4 @@ pub use engine::{Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenE
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;
 pub use host::HostKind;
+pub use local::{Driver, Local};

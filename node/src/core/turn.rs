@@ -554,6 +554,32 @@ impl Core {
     }
 }
 
+/// A core that is dropped before it ended (the executor it ran on was shut down) leaves nobody waiting.
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.config.inbox.close();
+        // A panic is on its way up already: another one would abort the caller's process.
+        if std::thread::panicking() {
+            return;
+        }
+        if self.phase != Phase::Ended {
+            for shard in &mut self.shards {
+                shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED);
+            }
+        }
+        self.release_chains();
+        let mut late = Vec::new();
+        self.config.inbox.take(&mut late);
+        for input in late {
+            match input {
+                Input::Request { request, .. } => request.answer.send(Err(STOPPED_QUEUED)),
+                Input::WatchOpen { session, .. } => session.end(),
+                _ => {}
+            }
+        }
+    }
+}
+
 fn is_urgent(message: &Message) -> bool {
     matches!(
         message.kind,

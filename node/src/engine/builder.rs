@@ -28,6 +28,10 @@ use crate::shard::{Shard, ShardConfig};
 /// Most shards of one engine: their ids and buffers are laid out at open.
 const SHARDS_MAX: usize = 4_096;
 
+/// Starts a core: host, name, options, builder.
+pub(crate) type StartCore<'a> =
+    &'a mut dyn FnMut(HostKind, &str, HostOptions, CoreBuilder) -> Result<HostHandle, OpenError>;
+
 /// Who this member is, and who the others are. The membership is static in this version.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterConfig {
@@ -190,6 +194,11 @@ impl EngineBuilder {
 
     /// Opens or creates the engine: takes the directory, replays the logs, starts the cores. Blocks.
     pub fn open(self) -> Result<Engine, OpenError> {
+        self.open_on(&mut |host, name, options, build| host.start(name, options, build))
+    }
+
+    /// As [`EngineBuilder::open`], with each core started by `start`.
+    pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
         self.check()?;
         make_dir(&self.dir)?;
         self.check_layout()?;
@@ -213,8 +222,8 @@ impl EngineBuilder {
                 cpu: disk_cpu.filter(|_| at == 0),
             };
             let HostHandle { thread, tasks } =
-                host.start(&format!("henge-core-{at}"), options, build)?;
-            let thread = Mutex::new(Some(thread));
+                start(host, &format!("henge-core-{at}"), options, build)?;
+            let thread = Mutex::new(thread);
             cores.push(CoreHandle {
                 inbox: inbox.clone(),
                 tasks,

@@ -6,8 +6,8 @@
 //! of newer bytes). Completions come in any order; the log puts them in order.
 //! Must never know: batches, segments' contents, groups.
 //!
-//! [`ring`] is the default, [`tokio_uring`] serves owners that live in that runtime, [`thread`] hosts
-//! where io_uring is blocked, [`sim`] is the deterministic one.
+//! [`ring`] is the default, [`tokio_uring`] and (with the feature `glommio`) `glommio` serve owners that
+//! live in those runtimes, [`thread`] hosts where io_uring is blocked, [`sim`] is the deterministic one.
 //! What every disk must do is in [`conformance`], as a suite to run.
 
 use std::io;
@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 pub mod conformance;
+#[cfg(feature = "glommio")]
+pub mod glommio;
 pub mod ring;
 pub mod sim;
 pub mod thread;

@@ -57,6 +57,29 @@ pub fn probe() -> Result<(), String> {
     worked.map_err(|e| format!("io_uring does not complete operations: {e}"))
 }
 
+/// One way to set a ring up, and what this machine says to it.
+#[derive(Debug)]
+pub struct Mode {
+    /// What is special about it.
+    pub name: &'static str,
+    /// The first kernel that has it.
+    pub since: &'static str,
+    /// Whether a ring could be made.
+    pub result: io::Result<()>,
+}
+
+/// Tries all ways to set a ring up, best first. A [`RingDisk`] takes the first that works.
+pub fn modes() -> Vec<Mode> {
+    let modes = MODES.iter().enumerate();
+    modes
+        .map(|(mode, (name, since))| Mode {
+            name,
+            since,
+            result: build(mode).map(drop),
+        })
+        .collect()
+}
+
 /// A disk on a ring of its own. Stays on the thread that made it.
 ///
 /// Fields in the order they are dropped: the helper ends before the directory's lock is let go.
@@ -305,25 +328,35 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<()> {
     ))
 }
 
-/// The newest way to run completions first: they are then processed only when this thread asks, and
-/// interrupt nothing. Older kernels answer EINVAL (the flags came with 5.19, 6.0 and 6.1).
+/// How a ring can be set up, best first. With the newest way completions are processed only when this
+/// thread asks, and interrupt nothing; older kernels answer EINVAL to what they do not know.
+const MODES: [(&str, &str); 3] = [
+    ("single issuer, deferred completions", "6.1"),
+    ("cooperative completions", "5.19"),
+    ("plain", "5.1"),
+];
+
+fn build(mode: usize) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    match mode {
+        0 => {
+            builder
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag();
+        }
+        1 => {
+            builder.setup_coop_taskrun().setup_taskrun_flag();
+        }
+        _ => {}
+    }
+    builder.build(ENTRIES)
+}
+
 fn set_up() -> io::Result<IoUring> {
     let mut last = io::Error::from_raw_os_error(libc::EINVAL);
-    for attempt in 0..3 {
-        let mut builder = IoUring::builder();
-        match attempt {
-            0 => {
-                builder
-                    .setup_single_issuer()
-                    .setup_defer_taskrun()
-                    .setup_taskrun_flag();
-            }
-            1 => {
-                builder.setup_coop_taskrun().setup_taskrun_flag();
-            }
-            _ => {}
-        }
-        match builder.build(ENTRIES) {
+    for mode in 0..MODES.len() {
+        match build(mode) {
             Ok(ring) => return Ok(ring),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => last = e,
             Err(e) => return Err(e),
