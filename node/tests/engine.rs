@@ -481,6 +481,7 @@ fn a_damaged_group_leaves_the_others_serving() {
     });
 }
 
+#[test]
 fn a_directory_is_any_hosts() {
     let dir = Scratch::new("hosts");
     let hosts = HOSTS.iter().filter(|host| usable(**host).is_ok());

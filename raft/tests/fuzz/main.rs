@@ -60,10 +60,9 @@ fn fuzz(name: &str, runs: u64, function: fn(&[u8]) -> Vec<u64>) {
     for _ in 0..runs {
         let input = dice.input(&pool);
         let shown = run(name, function, &input);
-        let is_new = shown
-            .into_iter()
-            .fold(false, |is_new, it| seen.insert(it) || is_new);
-        if is_new && pool.len() < POOL_MAX {
+        let known = seen.len();
+        seen.extend(shown);
+        if seen.len() > known && pool.len() < POOL_MAX {
             pool.push(input);
         }
     }
