@@ -69,7 +69,7 @@ pub enum Record<'a> {
 /// - an entry at or below the last compacted index is ignored;
 /// - an entry at or below the last index replaces it and everything after it;
 /// - an entry beyond the last index + 1 begins the log anew: those between were purged, because a
-///   later `Compacted` covers them;
+///   later `Compacted` covers them, or because all of the group's entries are written again later;
 /// - `Compacted` drops entries up to its index, `Restored` drops all, `Removed` drops the group.
 pub trait Replay {
     /// The next record, in log order.

@@ -80,6 +80,8 @@ struct Group {
     tail: VecDeque<Entry>,
     /// The terms of all entries after `restored`.
     terms: TermRuns,
+    /// The entries up to here are in no checkpoint, and were not in the log so far.
+    missing: Option<u64>,
     /// A hole in the log, not covered by the checkpoint it started from.
     lost: Option<(u64, u64)>,
 }
@@ -118,11 +120,14 @@ impl Recovery {
             return Err(fault);
         }
         for (id, group) in &self.groups {
-            if group.compacted > group.machine.applied_index {
+            let found = group.machine.applied_index;
+            let missing = group.missing.filter(|_| group.lost.is_none());
+            let needed = missing.unwrap_or(0).max(group.compacted);
+            if needed > found {
                 return Err(RecoverFault::MissingCheckpoint {
                     group: *id,
-                    needed: group.compacted,
-                    found: group.machine.applied_index,
+                    needed,
+                    found,
                 });
             }
         }
@@ -177,12 +182,7 @@ impl Replay for Recovery {
                     kind: EntryKind::from_u8(kind).unwrap_or_default(),
                     data: Bytes::copy_from_slice(payload),
                 };
-                self.fault = self
-                    .groups
-                    .entry(group)
-                    .or_default()
-                    .push(entry, group)
-                    .err();
+                self.groups.entry(group).or_default().push(entry);
             }
             Record::HardState {
                 group: id,
@@ -241,11 +241,12 @@ impl Group {
             compacted: 0,
             tail: VecDeque::new(),
             terms: TermRuns::new(restored),
+            missing: None,
             lost: None,
         }
     }
 
-    fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
+    fn push(&mut self, entry: Entry) {
         let found = self.machine.applied_index;
         if self.lost.is_some_and(|(first, _)| entry.index <= first) {
             // Another entry took the place of what was lost (a new leader's, or a repair's): nobody
@@ -254,15 +255,13 @@ impl Group {
             self.tail.retain(|later| later.index < entry.index);
         }
         if entry.index <= found {
-            return Ok(());
+            return;
         }
-        if self.lost.is_none() && self.tail.is_empty() && entry.index > found + 1 {
-            let needed = entry.index - 1;
-            return Err(RecoverFault::MissingCheckpoint {
-                group,
-                needed,
-                found,
-            });
+        if entry.index == found + 1 {
+            self.missing = None;
+        } else if self.lost.is_none() && self.tail.is_empty() {
+            // What is between may come yet: a group that pinned an old segment is written again, whole.
+            self.missing = Some(entry.index - 1);
         }
         while self
             .tail
@@ -273,13 +272,15 @@ impl Group {
         }
         self.terms.push(entry.index, entry.term);
         self.tail.push_back(entry);
-        Ok(())
     }
 
     fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
         let commit = self
             .lost
             .map_or(commit, |(first, _)| commit.min(first.saturating_sub(1)));
+        if self.missing.is_some() {
+            return Ok(());
+        }
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= commit) {
             let Entry {
                 index,
