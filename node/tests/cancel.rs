@@ -22,7 +22,7 @@ use henge::{Driver, Engine, HostKind, Local};
 use common::{Scratch, on_every_host};
 
 /// Every k up to here is tried, then each twice the one before, until the future is done by then.
-const EVERY: usize = 24;
+const EVERY: usize = 12;
 /// Looks at something that must become true before the test fails.
 const PATIENCE: usize = 20_000;
 
@@ -39,6 +39,7 @@ enum Polled {
 #[derive(Clone, Copy)]
 enum Rest {
     Tokio,
+    TokioUring,
     #[cfg(feature = "glommio")]
     Glommio,
 }
@@ -47,7 +48,8 @@ impl Rest {
     async fn a_moment(self) {
         match self {
             Rest::Tokio => tokio::task::yield_now().await,
-            // Not a yield: an executor with a task that can always run does not look at its ring.
+            // Not a yield: executors with a task that can always run do not look at their rings.
+            Rest::TokioUring => tokio::time::sleep(Duration::from_micros(20)).await,
             #[cfg(feature = "glommio")]
             Rest::Glommio => glommio::timer::sleep(Duration::from_micros(20)).await,
         }
@@ -292,8 +294,9 @@ const CASES: &[Case] = &[
             let db = db.clone();
             Some(Box::pin(async move {
                 grant(&db, k).await?;
+                let key = key(k);
                 let put = PutRequest {
-                    key: key(k).as_bytes(),
+                    key: key.as_bytes(),
                     value: b"leased",
                     lease: lease(k),
                     ..PutRequest::default()
@@ -440,7 +443,7 @@ fn where_it_lives<F: Future<Output = ()> + 'static>(
     body: impl FnOnce(Rest) -> F + 'static,
 ) {
     match host {
-        HostKind::TokioUring => tokio_uring::start(body(Rest::Tokio)),
+        HostKind::TokioUring => tokio_uring::start(body(Rest::TokioUring)),
         #[cfg(feature = "glommio")]
         HostKind::Glommio => glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
             .io_memory(2 << 20)
@@ -453,7 +456,7 @@ fn where_it_lives<F: Future<Output = ()> + 'static>(
 
 fn spawn(driver: Driver, rest: Rest) {
     match rest {
-        Rest::Tokio => drop(tokio::task::spawn_local(driver)),
+        Rest::Tokio | Rest::TokioUring => drop(tokio::task::spawn_local(driver)),
         #[cfg(feature = "glommio")]
         Rest::Glommio => drop(glommio::spawn_local(driver).detach()),
     }
@@ -564,6 +567,7 @@ fn a_local_engine_elsewhere_is_refused_with_the_reason() {
         why.contains("inside a tokio current-thread runtime"),
         "{why}"
     );
+    let dir = Scratch::new("nowhere-cores");
     on_tokio(async {
         let two = builder(&dir.0, HostKind::Thread).cores(2).shards(2);
         let why = two.open_local().err().expect("one thread").to_string();
