@@ -22,7 +22,7 @@ use henge::{Driver, Engine, HostKind, Local};
 use common::{Scratch, on_every_host};
 
 /// Every k up to here is tried, then each twice the one before, until the future is done by then.
-const EVERY: usize = 24;
+const EVERY: usize = 12;
 /// Looks at something that must become true before the test fails.
 const PATIENCE: usize = 20_000;
 
@@ -567,6 +567,7 @@ fn a_local_engine_elsewhere_is_refused_with_the_reason() {
         why.contains("inside a tokio current-thread runtime"),
         "{why}"
     );
+    let dir = Scratch::new("nowhere-cores");
     on_tokio(async {
         let two = builder(&dir.0, HostKind::Thread).cores(2).shards(2);
         let why = two.open_local().err().expect("one thread").to_string();
