@@ -123,9 +123,9 @@ fn events_add_up_to_the_state() {
 fn run(seed: u64) {
     let listener = Arc::new(Listener::default());
     let configure = |config: &mut Config| {
-        config.async_storage_writes = seed % 2 == 0;
-        config.pre_vote = seed % 3 == 0;
-        config.check_quorum = seed % 5 == 0;
+        config.async_storage_writes = seed.is_multiple_of(2);
+        config.pre_vote = seed.is_multiple_of(3);
+        config.check_quorum = seed.is_multiple_of(5);
         config.tracer = Some(listener.clone());
     };
     let mut cluster = Cluster::new(3, configure);
