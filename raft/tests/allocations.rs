@@ -17,7 +17,7 @@ static ALLOCATOR: allocations::Counting = allocations::Counting;
 const BATCH: usize = 64;
 const BATCHES: usize = 200;
 /// In all three nodes and this test's host together, for each proposal of a batch of 64. (`--bin raft` of
-/// henge-benches counts 0.2; this host keeps more.)
+/// henge-benches counts 0.17; this host keeps more.)
 const ALLOCATIONS_PER_PROPOSAL_MAX: f64 = 1.0;
 
 fn modes() -> [fn(&mut Config); 2] {

@@ -26,8 +26,8 @@ use std::path::Path;
 static ALLOCATOR: common::allocations::Counting = common::allocations::Counting;
 
 /// About ten seconds each on one slow core.
-const RUNS_CODEC: u64 = 400_000;
-const RUNS_STEP: u64 = 100_000;
+const RUNS_CODEC: u64 = 600_000;
+const RUNS_STEP: u64 = 300_000;
 const LENGTH_MAX: u64 = 300;
 /// Inputs kept to be varied.
 const POOL_MAX: usize = 4_096;
@@ -72,11 +72,23 @@ fn fuzz(name: &str, runs: u64, function: fn(&[u8]) -> Vec<u64>) {
         pool.len()
     );
     if let Ok(directory) = std::env::var("HENGE_FUZZ_KEEP") {
-        let directory = Path::new(&directory).join(name);
-        fs::create_dir_all(&directory).expect("a directory to write to");
-        for (number, input) in pool.iter().enumerate() {
-            fs::write(directory.join(format!("{number:04}")), input).expect("room for a file");
-        }
+        keep(&Path::new(&directory).join(name), pool, function);
+    }
+}
+
+/// Writes as few inputs as show everything: those that show most come first.
+fn keep(directory: &Path, mut pool: Vec<Vec<u8>>, function: fn(&[u8]) -> Vec<u64>) {
+    fs::create_dir_all(directory).expect("a directory to write to");
+    let all = |input: &[u8]| function(input).into_iter().collect::<BTreeSet<u64>>();
+    pool.sort_by_cached_key(|input| usize::MAX - all(input).len());
+    let mut seen = BTreeSet::new();
+    let needed = pool.iter().filter(|input| {
+        let known = seen.len();
+        seen.extend(all(input));
+        seen.len() > known
+    });
+    for (number, input) in needed.enumerate() {
+        fs::write(directory.join(format!("{number:04}")), input).expect("room for a file");
     }
 }
 
