@@ -564,6 +564,8 @@ impl Engine {
     /// use henge::api::Backend as _;
     ///
     /// let keyspace = engine.keyspace(0).expect("it has one shard");
+    /// // A write is answered only once there is a leader.
+    /// engine.put("greeting", "hello").await?;
     /// assert!(keyspace.status().await?.body.leader > 0);
     /// assert!(engine.keyspace(1).is_none());
     /// # Ok(()) }) }
