@@ -48,6 +48,8 @@ pub(crate) enum Judged<'a> {
         crc: u32,
         bytes: &'a [u8],
         note: Option<&'static str>,
+        /// The marks are right.
+        marked: bool,
     },
     /// The records are lost; the marks say whose they were.
     Lost {
@@ -395,6 +397,7 @@ fn judge<'a>(
                 crc,
                 bytes,
                 note: note.or(marks.is_none().then_some("marks")),
+                marked: marks.is_some(),
             },
             Err(what) => Judged::Bad(Bad { what, known }),
         },

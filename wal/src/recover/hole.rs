@@ -12,8 +12,8 @@ use super::Recovery;
 use crate::batch::Mark;
 use crate::disk::FileId;
 use crate::groups::{Place, Touches};
-use crate::scan::{Expect, Footer, Judged, Window};
-use crate::segment::{self, SegmentHeader};
+use crate::scan::{Bad, Expect, Footer, Judged, Window};
+use crate::segment::{self, DATA_AT, SegmentHeader};
 use crate::{GroupId, Lsn, OpenError, Record};
 
 /// What of a group lies behind a hole.
@@ -84,6 +84,10 @@ impl Recovery<'_> {
             offset: expect.offset,
             len: u32::try_from(from.offset - expect.offset).unwrap_or(u32::MAX),
         };
+        if expect.offset == DATA_AT && self.after_purged == Some(expect.seq) {
+            let what = "what purged segments held";
+            self.unmarked = Some((*expect, Bad { what, known: None }));
+        }
         self.attribute(&marks, &behind.groups, place);
         let name = segment::name(expect.seq);
         let note = format!(

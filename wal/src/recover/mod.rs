@@ -11,7 +11,8 @@
 //! | 1   | any segment                   | good batch L, whole                  | replay, L + 1        |
 //! | 1a  | any segment                   | good batch L, not whole              | replay, note, L + 1  |
 //! | 1b  | oldest segment, first batch   | good, but its marks (the only copy   |                      |
-//! |     |                               | of what purged segments held) not    | as bad               |
+//! |     |                               | of what purged segments held) not,   |                      |
+//! |     |                               | and no later segment repeats them    | corrupt              |
 //! | 2   | segment with a successor      | lost                                 | groups damaged, L + 1|
 //! | 2a  | segment with a successor      | bad, and footer and batches behind   |                      |
 //! |     |                               | it say whose entries are missing     | groups damaged       |
@@ -186,6 +187,7 @@ pub(crate) fn judge(
         groups: Groups::default(),
         durable: 0,
         end: End::default(),
+        unmarked: None,
         after_purged: chain
             .segments
             .first()
@@ -221,9 +223,14 @@ pub(crate) fn judge(
         recovery.durable = recovery.durable.max(ready.first_lsn.saturating_sub(1));
     }
     recovery.last(&chain, &files)?;
+    if let Some((expect, bad)) = recovery.unmarked.take()
+        && let Some(file) = chain.files.first()
+    {
+        return Err(recovery.corrupt(*file, expect, &bad)?);
+    }
     let Recovery {
         groups,
-        end,
+        mut end,
         mut report,
         durable,
         ..
@@ -231,6 +238,8 @@ pub(crate) fn judge(
     if chain.before >= end.low_seq.max(1) {
         return Err(missing(disk, chain.before)); // row 9
     }
+    // Where the marks that let older segments go cannot be read, these are needed again.
+    end.low_seq = end.low_seq.min(end.marked_seq);
     for found in files.values().filter(|f| f.copies == 1) {
         let name = segment::name(found.file.seq);
         report
@@ -307,6 +316,9 @@ struct Recovery<'a> {
     end: End,
     /// The oldest segment of the chain, if others were before it.
     after_purged: Option<u64>,
+    /// What is wrong with the first batch of that segment, until a later segment has repeated what it
+    /// says of every group.
+    unmarked: Option<(Expect, Bad)>,
     /// Blocks that the disk could not read.
     unreadable: BTreeSet<(FileId, u64)>,
     bytes_total: u64,
@@ -438,18 +450,23 @@ impl Recovery<'_> {
                 doing: "read",
                 fault: e.into(),
             })?;
-            let (header, crc) = match judged {
+            let (header, crc, marked) = match judged {
                 Judged::Bad(bad) => return Ok(Some(bad)),
                 Judged::Good {
                     header,
                     crc,
                     bytes,
                     note,
+                    marked,
                 } => {
                     let only_copy = self.after_purged == Some(header.seq) && header.is_first();
-                    if note == Some("marks") && only_copy {
+                    if only_copy && !marked {
                         let (what, known) = ("checksum of the marks", Some(header));
-                        return Ok(Some(Bad { what, known })); // row 1b
+                        let bad = Bad { what, known };
+                        if header.lsn > durable {
+                            return Ok(Some(bad));
+                        }
+                        self.unmarked = Some((expect, bad)); // row 1b
                     }
                     if let Some(part) = note {
                         let offset = expect.offset;
@@ -460,7 +477,7 @@ impl Recovery<'_> {
                         to.report.notes.push(text);
                     }
                     to.batch(&header, bytes, Place::of(&header));
-                    (header, crc)
+                    (header, crc, marked)
                 }
                 Judged::Lost {
                     header,
@@ -473,12 +490,13 @@ impl Recovery<'_> {
                         return Ok(Some(Bad { what, known }));
                     }
                     to.lost(&header, &marks);
-                    (header, crc)
+                    (header, crc, true)
                 }
             };
             self.durable = self.durable.max(header.durable_lsn);
-            if header.is_first() {
+            if header.is_first() && marked {
                 self.end.marked_seq = header.seq;
+                self.unmarked = None;
             }
             self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
             self.end.lsn = header.lsn;
