@@ -425,6 +425,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::cases(256))]
+
         #[test]
         fn round_trips_in_a_row(messages in prop::collection::vec(message(), 1..4)) {
             let mut out = BytesMut::new();
