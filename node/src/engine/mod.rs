@@ -564,7 +564,7 @@ impl Engine {
     /// use henge::api::Backend as _;
     ///
     /// let keyspace = engine.keyspace(0).expect("it has one shard");
-    /// assert!(keyspace.status().await?.body.leader > 0);
+    /// assert_eq!(keyspace.members(true).await?.body.len(), 1);
     /// assert!(engine.keyspace(1).is_none());
     /// # Ok(()) }) }
     /// ```
