@@ -37,6 +37,13 @@ const READ_BACK_BYTES: usize = 4 << 20;
 /// batches, and gain more from a larger batch than from an earlier one.
 const LIGHT_CALLERS_MAX: usize = 4;
 
+/// Sealed log is read again so much at a time, so often: 8 GiB within four days, a thousandth of what the
+/// reference machine's disk reads.
+const SCRUB_BYTES: usize = 256 << 10;
+const SCRUB_EVERY_MICROS: u64 = 10_000_000;
+/// A log write older than this is worth a warning.
+const STUCK_MICROS: u64 = 5_000_000;
+
 /// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
 const SATURATED_MS_MAX: u64 = 2;
 
@@ -105,6 +112,8 @@ pub struct Core {
     write_seconds_sum: f64,
     /// Old entries being read back: for which shard, from which index.
     reads: Vec<(ReadId, usize, u64)>,
+    /// When the next slice of sealed log is read.
+    scrub_at_micros: u64,
     /// Callers of this turn that another caller wakes.
     chains: Vec<Arc<Chain>>,
     phase: Phase,
@@ -139,6 +148,7 @@ impl Core {
             write_seconds: [0; 15],
             write_seconds_sum: 0.0,
             reads: Vec::new(),
+            scrub_at_micros: SCRUB_EVERY_MICROS,
             chains: Vec::new(),
             phase: Phase::Running,
             worked: false,
@@ -167,6 +177,7 @@ impl Core {
             return Next::Ended;
         }
         self.worked = false;
+        self.wal.set_time(now.micros);
         // Callers of the last turn whose first one has not run yet.
         self.release_chains();
         self.take_completions(now, cx);
@@ -184,6 +195,7 @@ impl Core {
             self.chains.extend(shard.flush_answers());
         }
         again |= self.background(cx);
+        self.scrub(now);
         self.publish();
         if self.phase == Phase::Ended {
             self.release_chains();
@@ -231,6 +243,11 @@ impl Core {
                 Event::SpaceLow => self.set_space_low(true),
                 Event::SpaceOk => self.set_space_low(false),
                 Event::Poisoned(error) => self.poison(&error.to_string()),
+                Event::Rot {
+                    file, offset, what, ..
+                } => {
+                    tracing::error!(file = %file.display(), offset, what, "sealed log has rotted: see `henge wal verify`");
+                }
                 Event::Closed => {
                     self.phase = Phase::Ended;
                     break;
@@ -425,6 +442,26 @@ impl Core {
             }
         }
         again
+    }
+
+    /// Reads what is sealed again, a slice at a time, and says when a write does not come back.
+    fn scrub(&mut self, now: Now) {
+        if now.micros < self.scrub_at_micros || self.phase != Phase::Running {
+            return;
+        }
+        self.scrub_at_micros = now.micros + SCRUB_EVERY_MICROS;
+        self.wal.scrub_slice(SCRUB_BYTES);
+        if let Some(write) = self.wal.oldest_in_flight()
+            && now.micros.saturating_sub(write.since_micros) > STUCK_MICROS
+        {
+            let seconds = now.micros.saturating_sub(write.since_micros) / 1_000_000;
+            tracing::warn!(
+                file = write.file,
+                offset = write.offset,
+                seconds,
+                "a log write does not complete"
+            );
+        }
     }
 
     fn read_back(

@@ -384,6 +384,7 @@ impl EngineBuilder {
         let checkpoint_dir = self.dir.join("checkpoints");
         let checkpoint_bytes = self.checkpoint_bytes;
         let options = self.wal.clone();
+        let all_here = self.cores == 1;
         let identity = Identity {
             cluster_id: self.cluster.cluster_id,
             member_id: self.cluster.member_id,
@@ -391,6 +392,7 @@ impl EngineBuilder {
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
             let mut recovery = Recovery::new(conf_state, now_ms);
+            recovery.refuse_if_nothing_is_left(all_here);
             for config in &configs {
                 if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
                     recovery.restored(config.group, machine);
@@ -403,6 +405,9 @@ impl EngineBuilder {
             for mut config in configs {
                 config.log_bytes_replayed = report.bytes;
                 let recovered = groups.remove(&config.group).unwrap_or_default();
+                if recovered.lost.is_some() {
+                    report_damage(config.group, &report);
+                }
                 let member_id = config.member_id;
                 let shard =
                     Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
@@ -575,6 +580,21 @@ fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
             bytes = cut.bytes,
             kept = %cut.kept.display(),
             "cut a torn tail: a write that was never acknowledged"
+        );
+    }
+}
+
+/// A group that does not start, and why; the others do.
+fn report_damage(group: u64, report: &henge_wal::OpenReport) {
+    for damage in report.damaged.iter().filter(|damage| damage.group == group) {
+        tracing::error!(
+            group,
+            first = damage.first,
+            last = damage.last,
+            file = %damage.file.display(),
+            offset = damage.offset,
+            "acknowledged entries cannot be read: this group serves nothing; restore the directory from a \
+             copy, let the member rejoin empty, or see what `henge wal repair` would give up"
         );
     }
 }

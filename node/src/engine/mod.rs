@@ -564,7 +564,9 @@ impl Engine {
     /// use henge::api::Backend as _;
     ///
     /// let keyspace = engine.keyspace(0).expect("it has one shard");
-    /// assert_eq!(keyspace.members(true).await?.body.len(), 1);
+    /// // A write is answered only once there is a leader.
+    /// engine.put("greeting", "hello").await?;
+    /// assert!(keyspace.status().await?.body.leader > 0);
     /// assert!(engine.keyspace(1).is_none());
     /// # Ok(()) }) }
     /// ```

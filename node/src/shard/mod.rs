@@ -104,7 +104,8 @@ pub struct Shard {
     pub(crate) checkpoint_due_bytes: u64,
     /// Log that was replayed at the start: it counts as written.
     pub(crate) log_bytes_replayed: u64,
-    /// Committed entries could not be understood: serves nothing.
+    /// Committed entries could not be understood, or the log lost entries: serves nothing, does not vote
+    /// or campaign.
     pub(crate) corrupt: bool,
     /// The log cannot get another segment.
     pub(crate) space_low: bool,
@@ -131,6 +132,7 @@ impl Shard {
             machine,
             hard_state,
             log,
+            lost,
         } = recovered;
         let raft_config = raft_config(&config, machine.applied_index);
         let mut log =
@@ -150,7 +152,7 @@ impl Shard {
             checkpointing: None,
             checkpoint_due_bytes: config.checkpoint_bytes,
             log_bytes_replayed: config.log_bytes_replayed,
-            corrupt: false,
+            corrupt: lost.is_some(),
             space_low: false,
             log_full: false,
             persisted_vote: (hard_state.term, hard_state.vote),
@@ -161,7 +163,7 @@ impl Shard {
             next_tick_ms: now_ms + config.tick_ms,
             config,
         };
-        if shard.is_alone() {
+        if shard.is_alone() && !shard.corrupt {
             // Nobody else could be leader: waiting for an election timeout would only delay the start.
             let _ = shard.raft.campaign();
         }

@@ -25,7 +25,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::files::{Done, Files, Job, SegmentHandle, Workers, settle};
 use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
 };
 
 /// Submission queue entries. More operations than this in flight are legal: each submission is
@@ -222,13 +222,14 @@ impl RingDisk {
         if self.in_flight == 0 {
             return;
         }
-        let (waiting, task_work) = {
+        let (waiting, task_work, overflow) = {
             let queue = self.ring.submission();
-            (!queue.is_empty(), queue.taskrun())
+            (!queue.is_empty(), queue.taskrun(), queue.cq_overflow())
         };
-        if waiting || task_work {
-            // Completions that wait for this thread to ask are written by this call, which does not
-            // wait. What goes wrong with it shows in the next submission.
+        if waiting || task_work || overflow {
+            // Completions that wait for this thread to ask, or found the completion queue full (for
+            // which the bell does not ring again), are written by this call, which does not wait. What
+            // goes wrong with it shows in the next submission.
             let _ = self
                 .ring
                 .submitter()
@@ -437,6 +438,10 @@ impl Disk for RingDisk {
 
     fn run(&mut self, op: Op) -> io::Result<Output> {
         self.files.run(op)
+    }
+
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        self.files.reader(file)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

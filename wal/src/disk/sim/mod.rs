@@ -4,20 +4,23 @@
 //! flight any subset of their 512-byte sectors, of renames and removals since the last directory
 //! sync a prefix, of completed writes everything (the log's disks write synchronously). Completions
 //! come in any order. The n-th operation can fail, once or from then on; space can run out; bytes
-//! can rot. A crashed [`SimDisk`] is dead: it fails everything and completes nothing, as a killed
+//! can rot; and whatever else bad devices do happens by chance ([`Chances`]). A crashed [`SimDisk`] is dead: it fails everything and completes nothing, as a killed
 //! process's would; the [`SimHandle`] gives a new one.
 //!
 //! Same seed and same calls, same outcome: no clock, no threads, no global state.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
-};
+use super::{Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Token};
+
+mod faults;
+mod state;
+
+pub use faults::{Chances, Struck};
+use state::{Dice, Inode, Pending, State};
 
 /// The unit a crash tears.
 pub const SECTOR_BYTES: usize = 512;
@@ -43,60 +46,6 @@ pub enum Fault {
     ErrorForEver(i32),
     /// The machine stops here: the operation happens in part, everything after it not at all.
     Crash,
-}
-
-type Inode = u64;
-
-#[derive(Debug)]
-struct Pending {
-    token: Token,
-    op: Op,
-    /// Completes at this step or later.
-    due: u64,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// The directory was made.
-    exists: bool,
-    locked: bool,
-    /// Which life of the machine: a disk of an earlier one is dead.
-    life: u64,
-    inodes: BTreeMap<Inode, Vec<u8>>,
-    names: BTreeMap<String, Inode>,
-    /// What a crash goes back to, one map per change since the last directory sync.
-    old_names: Vec<BTreeMap<String, Inode>>,
-    open: BTreeMap<FileId, Inode>,
-    next_id: u64,
-    pending: Vec<Pending>,
-    now: u64,
-    latency_max: u64,
-    manual: bool,
-    dice: Dice,
-    ops: u64,
-    fault: Option<(u64, Fault)>,
-    crashed_at: bool,
-    capacity: Option<u64>,
-    direct: bool,
-    waker: Option<Waker>,
-}
-
-/// splitmix64 (Vigna): small, seedable, and good enough to place faults.
-#[derive(Clone, Copy, Debug, Default)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.roll() % n }
-    }
 }
 
 /// The test's hand on a simulated machine: outlives its disks.
@@ -174,6 +123,30 @@ impl SimHandle {
         }
     }
 
+    /// Faults by chance from now on; `Chances::default()` ends them. Seeded by `seed`.
+    pub fn set_chances(&self, seed: u64, chances: Chances) {
+        let mut state = self.state();
+        state.chances = chances;
+        state.fault_dice = Dice(seed);
+    }
+
+    /// How often each struck.
+    pub fn struck(&self) -> Struck {
+        self.state().struck
+    }
+
+    /// Operations that were stuck go on.
+    pub fn unstick(&self) {
+        let mut state = self.state();
+        let now = state.now;
+        for pending in &mut state.pending {
+            pending.due = pending.due.min(now + 1);
+        }
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
     /// Operations begun so far.
     pub fn ops(&self) -> u64 {
         self.state().ops
@@ -229,6 +202,16 @@ impl SimHandle {
         state.old_names.clear();
     }
 
+    /// Bytes of a file change under everybody: rot, while it is open.
+    pub fn rot(&self, name: &str, at: usize, bytes: &[u8]) {
+        let mut state = self.state();
+        let inode = state.names.get(name).copied().unwrap_or_default();
+        let file = state.inodes.get_mut(&inode);
+        if let Some(place) = file.and_then(|file| file.get_mut(at..at + bytes.len())) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     /// A copy of the whole machine as a crash that keeps nothing would leave it.
     pub fn fork(&self, seed: u64) -> Self {
         let state = self.state();
@@ -244,224 +227,6 @@ impl SimHandle {
             ..State::default()
         };
         Self(Arc::new(Mutex::new(copy)))
-    }
-}
-
-impl State {
-    fn new_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    /// A name is about to change.
-    fn renaming(&mut self) {
-        self.old_names.push(self.names.clone());
-    }
-
-    fn store(&mut self, name: &str, bytes: Vec<u8>) {
-        let inode = self.new_id();
-        self.inodes.insert(inode, bytes);
-        self.renaming();
-        self.names.insert(name.into(), inode);
-    }
-
-    fn used(&self) -> u64 {
-        let linked = self
-            .names
-            .values()
-            .filter_map(|inode| self.inodes.get(inode));
-        linked.map(|bytes| bytes.len() as u64).sum()
-    }
-
-    fn has_room(&self, name: &str, bytes: u64) -> bool {
-        let old = self
-            .names
-            .get(name)
-            .and_then(|inode| self.inodes.get(inode));
-        let old = old.map_or(0, |bytes| bytes.len() as u64);
-        self.capacity
-            .is_none_or(|max| self.used() - old + bytes <= max)
-    }
-
-    /// Count an operation; the fault that hits it, if one does.
-    fn begin(&mut self) -> Option<Fault> {
-        let n = self.ops;
-        self.ops += 1;
-        let (at, fault) = self.fault?;
-        match fault {
-            Fault::ErrorForEver(_) if n >= at => Some(fault),
-            _ if n == at => Some(fault),
-            _ => None,
-        }
-    }
-
-    fn apply(&mut self, op: Op) -> io::Result<Output> {
-        match op {
-            Op::Zero { name, bytes, .. } => {
-                if !self.has_room(&name, bytes) {
-                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-                }
-                self.store(&name, vec![0; bytes as usize]);
-            }
-            Op::Store { name, bytes } => {
-                if !self.has_room(&name, bytes.len() as u64) {
-                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
-                }
-                self.store(&name, bytes);
-            }
-            Op::Rename { from, to } => {
-                let inode = *self.names.get(&from).ok_or(io::ErrorKind::NotFound)?;
-                self.renaming();
-                self.names.remove(&from);
-                self.names.insert(to, inode);
-            }
-            Op::Remove { name } => {
-                self.renaming();
-                self.names.remove(&name).ok_or(io::ErrorKind::NotFound)?;
-            }
-            Op::SyncDir => self.old_names.clear(),
-            Op::Open { name } => {
-                let inode = *self.names.get(&name).ok_or(io::ErrorKind::NotFound)?;
-                let bytes = self.inodes.get(&inode).map_or(0, |b| b.len() as u64);
-                let file = self.new_id() as FileId;
-                self.open.insert(file, inode);
-                return Ok(Output::Opened { file, bytes });
-            }
-            Op::Close { file } => {
-                self.open.remove(&file);
-            }
-            Op::Write { file, offset, buf } => {
-                self.write(file, offset, &buf, |_| true)?;
-                return Ok(Output::Buf(buf));
-            }
-            Op::Read {
-                file,
-                offset,
-                bytes,
-            } => {
-                let data = self.data(file)?;
-                let from = (offset as usize).min(data.len());
-                let mut buf = AlignedBuf::with_capacity(bytes);
-                buf.extend(&data[from..(from + bytes).min(data.len())]);
-                return Ok(Output::Buf(buf));
-            }
-            Op::Load { name } => {
-                let inode = self.names.get(&name).ok_or(io::ErrorKind::NotFound)?;
-                return Ok(Output::Bytes(
-                    self.inodes.get(inode).cloned().unwrap_or_default(),
-                ));
-            }
-        }
-        Ok(Output::Done)
-    }
-
-    fn data(&mut self, file: FileId) -> io::Result<&mut Vec<u8>> {
-        let inode = self.open.get(&file).ok_or(io::ErrorKind::NotFound)?;
-        self.inodes
-            .get_mut(inode)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn write(
-        &mut self,
-        file: FileId,
-        offset: u64,
-        buf: &[u8],
-        mut keep: impl FnMut(usize) -> bool,
-    ) -> io::Result<()> {
-        let aligned = |n: usize| n.is_multiple_of(crate::BLOCK_BYTES);
-        if !aligned(offset as usize) || !aligned(buf.len()) || !aligned(buf.as_ptr() as usize) {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
-        let data = self.data(file)?;
-        let at = offset as usize;
-        let place = data.get_mut(at..at + buf.len());
-        // Growing a file would be a change of metadata: the log never writes past a segment's end.
-        let place = place.ok_or_else(|| io::Error::from_raw_os_error(libc::EFBIG))?;
-        let sectors = place.chunks_mut(SECTOR_BYTES).zip(buf.chunks(SECTOR_BYTES));
-        for (n, (to, from)) in sectors.enumerate() {
-            if keep(n) {
-                to.copy_from_slice(from);
-            }
-        }
-        Ok(())
-    }
-
-    fn crash(&mut self, keep: &Keep<'_>) {
-        let mut dice = match keep {
-            Keep::Seeded(seed) => Dice(*seed),
-            _ => self.dice,
-        };
-        let mut sector = 0;
-        for pending in std::mem::take(&mut self.pending) {
-            self.tear(pending.op, keep, &mut dice, &mut sector);
-        }
-        // The directory's journal keeps a prefix of its changes.
-        let kept = match keep {
-            Keep::Nothing => 0,
-            Keep::Everything => self.old_names.len() as u64,
-            _ => dice.below(self.old_names.len() as u64 + 1),
-        };
-        if let Some(names) = self.old_names.get(kept as usize) {
-            self.names = names.clone();
-        }
-        self.old_names.clear();
-        self.open.clear();
-        self.locked = false;
-        self.crashed_at = false;
-        self.life += 1;
-        self.fault = None;
-        self.waker = None;
-        let linked: std::collections::BTreeSet<_> = self.names.values().copied().collect();
-        self.inodes.retain(|inode, _| linked.contains(inode));
-    }
-
-    /// What a crash leaves of one operation in flight.
-    fn tear(&mut self, op: Op, keep: &Keep<'_>, dice: &mut Dice, sector: &mut usize) {
-        let mut keeps = |dice: &mut Dice| {
-            *sector += 1;
-            match keep {
-                Keep::Nothing => false,
-                Keep::Everything => true,
-                Keep::Seeded(_) => dice.below(2) == 0,
-                Keep::Sectors(f) => f(*sector - 1),
-            }
-        };
-        // An operation that could not have been done (a closed file) leaves nothing either.
-        let _ = match op {
-            Op::Write { file, offset, buf } => self.write(file, offset, &buf, |_| keeps(dice)),
-            Op::Store { name, mut bytes } if !matches!(keep, Keep::Nothing) => {
-                let kept = dice.below(bytes.len() as u64 + 1);
-                bytes.truncate(kept as usize);
-                self.store(&name, bytes);
-                Ok(())
-            }
-            Op::Zero { name, bytes, .. } if !matches!(keep, Keep::Nothing) => {
-                let kept = dice.below(bytes / 4096 + 1) * 4096;
-                self.store(&name, vec![0; kept as usize]);
-                Ok(())
-            }
-            named @ (Op::Rename { .. } | Op::Remove { .. })
-                if !matches!(keep, Keep::Nothing) && dice.below(2) == 0 =>
-            {
-                self.apply(named).map(drop)
-            }
-            _ => Ok(()),
-        };
-    }
-
-    /// The next operation that completes at this step, the earliest due first.
-    fn due(&mut self) -> Option<Pending> {
-        self.now += 1;
-        let now = if self.manual { 0 } else { self.now };
-        let ready = |p: &(usize, &Pending)| p.1.due <= now;
-        let next = self
-            .pending
-            .iter()
-            .enumerate()
-            .filter(ready)
-            .min_by_key(|(_, p)| p.due);
-        next.map(|(at, _)| at).map(|at| self.pending.remove(at))
     }
 }
 
@@ -579,7 +344,10 @@ impl Disk for SimDisk {
             _ => 0,
         };
         let due = state.now + 1 + pause + state.dice.below(latency);
-        let due = if state.manual { u64::MAX } else { due };
+        let due = match state.delay() {
+            Some(more) if !state.manual => due + more,
+            _ => u64::MAX,
+        };
         match state.begin() {
             None => state.pending.push(Pending { token, op, due }),
             Some(Fault::Error(code) | Fault::ErrorForEver(code)) => {
