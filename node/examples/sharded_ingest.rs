@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use henge::Engine;
 use henge::api::Error;
+use henge::mvcc::{KeyRange, RangeRequest};
+use henge::{Blocking, Engine};
 
 const EVENTS: u32 = 100_000;
 const PRODUCERS: u32 = 2;
@@ -33,13 +34,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     for shard in 0..engine.shards() {
         if let Some(metrics) = engine.metrics(shard) {
-            println!(
-                "shard {shard}: {} keys, revision {}",
-                metrics.keys, metrics.revision
-            );
+            println!("shard {shard}: revision {}", metrics.revision);
         }
     }
-    engine.blocking().stop();
+    let db = engine.blocking();
+    let everything = RangeRequest {
+        range: KeyRange {
+            key: b"events/",
+            end: b"events0",
+        },
+        count_only: true,
+        ..RangeRequest::default()
+    };
+    let count = db.range(&everything)?.body.count;
+    println!("{count} events over all shards");
+    assert_eq!(count, i64::from(EVENTS));
+    db.stop();
     Ok(())
 }
 
@@ -69,7 +79,7 @@ fn produce(engine: &Engine, producer: u32) -> Result<(), Error> {
 /// Takes an answer. A write that was refused for lack of room was not done, and is tried again later.
 fn settle(
     engine: &Engine,
-    db: &henge::Blocking,
+    db: &Blocking,
     mut answer: Result<(), Error>,
     event: (String, String),
 ) -> Result<(), Error> {

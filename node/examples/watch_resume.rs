@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     db.delete("config/limit")?;
 
     // The second life: nothing is missed, nothing comes twice.
-    seen = follow(&engine, &db, seen, 3)?;
+    seen = follow(&engine, &db, seen, 2)?;
 
     // Away for so long that history was compacted: told so, it loads and goes on.
     for number in 5..=9 {

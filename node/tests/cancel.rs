@@ -165,7 +165,7 @@ fn grant(db: &Engine, k: usize) -> Answer {
 }
 
 /// The key's value is whole and was written exactly once.
-fn is_there(db: &Engine, k: usize) -> Pin<Box<dyn Future<Output = bool>>> {
+fn is_there(db: &Engine, k: usize) -> Check {
     let get = db.get(key(k));
     Box::pin(async move {
         let found = get.await.expect("get");
@@ -173,12 +173,12 @@ fn is_there(db: &Engine, k: usize) -> Pin<Box<dyn Future<Output = bool>>> {
     })
 }
 
-fn is_gone(db: &Engine, k: usize) -> Pin<Box<dyn Future<Output = bool>>> {
+fn is_gone(db: &Engine, k: usize) -> Check {
     let get = db.get(key(k));
     Box::pin(async move { get.await.expect("get").is_none() })
 }
 
-fn has_lease(db: &Engine, k: usize) -> Pin<Box<dyn Future<Output = bool>>> {
+fn has_lease(db: &Engine, k: usize) -> Check {
     let ttl = db.lease_time_to_live(lease(k), false);
     Box::pin(async move { ttl.await.expect("ttl").body.granted_ttl_s == 600 })
 }
@@ -187,7 +187,7 @@ fn nothing(_: &Engine, _: usize) -> Option<Answer> {
     None
 }
 
-fn fine(_: &Engine, _: usize) -> Pin<Box<dyn Future<Output = bool>>> {
+fn fine(_: &Engine, _: usize) -> Check {
     Box::pin(async { true })
 }
 
@@ -345,7 +345,6 @@ async fn try_operations(db: Engine, rest: Rest) {
                     tried_to_the_end = true;
                     break;
                 }
-                // Between tries of different cases nothing may be left to be found by accident.
             }
             assert!(tried_to_the_end, "{}: never done", case.name);
             clear(&db).await;
