@@ -13,7 +13,7 @@ use henge_mvcc::{
 };
 
 use crate::mvcc_load::{
-    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, quantile_us, resident_bytes, shuffled,
+    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, quantile_us, resident_bytes, shuffled, waited_ns,
 };
 use crate::mvcc_rival::Rival;
 
@@ -227,23 +227,26 @@ impl Arena {
         quantile_us(&times, 0.5)
     }
 
-    /// Compacts all old versions in the shard's slices: how many went, and the slices' times in
-    /// nanoseconds, sorted.
-    pub fn compact(&mut self) -> (u64, Vec<u64>) {
+    /// Compacts all old versions in the shard's slices: how many went, the slices' times in
+    /// nanoseconds, sorted, without the time they waited for a processor, and the longest with it.
+    pub fn compact(&mut self) -> (u64, Vec<u64>, u64) {
         let before = self.store.stats().versions;
         let compacted = self.store.compact(self.store.revision());
         assert!(compacted.is_ok(), "the present can be compacted");
-        let mut times = Vec::new();
+        let (mut times, mut longest) = (Vec::new(), 0);
         loop {
+            let waited = waited_ns();
             let begun = Instant::now();
             let more = self.store.compact_step(COMPACT_SLICE);
-            times.push(begun.elapsed().as_nanos() as u64);
+            let time = begun.elapsed().as_nanos() as u64;
+            longest = longest.max(time);
+            times.push(time.saturating_sub(waited_ns() - waited));
             if !more {
                 break;
             }
         }
         times.sort_unstable();
-        (before - self.store.stats().versions, times)
+        (before - self.store.stats().versions, times, longest)
     }
 
     /// Puts while a snapshot is taken in slices, one slice every `puts_per_slice`: the 99th
