@@ -168,6 +168,16 @@ pub fn resident_bytes() -> u64 {
     pages.unwrap_or(0u64) * 4_096
 }
 
+/// Nanoseconds that this thread was ready and waited for a processor, from the kernel: a machine with
+/// other work on it takes whole milliseconds, and they are not the measured code's.
+pub fn waited_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ')
+        .nth(1)
+        .and_then(|waited| waited.parse().ok())
+        .unwrap_or_default()
+}
+
 /// The value at a quantile of durations, in microseconds.
 pub fn quantile_us(sorted: &[u64], quantile: f64) -> f64 {
     let at = (sorted.len() as f64 * quantile) as usize;

@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use henge_mvcc::{
-    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, Store, WatchBatch, WatchSpec,
+    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, SliceLimits, Store, WatchBatch,
+    WatchSpec,
 };
 
 use crate::mvcc_load::{
-    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, quantile_us, resident_bytes, shuffled,
+    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, quantile_us, resident_bytes, shuffled, waited_ns,
 };
 use crate::mvcc_rival::Rival;
 
@@ -191,7 +192,7 @@ impl Arena {
     }
 
     /// Lets the map go, and waits until the allocator has given its memory back: it does so later, in
-    /// someone else's call.
+    /// someone else's call (seen: 50 ms in a compaction slice).
     pub fn drop_rival(&mut self) {
         self.rival = Rival::default();
         for round in 1..20 {
@@ -227,23 +228,26 @@ impl Arena {
         quantile_us(&times, 0.5)
     }
 
-    /// Compacts all old versions in the shard's slices: how many went, and the slices' times in
-    /// nanoseconds, sorted.
-    pub fn compact(&mut self) -> (u64, Vec<u64>) {
+    /// Compacts all old versions in the shard's slices: how many went, the slices' times in
+    /// nanoseconds, sorted, without the time they waited for a processor, and the longest with it.
+    pub fn compact(&mut self) -> (u64, Vec<u64>, u64) {
         let before = self.store.stats().versions;
         let compacted = self.store.compact(self.store.revision());
         assert!(compacted.is_ok(), "the present can be compacted");
-        let mut times = Vec::new();
+        let (mut times, mut longest) = (Vec::new(), 0);
         loop {
+            let waited = waited_ns();
             let begun = Instant::now();
             let more = self.store.compact_step(COMPACT_SLICE);
-            times.push(begun.elapsed().as_nanos() as u64);
+            let time = begun.elapsed().as_nanos() as u64;
+            longest = longest.max(time);
+            times.push(time.saturating_sub(waited_ns() - waited));
             if !more {
                 break;
             }
         }
         times.sort_unstable();
-        (before - self.store.stats().versions, times)
+        (before - self.store.stats().versions, times, longest)
     }
 
     /// Puts while a snapshot is taken in slices, one slice every `puts_per_slice`: the 99th
@@ -286,6 +290,35 @@ impl Arena {
             begun.elapsed().as_nanos() as u64
         };
         batch.iter().map(time).collect()
+    }
+
+    /// Reads everything in one answer, then in slices: milliseconds of the one, and the slices' times
+    /// in nanoseconds, sorted, without waits for a processor.
+    pub fn scan(&mut self) -> (f64, Vec<u64>) {
+        let request = RangeRequest {
+            range: KeyRange::all(),
+            ..RangeRequest::default()
+        };
+        let mut whole = Rate::default();
+        let found = whole.time(1, || self.store.range(&request));
+        let pairs = found.map(|found| found.kvs.len()).unwrap_or_default();
+        let (mut times, mut given) = (Vec::new(), 0);
+        if let Ok(mut cursor) = self.store.range_begin(&request) {
+            loop {
+                let waited = waited_ns();
+                let begun = Instant::now();
+                let slice = self.store.range_next(&mut cursor, SliceLimits::default());
+                let time = begun.elapsed().as_nanos() as u64;
+                times.push(time.saturating_sub(waited_ns() - waited));
+                given += slice.kvs.len();
+                if slice.end.is_some() {
+                    break;
+                }
+            }
+        }
+        assert_eq!(given, pairs, "the slices make up the whole");
+        times.sort_unstable();
+        (whole.ns() / 1e6, times)
     }
 
     /// Takes a snapshot and restores it: millions of keys per second, the restore alone.

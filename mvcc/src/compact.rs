@@ -28,9 +28,10 @@ use crate::version::Version;
 /// Changes whose keys are loaded together.
 const AHEAD_CHANGES: usize = 16;
 
-/// What looking at so many versions of a key costs, in changes: most changes look at two or three.
+/// What looking at so many versions of a key costs, in changes: most changes look at two or three,
+/// which are somewhere in memory each.
 fn cost(looked_at: usize) -> usize {
-    1 + looked_at / 4
+    1 + looked_at / 2
 }
 
 /// How far physical compaction is with the changes at the compact revision, which come last.
