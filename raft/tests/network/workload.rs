@@ -36,7 +36,7 @@ impl Sim {
         let state = self.leader().map(RawNode::conf_state).unwrap_or_default();
         let change = self.any_change(count, &state);
         // Some operators do not wait for the first change before they ask for the next.
-        let next = self.chance(300).then(|| self.any_change(1, &state));
+        let next = self.chance(500).then(|| self.any_change(1, &state));
         let Some(node) = self.node(id).filter(|node| node.role() == RoleKind::Leader) else {
             return;
         };
