@@ -313,7 +313,6 @@ fn thesis_6_4_1_lease_reads_are_answered_at_once() {
     assert_eq!(cluster.node(1).ready().read_states.len(), 1);
 }
 
-/// Thesis 3.10, with CheckQuorum on: the lease is no obstacle when the leader itself asks.
 /// The one to whom leadership is handed is elected although all followers hear from their leader: a lease
 /// says nothing then, also when nothing comes of the transfer for now.
 #[test]
@@ -355,6 +354,7 @@ fn thesis_6_4_1_a_lease_ends_with_a_transfer() {
     assert_eq!(node.ready().read_states.len(), 1);
 }
 
+/// Thesis 3.10, with CheckQuorum on: the lease is no obstacle when the leader itself asks.
 #[test]
 fn thesis_3_10_leadership_is_transferred() {
     let mut cluster = Cluster::new(3, guarded);

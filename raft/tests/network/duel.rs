@@ -13,7 +13,7 @@ const ROUNDS_MAX: u64 = 4;
 const ELECTION_STEPS_MAX: usize = 90;
 const CAMPAIGNS_MAX: usize = 3;
 const LISTENING_STEPS_MAX: u64 = 40;
-const PEACE_STEPS_MAX: u64 = 80;
+const PEACE_STEPS_MAX: u64 = 400;
 
 impl Sim {
     pub fn duel(&mut self) {
@@ -30,15 +30,15 @@ impl Sim {
             let at = (round % 2) as usize;
             let (rival, other) = (rivals[at], rivals[1 - at]);
             if self.chance(500) {
-                let lost = std::mem::take(&mut self.wire);
-                lost.iter().for_each(|message| self.lose(message));
+                self.lose_wire();
             }
             // Elected without the listener, whose vote would wait for its disk.
             let mut supporters: BTreeSet<u64> = self.hosts.keys().copied().collect();
             supporters.remove(&other);
             supporters.remove(&listener);
             self.side = supporters.clone();
-            if self.chance(300) {
+            let is_last = round + 1 == rounds;
+            if !is_last && self.chance(200) {
                 // Before its own disk has heard of it, if that were possible; then it forgets it again.
                 self.elect(rival, false);
                 self.listen(rival, listener);
@@ -46,18 +46,26 @@ impl Sim {
             }
             self.elect(rival, true);
             // Nobody but the listener hears of the one who will be overthrown.
-            self.side = match round + 1 == rounds {
+            self.side = match is_last {
                 true => supporters,
                 false => BTreeSet::from([rival]),
             };
             self.side.insert(listener);
             self.listen(rival, listener);
+            if is_last {
+                // What the disk did late is known to the others before the listener itself knows.
+                self.drain_disk(listener);
+                self.listen(rival, listener);
+            }
         }
         // The last one leads on, while the listener's disk is as slow as ever.
         self.heal();
+        if self.chance(500) {
+            self.lose_wire();
+        }
         for _ in 0..self.below(PEACE_STEPS_MAX) {
             self.spend_step();
-            if self.chance(100) {
+            if self.chance(150) {
                 self.tick_most();
             }
             self.deliver_within();
@@ -94,7 +102,7 @@ impl Sim {
     /// The rival leads; the listener's disk does all there is to do at once, at some time or not at all.
     fn listen(&mut self, rival: u64, listener: u64) {
         let steps = self.below(LISTENING_STEPS_MAX);
-        let burst = self.below(LISTENING_STEPS_MAX);
+        let burst = self.below(4 * LISTENING_STEPS_MAX);
         let inbox = [0, 0, 0, 0, 0, 200][self.below(6) as usize];
         // Who says more replaces all that the other said.
         let talk = [50, 150, 500][self.below(3) as usize];
@@ -111,11 +119,17 @@ impl Sim {
             }
             self.deliver_within();
             if step == burst {
-                (0..self.host(listener).append_work.len()).for_each(|_| self.work_append(listener));
+                self.drain_disk(listener);
             }
             if self.chance(inbox) {
                 self.work_inbox(listener);
             }
+        }
+    }
+
+    fn drain_disk(&mut self, id: u64) {
+        for _ in 0..self.host(id).append_work.len() {
+            self.work_append(id);
         }
     }
 

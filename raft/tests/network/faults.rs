@@ -37,6 +37,9 @@ impl Sim {
         let Some(leader) = self.leader() else { return };
         let (leader, state) = (leader.id(), leader.conf_state());
         self.side = self.bare_majority(leader, &state);
+        if self.chance(500) {
+            self.propose(leader);
+        }
         if self.chance(700) {
             self.replace_leader();
         }
@@ -107,8 +110,7 @@ impl Sim {
             self.restart(id);
         }
         if self.chance(500) {
-            let lost = std::mem::take(&mut self.wire);
-            lost.iter().for_each(|message| self.lose(message));
+            self.lose_wire();
         }
         if self.chance(200) {
             self.campaign(id);

@@ -223,7 +223,8 @@ impl Sim {
             (Action::Pause, 3),
             (Action::Resume, 3),
             (Action::Episode, 2),
-            (Action::Duel, 2),
+            // Of fewer than five, nobody is elected without the other two.
+            (Action::Duel, 2 * u64::from(self.first_members.len() >= 5)),
         ];
         usual
             .map(|(action, weight)| (action, weight * self.factor(action)))
@@ -233,9 +234,8 @@ impl Sim {
     fn factor(&mut self, action: Action) -> u64 {
         let factors = match action {
             Action::Episode if self.options.is_fickle => [4, 10, 25],
-            // Of fewer than five, nobody is elected without the other two.
-            Action::Duel if self.first_members.len() >= 5 => [0, 4, 16],
-            Action::Episode | Action::Duel => [0, 1, 2],
+            Action::Duel => [0, 4, 16],
+            Action::Episode => [0, 1, 2],
             Action::Crash | Action::Disturb => [1, 4, 20],
             Action::Append => [1, 2, 8],
             _ => [1, 2, 6],

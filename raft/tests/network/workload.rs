@@ -32,7 +32,7 @@ impl Sim {
         }
         let leader = self.leader().map_or(id, RawNode::id);
         let id = if self.chance(700) { leader } else { id };
-        let count = 1 + self.below(3);
+        let count = [1, 1, 2, 3][self.below(4) as usize];
         let state = self.leader().map(RawNode::conf_state).unwrap_or_default();
         let change = self.any_change(count, &state);
         // Some operators do not wait for the first change before they ask for the next.
