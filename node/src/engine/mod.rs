@@ -10,7 +10,10 @@
 
 pub mod blocking;
 pub mod builder;
+mod directory;
 pub mod keyspace;
+pub mod layout;
+pub mod rehome;
 pub mod route;
 pub mod ticket;
 
@@ -24,6 +27,7 @@ use henge_mvcc as mvcc;
 pub use self::blocking::Blocking;
 pub use self::builder::{ClusterConfig, EngineBuilder};
 pub use self::keyspace::Keyspace;
+pub use self::layout::Router;
 pub use self::ticket::Operation;
 use self::ticket::Ticket;
 use crate::api::{
@@ -58,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) cores: Vec<CoreHandle>,
     pub(crate) shards: Vec<ShardHandle>,
     pub(crate) members: Vec<Member>,
+    pub(crate) router: Router,
     pub(crate) limits: mvcc::check::Limits,
     pub(crate) host: HostKind,
     next_session: AtomicU64,
@@ -116,8 +121,11 @@ pub enum OpenError {
         /// What is wrong with it.
         why: String,
     },
-    /// The directory was made with another number of cores or shards.
-    #[error("{path} was made with {found}, not with {asked}; open it as it was made")]
+    /// The directory was made with another number of shards, or another router.
+    #[error(
+        "{path} was made with {found}, not with {asked}: keys lie where that put them; open it as it was \
+         made"
+    )]
     Layout {
         /// The layout file.
         path: PathBuf,
@@ -125,6 +133,31 @@ pub enum OpenError {
         found: String,
         /// What was asked for.
         asked: String,
+    },
+    /// The layout file cannot be understood.
+    #[error("{path}: {why}")]
+    BadLayout {
+        /// The layout file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A core's log is not there.
+    #[error(
+        "{path} is missing or has no IDENTITY: the shards of this core would be empty; put it back, or \
+         restore the data directory from a copy"
+    )]
+    MissingLog {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// Shards could not be moved to another core's log. What they held is safe; opening again goes on.
+    #[error("moving shards between logs, {path}: {why}")]
+    Move {
+        /// The log's directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
     },
     /// The data directory cannot be used.
     #[error("data directory {path}: {error}")]

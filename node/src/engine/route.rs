@@ -6,7 +6,7 @@
 use henge_mvcc as mvcc;
 use henge_mvcc::RequestOp;
 
-use super::{Engine, Ticket, owned};
+use super::{Engine, Router, Ticket, owned};
 use crate::api::{Error, Header, Reply};
 use crate::machine::Command;
 use crate::shard::request::RequestKind;
@@ -26,7 +26,10 @@ pub fn shard_of(key: &[u8], shards: usize) -> usize {
 
 impl Engine {
     pub(crate) fn route(&self, key: &[u8]) -> usize {
-        shard_of(key, self.shards())
+        match &self.inner().router {
+            Router::Hash => shard_of(key, self.shards()),
+            Router::Ranges(splits) => splits.partition_point(|split| split[..] <= *key),
+        }
     }
 
     pub(crate) fn one_shard(&self, what: &'static str) -> Result<usize, Error> {
