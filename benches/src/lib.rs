@@ -10,5 +10,8 @@
 )]
 
 pub mod h2load;
+pub mod raft_henge;
+pub mod raft_race;
+pub mod raft_tikv;
 pub mod server;
 pub mod stats;

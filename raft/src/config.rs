@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::logger::Logger;
 use crate::message::{NONE, is_local_target};
+use crate::trace::Tracer;
 
 /// "No limit" for every size in [`Config`].
 pub const NO_LIMIT: u64 = u64::MAX;
@@ -75,6 +76,13 @@ pub struct Config {
     /// Whether a follower drops proposals instead of passing them on. For hosts whose leader computes
     /// what it proposes (a timestamp, say), so that no follower may. Off.
     pub disable_proposal_forwarding: bool,
+    /// Dangerous: with asynchronous storage writes, a candidate's requests for votes are handed out at
+    /// once, as etcd's library does, and not as responses of the append that makes its term durable. A
+    /// candidate that crashes in between forgets that term and what was at the end of its log, wins the
+    /// same term with votes that were given to the longer log, and leads without committed entries.
+    /// Only for comparing with etcd's transcripts, or for hosts that hold the requests back themselves.
+    /// Off.
+    pub dangerous_early_vote_requests: bool,
     /// Dangerous: no check of proposed membership changes against the present configuration. Only for
     /// hosts that serialise and check changes themselves: an invalid change that commits is refused
     /// when applied, on every node. Off.
@@ -87,6 +95,8 @@ pub struct Config {
     pub random_seed: u64,
     /// Where log lines go; `None` costs nothing.
     pub logger: Option<Arc<dyn Logger>>,
+    /// Where events go, as values; `None` costs nothing. A slow one slows the group.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Config {
@@ -107,10 +117,12 @@ impl Config {
             pre_vote: true,
             read_only: ReadOnly::Safe,
             disable_proposal_forwarding: false,
+            dangerous_early_vote_requests: false,
             disable_conf_change_validation: false,
             step_down_on_removal: true,
             random_seed: id,
             logger: None,
+            tracer: None,
         }
     }
 

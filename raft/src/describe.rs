@@ -11,7 +11,7 @@ use crate::message::{
     ConfState, Entry, EntryKind, HardState, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message,
     MessageKind, NONE, Snapshot, SoftState,
 };
-use crate::node::Ready;
+use crate::ready::Ready;
 
 /// One entry: `1/12 EntryNormal "data"`.
 pub fn entry(entry: &Entry) -> String {
@@ -162,7 +162,7 @@ fn write_message(out: &mut String, indent: &str, message: &Message) -> fmt::Resu
     if message.vote != 0 {
         write!(out, " Vote:{}", message.vote)?;
     }
-    match message.entries.as_slice() {
+    match &*message.entries {
         [] => {}
         [only] => write!(out, " Entries:[{}]", entry(only))?,
         several => {

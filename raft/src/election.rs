@@ -15,6 +15,7 @@ use crate::quorum::VoteResult;
 use crate::raft::Raft;
 use crate::role::{Leadership, Role, Votes};
 use crate::storage::{Storage, StorageError};
+use crate::trace::TraceEvent;
 
 /// In a vote request's context: the leader itself asked for this election, so the lease is no excuse.
 pub(crate) const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
@@ -112,7 +113,7 @@ impl<S: Storage> Raft<S> {
             );
             let context = match campaign {
                 Campaign::Transfer => Bytes::from_static(TRANSFER_CONTEXT),
-                _ => Bytes::new(),
+                _ => self.committed_context(),
             };
             let (log_term, index) = (last.term, last.index);
             self.send(Message {
@@ -199,24 +200,14 @@ impl<S: Storage> Raft<S> {
         }
         if granted && !is_pre_vote {
             self.election_elapsed = 0;
-            self.vote = message.from;
+            self.set_vote(message.from);
         }
     }
 
     /// Says no, in our term so that the candidate can catch up, and says what is committed here.
-    ///
-    /// etcd's library does not say the latter, and can come to a standstill: the voters of a new
-    /// configuration can only elect a node that has the change in its log but does not know that it is
-    /// committed; in the old configuration, which it still uses, it needs votes of members that have
-    /// more entries than it has. (tikv's raft carries the commit index in votes for the same reason.)
     pub(crate) fn refuse_vote(&mut self, kind: MessageKind, to: u64) {
-        let (term, commit) = (self.term, self.log.committed);
-        let mut context = Vec::new();
-        if let Ok(commit_term) = self.log.term(commit) {
-            context.extend_from_slice(&commit.to_le_bytes());
-            context.extend_from_slice(&commit_term.to_le_bytes());
-        }
-        let context = context.into();
+        let term = self.term;
+        let context = self.committed_context();
         self.send(Message {
             kind,
             to,
@@ -227,9 +218,30 @@ impl<S: Storage> Raft<S> {
         });
     }
 
-    /// A refusal may show that a membership change in our log is committed. Then there is no point in
-    /// counting votes in the configuration before it: we step back until it is applied.
-    pub(crate) fn learn_from_refusal(&mut self, message: &Message) {
+    /// What is committed here, for the context of a request for a vote, or of its refusal.
+    ///
+    /// etcd's library does not say it, and can come to a standstill. The voters of a new configuration
+    /// can only elect a node that has the change in its log but does not know that it is committed; in
+    /// the old configuration, which it still uses, it needs votes of members that have more entries than
+    /// it has: a refusal tells it. Or it is no voter there, and does not campaign; those who are and do
+    /// need its vote and lack what it has: a request tells it (`tests/network`, seed 14152). (tikv's
+    /// raft carries the commit index in votes for the same reason.)
+    fn committed_context(&self) -> Bytes {
+        let commit = self.log.committed;
+        let Ok(term) = self.log.term(commit) else {
+            return Bytes::new();
+        };
+        let context = [commit.to_le_bytes(), term.to_le_bytes()].concat();
+        context.into()
+    }
+
+    /// A request or a refusal may show that a membership change in our log is committed. Then there is
+    /// no point in counting votes in the configuration before it: we step back until it is applied.
+    pub(crate) fn learn_from_election(&mut self, message: &Message) {
+        // Of the same length, by chance.
+        if message.context == TRANSFER_CONTEXT {
+            return;
+        }
         let Some((commit, term)) = message.context.split_first_chunk::<8>() else {
             return;
         };
@@ -251,7 +263,10 @@ impl<S: Storage> Raft<S> {
                     self.logger,
                     "{own:x} learned from a vote that index {index} is committed"
                 );
-                self.become_follower(self.term, NONE);
+                self.trace.emit(|| TraceEvent::Committed { index });
+                if !matches!(self.role, Role::Follower) {
+                    self.become_follower(self.term, NONE);
+                }
             }
             // As etcd's library: wait for a leader to say so.
             Ok(false) | Err(_) => self.log.committed = before,
@@ -305,7 +320,7 @@ impl<S: Storage> Raft<S> {
 
     pub(crate) fn become_leader(&mut self) {
         self.reset(self.term);
-        self.leader = self.id;
+        self.set_leader(self.id);
         let last = self.log.last().index;
         if let Some(own) = self.progress.get_mut(self.id) {
             own.become_replicate();
@@ -313,7 +328,7 @@ impl<S: Storage> Raft<S> {
         }
         // There may be an unapplied membership change anywhere before our first entry: allow none
         // until all of that is applied, instead of searching for it.
-        self.role = Role::Leader(Box::new(Leadership::new(last)));
+        self.set_role(Role::Leader(Box::new(Leadership::new(last))));
         // Entries of earlier terms can only be committed through one of ours (raft paper, 5.4.2).
         if let Err(reason) = self.append_as_leader([(EntryKind::Normal, Bytes::new())]) {
             debug!(
@@ -329,8 +344,8 @@ impl<S: Storage> Raft<S> {
 
     fn become_candidate(&mut self) {
         self.reset(self.term + 1);
-        self.role = Role::Candidate(Votes::default());
-        self.vote = self.id;
+        self.set_role(Role::Candidate(Votes::default()));
+        self.set_vote(self.id);
         info!(
             self.logger,
             "{:x} became candidate at term {}", self.id, self.term
@@ -339,8 +354,8 @@ impl<S: Storage> Raft<S> {
 
     /// Changes neither term nor vote: nothing has happened yet.
     fn become_pre_candidate(&mut self) {
-        self.role = Role::PreCandidate(Votes::default());
-        self.leader = NONE;
+        self.set_role(Role::PreCandidate(Votes::default()));
+        self.set_leader(NONE);
         info!(
             self.logger,
             "{:x} became pre-candidate at term {}", self.id, self.term

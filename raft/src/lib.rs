@@ -46,7 +46,7 @@
 //!     storage.append(&ready.entries).unwrap();
 //!     storage.set_hard_state(ready.hard_state);
 //!     // 3. Apply. New leaders start their term with an empty entry.
-//!     let commands = ready.committed_entries.into_iter().map(|entry| entry.data);
+//!     let commands = ready.committed_entries.iter().map(|entry| entry.data.clone());
 //!     applied.extend(commands.filter(|data| !data.is_empty()));
 //!     // 4. Done.
 //!     node.advance();
@@ -95,10 +95,12 @@
 //!
 //! And some differences that a user should not notice:
 //!
-//! - With asynchronous writes, a candidate leads only when its own vote is durable, too. Otherwise it
-//!   could lead, crash, and lead the same term again with other entries.
-//! - A vote that is refused says what is committed; a candidate whose log has a committed membership
-//!   change that it did not know of learns of it this way (a group could come to a standstill else).
+//! - With asynchronous writes, a candidate asks for votes only when its own term is durable, and leads
+//!   only when its own vote is. Otherwise it could lead, crash, and lead the same term again with other
+//!   entries ([`Config::dangerous_early_vote_requests`] restores etcd's order).
+//! - A request for a vote and its refusal say what is committed; a node whose log has a committed
+//!   membership change that it did not know of learns of it this way (a group could come to a standstill
+//!   else).
 //! - A lone voter answers reads only after the first commit of its term: its stored commit index may lag
 //!   behind what it acknowledged before a restart.
 //! - Reads that wait on a leader are dropped when it steps down.
@@ -113,6 +115,7 @@ mod config;
 pub mod describe;
 mod dice;
 mod election;
+mod entries;
 mod error;
 mod log;
 mod logger;
@@ -126,14 +129,17 @@ pub mod progress;
 pub mod quorum;
 mod raft;
 mod reads;
+mod ready;
 mod replication;
 mod role;
 mod status;
 mod storage;
+mod trace;
 mod unstable;
 pub mod wire;
 
 pub use config::{Config, NO_LIMIT, ReadOnly};
+pub use entries::Entries;
 pub use error::{ConfigError, DropReason, Fault, ProposeError, StepError};
 pub use logger::{Level, Logger};
 pub use membership::{
@@ -144,6 +150,8 @@ pub use message::{
     LOCAL_APPLY_THREAD, Message, MessageKind, NONE, RoleKind, Snapshot, SnapshotMeta, SoftState,
     is_local_target,
 };
-pub use node::{RawNode, ReadState, Ready, SnapshotStatus};
+pub use node::{RawNode, SnapshotStatus};
+pub use ready::{ReadState, Ready};
 pub use status::{Membership, Status};
 pub use storage::{MemoryStorage, Storage, StorageError, limit_size};
+pub use trace::{TraceEvent, Tracer};

@@ -7,10 +7,12 @@
 
 use std::fmt;
 
+use crate::entries::Entries;
 use crate::logger::{Log, info};
 use crate::message::{Entry, EntryId, Snapshot};
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, StorageError, limit_size};
+use crate::trace::{Trace, TraceEvent};
 use crate::unstable::Unstable;
 
 /// See the file's head.
@@ -33,6 +35,7 @@ pub(crate) struct RaftLog<S: Storage> {
     /// Storage said that it has to fetch what is to be applied next.
     pub(crate) waits_for_storage: bool,
     log: Log,
+    trace: Trace,
 }
 
 /// What became of an append.
@@ -47,7 +50,12 @@ pub(crate) enum Appended {
 }
 
 impl<S: Storage> RaftLog<S> {
-    pub(crate) fn new(storage: S, applying_size_max: u64, log: Log) -> Result<Self, StorageError> {
+    pub(crate) fn new(
+        storage: S,
+        applying_size_max: u64,
+        log: Log,
+        trace: Trace,
+    ) -> Result<Self, StorageError> {
         let first = storage.first_index()?;
         let last = storage.last_index()?;
         let before = first.saturating_sub(1);
@@ -66,6 +74,7 @@ impl<S: Storage> RaftLog<S> {
             applying_paused: false,
             waits_for_storage: false,
             log,
+            trace,
         })
     }
 
@@ -110,7 +119,7 @@ impl<S: Storage> RaftLog<S> {
     /// Follower: puts `entries`, which follow `before`, into the log, and commits as far as the
     /// leader's commit index and these entries reach. What is already there is left alone: a late
     /// append must not cut off what came after it.
-    pub(crate) fn append(&mut self, before: EntryId, entries: Vec<Entry>, commit: u64) -> Appended {
+    pub(crate) fn append(&mut self, before: EntryId, entries: Entries, commit: u64) -> Appended {
         if !self.matches(before) {
             return Appended::Mismatch;
         }
@@ -134,32 +143,28 @@ impl<S: Storage> RaftLog<S> {
                 );
             }
             self.unstable
-                .truncate_and_append(new.index, entries.into_iter().skip(known));
+                .truncate_and_append(entries.slice(known..entries.len()));
             self.last = last;
+            self.trace_change(new.index);
         } else if planted(Bug::CutAfterAppend)
             && end >= self.committed
             && end >= self.unstable.offset
         {
-            self.unstable.pop((self.last.index - end) as usize);
-            self.last = EntryId {
-                term: self.term(end).unwrap_or(0),
-                index: end,
-            };
+            let term = self.term(end).unwrap_or(0);
+            self.unstable.cut_to(end + 1);
+            self.last = EntryId { term, index: end };
         }
         self.commit_to(commit.min(end));
         Appended::To(end)
     }
 
-    /// Leader: adds one entry at the end.
-    pub(crate) fn push(&mut self, entry: Entry) {
-        self.last = entry.id();
-        self.unstable.push(entry);
-    }
-
-    /// Leader: takes back the last entries, down to `last`, which nobody has seen.
-    pub(crate) fn pop_to(&mut self, last: EntryId) {
-        self.unstable.pop((self.last.index - last.index) as usize);
-        self.last = last;
+    /// Leader: adds entries at the end.
+    pub(crate) fn push(&mut self, entries: Entries) {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            self.last = last.id();
+            self.trace_change(first.index);
+        }
+        self.unstable.push(entries);
     }
 
     /// A guess where this log ends to match another one that has (`index`, `term`): the highest index
@@ -177,7 +182,11 @@ impl<S: Storage> RaftLog<S> {
 
     /// Moves the commit index forward, never past the log: callers check that before.
     pub(crate) fn commit_to(&mut self, index: u64) {
-        self.committed = self.committed.max(index.min(self.last.index));
+        let index = index.min(self.last.index);
+        if index > self.committed {
+            self.committed = index;
+            self.trace.emit(|| TraceEvent::Committed { index });
+        }
     }
 
     /// Whether `next_committed` would return something.
@@ -191,9 +200,9 @@ impl<S: Storage> RaftLog<S> {
 
     /// Committed entries to apply next. With `allow_unstable` they need not be stored here yet (they
     /// are stored by a quorum).
-    pub(crate) fn next_committed(&self, allow_unstable: bool) -> Result<Vec<Entry>, StorageError> {
+    pub(crate) fn next_committed(&self, allow_unstable: bool) -> Result<Entries, StorageError> {
         if !self.has_next_committed(allow_unstable) {
-            return Ok(Vec::new());
+            return Ok(Entries::new());
         }
         let (lo, hi) = (self.applying + 1, self.appliable(allow_unstable) + 1);
         self.slice(
@@ -221,9 +230,9 @@ impl<S: Storage> RaftLog<S> {
     }
 
     /// The entries from `index` to the end, up to `max_bytes`.
-    pub(crate) fn entries(&self, index: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+    pub(crate) fn entries(&self, index: u64, max_bytes: u64) -> Result<Entries, StorageError> {
         if index > self.last.index {
-            return Ok(Vec::new());
+            return Ok(Entries::new());
         }
         self.slice(index, self.last.index + 1, max_bytes)
     }
@@ -237,15 +246,12 @@ impl<S: Storage> RaftLog<S> {
         self.committed = index;
         self.last = EntryId { term, index };
         self.unstable.restore(snapshot);
+        let last = self.last;
+        self.trace.emit(|| TraceEvent::SnapshotRestored { last });
     }
 
     /// Entries in `lo..hi`, which lie within the log: as many as fit, at least one.
-    pub(crate) fn slice(
-        &self,
-        lo: u64,
-        hi: u64,
-        max_bytes: u64,
-    ) -> Result<Vec<Entry>, StorageError> {
+    pub(crate) fn slice(&self, lo: u64, hi: u64, max_bytes: u64) -> Result<Entries, StorageError> {
         if lo >= self.unstable.offset {
             return Ok(self.unstable.slice(lo, hi, max_bytes));
         }
@@ -257,14 +263,19 @@ impl<S: Storage> RaftLog<S> {
         check_stored(&entries, lo, cut)?;
         let size: u64 = entries.iter().map(Entry::size).sum();
         if hi <= cut || (entries.len() as u64) < cut - lo || size >= max_bytes {
-            return Ok(entries);
+            return Ok(entries.into());
         }
         let tail = self.unstable.slice(cut, hi, max_bytes - size);
         // `slice` returns at least one, whether it fits or not.
         if limit_size(&tail, 0).iter().map(Entry::size).sum::<u64>() <= max_bytes - size {
-            entries.extend(tail);
+            entries.extend_from_slice(&tail);
         }
-        Ok(entries)
+        Ok(entries.into())
+    }
+
+    fn trace_change(&self, first: u64) {
+        let last = self.last;
+        self.trace.emit(|| TraceEvent::LogChanged { first, last });
     }
 
     fn appliable(&self, allow_unstable: bool) -> u64 {
@@ -316,12 +327,12 @@ mod tests {
         let mut storage = MemoryStorage::new();
         let all = entries(1, &[1, 1, 2, 2, 3]);
         storage.append(&all[..3]).unwrap();
-        let mut log = RaftLog::new(storage, u64::MAX, Log::default()).unwrap();
-        all[3..].iter().cloned().for_each(|entry| log.push(entry));
+        let mut log = RaftLog::new(storage, u64::MAX, Log::default(), Trace::default()).unwrap();
+        log.push(all.slice(3..5));
         log
     }
 
-    fn entries(first: u64, terms: &[u64]) -> Vec<Entry> {
+    fn entries(first: u64, terms: &[u64]) -> Entries {
         let ids = terms.iter().zip(first..);
         ids.map(|(&term, index)| Entry {
             term,
@@ -338,8 +349,8 @@ mod tests {
     #[test]
     fn append_matches_skips_and_replaces() {
         let mut log = log();
-        assert_eq!(log.append(id(9, 5), vec![], 0), Appended::Mismatch);
-        assert_eq!(log.append(id(3, 6), vec![], 0), Appended::Mismatch);
+        assert_eq!(log.append(id(9, 5), Entries::new(), 0), Appended::Mismatch);
+        assert_eq!(log.append(id(3, 6), Entries::new(), 0), Appended::Mismatch);
         // Old news cuts nothing off, and commits only as far as it reaches.
         assert_eq!(
             log.append(id(1, 1), entries(2, &[1, 2]), 9),

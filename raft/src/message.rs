@@ -10,6 +10,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::entries::Entries;
+
 /// The id that stands for "no node": no leader, no vote, no sender.
 pub const NONE: u64 = 0;
 /// Target of [`MessageKind::StorageAppend`]: whatever makes entries and hard state durable here.
@@ -354,7 +356,7 @@ pub struct Message {
     /// index (`AppResp`), the read index (`ReadIndexResp`).
     pub index: u64,
     /// Entries to append, propose or apply; for reads, one entry with the context as its data.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The sender's commit index, as far as the receiver may use it.
     pub commit: u64,
     /// `StorageAppend`: the vote to store.

@@ -1,4 +1,4 @@
-//! The node a host drives, and the [`Ready`] it gets its work from.
+//! The node a host drives. The work it has for the host is in a [`Ready`](crate::Ready).
 //!
 //! Promises: between two calls nothing happens. Whatever needs doing is in the next Ready, and whoever
 //! does it in the order written there keeps raft's promises.
@@ -8,70 +8,17 @@
 use bytes::Bytes;
 
 use crate::config::Config;
+use crate::entries::Entries;
 use crate::error::{ConfigError, Fault, ProposeError, StepError};
 use crate::membership::{ChangeError, ConfChange, ConfChangeV2};
 use crate::message::{
-    ConfState, Entry, EntryKind, HardState, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message,
-    MessageKind, NONE, RoleKind, Snapshot, SoftState,
+    ConfState, Entry, EntryKind, HardState, Message, MessageKind, NONE, RoleKind, SoftState,
 };
 use crate::progress::ProgressMap;
 use crate::raft::Raft;
 use crate::role::Role;
 use crate::status::Status;
-use crate::storage::{Storage, StorageError};
-
-/// A read that was asked for with [`RawNode::read_index`] may be served.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadState {
-    /// As soon as this index is applied.
-    pub index: u64,
-    /// What was given to `read_index`.
-    pub context: Bytes,
-}
-
-/// Everything the host must do now. It is handed out once: what is in it is not repeated.
-///
-/// **Synchronous** (`async_storage_writes` off). In this order:
-/// 1. Store `entries` (one at index i replaces all stored ones from i on), `hard_state` unless it is
-///    empty, and `snapshot`; durably, if `must_sync`.
-/// 2. Send `messages`. A leader's [`MessageKind::App`]s may be sent before step 1 is done (thesis,
-///    10.2.1); everything else only after. Report snapshots that were sent with
-///    [`RawNode::report_snapshot`].
-/// 3. Apply `snapshot`, then `committed_entries`. Membership changes among them go to
-///    [`RawNode::apply_conf_change`] (one that the host decides against: with node 0).
-/// 4. Call [`RawNode::advance`], before the next Ready is taken.
-///
-/// **Asynchronous** (`async_storage_writes` on). `messages` also has messages to two local threads, and
-/// there is no `advance`. `entries` and `committed_entries` stay empty: they are in those messages.
-/// - [`MessageKind::StorageAppend`] to [`LOCAL_APPEND_THREAD`]: store its entries, its
-///   [hard state](Message::hard_state) unless that is empty, and its snapshot; when all that is
-///   durable, deliver its `responses` (to peers, or to our own [`RawNode::step`]). Without responses
-///   there is no hurry; but responses of a later one rest on everything before it, too. Only a commit
-///   index may be lost (a hard state whose term and vote are those stored before).
-/// - [`MessageKind::StorageApply`] to [`LOCAL_APPLY_THREAD`]: apply its entries, then deliver its
-///   `responses`. It need not be durable. A snapshot can overtake it: entries up to the index of a
-///   snapshot that is applied already are skipped.
-/// - Messages to one thread are handled in order, and none is ever dropped. The two threads do not
-///   wait for each other. All other messages may be sent at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
-    /// Leader and role, if they changed. Need not be stored.
-    pub soft_state: Option<SoftState>,
-    /// To be stored; empty if unchanged.
-    pub hard_state: HardState,
-    /// Reads that can be served, each as soon as its index is applied.
-    pub read_states: Vec<ReadState>,
-    /// To be stored. Synchronous mode only.
-    pub entries: Vec<Entry>,
-    /// To be stored and applied.
-    pub snapshot: Option<Snapshot>,
-    /// To be applied. Synchronous mode only.
-    pub committed_entries: Vec<Entry>,
-    /// To be sent; in asynchronous mode, also to the local threads.
-    pub messages: Vec<Message>,
-    /// Whether entries, term or vote are to be stored. A commit index alone can be lost.
-    pub must_sync: bool,
-}
+use crate::storage::Storage;
 
 /// How sending a snapshot ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +32,13 @@ pub enum SnapshotStatus {
 /// One member of one group. Not thread-safe, and nothing in it waits.
 #[derive(Debug)]
 pub struct RawNode<S: Storage> {
-    raft: Raft<S>,
-    is_async: bool,
-    soft_before: SoftState,
-    hard_before: HardState,
+    pub(crate) raft: Raft<S>,
+    pub(crate) is_async: bool,
+    /// As the last Ready had them.
+    pub(crate) soft_before: SoftState,
+    pub(crate) hard_before: HardState,
     /// What the last Ready's completion will be answered with. Synchronous mode only.
-    steps_on_advance: Vec<Message>,
+    pub(crate) steps_on_advance: Vec<Message>,
 }
 
 impl<S: Storage> RawNode<S> {
@@ -231,73 +179,16 @@ impl<S: Storage> RawNode<S> {
         self.local(message)
     }
 
-    /// Whether [`RawNode::ready`] would return work.
-    pub fn has_ready(&self) -> bool {
-        let raft = &self.raft;
-        raft.fault.is_none()
-            && (!raft.messages.is_empty()
-                || !raft.messages_after_append.is_empty()
-                || raft.log.unstable.new_count() > 0
-                || raft.log.has_next_committed(!self.is_async)
-                || !raft.read_states.is_empty()
-                || raft.log.unstable.new_snapshot().is_some()
-                || raft.soft_state() != self.soft_before
-                || raft.hard_state() != self.hard_before)
-    }
-
-    /// All work there is, handed over: see [`Ready`]. Empty after a [`Fault`].
-    pub fn ready(&mut self) -> Ready {
-        let committed = self.next_committed();
-        if self.raft.fault.is_some() {
-            return Ready::default();
-        }
-        let entries = self.raft.log.unstable.new_entries();
-        let mut ready = Ready {
-            soft_state: self.changed_soft_state(),
-            read_states: std::mem::take(&mut self.raft.read_states),
-            snapshot: self.raft.log.unstable.new_snapshot().cloned(),
-            messages: std::mem::take(&mut self.raft.messages),
-            ..Ready::default()
-        };
-        let (before, now) = (self.hard_before, self.raft.hard_state());
-        ready.must_sync = !entries.is_empty() || now.vote != before.vote || now.term != before.term;
-        if now != before {
-            ready.hard_state = now;
-            self.hard_before = now;
-        }
-        let after_append = std::mem::take(&mut self.raft.messages_after_append);
-        let answer = self.append_response(&ready);
-        self.raft.log.unstable.accept_in_progress();
-        self.accept_committed(&committed);
-        if self.is_async {
-            attach_append(&mut ready, self.raft.id, entries, after_append, answer);
-            attach_apply(&mut ready, self.raft.id, committed);
-        } else {
-            self.keep_for_advance(&mut ready, after_append, answer, &committed);
-            ready.entries = entries;
-            ready.committed_entries = committed;
-        }
-        ready
-    }
-
-    /// Everything in the last Ready is done. Synchronous mode only; does nothing otherwise.
-    pub fn advance(&mut self) {
-        for message in std::mem::take(&mut self.steps_on_advance) {
-            // These are our own answers to ourselves; what they can run into is logged there.
-            let _ = self.local(message);
-        }
-    }
-
     /// Asks which index must be applied before a read that starts now may be served. The answer is a
     /// [`ReadState`] with the same context, or none (no leader, or the question got lost): ask again.
     pub fn read_index(&mut self, context: Bytes) {
-        let entries = vec![Entry {
+        let entry = Entry {
             data: context,
             ..Entry::default()
-        }];
+        };
         self.report(Message {
             kind: MessageKind::ReadIndex,
-            entries,
+            entries: entry.into(),
             ..Message::default()
         });
     }
@@ -319,6 +210,14 @@ impl<S: Storage> RawNode<S> {
             kind: MessageKind::ForgetLeader,
             ..Message::default()
         });
+    }
+
+    /// Storage has entries in memory now that it answered `Unavailable` for: those who wait for them are
+    /// sent to. Without this they wait for their next heartbeat response.
+    pub fn entries_available(&mut self) {
+        if self.check_fault().is_ok() {
+            self.raft.send_on();
+        }
     }
 
     /// The last messages to `id` did not get through.
@@ -424,7 +323,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Steps a message that we vouch for.
-    fn local(&mut self, message: Message) -> Result<(), StepError> {
+    pub(crate) fn local(&mut self, message: Message) -> Result<(), StepError> {
         self.check_fault()?;
         self.raft.log.waits_for_storage = false;
         let outcome = self.raft.step(message);
@@ -440,13 +339,13 @@ impl<S: Storage> RawNode<S> {
     fn propose_change(&mut self, entry: Entry) -> Result<(), ProposeError> {
         self.check_fault()?;
         match self.raft.is_leader() {
-            true => self.raft.propose_entries(vec![entry]),
-            false => self.propose_message(vec![entry]),
+            true => self.raft.propose_entries(entry.into()),
+            false => self.propose_message(entry.into()),
         }
     }
 
     /// Not the leader: on its way there, if there is one.
-    fn propose_message(&mut self, entries: Vec<Entry>) -> Result<(), ProposeError> {
+    fn propose_message(&mut self, entries: Entries) -> Result<(), ProposeError> {
         let (kind, from) = (MessageKind::Prop, self.raft.id);
         match self.local(Message {
             kind,
@@ -459,144 +358,5 @@ impl<S: Storage> RawNode<S> {
             // No other error can come of a proposal.
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    fn next_committed(&mut self) -> Vec<Entry> {
-        match self.raft.log.next_committed(!self.is_async) {
-            Ok(entries) => entries,
-            Err(StorageError::Unavailable) => {
-                // Ask again when something happens, not over and over.
-                self.raft.log.waits_for_storage = true;
-                Vec::new()
-            }
-            Err(error) => {
-                self.raft.poison_storage("read committed entries", error);
-                Vec::new()
-            }
-        }
-    }
-
-    fn changed_soft_state(&mut self) -> Option<SoftState> {
-        let now = self.raft.soft_state();
-        let is_changed = now != self.soft_before;
-        self.soft_before = now;
-        is_changed.then_some(now)
-    }
-
-    fn accept_committed(&mut self, committed: &[Entry]) {
-        if let Some(last) = committed.last() {
-            let size = committed.iter().map(Entry::size).sum();
-            self.raft
-                .log
-                .accept_applying(last.index, size, !self.is_async);
-        }
-    }
-
-    /// What tells us, when all that is unstable now is durable, that it is.
-    ///
-    /// It carries our term, and an answer from an earlier term is ignored. Index and term of the last
-    /// entry alone would not do (the ABA problem): entries 5/2 may be written, replaced by 5/3 from
-    /// another leader, and replaced again by the same 5/2 from the first one. When the first write is
-    /// reported, storage will still be overwritten twice, and must not be read yet. Replacing entries
-    /// takes a new leader, so while the term is the same nobody has replaced anything.
-    ///
-    /// Since answers get ignored, each new term must produce one, or the tail would stay in memory for
-    /// ever: hence it is asked for whenever there is a tail, not only when entries are new (a new term
-    /// always has a hard state to store), and it is about the last entry.
-    fn append_response(&self, ready: &Ready) -> Option<Message> {
-        let log = &self.raft.log;
-        if log.unstable.is_empty() && ready.snapshot.is_none() {
-            return None;
-        }
-        let mut answer = Message {
-            kind: MessageKind::StorageAppendResp,
-            to: self.raft.id,
-            from: LOCAL_APPEND_THREAD,
-            term: self.raft.term,
-            snapshot: ready.snapshot.clone().map(Box::new),
-            ..Message::default()
-        };
-        if !log.unstable.is_empty() {
-            answer.index = log.last().index;
-            answer.log_term = log.last().term;
-        }
-        Some(answer)
-    }
-
-    fn keep_for_advance(
-        &mut self,
-        ready: &mut Ready,
-        after_append: Vec<Message>,
-        answer: Option<Message>,
-        committed: &[Entry],
-    ) {
-        let id = self.raft.id;
-        let (own, others): (Vec<_>, Vec<_>) = after_append.into_iter().partition(|it| it.to == id);
-        ready.messages.extend(others);
-        self.steps_on_advance.extend(own);
-        self.steps_on_advance.extend(answer);
-        if !committed.is_empty() {
-            self.steps_on_advance
-                .push(apply_response(id, committed.to_vec()));
-        }
-    }
-}
-
-/// Our own acknowledgements come before the answer about stability: while entries are in the tail, their
-/// terms are found there, without asking storage.
-fn attach_append(
-    ready: &mut Ready,
-    id: u64,
-    entries: Vec<Entry>,
-    after_append: Vec<Message>,
-    answer: Option<Message>,
-) {
-    let has_work = !entries.is_empty()
-        || !ready.hard_state.is_empty()
-        || ready.snapshot.is_some()
-        || !after_append.is_empty();
-    if !has_work {
-        return;
-    }
-    let mut responses = after_append;
-    responses.extend(answer);
-    ready.messages.push(Message {
-        kind: MessageKind::StorageAppend,
-        to: LOCAL_APPEND_THREAD,
-        from: id,
-        // All zero if unchanged: the host then finds an empty hard state.
-        term: ready.hard_state.term,
-        vote: ready.hard_state.vote,
-        commit: ready.hard_state.commit,
-        entries,
-        snapshot: ready.snapshot.clone().map(Box::new),
-        responses,
-        ..Message::default()
-    });
-}
-
-fn attach_apply(ready: &mut Ready, id: u64, committed: Vec<Entry>) {
-    if committed.is_empty() {
-        return;
-    }
-    ready.messages.push(Message {
-        kind: MessageKind::StorageApply,
-        to: LOCAL_APPLY_THREAD,
-        from: id,
-        responses: vec![apply_response(id, committed.clone())],
-        entries: committed,
-        ..Message::default()
-    });
-}
-
-/// Without a term: what is committed holds in every term.
-fn apply_response(id: u64, entries: Vec<Entry>) -> Message {
-    let (kind, from) = (MessageKind::StorageApplyResp, LOCAL_APPLY_THREAD);
-    Message {
-        kind,
-        to: id,
-        from,
-        entries,
-        ..Message::default()
     }
 }

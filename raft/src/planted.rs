@@ -16,7 +16,7 @@ pub enum Bug {
     VoteForShortLogs,
     /// Lets a vote go before it is durable.
     VoteBeforeDurable,
-    /// Leads before its own vote is durable.
+    /// Asks for votes, and leads, before its own term and vote are durable.
     LeadBeforeDurable,
     /// Acknowledges entries before they are durable.
     AcknowledgeBeforeDurable,

@@ -19,12 +19,13 @@ use crate::membership;
 use crate::message::{
     EntryId, HardState, Message, MessageKind, NONE, RoleKind, Snapshot, SoftState,
 };
-use crate::node::ReadState;
 use crate::planted::{Bug, planted};
 use crate::progress::ProgressMap;
+use crate::ready::ReadState;
 use crate::role::{Leadership, Role};
 use crate::status::Membership;
 use crate::storage::{Storage, StorageError};
+use crate::trace::{Trace, TraceEvent};
 
 /// See the file's head.
 #[derive(Debug)]
@@ -45,8 +46,8 @@ pub(crate) struct Raft<S: Storage> {
     pub(crate) progress: ProgressMap,
     /// To be sent at once, to others.
     pub(crate) messages: Vec<Message>,
-    /// To be delivered, to others and to ourselves, when all that is unstable now is durable: votes
-    /// and append acknowledgements, and nothing else (thesis, 3.8).
+    /// To be delivered, to others and to ourselves, when all that is unstable now is durable: votes,
+    /// requests for votes and append acknowledgements, and nothing else (thesis, 3.8).
     pub(crate) messages_after_append: Vec<Message>,
     pub(crate) read_states: Vec<ReadState>,
     /// Ticks since this timer was last reset: by a word from the leader, a vote, a change of role; on
@@ -56,6 +57,7 @@ pub(crate) struct Raft<S: Storage> {
     pub(crate) randomized_timeout: u32,
     dice: Dice,
     pub(crate) logger: Log,
+    pub(crate) trace: Trace,
     /// Set once, never cleared.
     pub(crate) fault: Option<Fault>,
 }
@@ -64,8 +66,17 @@ impl<S: Storage> Raft<S> {
     pub(crate) fn new(config: Config, storage: S) -> Result<Raft<S>, ConfigError> {
         config.validate()?;
         let logger = Log(config.logger.clone());
+        let trace = Trace {
+            id: config.id,
+            tracer: config.tracer.clone(),
+        };
         let (hard_state, conf_state) = storage.initial_state()?;
-        let log = RaftLog::new(storage, config.committed_size_max(), logger.clone())?;
+        let log = RaftLog::new(
+            storage,
+            config.committed_size_max(),
+            logger.clone(),
+            trace.clone(),
+        )?;
         let inflight = (config.max_inflight_msgs, config.max_inflight_bytes);
         let (membership, progress) = membership::restore(&conf_state, log.last().index, inflight)
             .map_err(ConfigError::ConfState)?;
@@ -86,6 +97,7 @@ impl<S: Storage> Raft<S> {
             randomized_timeout: 0,
             dice: Dice::new(config.random_seed),
             logger,
+            trace,
             fault: None,
             config,
         };
@@ -93,6 +105,12 @@ impl<S: Storage> Raft<S> {
         raft.load(hard_state)?;
         raft.become_follower(raft.term, NONE);
         raft.log_start();
+        raft.trace.emit(|| TraceEvent::Started {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.log.committed,
+            last: raft.log.last(),
+        });
         Ok(raft)
     }
 
@@ -137,13 +155,9 @@ impl<S: Storage> Raft<S> {
 
     /// Takes a message that has passed `check`.
     pub(crate) fn step(&mut self, message: Message) -> Result<(), StepError> {
-        if message.reject
-            && matches!(
-                message.kind,
-                MessageKind::VoteResp | MessageKind::PreVoteResp
-            )
-        {
-            self.learn_from_refusal(&message);
+        use MessageKind::{PreVote, PreVoteResp, Vote, VoteResp};
+        if matches!(message.kind, Vote | PreVote | VoteResp | PreVoteResp) {
+            self.learn_from_election(&message);
         }
         // Term 0: local, or a request that was forwarded.
         if message.term > self.term {
@@ -187,8 +201,8 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    /// Schedules `message`, completed by sender and term. Votes and acknowledgements of appends wait
-    /// until what they rest on is durable; rejections too, to be on the safe side.
+    /// Schedules `message`, completed by sender and term. Votes, requests for votes and acknowledgements
+    /// of appends wait until what they rest on is durable; rejections too, to be on the safe side.
     pub(crate) fn send(&mut self, mut message: Message) {
         use MessageKind::*;
         if message.from == NONE {
@@ -204,6 +218,8 @@ impl<S: Storage> Raft<S> {
         let waits = match message.kind {
             AppResp => message.to == self.id || !planted(Bug::AcknowledgeBeforeDurable),
             VoteResp | PreVoteResp => message.to == self.id || !planted(Bug::VoteBeforeDurable),
+            // A vote is asked for with our term and our log: see `dangerous_early_vote_requests`.
+            Vote => !self.config.dangerous_early_vote_requests && !planted(Bug::LeadBeforeDurable),
             _ => false,
         };
         if waits {
@@ -222,8 +238,9 @@ impl<S: Storage> Raft<S> {
         if self.term != term {
             self.term = term;
             self.vote = NONE;
+            self.trace.emit(|| TraceEvent::TermChanged { term });
         }
-        self.leader = NONE;
+        self.set_leader(NONE);
         self.election_elapsed = 0;
         self.draw_timeout();
         let last = self.log.last().index;
@@ -237,12 +254,30 @@ impl<S: Storage> Raft<S> {
 
     pub(crate) fn become_follower(&mut self, term: u64, leader: u64) {
         self.reset(term);
-        self.role = Role::Follower;
-        self.leader = leader;
+        self.set_role(Role::Follower);
+        self.set_leader(leader);
         info!(
             self.logger,
             "{:x} became follower at term {}", self.id, self.term
         );
+    }
+
+    pub(crate) fn set_role(&mut self, role: Role) {
+        self.role = role;
+        let role = self.role_kind();
+        self.trace.emit(|| TraceEvent::RoleChanged { role });
+    }
+
+    pub(crate) fn set_leader(&mut self, leader: u64) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.trace.emit(|| TraceEvent::LeaderChanged { leader });
+        }
+    }
+
+    pub(crate) fn set_vote(&mut self, candidate: u64) {
+        self.vote = candidate;
+        self.trace.emit(|| TraceEvent::Voted { candidate });
     }
 
     pub(crate) fn draw_timeout(&mut self) {
@@ -266,7 +301,10 @@ impl<S: Storage> Raft<S> {
     /// Stops this group. The first reason stands.
     pub(crate) fn poison(&mut self, fault: Fault) {
         crate::logger::error!(self.logger, "{:x} {fault}", self.id);
-        self.fault.get_or_insert(fault);
+        if self.fault.is_none() {
+            self.fault = Some(fault.clone());
+            self.trace.emit(|| TraceEvent::Stopped { fault });
+        }
     }
 
     /// Stops this group because storage cannot `what`.

@@ -18,11 +18,12 @@ use bytes::Bytes;
 use crate::config::ReadOnly;
 use crate::logger::warning;
 use crate::message::{Entry, Message, MessageKind, NONE};
-use crate::node::ReadState;
 use crate::planted::{Bug, planted};
 use crate::quorum::JointConfig;
 use crate::raft::Raft;
+use crate::ready::ReadState;
 use crate::storage::Storage;
+use crate::trace::TraceEvent;
 
 /// Reads a leader keeps waiting; more are dropped, and their askers ask again.
 pub(crate) const READS_WAITING_MAX: usize = 65_536;
@@ -98,12 +99,12 @@ impl<S: Storage> Raft<S> {
         } else {
             message.from
         };
-        let Some(entry) = message.entries.into_iter().next() else {
+        let Some(entry) = message.entries.first() else {
             return;
         };
         let request = ReadRequest {
             from,
-            context: entry.data,
+            context: entry.data.clone(),
             index: self.log.committed,
         };
         let has_committed = self.has_committed_in_term();
@@ -194,20 +195,22 @@ impl<S: Storage> Raft<S> {
             context,
             index,
         } = request;
+        self.trace
+            .emit(|| TraceEvent::ReadConfirmed { from, index });
         if from == NONE {
             self.read_states.push(ReadState { index, context });
             return;
         }
         let kind = MessageKind::ReadIndexResp;
-        let entries = vec![Entry {
+        let entry = Entry {
             data: context,
             ..Entry::default()
-        }];
+        };
         self.send(Message {
             kind,
             to: from,
             index,
-            entries,
+            entries: entry.into(),
             ..Message::default()
         });
     }

@@ -2,20 +2,23 @@
 //!
 //! Promises: only entries of the leader's own term are committed by counting (raft paper, 5.4.2). A
 //! follower is never told to commit what it was not seen to have. Storage that is still fetching what
-//! a follower needs only delays that follower: the next heartbeat response tries again.
+//! a follower needs only delays that follower: it tries again when storage says that it has them, and at
+//! the next heartbeat response.
 //! Must never know: how followers decide.
 //! Tests: `tests/cluster.rs`; the `probe_and_replicate`, `replicate_pause` and snapshot transcripts.
 
 use bytes::Bytes;
 
+use crate::entries::Entries;
 use crate::error::DropReason;
 use crate::logger::{debug, info, warning};
-use crate::message::{Entry, EntryKind, Message, MessageKind, NONE};
+use crate::message::{Entry, EntryId, EntryKind, Message, MessageKind, NONE};
 use crate::planted::{Bug, planted};
 use crate::progress::ProgressState;
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
 use crate::storage::{Storage, StorageError};
+use crate::trace::TraceEvent;
 
 impl<S: Storage> Raft<S> {
     pub(crate) fn tick_leader(&mut self) {
@@ -71,24 +74,22 @@ impl<S: Storage> Raft<S> {
         &mut self,
         payloads: impl IntoIterator<Item = (EntryKind, Bytes)>,
     ) -> Result<(), DropReason> {
-        let before = self.log.last();
-        let (term, mut index, mut size) = (self.term, before.index, 0);
-        for (kind, data) in payloads {
-            index += 1;
-            size += data.len() as u64;
-            self.log.push(Entry {
+        let (term, first) = (self.term, self.log.last().index + 1);
+        let numbered = payloads.into_iter().zip(first..);
+        let entries: Entries = numbered
+            .map(|((kind, data), index)| Entry {
                 term,
                 index,
                 kind,
                 data,
-            });
-        }
+            })
+            .collect();
+        let size = entries.iter().map(|entry| entry.data.len() as u64).sum();
         let limit = self.config.uncommitted_size_max();
         let uncommitted = self
             .leadership()
             .map_or(0, |leadership| leadership.uncommitted_bytes);
         if uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit {
-            self.log.pop_to(before);
             warning!(
                 self.logger,
                 "{:x} appending new entries to log would exceed uncommitted entry size limit; dropping proposal",
@@ -99,6 +100,8 @@ impl<S: Storage> Raft<S> {
         if let Some(leadership) = self.leadership() {
             leadership.uncommitted_bytes = uncommitted + size;
         }
+        self.log.push(entries);
+        let index = self.log.last().index;
         // We acknowledge like everybody else: when it is durable.
         let (kind, to) = (MessageKind::AppResp, self.id);
         self.send(Message {
@@ -115,6 +118,19 @@ impl<S: Storage> Raft<S> {
         for position in 0..self.progress.len() {
             if let Some(to) = self.progress.id_at(position).filter(|to| *to != self.id) {
                 self.send_append(to, true);
+            }
+        }
+    }
+
+    /// Sends on to everyone whose window has room. For storage that was asked for entries it had to
+    /// fetch first, and has them now.
+    pub(crate) fn send_on(&mut self) {
+        if self.leadership().is_none() {
+            return;
+        }
+        for position in 0..self.progress.len() {
+            if let Some(to) = self.progress.id_at(position).filter(|to| *to != self.id) {
+                while self.send_append(to, false) {}
             }
         }
     }
@@ -137,7 +153,7 @@ impl<S: Storage> Raft<S> {
         // With a full window, an empty append keeps the flow alive: should all that is in flight be
         // lost, its answer is what frees the window (etcd issue 14633).
         let entries = if state == ProgressState::Replicate && is_full {
-            Vec::new()
+            Entries::new()
         } else {
             match self.log.entries(next, self.config.max_size_per_msg) {
                 Ok(entries) => entries,
@@ -156,6 +172,15 @@ impl<S: Storage> Raft<S> {
         }
         let kind = MessageKind::App;
         let index = next - 1;
+        self.trace.emit(|| TraceEvent::AppendSent {
+            to,
+            before: EntryId {
+                term: log_term,
+                index,
+            },
+            count: entries.len(),
+            commit,
+        });
         self.send(Message {
             kind,
             to,
@@ -222,6 +247,8 @@ impl<S: Storage> Raft<S> {
             self.log.committed
         );
         progress.become_snapshot(index);
+        let last = EntryId { term, index };
+        self.trace.emit(|| TraceEvent::SnapshotSent { to, last });
         debug!(
             self.logger,
             "{id:x} paused sending replication messages to {to:x} [{progress}]"
@@ -313,6 +340,14 @@ impl<S: Storage> Raft<S> {
     /// narrows down where our logs match to about one probe per term, instead of one per entry.
     pub(crate) fn append_rejected(&mut self, message: &Message) {
         let from = message.from;
+        self.trace.emit(|| TraceEvent::AppendRejected {
+            from,
+            index: message.index,
+            hint: EntryId {
+                term: message.log_term,
+                index: message.reject_hint,
+            },
+        });
         debug!(
             self.logger,
             "{:x} received MsgAppResp(rejected, hint: (index {}, term {})) from {from:x} for index {}",
@@ -344,6 +379,8 @@ impl<S: Storage> Raft<S> {
 
     /// Follower `from` (or our own storage) has everything up to `index`.
     pub(crate) fn append_acknowledged(&mut self, from: u64, index: u64) {
+        self.trace
+            .emit(|| TraceEvent::AppendAcknowledged { from, index });
         let first = self.log.first_index();
         let Some(progress) = self.progress.get_mut(from) else {
             return;

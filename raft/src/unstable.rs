@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 
+use crate::entries::Entries;
 use crate::logger::{Log, info};
 use crate::message::{Entry, EntryId, Snapshot};
 
-/// An emptied tail keeps room for this many entries, so that a busy group does not allocate for every
+/// An emptied tail keeps room for this many runs, so that a busy group does not allocate for every
 /// batch; more is given back, for there may be many thousand idle groups.
-const CAPACITY_KEPT_MAX: usize = 256;
+const CAPACITY_KEPT_MAX: usize = 16;
 
 /// See the file's head.
 #[derive(Debug)]
@@ -20,9 +21,12 @@ pub(crate) struct Unstable {
     /// The snapshot that was received, until storage has it.
     pub(crate) snapshot: Option<Box<Snapshot>>,
     snapshot_in_progress: bool,
-    /// `entries[i]` has index `offset + i`.
-    entries: VecDeque<Entry>,
+    /// Runs as they came, each following the one before, none empty. They are shared with the messages
+    /// that carry them.
+    runs: VecDeque<Entries>,
+    /// Index of the first entry, and the index after the last one.
     pub(crate) offset: u64,
+    end: u64,
     /// Entries before this index are being written. `offset <= offset_in_progress`.
     pub(crate) offset_in_progress: u64,
     log: Log,
@@ -33,28 +37,27 @@ impl Unstable {
         Unstable {
             snapshot: None,
             snapshot_in_progress: false,
-            entries: VecDeque::new(),
+            runs: VecDeque::new(),
             offset,
+            end: offset,
             offset_in_progress: offset,
             log,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        (self.end - self.offset) as usize
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.end == self.offset
     }
 
     /// The term of entry `index`, if it (or a snapshot that ends there) is here.
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
         if index >= self.offset {
-            return self
-                .entries
-                .get((index - self.offset) as usize)
-                .map(|entry| entry.term);
+            let run = self.runs.get(self.run_of(index))?;
+            return Some(run[(index - run[0].index) as usize].term);
         }
         let meta = &self.snapshot.as_ref()?.meta;
         (meta.index == index).then_some(meta.term)
@@ -62,15 +65,18 @@ impl Unstable {
 
     /// How many entries are not yet on their way to storage.
     pub(crate) fn new_count(&self) -> usize {
-        self.entries.len() - self.in_progress_count()
+        (self.end - self.offset_in_progress) as usize
     }
 
-    /// The entries that are not yet on their way to storage.
-    pub(crate) fn new_entries(&self) -> Vec<Entry> {
-        self.entries
-            .range(self.in_progress_count()..)
-            .cloned()
-            .collect()
+    /// The entries that are not yet on their way to storage: from now on, one run.
+    pub(crate) fn new_entries(&mut self) -> Entries {
+        let (first, end) = (self.offset_in_progress, self.end);
+        let new = self.slice(first, end, u64::MAX);
+        if !new.is_empty() {
+            self.cut_to(first);
+            self.push(new.clone());
+        }
+        new
     }
 
     /// The snapshot, if it is not yet on its way to storage.
@@ -82,7 +88,7 @@ impl Unstable {
 
     /// All that is here is now on its way to storage.
     pub(crate) fn accept_in_progress(&mut self) {
-        self.offset_in_progress = self.offset + self.entries.len() as u64;
+        self.offset_in_progress = self.end;
         self.snapshot_in_progress = self.snapshot.is_some();
     }
 
@@ -115,8 +121,14 @@ impl Unstable {
             );
             return;
         }
-        self.entries.drain(..(id.index + 1 - self.offset) as usize);
         self.offset = id.index + 1;
+        while let Some(run) = self.runs.pop_front() {
+            let known = (self.offset - run[0].index) as usize;
+            if known < run.len() {
+                self.runs.push_front(run.slice(known..run.len()));
+                break;
+            }
+        }
         self.offset_in_progress = self.offset_in_progress.max(self.offset);
         self.release_memory();
     }
@@ -137,66 +149,98 @@ impl Unstable {
     pub(crate) fn restore(&mut self, snapshot: Box<Snapshot>) {
         self.offset = snapshot.meta.index + 1;
         self.offset_in_progress = self.offset;
-        self.entries.clear();
+        self.end = self.offset;
+        self.runs.clear();
         self.release_memory();
         self.snapshot = Some(snapshot);
         self.snapshot_in_progress = false;
     }
 
-    /// Adds one entry at the end. The caller knows that it is the next one.
-    pub(crate) fn push(&mut self, entry: Entry) {
-        self.entries.push_back(entry);
+    /// Adds entries at the end. The caller knows that they are the next ones.
+    pub(crate) fn push(&mut self, entries: Entries) {
+        if !entries.is_empty() {
+            self.end += entries.len() as u64;
+            self.runs.push_back(entries);
+        }
     }
 
-    /// Takes the last `count` entries back, which nobody has seen.
-    pub(crate) fn pop(&mut self, count: usize) {
-        self.entries
-            .truncate(self.entries.len().saturating_sub(count));
+    /// Drops the entries from `index` on.
+    pub(crate) fn cut_to(&mut self, index: u64) {
+        self.end = self.end.min(index.max(self.offset));
+        while let Some(run) = self.runs.pop_back() {
+            let kept = self.end.saturating_sub(run[0].index) as usize;
+            if kept > 0 {
+                self.runs.push_back(run.slice(0..kept));
+                break;
+            }
+        }
     }
 
     /// Puts `entries` in place of all from the first of them on. They are consecutive and not empty.
-    pub(crate) fn truncate_and_append(&mut self, first: u64, entries: impl Iterator<Item = Entry>) {
-        let end = self.offset + self.entries.len() as u64;
-        if first == end {
+    pub(crate) fn truncate_and_append(&mut self, entries: Entries) {
+        let first = entries.first().map_or(self.end, |entry| entry.index);
+        if first == self.end {
             // The common case: nothing to replace.
         } else if first <= self.offset {
             info!(self.log, "replace the unstable entries from index {first}");
-            self.entries.clear();
+            self.runs.clear();
             self.offset = first;
             self.offset_in_progress = first;
+            self.end = first;
         } else {
             info!(
                 self.log,
                 "truncate the unstable entries before index {first}"
             );
-            self.entries.truncate((first - self.offset) as usize);
+            self.cut_to(first);
             // What replaces them is not being written yet.
             self.offset_in_progress = self.offset_in_progress.min(first);
         }
-        self.entries.extend(entries);
+        self.push(entries);
     }
 
-    /// The entries in `lo..hi`, as far as they are here, up to `max_bytes` but at least one.
-    pub(crate) fn slice(&self, lo: u64, hi: u64, max_bytes: u64) -> Vec<Entry> {
-        let from = (lo.saturating_sub(self.offset) as usize).min(self.entries.len());
-        let to = (hi.saturating_sub(self.offset) as usize).clamp(from, self.entries.len());
+    /// The entries in `lo..hi`, as far as they are here, up to `max_bytes` but at least one. Not copied
+    /// if they are in one run, as batches are that are sent as they came.
+    pub(crate) fn slice(&self, lo: u64, hi: u64, max_bytes: u64) -> Entries {
+        let (lo, hi) = (lo.max(self.offset), hi.min(self.end));
+        let at = self.run_of(lo);
+        let Some(run) = self.runs.get(at).filter(|_| lo < hi) else {
+            return Entries::new();
+        };
+        let skipped = (lo - run[0].index) as usize;
+        let wanted = (hi - lo) as usize;
         let mut size = 0u64;
-        let fitting = self.entries.range(from..to).take_while(|entry| {
+        let mut fits = |entry: &&Entry| {
             let is_first = size == 0;
             size = size.saturating_add(entry.size());
             is_first || size <= max_bytes
-        });
-        let count = fitting.count();
-        self.entries.range(from..from + count).cloned().collect()
+        };
+        let first: usize = run[skipped..]
+            .iter()
+            .take(wanted)
+            .take_while(&mut fits)
+            .count();
+        if first == wanted || skipped + first < run.len() {
+            return run.slice(skipped..skipped + first);
+        }
+        let more = self.runs.range(at + 1..).flat_map(|run| run.iter());
+        let more = more.take(wanted - first).take_while(fits);
+        run[skipped..].iter().chain(more).cloned().collect()
     }
 
-    fn in_progress_count(&self) -> usize {
-        (self.offset_in_progress - self.offset) as usize
+    /// The position of the run that has `index`, or would have it.
+    fn run_of(&self, index: u64) -> usize {
+        let is_before = |run: &Entries| run[0].index + run.len() as u64 <= index;
+        match self.runs.front() {
+            // The common case: a batch or two are under way.
+            Some(front) if !is_before(front) => 0,
+            _ => self.runs.partition_point(is_before),
+        }
     }
 
     fn release_memory(&mut self) {
-        if self.entries.is_empty() {
-            self.entries.shrink_to(CAPACITY_KEPT_MAX);
+        if self.runs.is_empty() {
+            self.runs.shrink_to(CAPACITY_KEPT_MAX);
         }
     }
 }
@@ -206,17 +250,18 @@ mod tests {
     use super::*;
     use crate::message::SnapshotMeta;
 
-    fn entries(range: std::ops::Range<u64>, term: u64) -> impl Iterator<Item = Entry> {
-        range.map(move |index| Entry {
+    fn entries(range: std::ops::Range<u64>, term: u64) -> Entries {
+        let entries = range.map(|index| Entry {
             index,
             term,
             ..Entry::default()
-        })
+        });
+        entries.collect()
     }
 
     fn unstable(offset: u64, end: u64) -> Unstable {
         let mut unstable = Unstable::new(offset, Log::default());
-        unstable.truncate_and_append(offset, entries(offset..end, 1));
+        unstable.truncate_and_append(entries(offset..end, 1));
         unstable
     }
 
@@ -226,7 +271,7 @@ mod tests {
         assert_eq!(unstable.new_entries().len(), 3);
         unstable.accept_in_progress();
         assert_eq!(unstable.new_count(), 0);
-        unstable.truncate_and_append(8, entries(8..9, 1));
+        unstable.truncate_and_append(entries(8..9, 1));
         assert_eq!(unstable.new_entries()[0].index, 8);
         unstable.stable_to(EntryId { term: 1, index: 7 });
         assert_eq!(
@@ -239,12 +284,12 @@ mod tests {
     fn replaced_entries_are_new_again() {
         let mut unstable = unstable(5, 8);
         unstable.accept_in_progress();
-        unstable.truncate_and_append(6, entries(6..7, 2));
+        unstable.truncate_and_append(entries(6..7, 2));
         assert_eq!((unstable.offset_in_progress, unstable.new_count()), (6, 1));
         // The acknowledgement of the replaced entry proves nothing about the new one.
         unstable.stable_to(EntryId { term: 1, index: 6 });
         assert_eq!(unstable.len(), 2);
-        unstable.truncate_and_append(3, entries(3..4, 3));
+        unstable.truncate_and_append(entries(3..4, 3));
         assert_eq!(
             (unstable.offset, unstable.offset_in_progress, unstable.len()),
             (3, 3, 1)
@@ -277,7 +322,7 @@ mod tests {
 
     #[test]
     fn slices_are_clipped_and_limited() {
-        let unstable = unstable(5, 8);
+        let mut unstable = unstable(5, 8);
         let size = unstable.new_entries()[0].size();
         assert_eq!(unstable.slice(5, 8, u64::MAX).len(), 3);
         assert_eq!(unstable.slice(5, 8, 2 * size).len(), 2);

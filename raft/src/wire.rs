@@ -23,6 +23,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
+use crate::entries::Entries;
 use crate::message::{ConfState, Entry, EntryKind, Message, MessageKind, Snapshot, SnapshotMeta};
 
 /// The version written, and the only one read.
@@ -245,7 +246,7 @@ fn get_message(input: &mut Bytes, depth: usize) -> Result<Message, WireError> {
     }
 }
 
-fn get_entries(body: &mut Bytes) -> Result<Vec<Entry>, WireError> {
+fn get_entries(body: &mut Bytes) -> Result<Entries, WireError> {
     let count = get_count(body, ENTRY_BYTES_MIN)?;
     let mut entries = Vec::with_capacity(count);
     for _ in 0..count {
@@ -261,7 +262,7 @@ fn get_entries(body: &mut Bytes) -> Result<Vec<Entry>, WireError> {
             data: get_bytes(body)?,
         });
     }
-    Ok(entries)
+    Ok(entries.into())
 }
 
 fn get_snapshot(body: &mut Bytes) -> Result<Snapshot, WireError> {
@@ -391,7 +392,7 @@ mod tests {
                         reject_hint,
                         vote,
                         reject,
-                        entries,
+                        entries: entries.into(),
                         context,
                         snapshot,
                         responses: Vec::new(),
@@ -451,7 +452,7 @@ mod tests {
         let mut out = BytesMut::new();
         encode(
             &Message {
-                entries,
+                entries: entries.into(),
                 ..Message::default()
             },
             &mut out,
@@ -467,7 +468,7 @@ mod tests {
         let mut out = BytesMut::new();
         encode(
             &Message {
-                entries: vec![Entry::default()],
+                entries: Entry::default().into(),
                 ..Message::default()
             },
             &mut out,

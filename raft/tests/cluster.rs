@@ -180,17 +180,20 @@ fn nothing_is_acknowledged_before_it_is_durable() {
 /// crash it would campaign in the same term again, and lead it with other entries.
 #[test]
 fn a_leader_has_voted_for_itself() {
-    let mut cluster = Cluster::new(3, asynchronous);
-    cluster.host(1).is_append_stopped = true;
-    cluster.elect(1);
-    assert_eq!(
-        cluster.leader(),
-        NONE,
-        "2 and 3 have voted, and 1 could forget that it asked"
-    );
-    cluster.host(1).is_append_stopped = false;
-    cluster.settle();
-    assert_eq!(cluster.leader(), 1);
+    for early in [false, true] {
+        let mut cluster = Cluster::new(3, |config| {
+            asynchronous(config);
+            config.dangerous_early_vote_requests = early;
+        });
+        cluster.host(1).is_append_stopped = true;
+        cluster.elect(1);
+        // Without the option it is not even asked for.
+        assert_eq!(cluster.node(2).term(), u64::from(early));
+        assert_eq!(cluster.leader(), NONE, "1 could forget that it asked");
+        cluster.host(1).is_append_stopped = false;
+        cluster.settle();
+        assert_eq!(cluster.leader(), 1);
+    }
 }
 
 /// Several appends in flight to the disk, acknowledged in order.

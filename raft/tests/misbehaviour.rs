@@ -106,7 +106,7 @@ fn message() -> impl Strategy<Value = Message> {
                     reject_hint,
                     vote,
                     reject,
-                    entries,
+                    entries: entries.into(),
                     context,
                     snapshot,
                 }
@@ -251,7 +251,7 @@ fn a_conflict_with_committed_entries_is_refused() {
         term: 9,
         log_term: 1,
         index: committed,
-        entries,
+        entries: entries.into(),
         ..Message::default()
     };
     cluster.node(2).step(before).unwrap();
@@ -267,7 +267,7 @@ fn a_conflict_with_committed_entries_is_refused() {
         term: 9,
         index: committed + 4,
         log_term: 9,
-        entries: vec![entry],
+        entries: entry.into(),
         ..Message::default()
     };
     let refusal = cluster.node(2).step(gap).unwrap_err();
@@ -391,8 +391,8 @@ fn finish(node: &mut RawNode<Fetching>) -> Vec<Message> {
     ready.messages
 }
 
-#[test]
-fn storage_that_fetches_is_asked_again() {
+/// A leader whose follower needs entries that storage has to fetch first.
+fn waiting_for_storage() -> RawNode<Fetching> {
     let mut node = fetching();
     assert!(node.ready().committed_entries.is_empty());
     node.advance();
@@ -436,6 +436,13 @@ fn storage_that_fetches_is_asked_again() {
     };
     node.step(rejection).unwrap();
     assert!(finish(&mut node).is_empty());
+    node
+}
+
+#[test]
+fn storage_that_fetches_is_asked_again() {
+    let mut node = waiting_for_storage();
+    let term = 2;
     node.storage().busy.set(false);
     let kind = MessageKind::HeartbeatResp;
     node.step(Message {
@@ -452,6 +459,21 @@ fn storage_that_fetches_is_asked_again() {
         (MessageKind::App, 3, 4)
     );
     assert_eq!(node.leader(), 1);
+}
+
+/// A laggard got one span of old entries per heartbeat: what was read back was not sent on.
+#[test]
+fn entries_that_become_available_are_sent_without_a_heartbeat() {
+    let mut node = waiting_for_storage();
+    node.entries_available();
+    assert!(!node.has_ready(), "storage is still fetching");
+    node.storage().busy.set(false);
+    node.entries_available();
+    let sent = finish(&mut node);
+    assert_eq!(
+        (sent[0].kind, sent[0].index, sent[0].entries.len()),
+        (MessageKind::App, 3, 4)
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use henge_raft::{ConfState, Entry, EntryKind, HardState};
 use henge_wal::{Record, Replay};
 
 use crate::machine::{CommandError, Machine};
-use crate::shard::log::{Position, TailLog};
+use crate::shard::log::{Position, TailLog, TermRuns};
 
 /// What the log knew about one group.
 #[derive(Default)]
@@ -78,7 +78,6 @@ pub enum RecoverFault {
     },
 }
 
-#[derive(Default)]
 struct Group {
     machine: Machine,
     /// The checkpoint it started from.
@@ -88,6 +87,8 @@ struct Group {
     compacted: u64,
     /// Not yet known to be committed.
     tail: VecDeque<Entry>,
+    /// The terms of all entries after `restored`.
+    terms: TermRuns,
 }
 
 impl Recovery {
@@ -114,12 +115,8 @@ impl Recovery {
             index: machine.applied_index,
             term: machine.applied_term,
         };
-        let group_state = Group {
-            machine,
-            restored,
-            ..Group::default()
-        };
-        self.groups.insert(group, group_state);
+        self.groups
+            .insert(group, Group::starting(machine, restored));
     }
 
     /// The groups found, or the first entry that could not be understood.
@@ -148,7 +145,8 @@ impl Recovery {
                     index: group.machine.applied_index,
                     term: group.machine.applied_term,
                 };
-                let mut log = TailLog::recovered(conf_state.clone(), group.restored, applied);
+                let mut log =
+                    TailLog::recovered(conf_state.clone(), group.restored, applied, group.terms);
                 log.append(&Vec::from(group.tail));
                 let (machine, hard_state) = (group.machine, group.hard_state);
                 (
@@ -243,7 +241,24 @@ impl Replay for Recovery {
     }
 }
 
+impl Default for Group {
+    fn default() -> Self {
+        Group::starting(Machine::default(), Position::default())
+    }
+}
+
 impl Group {
+    fn starting(machine: Machine, restored: Position) -> Self {
+        Group {
+            machine,
+            restored,
+            hard_state: HardState::default(),
+            compacted: 0,
+            tail: VecDeque::new(),
+            terms: TermRuns::new(restored),
+        }
+    }
+
     fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
         let found = self.machine.applied_index;
         if entry.index <= found {
@@ -264,6 +279,7 @@ impl Group {
         {
             self.tail.pop_back();
         }
+        self.terms.push(entry.index, entry.term);
         self.tail.push_back(entry);
         Ok(())
     }

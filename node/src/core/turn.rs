@@ -103,7 +103,8 @@ pub struct Core {
     written: VecDeque<(Lsn, u64)>,
     write_seconds: [u64; 15],
     write_seconds_sum: f64,
-    reads: Vec<(ReadId, usize)>,
+    /// Old entries being read back: for which shard, from which index.
+    reads: Vec<(ReadId, usize, u64)>,
     /// Callers of this turn that another caller wakes.
     chains: Vec<Arc<Chain>>,
     phase: Phase,
@@ -415,14 +416,12 @@ impl Core {
             again |= shard.compact_slice();
             again |= shard.checkpoint_slice(dir, &mut self.wal, every, cx);
             again |= shard.watch_slice();
-            if let Some(wanted) = shard.raft.storage().take_wanted()
-                && !self.reads.iter().any(|(_, reader)| *reader == at)
-            {
+            while let Some(wanted) = shard.raft.storage_mut().take_wanted() {
                 let (low, high) = (wanted.low, wanted.high - 1);
                 let id = self
                     .wal
                     .read(shard.config.group, low, high, READ_BACK_BYTES);
-                self.reads.push((id, at));
+                self.reads.push((id, at, low));
             }
         }
         again
@@ -433,10 +432,10 @@ impl Core {
         id: ReadId,
         result: Result<Vec<henge_wal::ReadEntry>, henge_wal::ReadError>,
     ) {
-        let Some(found) = self.reads.iter().position(|(read, _)| *read == id) else {
+        let Some(found) = self.reads.iter().position(|(read, ..)| *read == id) else {
             return;
         };
-        let (_, at) = self.reads.swap_remove(found);
+        let (_, at, low) = self.reads.swap_remove(found);
         let Some(shard) = self.shards.get_mut(at) else {
             return;
         };
@@ -448,9 +447,12 @@ impl Core {
                     kind: EntryKind::from_u8(entry.kind).unwrap_or_default(),
                     data: entry.payload,
                 });
-                shard.raft.storage_mut().fetched(entries.collect());
+                shard.raft.storage_mut().fetched(low, entries.collect());
+                // Not at the next heartbeat: a laggard would get one span per heartbeat.
+                shard.raft.entries_available();
             }
             Err(error) => {
+                shard.raft.storage_mut().fetched(low, Vec::new());
                 tracing::warn!(group = shard.config.group, %error, "old entries cannot be read back");
             }
         }

@@ -4,13 +4,20 @@
 //! when they are handed to the log writer (raft itself does not read them from here before they are
 //! durable) and leave from the front once applied, within a byte budget. An older entry that a slow
 //! follower needs is answered *temporarily unavailable* and noted as wanted; the core reads it back
-//! from disk and the leader finds it at its next attempt.
+//! from disk and has the leader try again. Terms are known for all of it.
 //! Must never know: files, offsets, other groups.
 
-use std::cell::Cell;
+mod read_back;
+mod terms;
+
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use henge_raft::{ConfState, Entry, HardState, Snapshot, Storage, StorageError};
+
+use self::read_back::ReadBack;
+pub use self::read_back::Wanted;
+pub use self::terms::TermRuns;
 
 /// Bytes of applied entries kept for followers that are a little behind.
 pub const TAIL_BYTES_MAX: usize = 32 << 20;
@@ -26,9 +33,10 @@ pub struct TailLog {
     before: Position,
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Older entries, read back from disk: contiguous, maybe stale, always a copy of what is on disk.
-    fetched: Vec<Entry>,
-    wanted: Cell<Option<Wanted>>,
+    /// The terms of all entries after `compacted`, in memory or not.
+    terms: TermRuns,
+    /// Older entries, read back from disk. Raft asks through a shared reference.
+    read_back: RefCell<ReadBack>,
 }
 
 /// An entry's place in the log.
@@ -38,15 +46,6 @@ pub struct Position {
     pub index: u64,
     /// Its term.
     pub term: u64,
-}
-
-/// A span of entries that raft asked for and memory does not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// First index.
-    pub low: u64,
-    /// One past the last index.
-    pub high: u64,
 }
 
 impl TailLog {
@@ -59,16 +58,23 @@ impl TailLog {
             before: compacted,
             entries: VecDeque::new(),
             bytes: 0,
-            fetched: Vec::new(),
-            wanted: Cell::new(None),
+            terms: TermRuns::new(compacted),
+            read_back: RefCell::default(),
         }
     }
 
     /// A log whose entries up to `before` are on disk and not in memory: an index above its checkpoint
     /// is then *wanted*, never *compacted*, so that a follower which lags can still be served.
-    pub fn recovered(conf_state: ConfState, compacted: Position, before: Position) -> Self {
+    /// `terms` begins at `compacted` and reaches to `before`.
+    pub fn recovered(
+        conf_state: ConfState,
+        compacted: Position,
+        before: Position,
+        terms: TermRuns,
+    ) -> Self {
         TailLog {
             before,
+            terms,
             ..TailLog::new(conf_state, compacted)
         }
     }
@@ -90,8 +96,9 @@ impl TailLog {
                 self.bytes -= weight(&gone);
             }
         }
-        self.fetched.retain(|entry| entry.index < first.index);
+        self.read_back.get_mut().cut_from(first.index);
         for entry in entries {
+            self.terms.push(entry.index, entry.term);
             self.bytes += weight(entry);
             self.entries.push_back(entry.clone());
         }
@@ -132,33 +139,18 @@ impl TailLog {
         if self.before.index < position.index {
             self.before = position;
         }
-        self.fetched.retain(|entry| entry.index > position.index);
+        self.terms.begin_at(position);
+        self.read_back.get_mut().cut_through(position.index);
     }
 
-    /// Takes what raft asked for in vain since the last call.
-    pub fn take_wanted(&self) -> Option<Wanted> {
-        self.wanted.take()
+    /// Takes a span that raft asked for in vain; its read ends in [`TailLog::fetched`].
+    pub fn take_wanted(&mut self) -> Option<Wanted> {
+        self.read_back.get_mut().take()
     }
 
-    /// Hands in entries read back from disk.
-    pub fn fetched(&mut self, entries: Vec<Entry>) {
-        self.fetched = entries;
-    }
-
-    fn cached(&self, index: u64) -> Option<&Entry> {
-        let at = usize::try_from(index.checked_sub(self.before.index + 1)?).ok()?;
-        self.entries.get(at)
-    }
-
-    fn fetched_at(&self, index: u64) -> Option<usize> {
-        let first = self.fetched.first()?.index;
-        let at = usize::try_from(index.checked_sub(first)?).ok()?;
-        (at < self.fetched.len()).then_some(at)
-    }
-
-    fn want<T>(&self, low: u64, high: u64) -> Result<T, StorageError> {
-        self.wanted.set(Some(Wanted { low, high }));
-        Err(StorageError::Unavailable)
+    /// Hands in what was read back from `low` on: nothing, if the read failed.
+    pub fn fetched(&mut self, low: u64, entries: Vec<Entry>) {
+        self.read_back.get_mut().put(low, entries);
     }
 }
 
@@ -179,35 +171,24 @@ impl Storage for TailLog {
             let count = usize::try_from(high - low).unwrap_or(usize::MAX);
             return Ok(within(self.entries.iter().skip(at).take(count), max_bytes));
         }
-        match self.fetched_at(low) {
-            Some(at) => {
-                let count = usize::try_from(high - low).unwrap_or(usize::MAX);
-                Ok(within(self.fetched[at..].iter().take(count), max_bytes))
-            }
-            None => self.want(low, high.min(self.before.index + 1)),
+        let high = high.min(self.before.index + 1);
+        let mut read_back = self.read_back.borrow_mut();
+        if let Some(found) = read_back.from(low) {
+            let count = usize::try_from(high - low).unwrap_or(usize::MAX);
+            return Ok(within(found.iter().take(count), max_bytes));
         }
+        read_back.want(Wanted { low, high });
+        Err(StorageError::Unavailable)
     }
 
     fn term(&self, index: u64) -> Result<u64, StorageError> {
-        if index == self.compacted.index {
-            return Ok(self.compacted.term);
-        }
         if index < self.compacted.index {
             return Err(StorageError::Compacted);
         }
-        if index == self.before.index {
-            return Ok(self.before.term);
-        }
-        if let Some(entry) = self.cached(index) {
-            return Ok(entry.term);
-        }
-        if index > self.before.index {
+        if index > self.last_index()? {
             return Err(StorageError::Unavailable);
         }
-        match self.fetched_at(index) {
-            Some(at) => Ok(self.fetched[at].term),
-            None => self.want(index, self.before.index + 1),
-        }
+        self.terms.term(index).ok_or(StorageError::Compacted)
     }
 
     fn first_index(&self) -> Result<u64, StorageError> {
@@ -285,7 +266,7 @@ mod tests {
         assert_eq!(log.entries(3, 11, u64::MAX), Err(StorageError::Unavailable));
         assert_eq!(log.take_wanted(), Some(Wanted { low: 3, high: 9 }));
         assert_eq!(log.take_wanted(), None);
-        log.fetched((3..9).map(|index| entry(index, 1)).collect());
+        log.fetched(3, (3..9).map(|index| entry(index, 1)).collect());
         assert_eq!(
             log.entries(3, 11, u64::MAX).map(|entries| entries.len()),
             Ok(6)
@@ -324,7 +305,9 @@ mod tests {
     #[test]
     fn after_recovery_what_is_on_disk_is_wanted_and_not_compacted() {
         let before = Position { index: 8, term: 1 };
-        let mut log = TailLog::recovered(ConfState::default(), Position::default(), before);
+        let mut terms = TermRuns::new(Position::default());
+        terms.push(1, 1);
+        let mut log = TailLog::recovered(ConfState::default(), Position::default(), before, terms);
         log.append(&[entry(9, 1)]);
         assert_eq!((log.first_index(), log.last_index()), (Ok(1), Ok(9)));
         assert_eq!(

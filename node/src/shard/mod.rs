@@ -22,6 +22,9 @@ pub mod session;
 pub mod waiters;
 pub mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use henge_raft::{ConfState, Config, HardState, RawNode};

@@ -70,6 +70,12 @@ impl Reads {
         }
     }
 
+    /// The name of the newest round.
+    #[cfg(test)]
+    pub(crate) fn last_context(&self) -> u64 {
+        self.next_context - 1
+    }
+
     /// Answers *not done* to reads whose time is over.
     pub fn expire(&mut self, now_ms: u64) {
         let late = Error::Timeout {

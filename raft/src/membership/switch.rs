@@ -12,6 +12,7 @@ use crate::progress::ProgressMap;
 use crate::raft::Raft;
 use crate::status::Membership;
 use crate::storage::Storage;
+use crate::trace::TraceEvent;
 
 impl<S: Storage> Raft<S> {
     /// Applies a committed change.
@@ -56,6 +57,9 @@ impl<S: Storage> Raft<S> {
             "{:x} switched to configuration {}", self.id, self.membership
         );
         let state = self.membership.conf_state();
+        self.trace.emit(|| TraceEvent::ConfChanged {
+            state: state.clone(),
+        });
         if !self.is_leader() {
             return state;
         }

@@ -10,9 +10,10 @@ use crate::log::Appended;
 use crate::logger::{debug, error, info, warning};
 use crate::membership;
 use crate::message::{EntryId, Message, MessageKind, NONE, Snapshot};
-use crate::node::ReadState;
 use crate::raft::Raft;
+use crate::ready::ReadState;
 use crate::storage::Storage;
+use crate::trace::TraceEvent;
 
 impl<S: Storage> Raft<S> {
     pub(crate) fn step_follower(&mut self, message: Message) -> Result<(), StepError> {
@@ -57,7 +58,7 @@ impl<S: Storage> Raft<S> {
                     self.logger,
                     "{id:x} forgetting leader {leader:x} at term {term}"
                 );
-                self.leader = NONE;
+                self.set_leader(NONE);
             }
             MessageKind::TimeoutNow => {
                 info!(
@@ -69,10 +70,10 @@ impl<S: Storage> Raft<S> {
             }
             MessageKind::ReadIndexResp => {
                 let index = message.index;
-                if let Some(entry) = message.entries.into_iter().next() {
+                if let Some(entry) = message.entries.first() {
                     self.read_states.push(ReadState {
                         index,
-                        context: entry.data,
+                        context: entry.data.clone(),
                     });
                 }
             }
@@ -83,7 +84,7 @@ impl<S: Storage> Raft<S> {
 
     fn heard_from_leader(&mut self, leader: u64) {
         self.election_elapsed = 0;
-        self.leader = leader;
+        self.set_leader(leader);
     }
 
     fn forward_proposal(&mut self, message: Message) -> Result<(), StepError> {
@@ -122,6 +123,15 @@ impl<S: Storage> Raft<S> {
             ..
         } = message;
         let (kind, to, committed) = (MessageKind::AppResp, from, self.log.committed);
+        self.trace.emit(|| TraceEvent::AppendReceived {
+            from,
+            before: EntryId {
+                term: log_term,
+                index,
+            },
+            count: entries.len(),
+            commit,
+        });
         if index < committed {
             // Late, or the leader probes too low: tell it where to go on.
             self.send(Message {

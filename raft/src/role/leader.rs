@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use crate::entries::Entries;
 use crate::error::{DropReason, ProposeError, StepError};
 use crate::logger::{debug, info};
 use crate::membership::{ConfChangeV2, DecodeError};
@@ -95,7 +96,7 @@ impl<S: Storage> Raft<S> {
 
     /// Appends and sends entries of any kind. A membership change that may not be made now becomes an
     /// empty entry: whoever proposed it sees it pass and nothing change.
-    pub(crate) fn propose_entries(&mut self, entries: Vec<Entry>) -> Result<(), ProposeError> {
+    pub(crate) fn propose_entries(&mut self, entries: Entries) -> Result<(), ProposeError> {
         if entries.is_empty() {
             return Err(ProposeError::Empty);
         }
@@ -111,12 +112,12 @@ impl<S: Storage> Raft<S> {
         let pending_before = self
             .leadership()
             .map_or(0, |leadership| leadership.pending_conf_index);
-        for (entry, change) in entries.into_iter().zip(changes) {
+        for (entry, change) in entries.iter().zip(changes) {
             let index = self.log.last().index + payloads.len() as u64 + 1;
             let is_refused = change.is_some_and(|change| !self.admit_change(&change, index));
             payloads.push(match is_refused {
                 true => (EntryKind::Normal, Bytes::new()),
-                false => (entry.kind, entry.data),
+                false => (entry.kind, entry.data.clone()),
             });
         }
         if let Err(reason) = self.append_as_leader(payloads) {
@@ -135,7 +136,7 @@ impl<S: Storage> Raft<S> {
             kind: EntryKind::ConfChangeV2,
             ..Entry::default()
         };
-        match self.propose_entries(vec![entry]) {
+        match self.propose_entries(entry.into()) {
             // A transfer is in progress. It succeeds, and the new leader does this, or it does not,
             // and we try again when the next entry is applied.
             Err(_) => debug!(

@@ -3,12 +3,19 @@
 //! read. After every step the rules of raft are checked (`rules`); at the end everything heals, and the
 //! cluster must go on.
 //!
-//! `HENGE_SEED=n` runs one seed, `HENGE_SEEDS=n` that many (the default is small).
+//! `HENGE_SEED=n` runs one seed, `HENGE_SEEDS=n` that many (the default is small; 20,000 run clean).
+//!
+//! `sim` has the cluster and the dice, `host` what a node's host does, `wire` the network, `faults` what
+//! goes wrong, `workload` what clients and operators want.
 
 #![allow(unexpected_cfgs)] // `henge_planted`: see the end of this file.
 
+mod faults;
+mod host;
 mod rules;
 mod sim;
+mod wire;
+mod workload;
 
 use sim::Sim;
 
@@ -63,16 +70,9 @@ fn runs_are_repeatable() {
 fn planted_bugs_are_found() {
     use henge_raft::planted::{Bug, plant};
     const SEEDS_MAX: u64 = 2_000;
-    // Rarer than that so far; each has a test of its own that finds it: `a_leader_has_voted_for_itself`,
-    // etcd's `append_aba_race`, `a_joint_configuration_needs_both_majorities`, `two_removals_in_a_row`,
-    // and `stale_read_after_a_pause`.
-    const RARE: [Bug; 5] = [
-        Bug::LeadBeforeDurable,
-        Bug::SkipTermOfStorage,
-        Bug::OneMajority,
-        Bug::ChangesAtOnce,
-        Bug::LateReadAnswers,
-    ];
+    // It takes three elections while one write is under way: rarer than that. etcd's transcript
+    // `append_aba_race` finds it.
+    const RARE: [Bug; 1] = [Bug::SkipTermOfStorage];
     // What they break is reported by panics, which nobody needs to see here.
     std::panic::set_hook(Box::new(|_| ()));
     let mut missed = Vec::new();

@@ -599,6 +599,8 @@ fn node_template(case: &Case) -> Result<(Config, Snapshot), String> {
         check_quorum: false,
         pre_vote: false,
         step_down_on_removal: false,
+        // As etcd does it.
+        dangerous_early_vote_requests: true,
         ..Config::new(1)
     };
     let mut snapshot = Snapshot::default();

@@ -1,0 +1,230 @@
+//! What goes wrong: cuts, pauses, crashes, and what a host may do at any time.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use henge_raft::{ConfState, Config, NONE, RawNode, Storage};
+
+use crate::sim::Sim;
+
+/// How long an [`episode`](Sim::episode) lasts at most: enough for an election and some entries.
+const EPISODE_STEPS_MAX: u64 = 100;
+
+impl Sim {
+    /// Cuts the cluster in two, or some links one way. Half of the time along a line that matters:
+    /// around a leader, or around the fewest with whom it can go on; should the others find enough votes
+    /// among themselves (and one of them may try at once), the two sides go different ways.
+    pub fn cut(&mut self) {
+        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        let leader = self
+            .leader()
+            .map(|leader| (leader.id(), leader.conf_state()));
+        match (self.below(6), leader) {
+            (0, Some((leader, _))) => self.side = BTreeSet::from([leader]),
+            (1 | 2, Some((leader, state))) => {
+                self.side = self.bare_majority(leader, &state);
+                let others = ids.into_iter().filter(|id| !self.side.contains(id));
+                let others: Vec<u64> = others.collect();
+                if !others.is_empty() && self.chance(500) {
+                    let one = others[self.below(others.len() as u64) as usize];
+                    self.campaign(one);
+                }
+            }
+            (3, _) => {
+                let links = ids
+                    .iter()
+                    .flat_map(|from| ids.iter().map(|to| (*from, *to)));
+                self.broken = links.filter(|_| self.chance(300)).collect();
+            }
+            _ => self.side = ids.into_iter().filter(|_| self.chance(400)).collect(),
+        }
+    }
+
+    /// Someone wants to lead, and for a while only a few hear of it: what the paper's figures 7 and 8 are
+    /// made of. At the end it may crash, or try again.
+    pub fn episode(&mut self, id: u64) {
+        // Who has tried before, or is slow, leaves more behind.
+        let id = match self.below(4) {
+            0 if self.options.slow_disk != NONE => self.options.slow_disk,
+            1 | 2 if self.last_candidate != NONE => self.last_candidate,
+            _ => id,
+        };
+        self.last_candidate = id;
+        self.restart(id);
+        let ids: Vec<u64> = self.hosts.keys().copied().collect();
+        self.side = ids.into_iter().filter(|_| self.chance(550)).collect();
+        self.side.insert(id);
+        self.campaign(id);
+        let steps = self.below(EPISODE_STEPS_MAX);
+        self.steps_left = self.steps_left.saturating_sub(steps);
+        for _ in 0..steps {
+            match self.below(20) {
+                0 => self.propose(id),
+                1 => self.work_somewhere(id, |host| &host.apply_work, Self::work_apply),
+                2..6 => {
+                    let near = self.any_id();
+                    self.work_somewhere(near, |host| &host.append_work, Self::work_append);
+                }
+                _ => self.deliver_within(),
+            }
+            self.handle_ready(id);
+        }
+        if self.chance(400) {
+            self.crash(id);
+            self.restart(id);
+        }
+        if self.chance(500) {
+            let lost = std::mem::take(&mut self.wire);
+            lost.iter().for_each(|message| self.lose(message));
+        }
+        if self.chance(300) {
+            self.campaign(id);
+        }
+        if self.chance(700) {
+            self.heal();
+        }
+    }
+
+    fn campaign(&mut self, id: u64) {
+        if let Some(node) = self.node(id) {
+            let _ = node.campaign();
+        }
+        self.handle_ready(id);
+    }
+
+    pub fn heal(&mut self) {
+        self.side.clear();
+        self.broken.clear();
+    }
+
+    pub fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.side.contains(&from) != self.side.contains(&to) || self.broken.contains(&(from, to))
+    }
+
+    /// `leader` and just enough others for a majority of the incoming voters, newcomers first.
+    fn bare_majority(&mut self, leader: u64, state: &ConfState) -> BTreeSet<u64> {
+        let mut others = state.voters.clone();
+        others.retain(|id| *id != leader);
+        if !others.is_empty() {
+            let first = self.below(others.len() as u64) as usize;
+            others.rotate_left(first);
+        }
+        others.sort_by_key(|id| state.voters_outgoing.contains(id));
+        let needed = state.voters.len() / 2 + usize::from(!state.voters.contains(&leader));
+        others.truncate(needed);
+        others.into_iter().chain([leader]).collect()
+    }
+
+    /// Stops a node in the middle of everything; half of the time one whose silence matters.
+    pub fn pause(&mut self, id: u64) {
+        if self.paused != NONE {
+            return;
+        }
+        let leader = self.leader().map(RawNode::id).filter(|_| self.chance(700));
+        self.paused = leader.unwrap_or(id);
+    }
+
+    /// It goes on where it was, and may be asked at once what it believes; then comes what was sent to it
+    /// meanwhile, the oldest first.
+    pub fn resume(&mut self) {
+        let id = std::mem::replace(&mut self.paused, NONE);
+        if id == NONE {
+            return;
+        }
+        if self.chance(500) {
+            self.read(id);
+            self.handle_ready(id);
+        }
+        let count = self.wire.iter().filter(|message| message.to == id).count();
+        for _ in 0..self.below(count as u64 + 1) {
+            let Some(at) = self.wire.iter().position(|message| message.to == id) else {
+                return;
+            };
+            let message = self.wire.remove(at);
+            self.deliver(message);
+        }
+    }
+
+    /// Half of the time where something is lost by it.
+    pub fn crash_somewhere(&mut self, id: u64) {
+        let mut busy = self
+            .hosts
+            .range(id..)
+            .filter(|(_, host)| !host.append_work.is_empty());
+        let victim = busy.next().map_or(id, |(busy, _)| *busy);
+        let id = if self.chance(500) { victim } else { id };
+        self.crash(id);
+        if self.chance(600) {
+            self.restart(id);
+            // Some hosts do not wait for a timeout after a restart.
+            if self.chance(300) {
+                self.campaign(id);
+            }
+        }
+    }
+
+    /// Loses everything that is not durable.
+    pub fn crash(&mut self, id: u64) {
+        if self.paused == id {
+            self.paused = NONE;
+        }
+        let host = self.host(id);
+        host.append_work.clear();
+        host.apply_work.clear();
+        if let Some(node) = host.node.take() {
+            host.disk.log = Some(node.storage().clone());
+            self.crashes += 1;
+        }
+    }
+
+    pub fn restart(&mut self, id: u64) {
+        let (options, seed) = (self.options, self.throw());
+        let host = self.host(id);
+        let Some(mut log) = host.disk.log.take() else {
+            return;
+        };
+        log.set_hard_state(host.disk.hard_state);
+        host.disk.hard_state_unsynced = host.disk.hard_state;
+        // The state machine starts from its last snapshot.
+        host.applied = log.snapshot().map_or(0, |snapshot| snapshot.meta.index);
+        let config = Config {
+            applied: host.applied,
+            election_tick: options.election_tick,
+            async_storage_writes: options.is_async,
+            check_quorum: options.check_quorum,
+            pre_vote: options.pre_vote,
+            max_inflight_msgs: options.inflight,
+            max_size_per_msg: options.message_bytes,
+            random_seed: seed,
+            ..Config::new(id)
+        };
+        host.node = Some(RawNode::new(config, log).expect("what was durable makes sense"));
+    }
+
+    pub fn compact(&mut self, id: u64) {
+        let applied = self.host(id).applied;
+        let Some(node) = self.node(id) else { return };
+        // What is handed out to be applied and is not yet must stay readable.
+        let index = applied.min(node.applied_index());
+        let state = node.conf_state();
+        let storage = node.storage_mut();
+        if storage
+            .create_snapshot(index, Some(state), Bytes::new())
+            .is_ok()
+        {
+            let _ = storage.compact(index);
+        }
+    }
+
+    /// Things a host may do at any time.
+    pub fn disturb(&mut self, id: u64) {
+        let (what, other) = (self.below(5), self.any_id());
+        let Some(node) = self.node(id) else { return };
+        match what {
+            0 => node.transfer_leader(other),
+            1 | 2 => drop(node.campaign()),
+            3 => node.forget_leader(),
+            _ => node.report_unreachable(other),
+        }
+    }
+}
