@@ -13,7 +13,8 @@ use henge_wal::{Identity, Wal, checkpoint};
 use super::directory::{Asked, Directory};
 use super::layout::{Layout, Router};
 use super::{CoreHandle, Engine, Inner, OpenError, ShardHandle};
-use crate::api::{Member, Metrics};
+use crate::api::{CoreMetrics, Member, Metrics};
+use crate::core::gauges::Stopwatch;
 use crate::core::inbox::{Inbox, Input};
 use crate::core::recover::Recovery;
 use crate::core::{Core, CoreConfig, Peers};
@@ -228,7 +229,9 @@ impl EngineBuilder {
         let mut cores = Vec::with_capacity(cores);
         let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
         for (at, inbox) in inboxes.iter().enumerate() {
-            let build = self.core_builder(at, &layout, inbox.clone(), &metrics, net.clone());
+            let core_metrics = Arc::new(Mutex::new(CoreMetrics::default()));
+            let doors = (inbox.clone(), core_metrics.clone());
+            let build = self.core_builder(at, &layout, doors, &metrics, net.clone());
             let (build, ended) = noting_the_end(build);
             let options = HostOptions {
                 busy_poll_micros: self.busy_poll_micros,
@@ -239,6 +242,7 @@ impl EngineBuilder {
             let thread = Mutex::new(Some(thread));
             cores.push(CoreHandle {
                 inbox: inbox.clone(),
+                metrics: core_metrics,
                 tasks,
                 thread,
                 ended,
@@ -263,6 +267,7 @@ impl EngineBuilder {
             },
             host,
             next_session: AtomicU64::new(1),
+            next_lease: AtomicU64::new(wall_clock_ms() << 20),
             peers: None,
         };
         engine.peers = self.start_peers(&inboxes, &net)?;
@@ -346,7 +351,7 @@ impl EngineBuilder {
         &self,
         at: usize,
         layout: &Layout,
-        inbox: Arc<Inbox>,
+        (inbox, core_metrics): (Arc<Inbox>, Arc<Mutex<CoreMetrics>>),
         metrics: &[Arc<Mutex<Metrics>>],
         net: Arc<OnceLock<Arc<PeerNet>>>,
     ) -> CoreBuilder {
@@ -397,6 +402,8 @@ impl EngineBuilder {
                 checkpoint_dir,
                 checkpoint_bytes,
                 metrics,
+                core_metrics,
+                stopwatch: Stopwatch::new(move || clock.now().micros),
             };
             let peers: Box<dyn Peers> = Box::new(NetPeers { net });
             Ok((Core::new(config, shards, wal), peers))
