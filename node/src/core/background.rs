@@ -30,7 +30,11 @@ impl Core {
             self.agenda.defer(*at);
             self.read_old_entries(*at);
         }
-        for _ in 0..SLICES_MAX.max(run.len()) {
+        let mut slices = SLICES_MAX;
+        for _ in 0..self.agenda.deferred() {
+            if slices == 0 {
+                break;
+            }
             let Some(at) = self.agenda.next_deferred() else {
                 break;
             };
@@ -38,6 +42,8 @@ impl Core {
             let more = shard.compact_slice() | shard.watch_slice();
             self.chains.extend(shard.flush_answers());
             if more {
+                // Only whole slices count: to look at a shard that has nothing is cheap.
+                slices -= 1;
                 self.agenda.defer(at);
             }
         }
@@ -59,7 +65,9 @@ impl Core {
     /// Begins checkpoints that are due and goes on with those that run.
     fn checkpoints(&mut self, cx: &mut Context<'_>) -> bool {
         let written = self.wal.stats().bytes;
-        let (dir, every) = (&self.config.checkpoint_dir, self.config.checkpoint_bytes);
+        // At least a byte: what is set due again must not be due at once.
+        let every = self.config.checkpoint_bytes.max(1);
+        let dir = &self.config.checkpoint_dir;
         // A full disk cannot wait for the usual distance: only a checkpoint gives segments back.
         let early = if self.wal.stats().space_low {
             every.saturating_sub(LOW_SPACE_BYTES)

@@ -47,6 +47,9 @@ const LIGHT_CALLERS_MAX: usize = 4;
 /// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
 const SATURATED_MS_MAX: u64 = 2;
 
+/// Longest rest, in milliseconds, of a core that waits for nothing: hosts need not know of "never".
+const REST_MS_MAX: u64 = 60_000;
+
 /// The time of a turn, from the host's monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -224,7 +227,7 @@ impl Core {
         if again || self.agenda.has_any() {
             return Next::Again;
         }
-        let mut next_ms = self.timers.next_ms();
+        let mut next_ms = self.timers.next_ms().min(now.millis() + REST_MS_MAX);
         if !self.chains.is_empty() {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
