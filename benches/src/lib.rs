@@ -10,8 +10,19 @@
 )]
 
 pub mod h2load;
+#[cfg(feature = "alternatives")]
+pub mod mvcc_index;
+pub mod mvcc_load;
+pub mod mvcc_phases;
+pub mod mvcc_rival;
 pub mod raft_henge;
 pub mod raft_race;
 pub mod raft_tikv;
 pub mod server;
 pub mod stats;
+pub mod wal_checkpoint;
+pub mod wal_commit;
+pub mod wal_fio;
+pub mod wal_peer;
+pub mod wal_plot;
+pub mod wal_recovery;

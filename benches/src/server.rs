@@ -80,6 +80,11 @@ pub struct Server {
 impl Server {
     /// Starts `program` with a new data directory under `parent` and waits until it is ready.
     pub fn start(program: &Program, parent: &Path) -> Result<Self, String> {
+        Self::start_with(program, parent, &[])
+    }
+
+    /// As [`Server::start`], with more flags.
+    pub fn start_with(program: &Program, parent: &Path, more: &[&str]) -> Result<Self, String> {
         let (client_port, peer_port) = (free_port()?, free_port()?);
         let data = parent.join(format!("{}-{client_port}", program.name));
         // A directory left by an interrupted run would make this one measure recovery.
@@ -92,6 +97,7 @@ impl Server {
         let mut child = Command::new(&program.path)
             .args(program.subcommand)
             .args(flags(&data, client_port, peer_port))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

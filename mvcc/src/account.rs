@@ -4,6 +4,8 @@
 //! leases and watchers are estimated. Whoever enforces a quota reads [`MemoryBytes::total`].
 //! Tested by `tests/account.rs`.
 
+use std::fmt;
+
 use crate::store::Store;
 
 /// A store in numbers.
@@ -28,10 +30,14 @@ pub struct Stats {
 /// Heap bytes by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryBytes {
-    /// Keys with their newest versions.
-    pub records: u64,
-    /// Older versions.
-    pub history: u64,
+    /// Keys, each with what the next put has to know.
+    pub keys: u64,
+    /// Versions, the newest and older ones.
+    pub versions: u64,
+    /// Kept for versions beside those: room to grow into, and versions that compaction removed and
+    /// that are not yet given back (at most half of what lives, but for what compaction is about to
+    /// give back).
+    pub spare: u64,
     /// The ordered index and the table of keys.
     pub index: u64,
     /// The revision log.
@@ -45,7 +51,51 @@ pub struct MemoryBytes {
 impl MemoryBytes {
     /// All classes.
     pub fn total(&self) -> u64 {
-        self.records + self.history + self.index + self.log + self.leases + self.watch
+        self.keys + self.versions + self.spare + self.index + self.log + self.leases + self.watch
+    }
+}
+
+/// A report for people: counts, then memory by class with its share.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("keys", self.keys),
+            (
+                "deleted, not yet compacted",
+                self.keys_held.saturating_sub(self.keys),
+            ),
+            ("versions", self.versions),
+            ("leases", self.leases),
+            ("watchers", self.watchers),
+            ("watchers catching up", self.watchers_behind),
+        ];
+        for (name, count) in counts {
+            writeln!(f, "{name:<28}{count:>14}")?;
+        }
+        let MemoryBytes {
+            keys,
+            versions,
+            spare,
+            index,
+            log,
+            leases,
+            watch,
+        } = self.bytes;
+        let total = self.bytes.total();
+        let classes = [
+            ("bytes of keys", keys),
+            ("bytes of versions", versions),
+            ("bytes to give back or grow", spare),
+            ("bytes of index", index),
+            ("bytes of revision log", log),
+            ("bytes of leases", leases),
+            ("bytes of watchers", watch),
+        ];
+        for (name, bytes) in classes {
+            let share = bytes as f64 * 100.0 / total.max(1) as f64;
+            writeln!(f, "{name:<28}{bytes:>14}{share:>6.1} %")?;
+        }
+        write!(f, "{:<28}{total:>14}", "bytes in all")
     }
 }
 
@@ -54,8 +104,9 @@ impl Store {
     pub fn memory(&self) -> MemoryBytes {
         let totals = self.keys.totals();
         MemoryBytes {
-            records: totals.record_bytes,
-            history: totals.history_bytes,
+            keys: totals.key_bytes,
+            versions: totals.version_bytes,
+            spare: totals.spare_bytes,
             index: (self.index.heap_bytes() + self.keys.slot_bytes()) as u64,
             log: self.log.heap_bytes() as u64,
             leases: self.leases.heap_bytes() as u64,

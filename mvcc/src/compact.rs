@@ -16,6 +16,7 @@
 //! compaction, which is what removes such a tombstone. Physical removal waits while a cursor
 //! (snapshot or hash) is open. Tested by `tests/compaction.rs` and the model.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -23,6 +24,15 @@ use crate::keys::KeyId;
 use crate::revlog::LogOp;
 use crate::store::Store;
 use crate::version::Version;
+
+/// Changes whose keys are loaded together.
+const AHEAD_CHANGES: usize = 16;
+
+/// What looking at so many versions of a key costs, in changes: most changes look at two or three,
+/// which are somewhere in memory each.
+fn cost(looked_at: usize) -> usize {
+    1 + looked_at / 2
+}
 
 /// How far physical compaction is with the changes at the compact revision, which come last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,32 +71,62 @@ impl Store {
         Ok(())
     }
 
-    /// Does up to `budget` changes' worth of physical compaction; returns whether to call again.
-    /// Does nothing and returns false while a cursor is open; see
-    /// [`Store::compaction_pending`]. A change costs well under a microsecond.
+    /// Does up to about `budget` changes' worth of physical compaction; returns whether to call
+    /// again. Does nothing and returns false while a cursor is open; see
+    /// [`Store::compaction_pending`]. A change costs well under a microsecond; looking through the
+    /// past of a key that changed often counts as several.
     pub fn compact_step(&mut self, budget: usize) -> bool {
         if self.pinned() {
             return false;
         }
-        for left in (1..=budget).rev() {
-            match self.log.front().filter(|op| op.main < self.compacted) {
-                Some(op) => self.compact_change(op),
-                None => {
-                    self.compact_edge(left);
-                    break;
-                }
+        let mut left = budget;
+        while left > 0 && self.is_log_pending() {
+            let group = left.min(AHEAD_CHANGES);
+            let mut next = [0; AHEAD_CHANGES];
+            let count = self.front_ids(&mut next[..group]);
+            if count == 0 {
+                left = self.compact_edge(left);
+                break;
             }
-            self.log.pop_front();
+            self.load(&next[..count]);
+            for _ in 0..count {
+                let Some(op) = self.log.front() else { break };
+                left = left.saturating_sub(self.compact_change(op));
+                self.log.pop_front();
+            }
+        }
+        if !self.is_log_pending() {
+            self.keys.give_back(left);
         }
         self.compaction_pending()
     }
 
+    /// The keys of the next changes below the compact revision.
+    fn front_ids(&self, ids: &mut [KeyId]) -> usize {
+        let changes = self.log.iter().take_while(|op| op.main < self.compacted);
+        let into = ids.iter_mut().zip(changes);
+        into.map(|(id, op)| *id = op.id).count()
+    }
+
+    /// Loads what compacting these keys reads, for all of them at once, so that the waits for memory
+    /// overlap.
+    fn load(&self, ids: &[KeyId]) {
+        let heads = ids.iter().fold(0, |sum, &id| sum ^ self.keys.touch(id));
+        black_box(heads);
+        let records = ids
+            .iter()
+            .fold(0, |sum, &id| sum ^ self.keys.touch_latest(id));
+        black_box(records);
+    }
+
     /// Is there physical work left, even if a cursor holds it up?
     pub fn compaction_pending(&self) -> bool {
-        self.compact_edge
-            != CompactEdge::Done {
-                main: self.compacted,
-            }
+        self.is_log_pending() || self.keys.has_to_give_back()
+    }
+
+    fn is_log_pending(&self) -> bool {
+        let main = self.compacted;
+        self.compact_edge != CompactEdge::Done { main }
     }
 
     /// Is a cursor open?
@@ -94,38 +134,45 @@ impl Store {
         Arc::strong_count(&self.pin) > 1
     }
 
-    /// Changes at the compact revision itself: what is older of their keys goes, they stay.
-    fn compact_edge(&mut self, budget: usize) {
+    /// Changes at the compact revision itself: what is older of their keys goes, they stay. Returns
+    /// what is left of the budget.
+    fn compact_edge(&mut self, budget: usize) -> usize {
         let main = self.compacted;
         let seen = match self.compact_edge {
             CompactEdge::Walking { main: at, seen } if at == main => seen,
             _ => 0,
         };
-        let at_edge = self.log.since(main).take_while(|op| op.main == main);
-        let slice: Vec<_> = at_edge.skip(seen).take(budget).map(|op| op.id).collect();
-        slice.iter().for_each(|&id| {
-            self.keys.drop_older_than(id, main);
-        });
-        self.compact_edge = if slice.len() < budget {
-            CompactEdge::Done { main }
-        } else {
-            CompactEdge::Walking {
-                main,
-                seen: seen + slice.len(),
+        let slice: Vec<_> = self.log.of_revision(main, seen).take(budget).collect();
+        let (mut left, mut done) = (budget, 0);
+        for &id in &slice {
+            if left == 0 {
+                break;
             }
-        };
+            let (_, looked_at) = self.keys.drop_older_than(id, main);
+            left = left.saturating_sub(cost(looked_at));
+            done += 1;
+        }
+        if done == slice.len() && slice.len() < budget {
+            self.keys.compacted();
+            self.compact_edge = CompactEdge::Done { main };
+        } else {
+            let seen = seen + done;
+            self.compact_edge = CompactEdge::Walking { main, seen };
+        }
+        left
     }
 
     /// One change below the compact revision: it hides everything older of its key. If it is a
-    /// delete, it hides itself too.
-    fn compact_change(&mut self, op: LogOp) {
-        self.keys.drop_older_than(op.id, op.main);
+    /// delete, it hides itself too. Returns what it cost.
+    fn compact_change(&mut self, op: LogOp) -> usize {
+        let (_, looked_at) = self.keys.drop_older_than(op.id, op.main);
+        let spent = cost(looked_at);
         let Some(version) = self.keys.at(op.id, op.main) else {
-            return;
+            return spent;
         };
         // The same key changed again in this revision: the later change decides.
         if !version.tombstone || version.main != op.main || version.sub != op.sub {
-            return;
+            return spent;
         }
         if self.keys.latest(op.id).main == op.main {
             self.index.remove(&self.keys, self.keys.key(op.id));
@@ -133,6 +180,7 @@ impl Store {
         } else {
             self.keys.drop_older_than(op.id, op.main + 1);
         }
+        spent + 2
     }
 
     /// The versions of a key that can be read at some revision from `compacted` to `upto`, plus a

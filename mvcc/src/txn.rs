@@ -1,7 +1,7 @@
 //! Transactions: compare, then one of two branches, atomically, in one revision.
 //!
 //! In etcd's order: all compares, nested ones included, are evaluated on the state before; then
-//! every put and range on the path taken is checked; only then is anything changed. So a
+//! every put, and then every range, on the path taken is checked; only then is anything changed. So a
 //! transaction that fails has changed nothing. Tested by `tests/semantics.rs` and the model.
 
 use std::cmp::Ordering;
@@ -68,24 +68,36 @@ impl Store {
         Ok(path)
     }
 
+    /// In etcd's order: all puts on the path, then all ranges.
     fn check_path(&self, request: &TxnRequest<'_>, path: &Path) -> Result<(), Error> {
+        self.each_op(request, path, &|op| match op {
+            RequestOp::Put(put) => self.check_put(put),
+            RequestOp::DeleteRange(delete) if delete.range.key.is_empty() => Err(Error::EmptyKey),
+            _ => Ok(()),
+        })?;
+        self.each_op(request, path, &|op| match op {
+            RequestOp::Range(range) if range.range.key.is_empty() => Err(Error::EmptyKey),
+            RequestOp::Range(range) => self.check_range_revision(range.revision),
+            _ => Ok(()),
+        })
+    }
+
+    /// Every operation on the path, in order, but nested transactions themselves.
+    fn each_op(
+        &self,
+        request: &TxnRequest<'_>,
+        path: &Path,
+        check: &dyn Fn(&RequestOp<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut nested = path.nested.iter();
         for op in branch(request, path) {
             match op {
-                RequestOp::Range(range) if range.range.key.is_empty() => {
-                    return Err(Error::EmptyKey);
-                }
-                RequestOp::Range(range) => self.check_range_revision(range.revision)?,
-                RequestOp::Put(put) => self.check_put(put)?,
-                RequestOp::DeleteRange(delete) if delete.range.key.is_empty() => {
-                    return Err(Error::EmptyKey);
-                }
-                RequestOp::DeleteRange(_) => {}
                 RequestOp::Txn(inner) => {
                     if let Some(path) = nested.next() {
-                        self.check_path(inner, path)?;
+                        self.each_op(inner, path, check)?;
                     }
                 }
+                op => check(op)?,
             }
         }
         Ok(())

@@ -20,8 +20,26 @@ pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Writes `value` into a buffer; the bytes it took.
+pub(crate) fn put_in(out: &mut [u8; LEN_MAX], mut value: u64) -> &[u8] {
+    let mut len = 0;
+    while value >= 0x80 {
+        out[len] = value as u8 | 0x80;
+        value >>= 7;
+        len += 1;
+    }
+    out[len] = value as u8;
+    &out[..=len]
+}
+
 /// Takes a number off the front of `input`; `None` if it is cut short or does not fit 64 bits.
 pub(crate) fn take(input: &mut &[u8]) -> Option<u64> {
+    if let Some((&byte, rest)) = input.split_first()
+        && byte < 0x80
+    {
+        *input = rest;
+        return Some(u64::from(byte));
+    }
     let mut value = 0u64;
     for (i, &byte) in input.iter().enumerate().take(LEN_MAX) {
         if i == LEN_MAX - 1 && byte > 1 {
@@ -54,6 +72,7 @@ mod tests {
             let mut bytes = Vec::new();
             put(&mut bytes, value);
             assert_eq!(bytes.len(), len(value), "{value}");
+            assert_eq!(put_in(&mut [0; LEN_MAX], value), bytes);
             let mut input = bytes.as_slice();
             assert_eq!(take(&mut input), Some(value));
             assert!(input.is_empty());

@@ -116,15 +116,26 @@ impl<'a> Version<'a> {
     }
 
     /// The owned pair. A tombstone gives a delete event's pair: key and mod revision only.
-    pub fn to_key_value(self, key: Bytes) -> KeyValue {
+    /// `key` and `value` are those of this version, copied.
+    pub fn to_key_value(self, key: Bytes, value: Bytes) -> KeyValue {
         KeyValue {
             key,
-            value: Bytes::copy_from_slice(self.value),
+            value,
             create_revision: self.create,
             mod_revision: self.main,
             version: self.version,
             lease: self.lease,
         }
+    }
+}
+
+impl Version<'_> {
+    /// The owned pair of a key.
+    pub fn to_pair(self, key: &[u8]) -> KeyValue {
+        self.to_key_value(
+            Bytes::copy_from_slice(key),
+            Bytes::copy_from_slice(self.value),
+        )
     }
 }
 

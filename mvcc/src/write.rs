@@ -5,8 +5,6 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-
 use crate::error::Error;
 use crate::keys::KeyId;
 use crate::revlog::LogOp;
@@ -19,6 +17,10 @@ use crate::version::Version;
 impl Store {
     /// Writes one key. The revision grows even if the value is the same.
     pub fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
+        // etcd asks for the lease before the key here, and after it in a transaction.
+        if !request.key.is_empty() {
+            self.check_lease(request)?;
+        }
         self.check_put(request)?;
         self.write_begin();
         let response = self.apply_put(request);
@@ -52,9 +54,17 @@ impl Store {
             return Err(Error::EmptyKey);
         }
         let keeps = request.ignore_value || request.ignore_lease;
-        if keeps && self.live(request.key).is_none() {
+        if keeps && !self.is_live(request.key) {
             return Err(Error::KeyNotFound);
         }
+        self.check_lease(request)?;
+        if self.keys.is_full() {
+            return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn check_lease(&self, request: &PutRequest<'_>) -> Result<(), Error> {
         if request.lease != 0 && !request.ignore_lease && !self.leases.contains(request.lease) {
             return Err(Error::LeaseNotFound);
         }
@@ -83,11 +93,12 @@ impl Store {
         let (main, sub) = (self.revision + 1, self.changes);
         let found = self.index.find(&self.keys, request.key);
         let before = found
-            .map(|id| self.keys.latest(id))
-            .filter(|version| !version.tombstone);
-        let prev_kv = before
+            .map(|id| self.keys.newest(id))
+            .filter(|newest| !newest.tombstone);
+        let live = found.filter(|_| before.is_some());
+        let prev_kv = live
             .filter(|_| request.prev_kv)
-            .map(|version| version.to_key_value(Bytes::copy_from_slice(request.key)));
+            .map(|id| self.latest_pair(id));
         let lease_before = before.map_or(0, |version| version.lease);
         let lease = if request.ignore_lease {
             lease_before
@@ -95,9 +106,9 @@ impl Store {
             request.lease
         };
         // The kept value lies in the slot that is about to change: the one case that copies twice.
-        let kept = before
+        let kept = live
             .filter(|_| request.ignore_value)
-            .map(|version| version.value.to_vec());
+            .map(|id| self.keys.latest(id).value.to_vec());
         let version = Version {
             main,
             sub,
@@ -148,7 +159,7 @@ impl Store {
 
     /// Deletes a key that is live.
     pub(crate) fn delete_live(&mut self, id: KeyId) {
-        let lease = self.keys.latest(id).lease;
+        let lease = self.keys.newest(id).lease;
         if lease != 0 {
             self.leases.detach(lease, id);
         }
@@ -167,22 +178,20 @@ impl Store {
         self.changes += 1;
     }
 
-    /// The newest version of a key that is not deleted.
-    pub(crate) fn live(&self, key: &[u8]) -> Option<Version<'_>> {
-        let id = self.index.find(&self.keys, key)?;
-        Some(self.keys.latest(id)).filter(|version| !version.tombstone)
+    /// Does the key exist?
+    fn is_live(&self, key: &[u8]) -> bool {
+        let found = self.index.find(&self.keys, key);
+        found.is_some_and(|id| !self.keys.newest(id).tombstone)
     }
 
     fn latest_pair(&self, id: KeyId) -> KeyValue {
-        self.keys
-            .latest(id)
-            .to_key_value(Bytes::copy_from_slice(self.keys.key(id)))
+        self.keys.latest(id).to_pair(self.keys.key(id))
     }
 
     fn live_in(&self, range: KeyRange<'_>) -> Vec<KeyId> {
         let mut ids = Vec::new();
         self.scan_range(range, |id| {
-            if !self.keys.latest(id).tombstone {
+            if !self.keys.newest(id).tombstone {
                 ids.push(id);
             }
             ControlFlow::Continue(())

@@ -176,3 +176,37 @@ fn a_txn_attaches_and_detaches_too() {
         .expect("valid");
     assert_eq!(attached(&store, 1), ["b"]);
 }
+
+/// etcd's LeaseCheckpoint: without it a lease whose primary changes often never runs out.
+#[test]
+fn a_new_primary_begins_where_the_last_checkpoint_was() {
+    let mut store = Store::new();
+    for id in [1, 2, 3] {
+        store.lease_grant(id, 100, 0).expect("new");
+    }
+    store.lease_keep_alive(2, 60_000).expect("known");
+    let left = store.leases_to_checkpoint(i64::MIN, 60_500, 10);
+    assert_eq!(left, [(1, 39), (2, 99), (3, 39)]);
+    assert_eq!(
+        store.leases_to_checkpoint(1, 60_500, 1),
+        [(2, 99)],
+        "in parts"
+    );
+    assert!(
+        left.iter()
+            .all(|&(id, left_s)| store.lease_checkpoint(id, left_s))
+    );
+    assert!(!store.lease_checkpoint(9, 5));
+    // A renewal after the checkpoint counts for more.
+    store.lease_keep_alive(3, 61_000).expect("known");
+    store.leases_extend(70_000, 1_000);
+    let left = |store: &Store, id| {
+        let status = store.lease_time_to_live(id, 70_000, false).expect("known");
+        status.remaining_ttl_s
+    };
+    assert_eq!(
+        (left(&store, 1), left(&store, 2), left(&store, 3)),
+        (40, 100, 101)
+    );
+    assert_eq!(store.leases_expired(112_000, 10), [1]);
+}

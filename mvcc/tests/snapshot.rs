@@ -284,3 +284,25 @@ fn a_length_beyond_all_bounds_is_refused_at_once() {
         .expect_err("before more is waited for");
     assert!(matches!(error, SnapshotError::Damaged { .. }), "{error}");
 }
+
+/// etcd #17780: a restart in the middle of a compaction must not lower the revision, though what the
+/// last revisions did may be gone.
+#[test]
+fn regression_17780_the_revision_stays_though_compaction_took_its_last_changes() {
+    let mut store = Store::new();
+    put(&mut store, "a", "1");
+    put(&mut store, "b", "1");
+    delete(&mut store, "a");
+    delete(&mut store, "b");
+    let revision = store.revision();
+    store.compact(revision).expect("possible");
+    for steps in 0..8 {
+        let restored = restore(&snapshot(&store, 64), 7).expect("whole");
+        assert_eq!(restored.revision(), revision, "after {steps} steps");
+        assert_eq!(restored.compacted_revision(), revision);
+        assert_eq!(restored.hash_kv(0), store.hash_kv(0));
+        store.compact_step(1);
+    }
+    let mut restored = restore(&snapshot(&store, 64), 7).expect("whole");
+    assert_eq!(put(&mut restored, "c", "1"), revision + 1);
+}

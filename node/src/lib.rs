@@ -11,6 +11,7 @@ pub mod engine;
 pub mod etcd;
 pub mod host;
 pub mod http;
+pub mod local;
 pub mod machine;
 pub mod peer;
 pub mod shard;
@@ -22,3 +23,4 @@ pub use engine::{
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;
 pub use host::HostKind;
+pub use local::{Driver, Local};

@@ -279,3 +279,36 @@ fn a_move_can_be_stopped_at_every_operation_and_gone_on_with_any_number_of_cores
     }
     assert!(stops > 150, "only {stops} places to stop at");
 }
+
+#[test]
+fn a_log_that_lost_entries_is_not_moved_and_keeps_what_it_has() {
+    let (mut machine, written) = machine(4);
+    let before = machine.layout.clone();
+    // One byte of group 4's twentieth entry, in the log of core 1.
+    let needle = [20 ^ 4; 40];
+    let disk = &machine.disks[1];
+    let mut files = disk.names().into_iter().filter_map(|name| {
+        let bytes = disk.file(&name)?;
+        let at = bytes
+            .windows(needle.len())
+            .position(|seen| seen == needle)?;
+        Some((name, at))
+    });
+    let (name, at) = files.next_back().expect("the entry is in the log");
+    disk.rot(&name, at, &[0]);
+    let refused = machine.open(1).expect_err("a copy would hide the loss");
+    assert!(refused.to_string().contains("offset"), "{refused}");
+    assert_eq!(machine.layout, before, "no move was begun");
+    disk_is_whole(&machine, 0, &written);
+    // Where nothing moves, nothing is refused here: the core itself sees to what is left.
+    machine.open(2).expect("as it stands");
+}
+
+/// The groups of a core's log are as they were written.
+fn disk_is_whole(machine: &Machine, core: usize, written: &Collect) {
+    let (_wal, found) = machine.log(core);
+    assert!(!found.groups.is_empty());
+    for (group, found) in &found.groups {
+        assert_eq!(Some(found), written.groups.get(group), "group {group}");
+    }
+}

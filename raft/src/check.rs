@@ -13,7 +13,7 @@ use crate::storage::Storage;
 
 /// No term or index that was counted up gets near this; one that is claimed to must not bring us to the
 /// end of numbers, where the next one is computed.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 impl<S: Storage> Raft<S> {
     /// Checks a message that came from outside: a peer, or a local thread.

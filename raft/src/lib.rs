@@ -132,6 +132,8 @@ mod reads;
 mod ready;
 mod replication;
 mod role;
+#[cfg(test)]
+mod seeded;
 mod status;
 mod storage;
 mod trace;

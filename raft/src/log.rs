@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::check::NUMBER_MAX;
 use crate::entries::Entries;
 use crate::logger::{Log, info};
 use crate::message::{Entry, EntryId, Snapshot};
@@ -59,12 +60,15 @@ impl<S: Storage> RaftLog<S> {
         let first = storage.first_index()?;
         let last = storage.last_index()?;
         let before = first.saturating_sub(1);
+        let term = storage.term(last)?;
+        if last < before || last > NUMBER_MAX || term > NUMBER_MAX {
+            return Err(StorageError::Other(format!(
+                "the stored log {first}..={last} ends in term {term}: that cannot be"
+            )));
+        }
         Ok(RaftLog {
             unstable: Unstable::new(last + 1, log.clone()),
-            last: EntryId {
-                term: storage.term(last)?,
-                index: last,
-            },
+            last: EntryId { term, index: last },
             storage,
             committed: before,
             applying: before,

@@ -70,7 +70,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// The storage this node reads, to be written. Tells the node that storage may now have what it
-    /// called [`Unavailable`](StorageError::Unavailable) before.
+    /// called [`Unavailable`](crate::StorageError::Unavailable) before.
     pub fn storage_mut(&mut self) -> &mut S {
         self.raft.log.waits_for_storage = false;
         &mut self.raft.log.storage
@@ -180,7 +180,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Asks which index must be applied before a read that starts now may be served. The answer is a
-    /// [`ReadState`] with the same context, or none (no leader, or the question got lost): ask again.
+    /// [`ReadState`](crate::ReadState) with the same context, or none (no leader, or the question got lost): ask again.
     pub fn read_index(&mut self, context: Bytes) {
         let entry = Entry {
             data: context,

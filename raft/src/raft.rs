@@ -9,6 +9,7 @@
 //! The other files of this crate extend [`Raft`] by one concern each: `election`, `replication`,
 //! `reads`, `membership::switch`, and one file per role under `role/`.
 
+use crate::check::NUMBER_MAX;
 use crate::config::Config;
 use crate::dice::Dice;
 use crate::election::Campaign;
@@ -320,6 +321,10 @@ impl<S: Storage> Raft<S> {
             0 => low,
             applied => applied,
         };
+        if state.term > NUMBER_MAX {
+            let what = format!("the stored term {} is beyond all terms", state.term);
+            return Err(StorageError::Other(what).into());
+        }
         if state.commit > high {
             return Err(ConfigError::CommitOutOfRange {
                 commit: state.commit,

@@ -86,7 +86,7 @@ impl<S: Storage> RawNode<S> {
                 || raft.hard_state() != self.hard_before)
     }
 
-    /// All work there is, handed over: see [`Ready`]. Empty after a [`Fault`].
+    /// All work there is, handed over: see [`Ready`]. Empty after a [`Fault`](crate::Fault).
     pub fn ready(&mut self) -> Ready {
         let committed = self.next_committed();
         if self.raft.fault.is_some() {

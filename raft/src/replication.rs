@@ -240,6 +240,12 @@ impl<S: Storage> Raft<S> {
             }
         };
         let (index, term) = (snapshot.meta.index, snapshot.meta.term);
+        let last = self.log.last().index;
+        if index > last {
+            let what = format!("a snapshot at index {index}, but the log ends at {last}");
+            self.poison_storage("read a snapshot", StorageError::Other(what));
+            return false;
+        }
         debug!(
             self.logger,
             "{id:x} [firstindex: {}, commit: {}] sent snapshot[index: {index}, term: {term}] to {to:x} [{progress}]",

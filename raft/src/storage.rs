@@ -6,29 +6,25 @@
 //! Must never know: files, clocks, or raft's state machine.
 //! Tests: [`MemoryStorage`] below; the trait's use by the tests of `log`.
 
+use std::fmt;
+
 use bytes::Bytes;
-use thiserror::Error;
 
 use crate::message::{ConfState, Entry, HardState, Snapshot, SnapshotMeta};
 
 /// Why storage does not have what was asked for.
 #[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageError {
     /// Older than the first index: only a snapshot has it.
-    #[error("requested index is unavailable due to compaction")]
     Compacted,
     /// Newer than the last index, or not in memory now and being fetched: ask again later.
-    #[error("requested entry at index is unavailable")]
     Unavailable,
     /// A snapshot is being prepared: ask again later.
-    #[error("snapshot is temporarily unavailable")]
     SnapshotTemporarilyUnavailable,
     /// The given snapshot is older than the one there is.
-    #[error("requested index is older than the existing snapshot")]
     SnapshotOutOfDate,
     /// Appending would leave a hole.
-    #[error("entry {index} would leave a hole: the log ends at {last}")]
     Gap {
         /// The first entry that was to be appended.
         index: u64,
@@ -36,9 +32,32 @@ pub enum StorageError {
         last: u64,
     },
     /// Anything else; stops the group.
-    #[error("{0}")]
     Other(String),
 }
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StorageError::Compacted => {
+                f.write_str("requested index is unavailable due to compaction")
+            }
+            StorageError::Unavailable => f.write_str("requested entry at index is unavailable"),
+            StorageError::SnapshotTemporarilyUnavailable => {
+                f.write_str("snapshot is temporarily unavailable")
+            }
+            StorageError::SnapshotOutOfDate => {
+                f.write_str("requested index is older than the existing snapshot")
+            }
+            StorageError::Gap { index, last } => write!(
+                f,
+                "entry {index} would leave a hole: the log ends at {last}"
+            ),
+            StorageError::Other(inner) => write!(f, "{inner}"),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {}
 
 /// What raft reads. Whatever was handed out for writing in a Ready must be visible here from the
 /// moment its response (async) or `advance` (sync) reaches raft.

@@ -20,8 +20,9 @@
 //!
 //! `flags` says which bracketed parts are there; bit 0 is `reject`.
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use thiserror::Error;
 
 use crate::entries::Entries;
 use crate::message::{ConfState, Entry, EntryKind, Message, MessageKind, Snapshot, SnapshotMeta};
@@ -45,30 +46,44 @@ const FLAGS_KNOWN: u16 = (1 << 7) - 1;
 
 /// Why bytes are not a message. The sender's fault, or the network's.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// The input ends early, or a length in it is too large.
-    #[error("raft message ends early: a length in it is wrong, or bytes are missing")]
     Short,
     /// Bytes are left after the last part.
-    #[error("raft message has {0} bytes too many")]
     Trailing(usize),
     /// Written by a newer version.
-    #[error("raft message version {0} is not known here: upgrade this node first")]
     Version(u8),
     /// Not a kind of message.
-    #[error("{0} is not a kind of raft message")]
     Kind(u8),
     /// Not a kind of entry.
-    #[error("{0} is not a kind of entry")]
     EntryKind(u8),
     /// Parts nobody knows.
-    #[error("raft message has unknown flags {0:#x}")]
     Flags(u16),
     /// Responses in responses in responses.
-    #[error("raft message nests responses too deeply")]
     Depth,
 }
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireError::Short => f.write_str(
+                "raft message ends early: a length in it is wrong, or bytes are missing",
+            ),
+            WireError::Trailing(inner) => write!(f, "raft message has {inner} bytes too many"),
+            WireError::Version(inner) => write!(
+                f,
+                "raft message version {inner} is not known here: upgrade this node first"
+            ),
+            WireError::Kind(inner) => write!(f, "{inner} is not a kind of raft message"),
+            WireError::EntryKind(inner) => write!(f, "{inner} is not a kind of entry"),
+            WireError::Flags(inner) => write!(f, "raft message has unknown flags {inner:#x}"),
+            WireError::Depth => f.write_str("raft message nests responses too deeply"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
 
 /// Appends `message` to `out`. A message must encode to less than 4 GiB, as every message within the
 /// limits of [`Config`](crate::Config) does.
@@ -410,6 +425,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::cases(256))]
+
         #[test]
         fn round_trips_in_a_row(messages in prop::collection::vec(message(), 1..4)) {
             let mut out = BytesMut::new();

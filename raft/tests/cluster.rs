@@ -24,7 +24,7 @@ fn guarded(config: &mut Config) {
 }
 
 #[test]
-fn groups_of_every_size_elect_and_commit() {
+fn section_5_2_groups_of_every_size_elect_and_commit() {
     for count in 1..=5 {
         for change in [plain as fn(&mut Config), asynchronous, guarded] {
             let mut cluster = Cluster::new(count, change);
@@ -41,7 +41,7 @@ fn groups_of_every_size_elect_and_commit() {
 
 /// Paper 5.1: a follower passes requests on to the leader.
 #[test]
-fn followers_forward_proposals() {
+fn section_8_followers_forward_proposals() {
     let mut cluster = Cluster::new(3, plain);
     let early = cluster.node(2).propose(Bytes::from_static(b"x"));
     assert_eq!(early, Err(ProposeError::Dropped(DropReason::NoLeader)));
@@ -53,7 +53,7 @@ fn followers_forward_proposals() {
 
 /// Paper 5.2: at most one vote per term, also after a restart with what was durable.
 #[test]
-fn a_vote_survives_a_restart() {
+fn section_5_2_a_vote_survives_a_restart() {
     let mut cluster = Cluster::new(3, plain);
     cluster.isolate(3);
     cluster.elect(1);
@@ -78,7 +78,7 @@ fn a_vote_survives_a_restart() {
 
 /// Paper 5.3: a deposed leader's uncommitted entries are replaced by its successor's.
 #[test]
-fn a_partitioned_leader_loses_what_it_could_not_commit() {
+fn section_5_3_a_partitioned_leader_loses_what_it_could_not_commit() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.propose(1, "kept");
@@ -96,7 +96,7 @@ fn a_partitioned_leader_loses_what_it_could_not_commit() {
 
 /// Paper 5.4.1: who lacks committed entries does not win.
 #[test]
-fn a_short_log_does_not_win() {
+fn section_5_4_1_a_short_log_does_not_win() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.isolate(3);
@@ -112,7 +112,7 @@ fn a_short_log_does_not_win() {
 
 /// Paper 5.4.2, figure 8: an entry of an earlier term is not committed by counting.
 #[test]
-fn entries_of_earlier_terms_wait_for_one_of_this_term() {
+fn section_5_4_2_entries_of_earlier_terms_wait_for_one_of_this_term() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.isolate(1);
@@ -150,7 +150,7 @@ fn entries_of_earlier_terms_wait_for_one_of_this_term() {
 /// With async writes, a vote or an acknowledgement leaves only when what it rests on is durable, and
 /// committed entries are applied only when they are durable here.
 #[test]
-fn nothing_is_acknowledged_before_it_is_durable() {
+fn thesis_3_8_nothing_is_acknowledged_before_it_is_durable() {
     let mut cluster = Cluster::new(3, asynchronous);
     for id in [2, 3] {
         cluster.host(id).is_append_stopped = true;
@@ -179,7 +179,7 @@ fn nothing_is_acknowledged_before_it_is_durable() {
 /// With async writes, the votes of others do not make a leader whose own vote is not durable: after a
 /// crash it would campaign in the same term again, and lead it with other entries.
 #[test]
-fn a_leader_has_voted_for_itself() {
+fn thesis_3_8_a_leader_has_voted_for_itself() {
     for early in [false, true] {
         let mut cluster = Cluster::new(3, |config| {
             asynchronous(config);
@@ -198,7 +198,7 @@ fn a_leader_has_voted_for_itself() {
 
 /// Several appends in flight to the disk, acknowledged in order.
 #[test]
-fn appends_are_pipelined() {
+fn thesis_10_2_1_appends_are_pipelined() {
     let mut cluster = Cluster::new(1, asynchronous);
     cluster.elect(1);
     cluster.host(1).is_append_stopped = true;
@@ -214,7 +214,7 @@ fn appends_are_pipelined() {
 
 /// Thesis 9.6 and 4.2.3: a node that comes back from a partition deposes nobody.
 #[test]
-fn pre_vote_keeps_a_returning_node_from_disrupting() {
+fn thesis_9_6_pre_vote_keeps_a_returning_node_from_disrupting() {
     let mut cluster = Cluster::new(3, guarded);
     cluster.elect(1);
     let term = cluster.node(1).term();
@@ -233,7 +233,7 @@ fn pre_vote_keeps_a_returning_node_from_disrupting() {
 
 /// Thesis 6.2: a leader without a quorum steps down.
 #[test]
-fn check_quorum_deposes_a_lonely_leader() {
+fn thesis_6_2_check_quorum_deposes_a_lonely_leader() {
     let mut cluster = Cluster::new(3, guarded);
     cluster.elect(1);
     cluster.isolate(1);
@@ -245,7 +245,7 @@ fn check_quorum_deposes_a_lonely_leader() {
 
 /// Thesis 6.4: a leader that may have been deposed answers no reads; others ask the leader.
 #[test]
-fn reads_are_confirmed_by_a_quorum() {
+fn thesis_6_4_reads_are_confirmed_by_a_quorum() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.propose(1, "a");
@@ -275,7 +275,7 @@ fn reads_are_confirmed_by_a_quorum() {
 /// A new leader does not know what is committed until it has committed something itself: also when it
 /// is alone, for its stored commit index may lag.
 #[test]
-fn reads_wait_for_the_first_commit_of_the_term() {
+fn thesis_6_4_reads_wait_for_the_first_commit_of_the_term() {
     for count in [1, 3] {
         let mut cluster = Cluster::new(count, asynchronous);
         cluster.elect(1);
@@ -302,7 +302,7 @@ fn reads_wait_for_the_first_commit_of_the_term() {
 }
 
 #[test]
-fn lease_reads_are_answered_at_once() {
+fn thesis_6_4_1_lease_reads_are_answered_at_once() {
     let lease = |config: &mut Config| {
         guarded(config);
         config.read_only = ReadOnly::LeaseBased;
@@ -315,7 +315,7 @@ fn lease_reads_are_answered_at_once() {
 
 /// Thesis 3.10, with CheckQuorum on: the lease is no obstacle when the leader itself asks.
 #[test]
-fn leadership_is_transferred() {
+fn thesis_3_10_leadership_is_transferred() {
     let mut cluster = Cluster::new(3, guarded);
     cluster.elect(1);
     cluster.propose(1, "a");
@@ -337,7 +337,7 @@ fn leadership_is_transferred() {
 
 /// A transfer to someone who does not answer is given up after an election timeout.
 #[test]
-fn a_transfer_that_fails_is_given_up() {
+fn thesis_3_10_a_transfer_that_fails_is_given_up() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.isolate(3);
@@ -371,7 +371,7 @@ fn a_follower_that_forgets_its_leader_votes_for_another() {
 
 /// Paper 7: a follower whose entries are compacted away gets a snapshot, then the rest.
 #[test]
-fn a_follower_far_behind_gets_a_snapshot() {
+fn section_7_a_follower_far_behind_gets_a_snapshot() {
     for change in [plain as fn(&mut Config), asynchronous] {
         let mut cluster = Cluster::new(3, change);
         cluster.elect(1);
@@ -397,7 +397,7 @@ fn a_follower_far_behind_gets_a_snapshot() {
 
 /// A node joins as a learner, is promoted, and the old leader leaves.
 #[test]
-fn members_come_and_go_one_by_one() {
+fn thesis_4_1_members_come_and_go_one_by_one() {
     let mut cluster = Cluster::new(2, plain);
     cluster.elect(1);
     cluster.propose(1, "a");
@@ -433,7 +433,7 @@ fn members_come_and_go_one_by_one() {
 /// Thesis 4.3: two members change at once through a joint configuration, which the leader leaves by
 /// itself.
 #[test]
-fn a_joint_change_replaces_several_members() {
+fn section_6_a_joint_change_replaces_several_members() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.propose(1, "a");
@@ -459,7 +459,7 @@ fn a_joint_change_replaces_several_members() {
 
 /// In a joint configuration both majorities must agree.
 #[test]
-fn a_joint_configuration_needs_both_majorities() {
+fn section_6_a_joint_configuration_needs_both_majorities() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     for id in [4, 5] {

@@ -2,6 +2,8 @@
 //! goes on.
 
 mod common;
+#[path = "../src/seeded.rs"]
+mod seeded;
 
 use std::cell::Cell;
 
@@ -115,7 +117,7 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(seeded::cases(600))]
 
     /// Whatever comes, in whatever role: no panic, the commit index never goes back, and the entries
     /// below it stay. (That a forged message of a valid form can do harm is another matter: the

@@ -245,7 +245,8 @@ impl Client {
         revision(reply.header)
     }
 
-    async fn call<T, U>(&mut self, path: &'static str, request: T) -> Result<U, Status>
+    /// Any unary call.
+    pub async fn call<T, U>(&mut self, path: &'static str, request: T) -> Result<U, Status>
     where
         T: Message + 'static,
         U: Message + Default + 'static,

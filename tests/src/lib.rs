@@ -12,6 +12,7 @@
 )]
 
 pub mod dice;
+pub mod diff_wire;
 pub mod etcd;
 pub mod history;
 pub mod load;

@@ -15,7 +15,7 @@
 
 use crate::disk::AlignedBuf;
 use crate::le::{Fields, u16_at, u32_at, u64_at, u128_at};
-use crate::record::HardState;
+use crate::record::{HardState, Records};
 use crate::{BLOCK_BYTES, GroupId, Lsn};
 
 /// Format version written and known.
@@ -149,8 +149,24 @@ impl BatchHeader {
         self.uuid == uuid && self.seq == seq && self.offset == offset
     }
 
+    /// The first batch of its segment, which marks every group.
+    pub(crate) fn is_first(&self) -> bool {
+        self.flags & FLAG_FIRST != 0
+    }
+
     pub(crate) fn is_footer(&self) -> bool {
         self.flags & FLAG_FOOTER != 0
+    }
+
+    /// The checksum of the header: what the next batch's chain says.
+    pub(crate) fn crc(&self) -> u32 {
+        self.encode(0).1
+    }
+
+    /// The records of a batch whose checksums were found right.
+    pub(crate) fn records_of<'a>(&self, batch: &'a [u8]) -> Records<'a> {
+        let area = batch.get(HEADER_BYTES..self.marks_at as usize);
+        Records::new(area.unwrap_or_default(), self.records)
     }
 
     /// The record area of the batch, if its checksum is right. `batch` is the whole batch.
@@ -259,7 +275,7 @@ pub(crate) fn seal(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Records, put_entry};
+    use crate::record::put_entry;
 
     fn sample(payload: usize) -> (AlignedBuf, BatchHeader) {
         let mut buf = AlignedBuf::zeroed(HEADER_BYTES);

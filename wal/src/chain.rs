@@ -1,16 +1,17 @@
 //! The directory's side of recovery: which segment files there are, which of them form the log, and
 //! what becomes of the rest. The judgement is in `recover.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batch::FORMAT;
 use crate::disk::{AlignedBuf, Disk, FileId, Op, Output};
 use crate::error::Corruption;
 use crate::identity::{CUT_DIR, fault};
 use crate::pipeline::SegmentFile;
+use crate::recover::Ahead;
 use crate::scan::{Expect, Source};
 use crate::segment::{self, DATA_AT, FLAG_READY, Found, SegmentHeader};
-use crate::{Cut, Lsn, OpenError, Options};
+use crate::{BLOCK_BYTES, Cut, Lsn, OpenError, Options};
 
 /// A segment file as it was found.
 pub(crate) struct FoundFile {
@@ -55,6 +56,57 @@ impl Source for DiskSource<'_> {
     }
 }
 
+/// Reads a segment for its replay: what was read ahead, or by itself. Blocks that cannot be read come
+/// as zeros, which no batch passes for, and are noted: they are damage like any other (fault D6).
+pub(crate) struct LogSource<'d> {
+    pub(crate) disk: DiskSource<'d>,
+    pub(crate) ahead: Option<&'d mut Ahead>,
+    pub(crate) unreadable: &'d mut BTreeSet<(FileId, u64)>,
+}
+
+impl Source for LogSource<'_> {
+    fn read(&mut self, offset: u64, bytes: usize) -> std::io::Result<AlignedBuf> {
+        let file = self.disk.file;
+        let ahead = self.ahead.as_mut().and_then(|a| a.take(file, offset));
+        match ahead.unwrap_or_else(|| self.disk.read(offset, bytes)) {
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => self.piecemeal(offset, bytes),
+            read => read,
+        }
+    }
+
+    fn give_back(&mut self, buf: AlignedBuf) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.give_back(buf);
+        }
+    }
+}
+
+impl LogSource<'_> {
+    fn piecemeal(&mut self, offset: u64, bytes: usize) -> std::io::Result<AlignedBuf> {
+        let mut out = AlignedBuf::with_capacity(bytes);
+        let mut any = false;
+        for at in (offset..offset + bytes as u64).step_by(BLOCK_BYTES) {
+            match self.disk.read(at, BLOCK_BYTES) {
+                Ok(block) if block.is_empty() => break,
+                Ok(block) => {
+                    any = true;
+                    out.extend(&block);
+                }
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => {
+                    self.unreadable.insert((self.disk.file, at));
+                    out.extend(&[0; BLOCK_BYTES]);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        // Where nothing at all can be read it is the disk that is broken, not a place on it.
+        match any {
+            true => Ok(out),
+            false => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+}
+
 /// Open every segment file and read its header.
 pub(crate) fn open_files(
     disk: &mut dyn Disk,
@@ -80,7 +132,7 @@ pub(crate) fn open_files(
         let blocks = read.map_err(|e| fault(disk, &info.name, "read", e))?;
         let path = disk.path().join(&info.name);
         let mut found = FoundFile::new(SegmentFile { seq, file, bytes });
-        match SegmentHeader::find(&blocks) {
+        match SegmentHeader::find(&blocks, seq) {
             Found::Newer(found) => {
                 return Err(OpenError::NewerFormat {
                     path,
@@ -138,7 +190,10 @@ impl Chain {
         while let Some(header) = at.and_then(|f| f.header) {
             chain.segments.push(header);
             chain.before = header.prev_seq;
-            at = files.get(&header.prev_seq);
+            // Only backwards: a header that says otherwise names nothing.
+            at = files
+                .get(&header.prev_seq)
+                .filter(|_| header.prev_seq < header.seq);
             // Row 8. Below the low mark it may be a leftover of any kind.
             if at.is_some_and(|f| f.header.is_none()) && header.prev_seq >= low_seq {
                 return Err(corrupt(

@@ -22,8 +22,10 @@ pub struct GroupLog {
     pub compacted: u64,
     /// Its term.
     pub compacted_term: u64,
-    /// The entries, without gaps.
+    /// The entries, without gaps but for what is lost.
     pub entries: VecDeque<ReadEntry>,
+    /// First and last of the acknowledged entries that cannot be read, if there are any.
+    pub lost: Option<(u64, u64)>,
 }
 
 impl GroupLog {
@@ -36,7 +38,10 @@ impl GroupLog {
         if entry.index <= self.compacted {
             return;
         }
-        if entry.index > self.last() + 1 {
+        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
+            self.lost = None;
+        }
+        if self.lost.is_none() && entry.index > self.last().saturating_add(1) {
             self.entries.clear();
         }
         while self.entries.back().is_some_and(|e| e.index >= entry.index) {
@@ -50,6 +55,7 @@ impl GroupLog {
             return;
         }
         (self.compacted, self.compacted_term) = (index, term);
+        self.lost = self.lost.filter(|(_, last)| *last > index);
         while self.entries.front().is_some_and(|e| e.index <= index) {
             self.entries.pop_front();
         }
@@ -97,12 +103,25 @@ impl Replay for Collect {
             Record::Restored { group, index, term } => {
                 let log = self.groups.entry(group).or_default();
                 log.entries.clear();
+                log.lost = None;
                 (log.compacted, log.compacted_term) = (index, term);
             }
             Record::Removed { group } => {
                 self.groups.remove(&group);
             }
         }
+    }
+
+    fn lost(&mut self, group: GroupId, first: u64, last: u64) {
+        let log = self.groups.entry(group).or_default();
+        if last <= log.compacted {
+            return;
+        }
+        while log.entries.back().is_some_and(|e| e.index >= first) {
+            log.entries.pop_back();
+        }
+        let from = log.lost.map_or(first, |(earlier, _)| earlier.min(first));
+        log.lost = Some((from, last));
     }
 }
 

@@ -127,6 +127,9 @@ impl Wal {
         };
         let header = self.header(next);
         self.footer = self.make_footer();
+        if self.end.seq != 0 {
+            self.scrub.sealed.insert(self.end.seq, self.end.offset);
+        }
         self.tail = Some(next);
         self.segments.insert(next.seq, next);
         self.end.seq = next.seq;
@@ -188,7 +191,9 @@ impl Wal {
             done: false,
             seq: tail.seq,
             offset,
+            since_micros: self.now_micros,
         });
+        self.histograms.in_flight.note(self.flights.len() as u64);
         self.disk.submit(
             token,
             Op::Write {
@@ -204,7 +209,7 @@ impl Wal {
         self.next_token
     }
 
-    fn errand(&mut self, errand: Errand, op: Op) {
+    pub(crate) fn errand(&mut self, errand: Errand, op: Op) {
         let token = self.token();
         self.errands.insert(token, errand);
         self.disk.submit(token, op);
@@ -226,6 +231,14 @@ impl Wal {
                 Ok(_) => {}
                 Err(e) => self.poison(segment::name(seq), offset, "write", e.into()),
             },
+            Some(Errand::Scrub(seq)) => {
+                match result {
+                    Ok(Output::Buf(buf)) => self.scrubbed_slice(seq, Ok(&buf)),
+                    Ok(_) => self.scrubbed_slice(seq, Err("no bytes came back".into())),
+                    Err(e) => self.scrubbed_slice(seq, Err(e.to_string())),
+                }
+                self.purge();
+            }
             Some(Errand::Read(id)) => {
                 let finished = self.reads.done(id, result, self.uuid, &self.groups);
                 self.tell(finished);
@@ -241,6 +254,8 @@ impl Wal {
             return;
         };
         flight.done = true;
+        let micros = self.now_micros.saturating_sub(flight.since_micros);
+        self.histograms.write_micros.note(micros);
         let (seq, offset) = (flight.seq, flight.offset);
         match result {
             Ok(Output::Buf(buf)) => self.stage.give_back(buf),
@@ -255,6 +270,9 @@ impl Wal {
             }
         }
         self.purge();
+        if self.flights.is_empty() {
+            self.begin_rewrite();
+        }
     }
 
     fn acknowledge(&mut self, what: FlightOf) {
@@ -283,6 +301,7 @@ impl Wal {
                 entries,
                 low_seq,
             } => {
+                self.histograms.batch_bytes.note(bytes);
                 self.stats.batches += 1;
                 self.stats.bytes += bytes;
                 self.stats.payload_bytes += payload_bytes;
@@ -314,13 +333,16 @@ impl Wal {
             return;
         }
         while let Some((&seq, _)) = self.segments.first_key_value() {
-            let footer_flies = self
-                .errands
-                .values()
-                .any(|e| matches!(e, Errand::Footer { seq: s, .. } if *s == seq));
-            if seq >= self.stats.low_seq || self.reads.is_pinned(seq) || footer_flies {
+            let footer_flies = self.errands.values().any(
+                |e| matches!(e, Errand::Footer { seq: s, .. } | Errand::Scrub(s) if *s == seq),
+            );
+            if seq >= self.stats.low_seq.min(self.end.seq)
+                || self.reads.is_pinned(seq)
+                || footer_flies
+            {
                 return;
             }
+            self.scrub.sealed.remove(&seq);
             if let Some(segment) = self.segments.remove(&seq) {
                 self.pipeline.give_back(segment);
             }
@@ -348,7 +370,7 @@ impl Wal {
         }
     }
 
-    fn go_on_reading(&mut self) {
+    pub(crate) fn go_on_reading(&mut self) {
         loop {
             let segments = &self.segments;
             let file_of = |seq| segments.get(&seq).map(|s| s.file);
@@ -364,7 +386,9 @@ impl Wal {
     }
 
     fn tell(&mut self, finished: Option<Finished>) {
-        if let Some((id, result)) = finished {
+        if let Some((id, result)) = finished
+            && !self.rewrite_read(id, &result)
+        {
             self.events.push_back(Event::Read { id, result });
         }
     }
@@ -393,8 +417,7 @@ impl Wal {
             return;
         }
         for id in self.reads.cancel() {
-            let result = Err(ReadError::Closed);
-            self.events.push_back(Event::Read { id, result });
+            self.tell(Some((id, Err(ReadError::Closed))));
         }
         self.phase = Phase::Closed;
         self.events.push_back(Event::Closed);

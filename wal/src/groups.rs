@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::batch::Mark;
 use crate::record::HardState;
-use crate::{GroupId, Lsn, Record};
+use crate::{GroupId, Lsn, Pin, Record};
 
 /// Where a batch lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,12 @@ pub(crate) struct Place {
 pub(crate) struct Run {
     pub(crate) first: u64,
     pub(crate) last: u64,
+    /// Bytes of their payloads.
+    pub(crate) bytes: u64,
     pub(crate) place: Place,
+    /// They were acknowledged and cannot be read: the group is damaged until they are compacted or
+    /// replaced.
+    pub(crate) lost: bool,
 }
 
 /// What happened to the log of a group: at most one of these before the entries of a [`Touch`].
@@ -50,28 +55,45 @@ pub(crate) struct Touch {
     last: u64,
     last_term: u64,
     count: u64,
+    bytes: u64,
     hard: Option<HardState>,
 }
 
 /// What the records of a batch do, in their order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Touches(Vec<Touch>);
+pub(crate) struct Touches {
+    all: Vec<Touch>,
+    /// The one that took the last record.
+    at: usize,
+    /// There are changes among them: then order between touches of a group matters.
+    changes: bool,
+}
 
 impl Touches {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.all.clear();
+        self.at = 0;
+        self.changes = false;
+    }
+
+    pub(crate) fn has(&self, group: GroupId) -> bool {
+        self.all.iter().any(|touch| touch.group == group)
     }
 
     /// Note a record. Records of one group that follow each other share a touch.
     pub(crate) fn add(&mut self, record: &Record<'_>) {
         match *record {
             Record::Entry {
-                group, term, index, ..
-            } => self.entry(group, term, index),
+                group,
+                term,
+                index,
+                payload,
+                ..
+            } => self.entry(group, term, index, payload.len()),
             Record::HardState {
                 group,
                 term,
@@ -90,7 +112,7 @@ impl Touches {
         }
     }
 
-    pub(crate) fn entry(&mut self, group: GroupId, term: u64, index: u64) {
+    pub(crate) fn entry(&mut self, group: GroupId, term: u64, index: u64, bytes: usize) {
         let touch = self.touch(group);
         touch.first = if touch.count == 0 {
             index
@@ -99,6 +121,7 @@ impl Touches {
         };
         (touch.last, touch.last_term) = (index, term);
         touch.count += 1;
+        touch.bytes += bytes as u64;
     }
 
     pub(crate) fn hard(&mut self, group: GroupId, hard: HardState) {
@@ -106,23 +129,36 @@ impl Touches {
     }
 
     pub(crate) fn change(&mut self, group: GroupId, change: Change) {
-        self.0.push(Touch {
+        self.changes = true;
+        self.all.push(Touch {
             group,
             change,
             ..Touch::default()
         });
     }
 
+    /// The touch that takes the next record of a group: the one of the last record, or the one after it
+    /// (turns that share a batch visit the groups in the same order: 64 groups of 16 turns would
+    /// otherwise be a thousand touches), or a new one.
     fn touch(&mut self, group: GroupId) -> &mut Touch {
-        let same = self.0.last().is_some_and(|t| t.group == group);
-        if !same {
-            self.0.push(Touch {
-                group,
-                ..Touch::default()
-            });
+        let is = |at: usize| self.all.get(at).is_some_and(|touch| touch.group == group);
+        let last = self.all.len().saturating_sub(1);
+        let next = if self.at >= last { 0 } else { self.at + 1 };
+        if self.changes {
+            self.at = last;
         }
-        let at = self.0.len() - 1;
-        &mut self.0[at]
+        if !is(self.at) {
+            self.at = if !self.changes && is(next) {
+                next
+            } else {
+                self.all.push(Touch {
+                    group,
+                    ..Touch::default()
+                });
+                self.all.len() - 1
+            };
+        }
+        &mut self.all[self.at]
     }
 }
 
@@ -171,7 +207,7 @@ impl Groups {
     pub(crate) fn apply(&mut self, touches: &Touches, place: Place) {
         self.lsn = place.lsn;
         self.touched.clear();
-        for touch in &touches.0 {
+        for touch in &touches.all {
             self.touched.push(touch.group);
             self.apply_one(touch, place);
         }
@@ -250,6 +286,123 @@ impl Groups {
         (hard, compacted)
     }
 
+    /// What a batch whose records are lost did, as far as its marks say. What is new: as in `adopt`.
+    pub(crate) fn lose(
+        &mut self,
+        mark: &Mark,
+        place: Place,
+    ) -> (Option<HardState>, Option<(u64, u64)>) {
+        let group = self.map.entry(mark.group).or_default();
+        if mark.count > 0 {
+            group.lose(mark.first, mark.last, place, &mut self.live);
+            group.segment.1 = group.segment.1.saturating_add(mark.count);
+        } else if mark.last < group.last {
+            // A snapshot took the place of the group's log.
+            group.keep_until(0, &mut self.live);
+            group.compacted = 0;
+            group.last = 0;
+        }
+        let news = self.adopt(mark);
+        let group = self.map.entry(mark.group).or_default();
+        (group.last, group.last_term) = (mark.last, mark.last_term);
+        news
+    }
+
+    /// `missing` entries of a group, after its last one and before `before` (if given, else up to
+    /// `last`), were in batches of which nothing can be read.
+    pub(crate) fn lose_between(
+        &mut self,
+        id: GroupId,
+        before: Option<u64>,
+        last: u64,
+        place: Place,
+    ) {
+        let group = self.map.entry(id).or_default();
+        let until = before.map_or(last, |b| b.saturating_sub(1));
+        // Where the span says nothing (what was lost had been replaced later) the last entry before
+        // it is as doubtful as those lost: name that.
+        let first = group
+            .last
+            .saturating_add(1)
+            .min(until.max(group.compacted.saturating_add(1)));
+        group.lose(first, until.max(first), place, &mut self.live);
+    }
+
+    /// Entries of a group in the segment being replayed.
+    pub(crate) fn count_in_segment(&self, id: GroupId) -> u64 {
+        self.map.get(&id).map_or(0, |group| group.segment.1)
+    }
+
+    /// A segment begins.
+    pub(crate) fn begin_segment(&mut self) {
+        for group in self.map.values_mut() {
+            group.segment = (0, 0);
+        }
+    }
+
+    /// Groups of the log.
+    pub(crate) fn ids(&self) -> Vec<GroupId> {
+        self.map.keys().copied().collect()
+    }
+
+    /// A group that is found to be gone.
+    pub(crate) fn forget(&mut self, id: GroupId) {
+        if let Some(mut group) = self.map.remove(&id) {
+            group.keep_until(0, &mut self.live);
+        }
+    }
+
+    /// A term and vote found in what is cut: whoever was told of them must not be told otherwise. Says
+    /// whether they are newer than what is known.
+    pub(crate) fn adopt_vote(&mut self, mark: &Mark) -> Option<HardState> {
+        let ours = self
+            .map
+            .get(&mark.group)
+            .map_or(HardState::default(), |g| g.hard);
+        let theirs = mark.hard;
+        let newer = theirs.term > ours.term
+            || (theirs.term == ours.term && ours.vote == 0 && theirs.vote != 0);
+        if !newer {
+            return None;
+        }
+        let hard = HardState {
+            commit: ours.commit,
+            ..theirs
+        };
+        self.map.entry(mark.group).or_default().hard = hard;
+        Some(hard)
+    }
+
+    /// The groups with entries in a segment or in older ones.
+    pub(crate) fn pins(&self, seq: u64) -> Vec<Pin> {
+        let pin = |(id, group): (&GroupId, &Group)| {
+            let old = group.runs.iter().take_while(|run| run.place.seq <= seq);
+            Some(Pin {
+                group: *id,
+                index: old.last()?.last,
+                bytes: group.runs.iter().map(|run| run.bytes).sum(),
+            })
+        };
+        self.map.iter().filter_map(pin).collect()
+    }
+
+    /// Some run of the group is such.
+    pub(crate) fn any_run(&self, id: GroupId, f: impl Fn(&Run) -> bool) -> bool {
+        self.map
+            .get(&id)
+            .is_some_and(|group| group.runs.iter().any(f))
+    }
+
+    /// Runs that are lost, by group.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (GroupId, Run)> {
+        let of = |(id, group): (&GroupId, &Group)| {
+            let id = *id;
+            let lost: Vec<_> = group.runs.iter().filter(|run| run.lost).copied().collect();
+            lost.into_iter().map(move |run| (id, run))
+        };
+        self.map.iter().flat_map(of)
+    }
+
     /// The runs that hold entries `lo..=hi`, from the one with `lo` on.
     pub(crate) fn runs(&self, group: GroupId, lo: u64, hi: u64) -> impl Iterator<Item = Run> {
         let runs = self.map.get(&group).map(|g| &g.runs);
@@ -291,11 +444,29 @@ impl Group {
             self.runs.pop_front();
         }
         if let Some(run) = self.runs.front_mut() {
-            run.first = run.first.max(index + 1);
+            run.first = run.first.max(index.saturating_add(1));
         }
         if self.last <= index {
             (self.last, self.last_term) = (index, term);
         }
+    }
+
+    /// Entries `first..=last` were in a batch that cannot be read.
+    fn lose(&mut self, first: u64, last: u64, place: Place, live: &mut BTreeMap<u64, u64>) {
+        let first = first.max(self.compacted.saturating_add(1));
+        if last < first {
+            return;
+        }
+        self.keep_until(first.saturating_sub(1), live);
+        *live.entry(place.seq).or_default() += 1;
+        self.runs.push_back(Run {
+            first,
+            last,
+            bytes: 0,
+            place,
+            lost: true,
+        });
+        self.last = last;
     }
 
     /// Forget entries after `index`.
@@ -311,21 +482,40 @@ impl Group {
 
     fn append(&mut self, touch: &Touch, place: Place, live: &mut BTreeMap<u64, u64>) {
         // Raft never replaces what is compacted (it is committed); replay ignores it, so do we.
-        let first = touch.first.max(self.compacted + 1);
+        let first = touch.first.max(self.compacted.saturating_add(1));
         let last = touch.last;
         if last < first {
             return;
         }
-        self.keep_until(first - 1, live);
-        if self.runs.back().is_some_and(|run| run.last + 1 < first) {
-            // A gap: what lies before it was purged, and is compacted further on in the log.
-            self.keep_until(0, live);
+        self.keep_until(first.saturating_sub(1), live);
+        if let Some(run) = self
+            .runs
+            .back()
+            .filter(|run| run.last.saturating_add(1) < first)
+            .copied()
+        {
+            if self.runs.iter().any(|run| run.lost) {
+                // What is missing went with what is known to be lost.
+                self.lose(run.last + 1, first - 1, run.place, live);
+            } else {
+                // A gap: what lies before it was purged, and is compacted further on in the log.
+                self.keep_until(0, live);
+            }
         }
         match self.runs.back_mut() {
-            Some(run) if run.place == place => run.last = last,
+            Some(run) if run.place == place && !run.lost => {
+                run.last = last;
+                run.bytes += touch.bytes;
+            }
             _ => {
                 *live.entry(place.seq).or_default() += 1;
-                self.runs.push_back(Run { first, last, place });
+                self.runs.push_back(Run {
+                    first,
+                    last,
+                    bytes: touch.bytes,
+                    place,
+                    lost: false,
+                });
             }
         }
         (self.last, self.last_term) = (last, touch.last_term);
@@ -380,9 +570,9 @@ mod tests {
     #[test]
     fn a_rewritten_suffix_hides_the_older_one() {
         let mut g = Groups::default();
-        batch(&mut g, 1, 1, |t| (1..=5).for_each(|i| t.entry(1, 1, i)));
-        batch(&mut g, 2, 1, |t| (6..=8).for_each(|i| t.entry(1, 1, i)));
-        batch(&mut g, 3, 2, |t| (4..=4).for_each(|i| t.entry(1, 2, i)));
+        batch(&mut g, 1, 1, |t| (1..=5).for_each(|i| t.entry(1, 1, i, 0)));
+        batch(&mut g, 2, 1, |t| (6..=8).for_each(|i| t.entry(1, 1, i, 0)));
+        batch(&mut g, 3, 2, |t| (4..=4).for_each(|i| t.entry(1, 2, i, 0)));
         assert_eq!(spans(&g, 1, 9), [(1, 3, 1), (4, 4, 3)]);
         assert_eq!(g.get(1).map(|g| (g.last, g.last_term)), Some((4, 2)));
         assert_eq!(spans(&g, 4, 4), [(4, 4, 3)]);
@@ -390,11 +580,32 @@ mod tests {
     }
 
     #[test]
+    fn turns_that_share_a_batch_share_touches() {
+        let mut touches = Touches::default();
+        for index in 1..=16 {
+            (1..=64).for_each(|group| touches.entry(group, 1, index, 10));
+        }
+        assert_eq!(touches.len(), 64);
+        touches.change(1, Change::Compacted(3, 1));
+        touches.entry(2, 1, 17, 10);
+        touches.entry(1, 1, 17, 10);
+        touches.entry(1, 1, 18, 10);
+        assert_eq!(
+            touches.len(),
+            67,
+            "behind a change nothing is put before it"
+        );
+        touches.clear();
+        touches.entry(5, 1, 1, 1);
+        assert_eq!(touches.len(), 1);
+    }
+
+    #[test]
     fn segments_are_needed_as_long_as_a_run_lives_in_them() {
         let mut g = Groups::default();
-        batch(&mut g, 1, 1, |t| (1..=2).for_each(|i| t.entry(1, 1, i)));
-        batch(&mut g, 2, 2, |t| (3..=4).for_each(|i| t.entry(1, 1, i)));
-        batch(&mut g, 3, 3, |t| t.entry(2, 1, 1));
+        batch(&mut g, 1, 1, |t| (1..=2).for_each(|i| t.entry(1, 1, i, 0)));
+        batch(&mut g, 2, 2, |t| (3..=4).for_each(|i| t.entry(1, 1, i, 0)));
+        batch(&mut g, 3, 3, |t| t.entry(2, 1, 1, 0));
         assert_eq!(g.oldest(), Some(1));
         batch(&mut g, 4, 3, |t| t.change(1, Change::Compacted(2, 1)));
         assert_eq!(g.oldest(), Some(2));
@@ -415,9 +626,9 @@ mod tests {
             commit: 1,
         };
         batch(&mut g, 1, 1, |t| {
-            t.entry(1, 3, 7);
-            t.entry(2, 1, 1);
-            t.entry(1, 3, 8);
+            t.entry(1, 3, 7, 0);
+            t.entry(2, 1, 1, 0);
+            t.entry(1, 3, 8, 0);
             t.hard(1, hard);
         });
         let marks: Vec<_> = g

@@ -191,7 +191,7 @@ fn header_of(disk: &mut dyn Disk, name: &str) -> Result<segment::Found, OpenErro
     });
     let closed = disk.run(Op::Close { file });
     let found = match read.map_err(|e| fault(disk, name, "read", e))? {
-        Output::Buf(buf) => segment::SegmentHeader::find(&buf),
+        Output::Buf(buf) => segment::SegmentHeader::find(&buf, 0),
         _ => segment::Found::Nothing,
     };
     closed.map_err(|e| fault(disk, name, "close", e))?;

@@ -33,6 +33,9 @@ pub enum Verdict {
     Good(Found),
     /// The end is torn: an open cuts it. Nothing acknowledged is lost.
     TornTail(Found, Cut),
+    /// Acknowledged entries of some groups cannot be read ([`OpenReport::damaged`]). An open serves the
+    /// other groups. There may be a torn tail as well.
+    Damaged(Found),
     /// An open refuses: damage, a missing or foreign segment, a newer format, no log at all.
     Refused(OpenError),
 }
@@ -69,6 +72,7 @@ pub fn read(dir: &Path, replay: &mut dyn Replay) -> Result<Found, OpenError> {
 /// Judge the log in `dir`: where the first bad place is, and what kind of bad.
 pub fn verify(dir: &Path) -> Verdict {
     match read(dir, &mut ()) {
+        Ok(found) if !found.report.damaged.is_empty() => Verdict::Damaged(found),
         Ok(found) => match found.report.cut.clone() {
             Some(cut) => Verdict::TornTail(found, cut),
             None => Verdict::Good(found),

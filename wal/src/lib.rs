@@ -30,11 +30,15 @@ mod le;
 mod log;
 mod options;
 mod pipeline;
+mod pulse;
 mod reads;
 mod record;
 mod recover;
+pub mod repair;
 mod report;
+mod rewrite;
 mod scan;
+mod scrub;
 mod segment;
 mod stage;
 
@@ -42,9 +46,11 @@ pub use collect::{Collect, GroupLog};
 pub use error::{Corruption, IoFault, OpenError, ReadError, WalError};
 pub use log::{Event, Wal};
 pub use options::{Identity, Options};
+pub use pulse::{BUCKETS, Histogram, Histograms, InFlight};
 pub use reads::{ReadEntry, ReadId};
 pub use record::{BatchInfo, Record, Replay};
-pub use report::{Cut, OpenReport, Stats};
+pub use report::{Cut, Damage, OpenReport, Stats};
+pub use rewrite::Pin;
 
 /// Identifies a raft group within a core's log. Chosen by the caller; any value is legal.
 pub type GroupId = u64;

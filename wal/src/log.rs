@@ -7,20 +7,23 @@
 //! Must never know: raft, time.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
 use crate::disk::{AlignedBuf, Disk, Token};
 use crate::groups::{Change, Groups};
 use crate::pipeline::{Pipeline, SegmentFile};
+use crate::pulse::Histograms;
 use crate::reads::Reads;
 use crate::record::HardState;
 use crate::recover::{End, Recovered};
+use crate::rewrite::Rewriting;
+use crate::scrub::Scrub;
 use crate::segment::DATA_AT;
 use crate::stage::Stage;
 use crate::{
-    GroupId, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError, ReadId, Replay,
-    Stats, WalError, identity, recover,
+    Damage, GroupId, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError, ReadId,
+    Replay, Stats, WalError, identity, recover,
 };
 
 /// What [`Wal::poll`] has to say.
@@ -41,6 +44,18 @@ pub enum Event {
     SpaceLow,
     /// There is space again.
     SpaceOk,
+    /// The scrubber found sealed log that does not read. Everything acknowledged is still in memory of
+    /// whoever needs it, or at peers and in checkpoints: compact these groups soon.
+    Rot {
+        /// The segment file.
+        file: PathBuf,
+        /// Byte offset of the batch.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+        /// Whose entries it held, as far as that can be read.
+        groups: Vec<Damage>,
+    },
     /// A write failed. Said once; nothing is acknowledged after it.
     Poisoned(WalError),
     /// [`Wal::close`] is done: everything submitted is durable (or the log is poisoned) and the
@@ -57,6 +72,8 @@ pub(crate) struct Flight {
     /// For the message if it fails.
     pub(crate) seq: u64,
     pub(crate) offset: u64,
+    /// By the owner's clock.
+    pub(crate) since_micros: u64,
 }
 
 #[derive(Debug)]
@@ -77,8 +94,13 @@ pub(crate) enum FlightOf {
 pub(crate) enum Errand {
     Pipeline,
     Close,
-    Footer { seq: u64, offset: u64 },
+    Footer {
+        seq: u64,
+        offset: u64,
+    },
     Read(ReadId),
+    /// Of this segment.
+    Scrub(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +140,12 @@ pub struct Wal {
     pub(crate) marked: bool,
     pub(crate) poison: Option<WalError>,
     pub(crate) stats: Stats,
+    pub(crate) now_micros: u64,
+    pub(crate) histograms: Histograms,
+    pub(crate) scrub: Scrub,
+    pub(crate) rewriting: Option<Rewriting>,
+    /// A segment that could not be rewritten: not tried again.
+    pub(crate) not_rewritten: u64,
 }
 
 impl Wal {
@@ -189,6 +217,11 @@ impl Wal {
             marked: false,
             poison: None,
             stats,
+            now_micros: 0,
+            histograms: Histograms::default(),
+            scrub: Scrub::new(found.sealed),
+            rewriting: None,
+            not_rewritten: 0,
         }
     }
 
@@ -260,6 +293,7 @@ impl Wal {
         self.stage.end_turn();
         let submitted = self.write_next();
         self.owed = self.stage.has_any();
+        self.begin_rewrite();
         Ok(submitted)
     }
 
@@ -288,6 +322,12 @@ impl Wal {
     /// written before one of them completes, so there is no hurry to stage more.
     pub fn is_saturated(&self) -> bool {
         self.flights.len() >= self.options.depth && self.stage.has_any()
+    }
+
+    /// The holes in the groups' logs: those that [`OpenReport::damaged`] named and that were not compacted,
+    /// restored or replaced since.
+    pub fn damaged(&self) -> Vec<Damage> {
+        recover::damaged(&self.groups, self.disk.as_ref())
     }
 
     /// Running figures.

@@ -18,6 +18,9 @@ pub struct Options {
     /// Segments kept ready ahead of use, 1..=8. Default 2: one for the next rotation, one as
     /// ballast for when the disk is full.
     pub ready_segments: usize,
+    /// Bytes of segments the log should stay below; default 8 GiB, which opens in under 10 s at 1 GB/s.
+    /// Above it [`crate::Wal::pins`] names the groups to compact; nothing is refused.
+    pub log_bytes_max: u64,
 }
 
 impl Default for Options {
@@ -27,6 +30,7 @@ impl Default for Options {
             depth: 4,
             batch_bytes_max: 1024 * 1024,
             ready_segments: 2,
+            log_bytes_max: 8 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -51,6 +55,9 @@ impl Options {
         }
         if !(1..=Self::DEPTH_MAX).contains(&self.depth) {
             return Err("depth must be in 1..=64");
+        }
+        if self.log_bytes_max < 4 * self.segment_bytes {
+            return Err("log_bytes_max must be at least 4 segments");
         }
         if !(1..=Self::READY_MAX).contains(&self.ready_segments) {
             return Err("ready_segments must be in 1..=8");

@@ -69,7 +69,7 @@ pub enum Record<'a> {
 /// - an entry at or below the last compacted index is ignored;
 /// - an entry at or below the last index replaces it and everything after it;
 /// - an entry beyond the last index + 1 begins the log anew: those between were purged, because a
-///   later `Compacted` covers them;
+///   later `Compacted` covers them, or because all of the group's entries are written again later;
 /// - `Compacted` drops entries up to its index, `Restored` drops all, `Removed` drops the group.
 pub trait Replay {
     /// The next record, in log order.
@@ -78,6 +78,26 @@ pub trait Replay {
     /// The batch that the next records are from.
     fn batch(&mut self, batch: &BatchInfo) {
         let _ = batch;
+    }
+
+    /// Entries `first..=last` of a group were acknowledged and cannot be read; what follows of the group
+    /// has a hole there. Said in log order: a later `Compacted` or `Restored` that reaches `last`, or a
+    /// later entry at or below `first`, makes it whole again.
+    fn lost(&mut self, group: GroupId, first: u64, last: u64) {
+        let _ = (group, first, last);
+    }
+
+    /// All is replayed and nothing is changed yet: refuse the log for its damaged groups? For a caller to
+    /// whom nothing would be left.
+    fn refuses(&mut self, damaged: &[crate::Damage]) -> bool {
+        let _ = damaged;
+        false
+    }
+
+    /// So many bytes of the log are replayed, of about so many: for a caller that shows progress where an
+    /// open takes long.
+    fn progress(&mut self, bytes: u64, bytes_total: u64) {
+        let _ = (bytes, bytes_total);
     }
 }
 

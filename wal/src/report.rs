@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Lsn;
+use crate::{GroupId, Lsn};
 
 /// How an open went: what was replayed and what was cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,37 @@ pub struct OpenReport {
     pub cut: Option<Cut>,
     /// Damage that cost nothing, because what was damaged is there twice.
     pub notes: Vec<String>,
+    /// Acknowledged entries that cannot be read. Their groups must not serve, vote or campaign; the
+    /// others are whole.
+    pub damaged: Vec<Damage>,
+}
+
+/// A hole in a group's log: acknowledged entries that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The group.
+    pub group: GroupId,
+    /// First lost index.
+    pub first: u64,
+    /// Last lost index.
+    pub last: u64,
+    /// The segment file.
+    pub file: PathBuf,
+    /// Byte offset of the damaged batch.
+    pub offset: u64,
+    /// The damaged batch.
+    pub lsn: Lsn,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (file, offset) = (self.file.display(), self.offset);
+        write!(
+            f,
+            "group {} lost entries {}..={}: {file} offset {offset}, batch {}",
+            self.group, self.first, self.last, self.lsn
+        )
+    }
 }
 
 /// A torn tail: written but never acknowledged, and therefore removed.
@@ -73,6 +104,8 @@ pub struct Stats {
     pub ready_segments: usize,
     /// Segments recycled rather than made new.
     pub recycled: u64,
+    /// Entries written again so that old segments could go.
+    pub rewritten: u64,
     /// The last batch submitted.
     pub submitted_lsn: Lsn,
     /// The last batch acknowledged.

@@ -109,20 +109,25 @@ impl SegmentHeader {
         out
     }
 
-    /// Read the first two blocks of a file. Either copy will do.
-    pub(crate) fn find(blocks: &[u8]) -> Found {
+    /// Read the first two blocks of file `seq`. Either copy will do. Where they differ, one is of an
+    /// earlier life or was torn: what this life's segment says goes before what the file testified when
+    /// it was made ready, and that before what it was under another number.
+    pub(crate) fn find(blocks: &[u8], seq: u64) -> Found {
         let copies: Vec<_> = blocks
             .chunks_exact(BLOCK_BYTES)
             .take(2)
             .enumerate()
             .filter_map(|(copy, block)| Self::decode(block, copy as u16))
             .collect();
-        match copies.first() {
+        if let Some(newer) = copies.iter().find_map(|copy| copy.err()) {
+            return Found::Newer(newer);
+        }
+        let rank = |h: &Self| (h.seq == seq, h.flags & FLAG_READY == 0);
+        match copies.iter().flatten().copied().max_by_key(rank) {
             None => Found::Nothing,
-            Some(Err(format)) => Found::Newer(*format),
-            Some(Ok(header)) => Found::Header {
-                header: *header,
-                copies: copies.len() as u8,
+            Some(header) => Found::Header {
+                header,
+                copies: copies.iter().filter(|copy| **copy == Ok(header)).count() as u8,
             },
         }
     }
@@ -184,22 +189,48 @@ mod tests {
         };
         let blocks = header.blocks().to_vec();
         assert_eq!(
-            SegmentHeader::find(&blocks),
+            SegmentHeader::find(&blocks, 4),
             Found::Header { header, copies: 2 }
         );
         for at in 0..blocks.len() {
             let mut bad = blocks.clone();
             bad[at] ^= 1;
             assert_eq!(
-                SegmentHeader::find(&bad),
+                SegmentHeader::find(&bad, 4),
                 Found::Header { header, copies: 1 },
                 "{at}"
             );
             bad[(at + BLOCK_BYTES) % blocks.len()] ^= 1;
-            assert_eq!(SegmentHeader::find(&bad), Found::Nothing);
+            assert_eq!(SegmentHeader::find(&bad, 4), Found::Nothing);
         }
         let mut swapped = blocks[BLOCK_BYTES..].to_vec();
         swapped.extend(&blocks[..BLOCK_BYTES]);
-        assert_eq!(SegmentHeader::find(&swapped), Found::Nothing);
+        assert_eq!(SegmentHeader::find(&swapped, 4), Found::Nothing);
+    }
+
+    #[test]
+    fn a_copy_of_an_earlier_life_is_not_believed() {
+        let now = SegmentHeader {
+            seq: 4,
+            first_lsn: 7,
+            ..SegmentHeader::default()
+        };
+        let before = SegmentHeader { seq: 2, ..now };
+        let ready = SegmentHeader {
+            flags: FLAG_READY,
+            ..now
+        };
+        for other in [before, ready] {
+            for stale in [0, 1] {
+                let mut blocks = now.blocks().to_vec();
+                let range = stale * BLOCK_BYTES..(stale + 1) * BLOCK_BYTES;
+                blocks[range.clone()].copy_from_slice(&other.blocks()[range]);
+                let header = now;
+                assert_eq!(
+                    SegmentHeader::find(&blocks, 4),
+                    Found::Header { header, copies: 1 }
+                );
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::batch::{HEADER_BYTES, batch_bytes};
 use crate::disk::AlignedBuf;
 use crate::groups::{Change, Touches};
 use crate::record::{self, HardState};
-use crate::{ENTRY_BYTES_MAX, GroupId, Lsn, WalError};
+use crate::{ENTRY_BYTES_MAX, GroupId, Lsn, ReadEntry, WalError};
 
 /// Buffers kept for reuse.
 const POOL_MAX: usize = 16;
@@ -90,7 +90,7 @@ impl Stage {
         }
         let batch = self.room(record::entry_bytes(bytes));
         record::put_entry(&mut batch.buf, group, term, index, kind, payload);
-        batch.touches.entry(group, term, index);
+        batch.touches.entry(group, term, index, bytes);
         batch.records += 1;
         batch.entries += 1;
         batch.payload_bytes += bytes as u64;
@@ -146,6 +146,34 @@ impl Stage {
             0
         };
         closed + open
+    }
+
+    /// Most bytes of a batch on disk.
+    pub(crate) fn fit_bytes_max(&self) -> usize {
+        self.fit_bytes_max
+    }
+
+    /// Something of the group is staged.
+    pub(crate) fn touches(&self, group: GroupId) -> bool {
+        let batches = self.closed.iter().chain([&self.open]);
+        batches.into_iter().any(|batch| batch.touches.has(group))
+    }
+
+    /// See to it that these entries go into one batch.
+    pub(crate) fn room_for(&mut self, entries: &[ReadEntry]) {
+        let bytes = entries
+            .iter()
+            .map(|e| record::entry_bytes(e.payload.len()))
+            .sum::<usize>();
+        let records = self.open.buf.len() - HEADER_BYTES;
+        let large = self.turn_ended && records >= self.batch_bytes_max;
+        let full = batch_bytes(records + bytes, self.open.touches.len() + 1) > self.fit_bytes_max;
+        if self.open.records > 0 && (large || full) {
+            let next = self.fresh(self.open.lsn + 1);
+            self.closed
+                .push_back(std::mem::replace(&mut self.open, next));
+        }
+        self.turn_ended = false;
     }
 
     /// Record bytes and touches of the batch that [`Stage::take`] will give.

@@ -7,7 +7,7 @@ use common::model::{Rec, Twin};
 use common::{Dice, TempDir, seed, small};
 use henge_wal::disk::sim::{Fault, Keep, SimHandle};
 use henge_wal::inspect::{self, Verdict};
-use henge_wal::{Collect, Event, Identity, OpenError, WalError};
+use henge_wal::{Collect, Event, Identity, OpenError, Wal, WalError};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -63,13 +63,31 @@ fn write_out(machine: &SimHandle, dir: &TempDir) {
 
 /// Open a machine's log; its state, and what was noted.
 fn reopened(machine: &SimHandle) -> Result<(Collect, Vec<String>, bool), OpenError> {
-    let disk = Box::new(machine.disk());
-    let opened = common::open("sim".as_ref(), &small(), disk)?;
-    Ok((
-        opened.found,
-        opened.report.notes,
-        opened.report.cut.is_some(),
-    ))
+    let opened = open_again(machine)?;
+    assert_eq!(opened.report.damaged, [], "no group is damaged");
+    let (found, report) = (opened.found, opened.report);
+    Ok((found, report.notes, report.cut.is_some()))
+}
+
+fn open_again(machine: &SimHandle) -> Result<common::Opened, OpenError> {
+    common::open("sim".as_ref(), &small(), Box::new(machine.disk()))
+}
+
+/// The batches of a log: file, offset, bytes.
+fn batches(machine: &SimHandle) -> Vec<(String, usize, usize)> {
+    struct Batches(Vec<(String, usize, usize)>);
+    impl henge_wal::Replay for Batches {
+        fn record(&mut self, _: henge_wal::Record<'_>) {}
+
+        fn batch(&mut self, b: &henge_wal::BatchInfo) {
+            let name = format!("{:016x}.seg", b.seq);
+            self.0.push((name, b.offset as usize, b.bytes as usize));
+        }
+    }
+    let mut all = Batches(Vec::new());
+    let disk = Box::new(machine.fork(0).disk());
+    Wal::open("sim".as_ref(), &small(), &common::US, disk, &mut all).expect("a good log");
+    all.0
 }
 
 /// What a case of damage came to.
@@ -80,6 +98,7 @@ struct Tally {
     unharmed: u64,
     cut: u64,
     missing: u64,
+    damaged: u64,
 }
 
 impl Tally {
@@ -92,8 +111,18 @@ impl Tally {
         offset: usize,
         end: usize,
     ) {
-        match reopened(machine) {
-            Ok((found, notes, cut)) => {
+        match open_again(machine) {
+            Ok(opened) if !opened.report.damaged.is_empty() => {
+                for damage in &opened.report.damaged {
+                    assert!(damage.file.ends_with(name), "{name} {offset}: {damage}");
+                    assert!(damage.offset <= offset as u64, "{name} {offset}: {damage}");
+                }
+                common::holes_are_all_that_differs(&opened, state);
+                self.damaged += 1;
+            }
+            Ok(opened) => {
+                let (found, notes) = (opened.found, opened.report.notes);
+                let cut = opened.report.cut.is_some();
                 assert!(
                     found == *state,
                     "{name} {offset}: opened with another state"
@@ -143,14 +172,13 @@ fn a_flipped_byte_anywhere_is_seen_and_named() {
     }
     println!("{tally:?}");
     assert!(
-        tally.corrupt > 1_000 && tally.noted > 100 && tally.unharmed > 0,
+        tally.damaged > 1_000 && tally.noted > 100 && tally.unharmed > 0,
         "{tally:?}"
     );
-    // Only the closing mark, the very last batch, may be taken for a torn tail.
-    assert!(
-        tally.cut > 0 && tally.cut <= 4096 / 37 + 1 && tally.missing == 0,
-        "{tally:?}"
-    );
+    // Only the records of the closing mark, the very last batch, may be taken for a torn tail; and one
+    // bad byte never costs more than the groups it hits.
+    assert!(tally.cut > 0 && tally.cut <= 512 / 37 + 1, "{tally:?}");
+    assert!(tally.missing == 0 && tally.corrupt == 0, "{tally:?}");
 }
 
 #[test]
@@ -161,18 +189,17 @@ fn the_groups_and_indexes_that_are_hit_are_named() {
     // The first batch holds entry 1 of both groups; its records begin after the header.
     bytes[8192 + 128 + 40] ^= 1;
     machine.set_file(name, Some(bytes));
-    let Err(OpenError::Corrupt(corruption)) = reopened(&machine) else {
-        panic!("refused")
-    };
-    assert_eq!(corruption.groups, [(1, 1, 1), (2, 1, 1)]);
-    assert_eq!((corruption.offset, corruption.lsn), (8192, 1));
-    let text = corruption.to_string();
-    assert!(text.contains("group 1 indexes 1..=1"), "{text}");
-    // Refused means untouched: the same again.
-    let Err(OpenError::Corrupt(again)) = reopened(&machine) else {
-        panic!("refused")
-    };
-    assert_eq!(again, corruption);
+    let opened = open_again(&machine).expect("the log opens, the groups are damaged");
+    let damaged = opened.report.damaged;
+    let hit: Vec<_> = damaged.iter().map(|d| (d.group, d.first, d.last)).collect();
+    assert_eq!(hit, [(1, 1, 1), (2, 1, 1)]);
+    assert_eq!((damaged[0].offset, damaged[0].lsn), (8192, 1));
+    let text = damaged[0].to_string();
+    assert!(text.contains("group 1 lost entries 1..=1"), "{text}");
+    drop(opened.wal);
+    // It is said again at every open, until the hole is compacted or replaced.
+    let again = open_again(&machine).expect("the same");
+    assert_eq!(again.report.damaged, damaged);
 }
 
 #[test]
@@ -211,7 +238,7 @@ fn zeroed_sectors_and_swapped_blocks_are_seen() {
         }
     }
     println!("{tally:?}");
-    assert!(tally.corrupt > 100, "{tally:?}");
+    assert!(tally.damaged > 100 && tally.noted > 50, "{tally:?}");
 }
 
 #[test]
@@ -434,7 +461,7 @@ fn mutated_directories_yield_a_prefix_or_an_error() {
         .filter(|n| n.ends_with(".seg"))
         .collect();
     let last = state.groups[&1].last();
-    let (mut opened, mut refused) = (0, 0);
+    let (mut opened, mut opened_damaged, mut refused) = (0, 0, 0);
     for case in 0..1_500 {
         let mut dice = Dice(seed.wrapping_mul(7_919).wrapping_add(case));
         let copy = machine.fork(case);
@@ -461,8 +488,12 @@ fn mutated_directories_yield_a_prefix_or_an_error() {
             }
             copy.set_file(name, Some(bytes));
         }
-        match reopened(&copy) {
-            Ok((found, ..)) => {
+        match open_again(&copy) {
+            Ok(opened) if !opened.report.damaged.is_empty() => {
+                opened_damaged += 1;
+                common::nothing_is_invented(&opened.found, &state);
+            }
+            Ok(common::Opened { found, .. }) => {
                 // Several faults at once can pass for a torn tail, but never for other contents.
                 opened += 1;
                 for (group, log) in &found.groups {
@@ -479,8 +510,8 @@ fn mutated_directories_yield_a_prefix_or_an_error() {
             Err(_) => refused += 1,
         }
     }
-    println!("{opened} opened, {refused} refused");
-    assert!(opened > 100 && refused > 300);
+    println!("{opened} opened, {opened_damaged} with damaged groups, {refused} refused");
+    assert!(opened > 100 && opened_damaged > 100 && refused > 300);
 }
 
 #[test]
@@ -499,7 +530,7 @@ fn the_tools_say_what_recovery_says() {
     // The last batch, the closing mark, damaged: a torn tail. Looking at it does not cut it.
     let (name, end) = live(&machine).last().cloned().expect("a segment");
     let mut bytes = machine.file(&name).expect("a segment");
-    bytes[end - 200] ^= 1;
+    bytes[end - 4096 + 200] ^= 1;
     std::fs::write(dir.path().join(&name), &bytes).expect("written");
     for _ in 0..2 {
         let Verdict::TornTail(_, cut) = inspect::verify(dir.path()) else {
@@ -508,8 +539,17 @@ fn the_tools_say_what_recovery_says() {
         assert_eq!(cut.offset as usize, end - 4096);
         assert!(!cut.kept.exists());
     }
-    // The one before it: corruption.
-    bytes[end - 4096 - 200] ^= 1;
+    // The records of the one before it: its groups are damaged.
+    let all = batches(&machine);
+    let (_, before, len) = all[all.len() - 2].clone();
+    bytes[before + 200] ^= 1;
+    std::fs::write(dir.path().join(&name), &bytes).expect("written");
+    let Verdict::Damaged(found) = inspect::verify(dir.path()) else {
+        panic!("damaged")
+    };
+    assert_eq!(found.report.damaged.len(), 2);
+    // All of it: nothing in the last segment says whose it was.
+    bytes[before..before + len].fill(0);
     std::fs::write(dir.path().join(&name), &bytes).expect("written");
     let verdict = inspect::verify(dir.path());
     assert!(
@@ -569,10 +609,39 @@ fn the_decision_table_row_by_row() {
         cut
     };
 
+    let damaged = |name: &str, change: &dyn Fn(&mut Vec<u8>), row: &str| {
+        let copy = machine.fork(1);
+        let mut changed = bytes(name);
+        change(&mut changed);
+        copy.set_file(name, Some(changed));
+        let opened = open_again(&copy).unwrap_or_else(|e| panic!("row {row}: {e}"));
+        assert_eq!(opened.report.damaged.len(), 2, "row {row}");
+        common::holes_are_all_that_differs(&opened, &state);
+    };
+    let all = batches(&machine);
+    let last_of = |name: &str| {
+        let found = all.iter().rfind(|(n, ..)| n == name).expect("a batch");
+        (found.1, found.2)
+    };
+
     // 1: all good; and 6: nothing behind the last batch; and 12: a ready file without traces.
     assert!(!end_of(with(&ready, &|_| {}), "1, 6, 12"));
-    // 2: bad before the end that the successor names.
-    corrupt(with(&first, &|b| b[first_end - 10] ^= 1), "2");
+    // 1a: a trailer, before the end that the successor names, and in the last segment.
+    assert!(!end_of(with(&first, &|b| b[first_end - 10] ^= 1), "1a"));
+    assert!(!end_of(
+        with(&last, &|b| b[last_end - 4096 - 10] ^= 1),
+        "1a"
+    ));
+    // 1b: the marks of a purged log's first batch: see `the_only_copy_of_what_was_purged`.
+    // 2: records before the end that the successor names.
+    let (at, _) = last_of(&first);
+    damaged(&first, &|b| b[at + 300] ^= 1, "2");
+    // 2a: a whole batch of a segment with a footer; 2b: of one without.
+    let has_footer = |(name, end): &&(String, usize)| bytes(name)[*end..].starts_with(b"HngB");
+    let (sealed, end) = live.iter().find(has_footer).expect("one has room for it");
+    let (at, len) = last_of(sealed);
+    damaged(sealed, &|b| b[at..at + len].fill(0), "2a");
+    corrupt(with(sealed, &|b| b[at..end + 4096].fill(0)), "2b");
     // 3: another good segment of the same length of numbers would be needed: a header that lies.
     let lie = |b: &mut Vec<u8>, at: usize| {
         for copy in [0, 4096] {
@@ -583,21 +652,18 @@ fn the_decision_table_row_by_row() {
     };
     corrupt(with(&live[1].0, &|b| lie(b, 88)), "3 (chain)");
     corrupt(with(&live[1].0, &|b| lie(b, 48)), "3 (number)");
-    // 4: a batch before the last: the last one says that it was durable.
-    corrupt(with(&last, &|b| b[last_end - 4096 - 10] ^= 1), "4");
+    // 4: records of a batch before the last: the last one says that it was durable. 4a: all of it.
+    let (at, len) = (all[all.len() - 2].1, all[all.len() - 2].2);
+    damaged(&last, &|b| b[at + 300] ^= 1, "4");
+    corrupt(with(&last, &|b| b[at..at + len].fill(0)), "4a");
     // 5: the last batch: nothing says that it was durable, and its trailer is still there.
-    assert!(end_of(with(&last, &|b| b[last_end - 4096] ^= 1), "5"));
+    assert!(end_of(with(&last, &|b| b[last_end - 4096 + 200] ^= 1), "5"));
     // 6: the last batch wholly gone: the same state, and nothing to cut.
     assert!(!end_of(
         with(&last, &|b| b[last_end - 4096..last_end].fill(0)),
         "6"
     ));
     // 7: a footer, and no next segment.
-    let has_footer = |(name, end): &&(String, usize)| bytes(name)[*end..].starts_with(b"HngB");
-    let (sealed, _) = live
-        .iter()
-        .find(has_footer)
-        .expect("a segment with room for its footer");
     let copy = machine.fork(1);
     for name in machine
         .names()

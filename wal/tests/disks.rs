@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 
 use common::{TempDir, block_on, close, commit, durable, event, open, small};
 use henge_wal::disk::ring::{self, Bell, RingDisk};
-use henge_wal::disk::sim::SimHandle;
+use henge_wal::disk::sim::{Fault, SimHandle};
 use henge_wal::disk::thread::ThreadDisk;
 use henge_wal::disk::tokio_uring::{UringDisk, probe};
-use henge_wal::disk::{AlignedBuf, Disk, Op, Output};
+use henge_wal::disk::{AlignedBuf, Disk, Op, Output, conformance};
 use henge_wal::{Event, OpenError, ReadError};
 
 fn payload(group: u64, index: u64) -> Vec<u8> {
@@ -292,5 +292,50 @@ fn a_life_in_simulation() {
     for seed in 0..20 {
         let machine = SimHandle::new(seed, 1 + seed);
         block_on(life(Path::new("sim"), || Box::new(machine.disk())));
+    }
+}
+
+#[test]
+fn conformance_of_threads() {
+    let dir = TempDir::new("conform-thread");
+    let mut make = || Box::new(ThreadDisk::new(4)) as Box<dyn Disk>;
+    let ran = block_on(conformance::run(dir.path(), &mut make, None)).expect("conforms");
+    assert!(ran.len() >= 11, "{ran:?}");
+}
+
+#[test]
+fn conformance_of_io_uring() {
+    if let Err(reason) = probe() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new("conform-uring");
+    let mut make = || Box::new(UringDisk::new()) as Box<dyn Disk>;
+    let ran = tokio_uring::start(conformance::run(dir.path(), &mut make, None));
+    assert!(ran.expect("conforms").len() >= 11);
+}
+
+#[test]
+fn conformance_of_a_ring_of_our_own() {
+    if let Err(reason) = ring::probe() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new("conform-ring");
+    let mut make = || Box::new(RingDisk::new(watch).expect("the probe made one")) as Box<dyn Disk>;
+    let ran = block_on(conformance::run(dir.path(), &mut make, None)).expect("conforms");
+    assert!(ran.len() >= 11, "{ran:?}");
+}
+
+#[test]
+fn conformance_of_the_simulated_disk() {
+    for seed in 0..10 {
+        let machine = SimHandle::new(seed, 1 + seed);
+        let (disks, faults) = (machine.clone(), machine.clone());
+        let mut make = || Box::new(disks.disk()) as Box<dyn Disk>;
+        let mut inject = |code| faults.fail(0, Fault::Error(code));
+        let suite = conformance::run(Path::new("sim"), &mut make, Some(&mut inject));
+        let ran = block_on(suite).expect("conforms");
+        assert!(ran.contains(&"injected errors"), "{ran:?}");
     }
 }

@@ -193,8 +193,7 @@ impl<M: Member> Lane<M> {
     fn run(&mut self, batches: usize, payloads: &[Bytes]) {
         let before = cpu_seconds();
         let proposals = self.group.replicate(batches, payloads);
-        self.rates
-            .push(proposals as f64 / (cpu_seconds() - before));
+        self.rates.push(proposals as f64 / (cpu_seconds() - before));
     }
 
     fn row(&self) {
@@ -243,7 +242,10 @@ fn idle<M: Member>() -> (f64, f64) {
             }
         });
     }
-    (median(&ticks).unwrap_or(0.0), median(&rounds).unwrap_or(0.0))
+    (
+        median(&ticks).unwrap_or(0.0),
+        median(&rounds).unwrap_or(0.0),
+    )
 }
 
 fn idle_row<M: Member>((tick, round): (f64, f64)) {

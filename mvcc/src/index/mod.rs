@@ -1,21 +1,23 @@
 //! The ordered index: a B+tree of key numbers with subtree counts.
 //!
-//! Leaves hold key numbers and, beside each, the 8 bytes of the key that follow the leaf's common
-//! prefix ("heads", after the prefix B-tree's truncated keys), so that a search within a node is a
-//! binary search over one small array and looks at a key's own memory only to confirm. Each inner
-//! node knows how many live keys are under each child, so that counting a range is logarithmic.
+//! Leaves hold key numbers and, beside each, 8 telling bytes of its key (see `leaf`), so that a
+//! search within a node is a binary search over one small array and looks at a key's own memory only
+//! to confirm. Each inner node knows how many live keys are under each child, so that counting a
+//! range is logarithmic.
 //! 12 bytes per key at full leaves; sequential inserts leave leaves full.
 //!
 //! Promise: the tree holds a number at most once, in the order of its key; a key's bytes never
 //! change while it is in the tree. Knows keys only through [`Keys`]; knows no revisions: "live" is
 //! a flag that its owner sets. Tested against a `BTreeMap`.
 
+mod leaf;
 mod node;
 
 use std::ops::ControlFlow;
 
 use crate::keys::{KeyId, Keys};
-use node::{Inner, Node, TOUCH_MAX};
+use leaf::{Ahead, TOUCH_MAX};
+use node::{Inner, Node, Split};
 
 /// The tree.
 #[derive(Debug, Default)]
@@ -30,7 +32,10 @@ impl Index {
         loop {
             match node {
                 Node::Inner(inner) => node = &inner.children[inner.child_of(key)],
-                Node::Leaf(leaf) => return leaf.search(keys, key).ok().map(|at| leaf.id(at)),
+                Node::Leaf(leaf) => {
+                    std::hint::black_box(node.touch());
+                    return leaf.find(keys, key);
+                }
             }
         }
     }
@@ -60,11 +65,6 @@ impl Index {
             let touched = found
                 .iter()
                 .flatten()
-                .fold(0, |sum, &id| sum ^ keys.touch_slot(id));
-            std::hint::black_box(touched);
-            let touched = found
-                .iter()
-                .flatten()
                 .fold(0, |sum, &id| sum ^ keys.touch(id));
             std::hint::black_box(touched);
         }
@@ -72,7 +72,18 @@ impl Index {
 
     /// Adds a key that is not in the tree, as live.
     pub fn insert(&mut self, keys: &Keys, id: KeyId) {
-        if let Some((separator, right)) = self.root.insert(keys, keys.key(id), id) {
+        let split = self.root.insert(keys, keys.key(id), id);
+        self.grow(split);
+    }
+
+    /// Adds a key that is greater than all in the tree, as live.
+    pub fn append(&mut self, keys: &Keys, id: KeyId) {
+        let split = self.root.append(keys, keys.key(id), id);
+        self.grow(split);
+    }
+
+    fn grow(&mut self, split: Split) {
+        if let Some((separator, right)) = split {
             let left = std::mem::take(&mut self.root);
             self.root = Node::Inner(Box::new(Inner::of_two(left, separator, right)));
         }
@@ -129,7 +140,9 @@ impl Index {
         start: &[u8],
         mut visit: impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> Option<B> {
-        self.root.scan(keys, Some(start), &mut visit).break_value()
+        self.root
+            .scan(keys, Some(start), &mut Ahead::new(), &mut visit)
+            .break_value()
     }
 
     /// Bytes on the heap.

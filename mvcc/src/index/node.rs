@@ -1,27 +1,21 @@
-//! Nodes of the index: leaves with heads, inner nodes with separators and live counts.
+//! Nodes of the index: inner nodes with separators and live counts above the leaves.
 //!
-//! Invariants: a node's heads are the 8 bytes after its prefix of each of its keys (zero-padded);
-//! its prefix is common to all its keys; `separators[i]` is greater than every key under
-//! `children[i]` and not greater than any key under `children[i + 1]`; `live[i]` is the number of
-//! live keys under `children[i]`. Tested by the index's tests, which check them all.
+//! Invariants: `prefix` is common to a node's separators, its heads and tails are the 8 and 16 bytes
+//! that follow it (zero-padded); `separators[i]` is greater than every key under `children[i]` and
+//! not greater than any key under `children[i + 1]`; `live[i]` is the number of live keys under
+//! `children[i]`. Tested by the index's tests, which check them all.
 
 use std::cmp::Ordering;
 use std::mem;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::super::keys::{KeyId, Keys};
+use super::leaf::{Ahead, LEAF_MAX, Leaf};
 
-/// Keys in a leaf: with the prefix this makes a leaf 768 bytes, an allocator's size class.
-pub(super) const LEAF_MAX: usize = 60;
 /// Children of an inner node.
 pub(super) const INNER_MAX: usize = 64;
 /// Longest prefix that a node cuts off its keys.
-const PREFIX_MAX: usize = 40;
-/// Most keys that a scan touches ahead: about as many loads as a core keeps in flight.
-pub(super) const TOUCH_MAX: usize = 16;
-/// Set on a key number in a leaf when the key does not count.
-const DEAD: u32 = 1 << 31;
-
+const PREFIX_MAX: usize = 63;
 #[derive(Debug)]
 pub(super) enum Node {
     Leaf(Box<Leaf>),
@@ -29,17 +23,13 @@ pub(super) enum Node {
 }
 
 #[derive(Debug)]
-pub(super) struct Leaf {
-    prefix: Prefix,
-    len: u16,
-    heads: [u64; LEAF_MAX],
-    ids: [u32; LEAF_MAX],
-}
-
-#[derive(Debug)]
 pub(super) struct Inner {
     prefix: Prefix,
-    heads: Vec<u64>,
+    /// Of the separators, in place: a search reads little else.
+    heads: [u64; INNER_MAX],
+    /// The 16 bytes after each head, for separators with the same head: keys that are paths share
+    /// much even after a node's prefix.
+    tails: [u128; INNER_MAX],
     separators: Vec<Box<[u8]>>,
     /// Heap bytes of this node and all under it.
     bytes: usize,
@@ -66,8 +56,22 @@ impl Default for Node {
 impl Node {
     pub(super) fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
         match self {
-            Node::Leaf(leaf) => leaf.insert(keys, key, id),
+            Node::Leaf(leaf) => match leaf.search(keys, key) {
+                Ok(_) => None,
+                Err(at) => add_to(leaf, keys, at, key, id),
+            },
             Node::Inner(inner) => inner.insert(keys, key, id),
+        }
+    }
+
+    /// Inserts a key that is greater than all others.
+    pub(super) fn append(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
+        match self {
+            Node::Leaf(leaf) => add_to(leaf, keys, leaf.len(), key, id),
+            Node::Inner(inner) => {
+                let last = inner.children.len() - 1;
+                inner.add(last, |child| child.append(keys, key, id))
+            }
         }
     }
 
@@ -96,7 +100,7 @@ impl Node {
 
     pub(super) fn live(&self) -> usize {
         match self {
-            Node::Leaf(leaf) => leaf.live_before(leaf.len as usize),
+            Node::Leaf(leaf) => leaf.live_before(leaf.len()),
             Node::Inner(inner) => inner.live.iter().map(|&live| live as usize).sum(),
         }
     }
@@ -105,19 +109,20 @@ impl Node {
         &self,
         keys: &Keys,
         start: Option<&[u8]>,
+        ahead: &mut Ahead,
         visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         match self {
             Node::Leaf(leaf) => {
                 let from = start.map_or(0, |key| leaf.search(keys, key).unwrap_or_else(|at| at));
-                leaf.visit(keys, from, visit)
+                leaf.visit(keys, from, ahead, visit)
             }
             Node::Inner(inner) => {
                 let from = start.map_or(0, |key| inner.child_of(key));
-                inner.children[from].scan(keys, start, visit)?;
+                inner.children[from].scan(keys, start, ahead, visit)?;
                 inner.children[from + 1..]
                     .iter()
-                    .try_for_each(|child| child.scan(keys, None, visit))
+                    .try_for_each(|child| child.scan(keys, None, ahead, visit))
             }
         }
     }
@@ -126,11 +131,10 @@ impl Node {
     pub(super) fn touch(&self) -> u64 {
         let heads = |heads: &[u64]| heads.iter().step_by(8).fold(0, |sum, head| sum ^ head);
         match self {
-            Node::Leaf(leaf) => {
-                let ids = leaf.ids.iter().step_by(16).fold(0, |sum, id| sum ^ id);
-                heads(&leaf.heads) ^ u64::from(ids) ^ u64::from(leaf.prefix.len)
+            Node::Leaf(leaf) => leaf.touch(),
+            Node::Inner(inner) => {
+                heads(&inner.heads[..inner.separators.len()]) ^ u64::from(inner.prefix.len)
             }
-            Node::Inner(inner) => heads(&inner.heads) ^ u64::from(inner.prefix.len),
         }
     }
 
@@ -144,7 +148,7 @@ impl Node {
 
     fn is_empty(&self) -> bool {
         match self {
-            Node::Leaf(leaf) => leaf.len == 0,
+            Node::Leaf(leaf) => leaf.len() == 0,
             Node::Inner(inner) => inner.children.is_empty(),
         }
     }
@@ -154,7 +158,7 @@ impl Node {
     fn absorb(&mut self, keys: &Keys, separator: &[u8], right: Node) -> Result<(), Node> {
         match (self, right) {
             (Node::Leaf(left), Node::Leaf(right))
-                if (left.len + right.len) as usize <= LEAF_MAX * 3 / 4 =>
+                if left.len() + right.len() <= LEAF_MAX * 3 / 4 =>
             {
                 left.absorb(keys, &right);
                 Ok(())
@@ -174,155 +178,12 @@ impl Node {
     }
 }
 
-impl Leaf {
-    fn new() -> Self {
-        Leaf {
-            prefix: Prefix::EMPTY,
-            len: 0,
-            heads: [0; LEAF_MAX],
-            ids: [0; LEAF_MAX],
-        }
-    }
-
-    pub(super) fn id(&self, at: usize) -> KeyId {
-        self.ids[at] & !DEAD
-    }
-
-    pub(super) fn live_before(&self, at: usize) -> usize {
-        self.ids[..at].iter().filter(|&&id| id & DEAD == 0).count()
-    }
-
-    /// Visits keys from a position on. Each key lies somewhere else in memory, and visiting waits
-    /// for it; so the next few are touched together first, which lets those waits overlap
-    /// (measured: a range of 500 among half a million random keys takes about half the time). The
-    /// group grows, as a scan may end after one key.
-    fn visit<B>(
-        &self,
-        keys: &Keys,
-        from: usize,
-        visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let (mut at, mut group) = (from, 1);
-        while at < self.len as usize {
-            let end = (at + group).min(self.len as usize);
-            let touched = (at..end).fold(0, |sum, at| sum ^ keys.touch(self.id(at)));
-            std::hint::black_box(touched);
-            (at..end).try_for_each(|at| visit(self.id(at)))?;
-            (at, group) = (end, (group * 2).min(TOUCH_MAX));
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Position of a key, or where it would be inserted.
-    pub(super) fn search(&self, keys: &Keys, key: &[u8]) -> Result<usize, usize> {
-        let len = self.len as usize;
-        search(&self.prefix, &self.heads[..len], key, |at| {
-            keys.key(self.id(at))
-        })
-    }
-
-    /// The key that a search would compare first, by heads alone: no key is read for it.
-    pub(super) fn likely(&self, key: &[u8]) -> Option<KeyId> {
-        let head = self.prefix.head(key);
-        let at = self.heads[..self.len as usize].partition_point(|&other| other < head);
-        (at < self.len as usize && self.heads[at] == head).then(|| self.id(at))
-    }
-
-    fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
-        let Err(at) = self.search(keys, key) else {
-            return None;
-        };
-        let len = self.len as usize;
-        if len < LEAF_MAX {
-            self.insert_at(keys, at, key, id);
-            return None;
-        }
-        // Appending: leave this leaf full, as the next keys will follow the new one.
-        let middle = if at == len { len } else { len / 2 };
-        let mut right = Box::new(Leaf::new());
-        right.len = (len - middle) as u16;
-        right.ids[..len - middle].copy_from_slice(&self.ids[middle..len]);
-        self.len = middle as u16;
-        right.rebuild(keys);
-        self.tighten(keys);
-        if at < middle || at == middle && middle < len {
-            self.insert_at(keys, at, key, id);
-        } else {
-            right.insert_at(keys, at - middle, key, id);
-        }
-        let last = keys.key(self.id(self.len as usize - 1));
-        let first = keys.key(right.id(0));
-        let separator = first[..(common(last, first) + 1).min(first.len())].into();
-        Some((separator, Node::Leaf(right)))
-    }
-
-    fn insert_at(&mut self, keys: &Keys, at: usize, key: &[u8], id: KeyId) {
-        let len = self.len as usize;
-        if !self.prefix.is_prefix_of(key) {
-            self.prefix.shorten(key);
-            self.fill_heads(keys);
-        }
-        self.heads.copy_within(at..len, at + 1);
-        self.ids.copy_within(at..len, at + 1);
-        self.heads[at] = self.prefix.head(key);
-        self.ids[at] = id;
-        self.len += 1;
-    }
-
-    fn remove(&mut self, at: usize) -> bool {
-        let len = self.len as usize;
-        let live = self.ids[at] & DEAD == 0;
-        self.heads.copy_within(at + 1..len, at);
-        self.ids.copy_within(at + 1..len, at);
-        self.len -= 1;
-        live
-    }
-
-    fn set_live(&mut self, at: usize, live: bool) -> i32 {
-        let was = self.ids[at] & DEAD == 0;
-        self.ids[at] = self.id(at) | if live { 0 } else { DEAD };
-        i32::from(live) - i32::from(was)
-    }
-
-    fn absorb(&mut self, keys: &Keys, right: &Leaf) {
-        let (from, more) = (self.len as usize, right.len as usize);
-        self.ids[from..from + more].copy_from_slice(&right.ids[..more]);
-        self.len += right.len;
-        self.rebuild(keys);
-    }
-
-    /// After keys went away: a longer prefix may be common now. Two keys tell.
-    fn tighten(&mut self, keys: &Keys) {
-        if self.common_prefix(keys) != self.prefix {
-            self.rebuild(keys);
-        }
-    }
-
-    fn rebuild(&mut self, keys: &Keys) {
-        self.prefix = self.common_prefix(keys);
-        self.fill_heads(keys);
-    }
-
-    /// Of a single key nothing is cut off: the next one would shorten it at once.
-    fn common_prefix(&self, keys: &Keys) -> Prefix {
-        match self.len as usize {
-            0 | 1 => Prefix::EMPTY,
-            len => Prefix::common(keys.key(self.id(0)), keys.key(self.id(len - 1))),
-        }
-    }
-
-    fn fill_heads(&mut self, keys: &Keys) {
-        for at in 0..self.len as usize {
-            self.heads[at] = self.prefix.head(keys.key(self.id(at)));
-        }
-    }
-}
-
 impl Inner {
     pub(super) fn of_two(left: Node, separator: Box<[u8]>, right: Node) -> Self {
         let mut inner = Inner {
             prefix: Prefix::EMPTY,
-            heads: Vec::new(),
+            heads: [0; INNER_MAX],
+            tails: [0; INNER_MAX],
             separators: vec![separator],
             bytes: 0,
             live: vec![left.live() as u32, right.live() as u32],
@@ -334,16 +195,29 @@ impl Inner {
 
     /// Which child a key belongs to.
     pub(super) fn child_of(&self, key: &[u8]) -> usize {
-        match search(&self.prefix, &self.heads, key, |at| &self.separators[at]) {
-            Ok(at) => at + 1,
-            Err(at) => at,
+        let heads = &self.heads[..self.separators.len()];
+        let (low, high) = match search_heads(&self.prefix, heads, key) {
+            Ok(same) => (same.start, same.end),
+            Err(at) => return at,
+        };
+        if low == high {
+            return low;
         }
+        let (tail, same) = (self.prefix.tail(key), &self.tails[low..high]);
+        let first = low + same.partition_point(|&other| other < tail);
+        let same = first..low + same.partition_point(|&other| other <= tail);
+        same.start + self.separators[same].partition_point(|separator| **separator <= *key)
     }
 
     fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
         let at = self.child_of(key);
+        self.add(at, |child| child.insert(keys, key, id))
+    }
+
+    /// Adds a key under the child at a position.
+    fn add(&mut self, at: usize, insert: impl FnOnce(&mut Node) -> Split) -> Split {
         let before = self.children[at].heap_bytes();
-        let Some((separator, right)) = self.children[at].insert(keys, key, id) else {
+        let Some((separator, right)) = insert(&mut self.children[at]) else {
             self.live[at] += 1;
             self.bytes += self.children[at].heap_bytes() - before;
             return None;
@@ -352,7 +226,10 @@ impl Inner {
         self.live.insert(at + 1, right.live() as u32);
         self.children.insert(at + 1, right);
         if self.prefix.is_prefix_of(&separator) {
-            self.heads.insert(at, self.prefix.head(&separator));
+            self.heads.copy_within(at..self.separators.len(), at + 1);
+            self.tails.copy_within(at..self.separators.len(), at + 1);
+            self.heads[at] = self.prefix.head(&separator);
+            self.tails[at] = self.prefix.tail(&separator);
             self.separators.insert(at, separator);
             self.count_bytes();
         } else {
@@ -371,7 +248,8 @@ impl Inner {
         };
         let mut right = Inner {
             prefix: Prefix::EMPTY,
-            heads: Vec::new(),
+            heads: [0; INNER_MAX],
+            tails: [0; INNER_MAX],
             separators: self.separators.split_off(middle),
             bytes: 0,
             live: self.live.split_off(middle),
@@ -426,8 +304,11 @@ impl Inner {
         self.live.remove(at);
         let separator = at.saturating_sub(1);
         if separator < self.separators.len() {
+            self.heads
+                .copy_within(separator + 1..self.separators.len(), separator);
+            self.tails
+                .copy_within(separator + 1..self.separators.len(), separator);
             self.separators.remove(separator);
-            self.heads.remove(separator);
         }
         self.count_bytes();
     }
@@ -437,19 +318,17 @@ impl Inner {
             [first, .., last] => Prefix::common(first, last),
             _ => Prefix::EMPTY,
         };
-        self.heads.clear();
-        self.heads.extend(
-            self.separators
-                .iter()
-                .map(|separator| self.prefix.head(separator)),
-        );
+        for (at, separator) in self.separators.iter().enumerate() {
+            self.heads[at] = self.prefix.head(separator);
+            self.tails[at] = self.prefix.tail(separator);
+        }
         self.count_bytes();
     }
 
     /// After the children changed. What vectors have allocated ahead is left out.
     fn count_bytes(&mut self) {
         let per_child = mem::size_of::<Node>() + mem::size_of::<u32>();
-        let per_separator = mem::size_of::<u64>() + mem::size_of::<Box<[u8]>>();
+        let per_separator = mem::size_of::<Box<[u8]>>();
         self.bytes = mem::size_of::<Inner>()
             + self.children.len() * per_child
             + self.separators.len() * per_separator
@@ -486,8 +365,17 @@ impl Prefix {
         key.starts_with(self.as_bytes())
     }
 
-    fn shorten(&mut self, key: &[u8]) {
-        *self = Prefix::common(self.as_bytes(), key);
+    /// The 16 bytes after those of the head, as a number that orders as they do.
+    fn tail(&self, key: &[u8]) -> u128 {
+        let rest = key.get(self.len as usize + 8..).unwrap_or_default();
+        match rest.first_chunk::<16>() {
+            Some(bytes) => u128::from_be_bytes(*bytes),
+            None => {
+                let mut bytes = [0; 16];
+                bytes[..rest.len()].copy_from_slice(rest);
+                u128::from_be_bytes(bytes)
+            }
+        }
     }
 
     /// The 8 bytes after the prefix, as a number that orders as they do.
@@ -505,18 +393,25 @@ impl Prefix {
 }
 
 /// Length of the common prefix.
-fn common(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+pub(super) fn common(a: &[u8], b: &[u8]) -> usize {
+    let (words_a, words_b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let same = words_a
+        .iter()
+        .zip(words_b)
+        .take_while(|(a, b)| a == b)
+        .count()
+        * 8;
+    let rest = a[same..].iter().zip(&b[same..]);
+    same + rest.take_while(|(a, b)| a == b).count()
 }
 
-/// Binary search by heads, then by whole keys among equal heads (which also settles zero padding:
-/// `a` and `a\0` have the same head).
-fn search<'a>(
-    prefix: &Prefix,
-    heads: &[u64],
-    key: &[u8],
-    key_at: impl Fn(usize) -> &'a [u8],
-) -> Result<usize, usize> {
+fn add_to(leaf: &mut Leaf, keys: &Keys, at: usize, key: &[u8], id: KeyId) -> Split {
+    let (separator, right) = leaf.insert(keys, at, key, id)?;
+    Some((separator, Node::Leaf(right)))
+}
+
+/// Where keys with the head of `key` are, or would be; `Err` if its prefix is another.
+fn search_heads(prefix: &Prefix, heads: &[u64], key: &[u8]) -> Result<Range<usize>, usize> {
     let shared = prefix.as_bytes();
     match key[..shared.len().min(key.len())].cmp(shared) {
         Ordering::Less => return Err(0),
@@ -524,17 +419,12 @@ fn search<'a>(
         Ordering::Equal => {}
     }
     let head = prefix.head(key);
-    let mut low = heads.partition_point(|&other| other < head);
-    let mut high = low + heads[low..].partition_point(|&other| other == head);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match key_at(middle).cmp(key) {
-            Ordering::Less => low = middle + 1,
-            Ordering::Greater => high = middle,
-            Ordering::Equal => return Ok(middle),
-        }
-    }
-    Err(low)
+    let low = heads.partition_point(|&other| other < head);
+    let same = heads[low..]
+        .iter()
+        .take_while(|&&other| other == head)
+        .count();
+    Ok(low..low + same)
 }
 
 #[cfg(test)]
@@ -548,24 +438,19 @@ impl Node {
         out: &mut Vec<(KeyId, bool)>,
     ) {
         match self {
-            Node::Leaf(leaf) => {
-                for at in 0..leaf.len as usize {
-                    let key = keys.key(leaf.id(at));
-                    assert!(leaf.prefix.is_prefix_of(key));
-                    assert_eq!(leaf.heads[at], leaf.prefix.head(key));
-                    assert!(key >= low && high.is_none_or(|high| key < high));
-                    out.push((leaf.id(at), leaf.ids[at] & DEAD == 0));
-                }
-            }
+            Node::Leaf(leaf) => leaf.verify(keys, low, high, out),
             Node::Inner(inner) => {
                 let count = inner.children.len();
                 assert!((1..=INNER_MAX).contains(&count));
                 assert_eq!(inner.separators.len() + 1, count);
-                assert_eq!((inner.heads.len(), inner.live.len()), (count - 1, count));
+                assert_eq!(inner.live.len(), count);
+                for (head, separator) in inner.heads.iter().zip(&inner.separators) {
+                    assert_eq!(*head, inner.prefix.head(separator));
+                }
                 let separators = inner
                     .separators
                     .iter()
-                    .map(|separator| separator.len() + 24);
+                    .map(|separator| separator.len() + 16);
                 let children = inner.children.iter().map(|child| child.heap_bytes() + 20);
                 let bytes = separators.chain(children).sum::<usize>() + mem::size_of::<Inner>();
                 assert_eq!(inner.bytes, bytes);

@@ -243,7 +243,7 @@ impl Restorer {
             }
             None => {
                 let id = store.keys.insert(key, version).ok_or("too many keys")?;
-                store.index.insert(&store.keys, id);
+                store.index.append(&store.keys, id);
                 id
             }
         };

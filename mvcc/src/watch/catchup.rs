@@ -85,7 +85,7 @@ impl Store {
                 return ControlFlow::Continue(());
             }
             match self.keys.change(op.id, op.main, op.sub) {
-                Some((version, _)) => self.take(slice, op.id, version),
+                Some(version) => self.take(slice, op.id, version),
                 None => ControlFlow::Continue(()),
             }
         });

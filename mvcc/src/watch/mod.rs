@@ -260,7 +260,7 @@ impl Store {
             if matched.is_empty() {
                 continue;
             }
-            let Some((version, _)) = keys.change(key, main, sub as u32) else {
+            let Some(version) = keys.change(key, main, sub as u32) else {
                 continue;
             };
             let event = to_event(keys.key(key), version);
@@ -322,7 +322,7 @@ fn to_event(key: &[u8], version: Version<'_>) -> Event {
     };
     Event {
         kind,
-        kv: version.to_key_value(Bytes::copy_from_slice(key)),
+        kv: version.to_pair(key),
         prev_kv: None,
     }
 }
@@ -332,7 +332,7 @@ fn previous(keys: &crate::keys::Keys, key: KeyId, main: i64) -> Option<KeyValue>
     let before = keys
         .at(key, main - 1)
         .filter(|version| !version.tombstone)?;
-    Some(before.to_key_value(Bytes::copy_from_slice(keys.key(key))))
+    Some(before.to_pair(keys.key(key)))
 }
 
 fn event_bytes(event: &Event) -> usize {

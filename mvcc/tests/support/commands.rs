@@ -131,7 +131,7 @@ pub fn some_key_range(dice: &mut Dice) -> KeyRange<'static> {
     }
 }
 
-fn some_put(dice: &mut Dice) -> PutRequest<'static> {
+pub fn some_put(dice: &mut Dice) -> PutRequest<'static> {
     let mut request = PutRequest {
         key: dice.pick(&KEYS),
         value: dice.pick(&VALUES),
@@ -150,16 +150,18 @@ fn some_put(dice: &mut Dice) -> PutRequest<'static> {
     request
 }
 
-fn some_delete(dice: &mut Dice) -> DeleteRangeRequest<'static> {
+pub fn some_delete(dice: &mut Dice) -> DeleteRangeRequest<'static> {
     DeleteRangeRequest {
         range: some_key_range(dice),
         prev_kv: dice.one_in(2),
     }
 }
 
-fn some_range(dice: &mut Dice, revision: i64) -> RangeRequest<'static> {
-    let some_revision = |dice: &mut Dice| match dice.below(3) {
+pub fn some_range(dice: &mut Dice, revision: i64) -> RangeRequest<'static> {
+    let some_revision = |dice: &mut Dice| match dice.below(9) {
         0 => 0,
+        // Mostly near the present: far back everything is compacted.
+        1..8 => (revision - dice.below(60) as i64 + 2).max(0),
         _ => dice.below(revision as u64 + 3) as i64,
     };
     let mut request = RangeRequest {
@@ -191,7 +193,7 @@ fn some_range(dice: &mut Dice, revision: i64) -> RangeRequest<'static> {
     request
 }
 
-fn some_txn(dice: &mut Dice, revision: i64, depth: u64) -> TxnRequest<'static> {
+pub fn some_txn(dice: &mut Dice, revision: i64, depth: u64) -> TxnRequest<'static> {
     let compare = (0..dice.below(3))
         .map(|_| some_compare(dice, revision))
         .collect();
@@ -222,7 +224,7 @@ fn some_op(dice: &mut Dice, revision: i64, depth: u64) -> RequestOp<'static> {
 
 fn some_compare(dice: &mut Dice, revision: i64) -> Compare<'static> {
     let number = dice.below(3) as i64;
-    let some_revision = dice.below(revision as u64 + 2) as i64;
+    let some_revision = (revision - dice.below(80) as i64 + 2).max(0);
     let target = match dice.below(5) {
         0 => CompareTarget::Version(number),
         1 => CompareTarget::CreateRevision(some_revision),

@@ -49,6 +49,9 @@ impl Model {
     }
 
     pub fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
+        if request.lease != 0 && !self.leases.contains_key(&request.lease) {
+            return Err(Error::LeaseNotFound);
+        }
         self.check_put(request)?;
         let response = self.do_put(request);
         self.commit();
@@ -208,13 +211,25 @@ impl Model {
 
     pub fn txn(&mut self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
         let before = self.work.clone();
-        self.check_txn(request, &before)?;
+        self.check_puts(request, &before)?;
+        self.check_ranges(request, &before)?;
         let response = self.do_txn(request, &before);
         self.commit();
         Ok(response)
     }
 
-    fn check_txn(&self, request: &TxnRequest<'_>, before: &State) -> Result<(), Error> {
+    fn check_puts(&self, request: &TxnRequest<'_>, before: &State) -> Result<(), Error> {
+        for op in branch(request, before).1 {
+            match op {
+                RequestOp::Put(put) => self.check_put(put)?,
+                RequestOp::Txn(inner) => self.check_puts(inner, before)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ranges(&self, request: &TxnRequest<'_>, before: &State) -> Result<(), Error> {
         for op in branch(request, before).1 {
             match op {
                 RequestOp::Range(range) if range.revision > self.revision() => {
@@ -231,8 +246,7 @@ impl Model {
                         compacted: self.compacted,
                     });
                 }
-                RequestOp::Put(put) => self.check_put(put)?,
-                RequestOp::Txn(inner) => self.check_txn(inner, before)?,
+                RequestOp::Txn(inner) => self.check_ranges(inner, before)?,
                 _ => {}
             }
         }

@@ -166,8 +166,8 @@ pub struct ServeArgs {
     #[arg(long, value_enum, default_value = "json")]
     pub log_format: LogFormat,
 
-    /// What drives the cores: auto (ring, or thread where io_uring is refused), ring, tokio-uring or
-    /// thread (HENGE_HOST)
+    /// What drives the cores: auto (ring, or thread where io_uring is refused), ring, tokio-uring,
+    /// thread, or glommio in a build with that feature (HENGE_HOST)
     #[arg(long, value_parser = HostKind::from_str, default_value = "auto")]
     pub host: HostKind,
 

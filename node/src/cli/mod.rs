@@ -1,11 +1,12 @@
 //! The command line of the `henge` binary.
 //!
 //! `args` holds `serve`'s flags (etcd's names), `serve` runs the server, `bench` the load generator, `wal`
-//! the offline log tools. Exit codes: 0 done, 1 failed, 2 wrong usage; the tools document theirs.
+//! the offline log tools, `doctor` the look at the machine. Exit codes: 0 done, 1 failed, 2 wrong usage; the tools document theirs.
 
 pub mod args;
 pub mod bench;
 pub mod compaction;
+pub mod doctor;
 pub mod flags;
 pub mod logging;
 pub mod options;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Look at a log without changing it
     Wal(wal::WalArgs),
+    /// Look at this machine: kernel, io_uring, disk, limits, commit latency; with advice
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Parses the command line and does what it says.
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
         },
         Command::Bench(args) => bench::run(&args),
         Command::Wal(args) => wal::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }
 

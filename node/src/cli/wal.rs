@@ -1,9 +1,11 @@
-//! `henge wal dump|verify|stat DIR`: the offline log tools. They read and never write, take no lock, and
-//! may be pointed at a data directory (all its cores) or at one core's log.
+//! `henge wal dump|verify|stat|repair DIR`: the offline log tools. They read and never write (`repair` only
+//! with `--yes`), take no lock to read, and may be pointed at a data directory (all its cores) or at one
+//! core's log.
 //!
 //! Exit codes: 0 whole; 1 the tool could not run; 2 wrong usage; 3 a torn tail (the next start cuts it;
 //! nothing acknowledged is lost); 4 damage, a missing or foreign segment, or a directory that a start
-//! would refuse.
+//! would refuse; 5 damaged groups (a start serves the others; `repair` gives up what was lost). `repair`
+//! without `--yes` answers as `verify` would, with it 0 when the log is whole afterwards.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +13,15 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use henge_wal::inspect::{self, Verdict};
+use henge_wal::repair::{self, RepairError};
 use henge_wal::{OpenError, OpenReport, Record};
 
 use crate::machine::{Command, command};
 
+const EXIT_FAILED: u8 = 1;
 const EXIT_TORN: u8 = 3;
 const EXIT_DAMAGED: u8 = 4;
+const EXIT_GROUPS: u8 = 5;
 
 /// Looks at a log without changing it.
 #[derive(Args, Debug)]
@@ -33,6 +38,14 @@ enum Action {
     Verify(Target),
     /// Count segments, batches, bytes and groups
     Stat(Target),
+    /// End damaged groups before their first lost entry; without --yes, say what that would give up
+    Repair {
+        #[command(flatten)]
+        target: Target,
+        /// Do it. Entries that were acknowledged are given up: only where no other member has them
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -46,7 +59,10 @@ struct Target {
 
 /// Runs the tool; the worst verdict over all logs is the exit code.
 pub fn run(args: &WalArgs) -> ExitCode {
-    let (Action::Dump(target) | Action::Verify(target) | Action::Stat(target)) = &args.action;
+    let (Action::Dump(target)
+    | Action::Verify(target)
+    | Action::Stat(target)
+    | Action::Repair { target, .. }) = &args.action;
     let logs = match logs(&target.dir) {
         Ok(logs) => logs,
         Err(why) => {
@@ -60,6 +76,7 @@ pub fn run(args: &WalArgs) -> ExitCode {
             Action::Dump(target) => dump(&log, target.json),
             Action::Verify(target) => verify(&log, target.json),
             Action::Stat(target) => stat(&log, target.json),
+            Action::Repair { target, yes } => mend(&log, target.json, *yes),
         };
         worst = worst.max(code);
     }
@@ -99,6 +116,13 @@ fn verify(log: &Path, json: bool) -> u8 {
             );
             (EXIT_TORN, "torn tail", text, Some(cut.offset))
         }
+        Verdict::Damaged(found) => {
+            let damaged = &found.report.damaged;
+            let holes: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+            let text = format!("damaged groups: {}; the others are whole", holes.join("; "));
+            let offset = damaged.first().map(|damage| damage.offset);
+            (EXIT_GROUPS, "damaged groups", text, offset)
+        }
         Verdict::Refused(error) => {
             let (word, offset) = classify(&error);
             (EXIT_DAMAGED, word, format!("{word}: {error}"), offset)
@@ -114,6 +138,53 @@ fn verify(log: &Path, json: bool) -> u8 {
         println!("{}: {text}", log.display());
     }
     code
+}
+
+fn mend(log: &Path, json: bool, yes: bool) -> u8 {
+    let done = if yes {
+        repair::apply(log)
+    } else {
+        repair::plan(log)
+    };
+    let steps = match done {
+        Ok(steps) => steps,
+        Err(RepairError::Open(error)) => return refused(log, &error),
+        Err(error) => {
+            eprintln!("henge wal: {}: {error}", log.display());
+            return EXIT_FAILED;
+        }
+    };
+    if json {
+        let steps: Vec<_> = steps
+            .iter()
+            .map(|step| {
+                serde_json::json!({ "group": step.group, "keep": step.keep, "last": step.last })
+            })
+            .collect();
+        let log = log.display().to_string();
+        println!(
+            "{}",
+            serde_json::json!({ "log": log, "done": yes, "steps": steps })
+        );
+    } else if steps.is_empty() {
+        println!("{}: no group is damaged", log.display());
+    }
+    for step in steps.iter().filter(|_| !json) {
+        let verb = if yes { "ends now" } else { "would end" };
+        println!(
+            "{}: group {} {verb} at entry {}; entries {}..={} are given up",
+            log.display(),
+            step.group,
+            step.keep,
+            step.keep + 1,
+            step.last
+        );
+    }
+    if steps.is_empty() || yes {
+        0
+    } else {
+        EXIT_GROUPS
+    }
 }
 
 fn classify(error: &OpenError) -> (&'static str, Option<u64>) {

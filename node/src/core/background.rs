@@ -3,12 +3,13 @@
 //! Promises: a turn does at most [`SLICES_MAX`] slices of such work, whoever it is for, so that it stays
 //! short with any number of shards; what is left gets its slices in the next turns, by turns. At most
 //! [`CHECKPOINTS_MAX`] checkpoints are written at a time: each has a thread, and they share the disk with
-//! the log.
+//! the log. Every [`SCRUB_EVERY_MICROS`], also when nothing else happens, a piece of sealed log is read
+//! again and writes that do not come back are reported.
 
 use std::sync::PoisonError;
 use std::task::Context;
 
-use super::turn::{Core, Phase};
+use super::turn::{Core, Now, Phase};
 
 /// Slices of compaction and of watchers' catching up in one turn.
 const SLICES_MAX: usize = 4;
@@ -18,6 +19,14 @@ const CHECKPOINTS_MAX: usize = 2;
 const LOW_SPACE_BYTES: u64 = 64 << 20;
 /// Bytes of old entries read back from the log for a slow follower at a time.
 const READ_BACK_BYTES: usize = 4 << 20;
+
+/// Sealed log is read again so much at a time, so often: 8 GiB within four days, a thousandth of what the
+/// reference machine's disk reads.
+const SCRUB_BYTES: usize = 256 << 10;
+/// Time between two such reads.
+pub(super) const SCRUB_EVERY_MICROS: u64 = 10_000_000;
+/// A log write older than this is worth a warning.
+const STUCK_MICROS: u64 = 5_000_000;
 
 impl Core {
     /// Work without a caller waiting: slices of compaction and checkpoints, watchers that are behind, old
@@ -95,6 +104,29 @@ impl Core {
             }
         }
         go_on
+    }
+
+    /// Reads what is sealed again, a slice at a time, and says when a write does not come back.
+    pub(super) fn scrub(&mut self, now: Now) {
+        if now.micros < self.scrub_at_micros {
+            return;
+        }
+        self.scrub_at_micros = now.micros + SCRUB_EVERY_MICROS;
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.wal.scrub_slice(SCRUB_BYTES);
+        if let Some(write) = self.wal.oldest_in_flight()
+            && now.micros.saturating_sub(write.since_micros) > STUCK_MICROS
+        {
+            let seconds = now.micros.saturating_sub(write.since_micros) / 1_000_000;
+            tracing::warn!(
+                file = write.file,
+                offset = write.offset,
+                seconds,
+                "a log write does not complete"
+            );
+        }
     }
 
     /// Shows what happened in this turn to whoever asks.

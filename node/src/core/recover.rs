@@ -23,6 +23,9 @@ pub struct RecoveredGroup {
     pub hard_state: HardState,
     /// The entries after that, if there were any.
     pub log: Option<TailLog>,
+    /// Acknowledged entries that the log lost, first and last: the group must not serve, vote or
+    /// campaign, as it no longer has what it promised to have.
+    pub lost: Option<(u64, u64)>,
 }
 
 /// Collects groups while the log is replayed.
@@ -34,6 +37,7 @@ pub struct Recovery {
     only: Option<BTreeSet<u64>>,
     /// Groups that are in the log and do not live here, as far as it was replayed.
     strangers: BTreeSet<u64>,
+    refuse_if_nothing_is_left: bool,
     /// The first entry that could not be understood.
     fault: Option<RecoverFault>,
 }
@@ -89,6 +93,10 @@ struct Group {
     tail: VecDeque<Entry>,
     /// The terms of all entries after `restored`.
     terms: TermRuns,
+    /// The entries up to here are in no checkpoint, and were not in the log so far.
+    missing: Option<u64>,
+    /// A hole in the log, not covered by the checkpoint it started from.
+    lost: Option<(u64, u64)>,
 }
 
 impl Recovery {
@@ -100,6 +108,7 @@ impl Recovery {
             now_ms,
             only: None,
             strangers: BTreeSet::new(),
+            refuse_if_nothing_is_left: false,
             fault: None,
         }
     }
@@ -119,6 +128,12 @@ impl Recovery {
             .insert(group, Group::starting(machine, restored));
     }
 
+    /// The log may hold nothing but these groups' damage: then it is refused whole, as it was found,
+    /// rather than opened for nobody.
+    pub fn refuse_if_nothing_is_left(&mut self, refuse: bool) {
+        self.refuse_if_nothing_is_left = refuse;
+    }
+
     /// The groups found, or the first entry that could not be understood.
     pub fn finish(self) -> Result<BTreeMap<u64, RecoveredGroup>, RecoverFault> {
         if let Some(fault) = self.fault {
@@ -128,11 +143,14 @@ impl Recovery {
             return Err(RecoverFault::Stranger { group: *group });
         }
         for (id, group) in &self.groups {
-            if group.compacted > group.machine.applied_index {
+            let found = group.machine.applied_index;
+            let missing = group.missing.filter(|_| group.lost.is_none());
+            let needed = missing.unwrap_or(0).max(group.compacted);
+            if needed > found {
                 return Err(RecoverFault::MissingCheckpoint {
                     group: *id,
-                    needed: group.compacted,
-                    found: group.machine.applied_index,
+                    needed,
+                    found,
                 });
             }
         }
@@ -145,9 +163,14 @@ impl Recovery {
                     index: group.machine.applied_index,
                     term: group.machine.applied_term,
                 };
+                // Of a damaged group only what is before the hole is believed.
+                let (tail, terms) = match group.lost {
+                    None => (Vec::from(group.tail), group.terms),
+                    Some(_) => (Vec::new(), TermRuns::new(group.restored)),
+                };
                 let mut log =
-                    TailLog::recovered(conf_state.clone(), group.restored, applied, group.terms);
-                log.append(&Vec::from(group.tail));
+                    TailLog::recovered(conf_state.clone(), group.restored, applied, terms);
+                log.append(&tail);
                 let (machine, hard_state) = (group.machine, group.hard_state);
                 (
                     id,
@@ -155,6 +178,7 @@ impl Recovery {
                         machine,
                         hard_state,
                         log: Some(log),
+                        lost: group.lost,
                     },
                 )
             })
@@ -191,6 +215,8 @@ impl Recovery {
             group.hard_state = HardState::default();
             group.compacted = 0;
             group.tail.clear();
+            group.missing = None;
+            group.lost = None;
         }
     }
 }
@@ -214,12 +240,7 @@ impl Replay for Recovery {
                     kind: EntryKind::from_u8(kind).unwrap_or_default(),
                     data: Bytes::copy_from_slice(payload),
                 };
-                self.fault = self
-                    .groups
-                    .entry(group)
-                    .or_default()
-                    .push(entry, group)
-                    .err();
+                self.groups.entry(group).or_default().push(entry);
             }
             Record::HardState {
                 group: id,
@@ -233,10 +254,38 @@ impl Replay for Recovery {
                 self.fault = group.apply_to(commit, id, now_ms).err();
             }
             Record::Removed { group } => self.left(group),
+            Record::Restored { group, .. } => {
+                let group = self.groups.entry(group).or_default();
+                group.tail.clear();
+                group.lost = None;
+            }
             Record::Compacted { group, index, .. } => {
                 self.groups.entry(group).or_default().compacted = index;
             }
             _ => {}
+        }
+    }
+
+    fn refuses(&mut self, _: &[henge_wal::Damage]) -> bool {
+        let nothing_left = self.groups.values().all(|group| group.lost.is_some());
+        self.refuse_if_nothing_is_left && !self.groups.is_empty() && nothing_left
+    }
+
+    fn lost(&mut self, group: u64, first: u64, last: u64) {
+        if self
+            .only
+            .as_ref()
+            .is_some_and(|only| !only.contains(&group))
+        {
+            // It left, or `finish` says that it should have.
+            return;
+        }
+        let group = self.groups.entry(group).or_default();
+        // What a checkpoint holds is not missed.
+        if last > group.machine.applied_index {
+            group.tail.retain(|entry| entry.index < first);
+            let from = group.lost.map_or(first, |(earlier, _)| earlier.min(first));
+            group.lost = Some((from, last));
         }
     }
 }
@@ -256,21 +305,27 @@ impl Group {
             compacted: 0,
             tail: VecDeque::new(),
             terms: TermRuns::new(restored),
+            missing: None,
+            lost: None,
         }
     }
 
-    fn push(&mut self, entry: Entry, group: u64) -> Result<(), RecoverFault> {
+    fn push(&mut self, entry: Entry) {
         let found = self.machine.applied_index;
-        if entry.index <= found {
-            return Ok(());
+        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
+            // Another entry took the place of what was lost (a new leader's, or a repair's): nobody
+            // misses it, nor what followed it.
+            self.lost = None;
+            self.tail.retain(|later| later.index < entry.index);
         }
-        if self.tail.is_empty() && entry.index > found + 1 {
-            let needed = entry.index - 1;
-            return Err(RecoverFault::MissingCheckpoint {
-                group,
-                needed,
-                found,
-            });
+        if entry.index <= found {
+            return;
+        }
+        if entry.index == found + 1 {
+            self.missing = None;
+        } else if self.lost.is_none() && self.tail.is_empty() {
+            // What is between may come yet: a group that pinned an old segment is written again, whole.
+            self.missing = Some(entry.index - 1);
         }
         while self
             .tail
@@ -281,10 +336,15 @@ impl Group {
         }
         self.terms.push(entry.index, entry.term);
         self.tail.push_back(entry);
-        Ok(())
     }
 
     fn apply_to(&mut self, commit: u64, group: u64, now_ms: u64) -> Result<(), RecoverFault> {
+        let commit = self
+            .lost
+            .map_or(commit, |(first, _)| commit.min(first.saturating_sub(1)));
+        if self.missing.is_some() {
+            return Ok(());
+        }
         while let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= commit) {
             let Entry {
                 index,

@@ -25,6 +25,7 @@ use henge_raft::{Entry, EntryKind, Message, MessageKind};
 use henge_wal::{Event, Lsn, ReadId, Wal};
 
 use super::agenda::Agenda;
+use super::background::SCRUB_EVERY_MICROS;
 use super::gauges::{Gauges, Stage, Stopwatch};
 use super::inbox::{Inbox, Input};
 use super::pack;
@@ -46,9 +47,6 @@ const LIGHT_CALLERS_MAX: usize = 4;
 
 /// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
 const SATURATED_MS_MAX: u64 = 2;
-
-/// Longest rest, in milliseconds, of a core that waits for nothing: hosts need not know of "never".
-const REST_MS_MAX: u64 = 60_000;
 
 /// The time of a turn, from the host's monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +124,8 @@ pub struct Core {
     durable_lsn: Lsn,
     /// Old entries being read back: for which shard, from which index.
     pub(super) reads: Vec<(ReadId, usize, u64)>,
+    /// When the next slice of sealed log is read.
+    pub(super) scrub_at_micros: u64,
     /// Callers of this turn that another caller wakes.
     pub(super) chains: Vec<Arc<Chain>>,
     pub(super) phase: Phase,
@@ -166,6 +166,7 @@ impl Core {
             last_lsn: durable_lsn,
             durable_lsn,
             reads: Vec::new(),
+            scrub_at_micros: SCRUB_EVERY_MICROS,
             chains: Vec::new(),
             phase: Phase::Running,
             worked: false,
@@ -194,6 +195,7 @@ impl Core {
         }
         self.worked = false;
         self.gauges.begin();
+        self.wal.set_time(now.micros);
         // Callers of the last turn whose first one has not run yet.
         self.release_chains();
         self.take_completions(now, cx);
@@ -212,6 +214,7 @@ impl Core {
         }
         self.gauges.lap(Stage::Answer);
         let mut again = self.background(&run, cx);
+        self.scrub(now);
         self.gauges.lap(Stage::Background);
         self.end_looks(run);
         if self.phase == Phase::Ended {
@@ -227,7 +230,9 @@ impl Core {
         if again || self.agenda.has_any() {
             return Next::Again;
         }
-        let mut next_ms = self.timers.next_ms().min(now.millis() + REST_MS_MAX);
+        // The look at the log comes round however idle the shards are: hosts need not know of "never".
+        let scrub_ms = self.scrub_at_micros.div_ceil(1_000);
+        let mut next_ms = self.timers.next_ms().min(scrub_ms);
         if !self.chains.is_empty() {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
@@ -291,6 +296,11 @@ impl Core {
                 Event::SpaceLow => self.set_space_low(true),
                 Event::SpaceOk => self.set_space_low(false),
                 Event::Poisoned(error) => self.poison(&error.to_string()),
+                Event::Rot {
+                    file, offset, what, ..
+                } => {
+                    tracing::error!(file = %file.display(), offset, what, "sealed log has rotted: see `henge wal verify`");
+                }
                 Event::Closed => {
                     self.phase = Phase::Ended;
                     break;
@@ -549,6 +559,32 @@ impl Core {
         } else {
             self.phase = Phase::Closing;
             self.wal.close();
+        }
+    }
+}
+
+/// A core that is dropped before it ended (the executor it ran on was shut down) leaves nobody waiting.
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.config.inbox.close();
+        // A panic is on its way up already: another one would abort the caller's process.
+        if std::thread::panicking() {
+            return;
+        }
+        if self.phase != Phase::Ended {
+            for shard in &mut self.shards {
+                shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED);
+            }
+        }
+        self.release_chains();
+        let mut late = Vec::new();
+        self.config.inbox.take(&mut late);
+        for input in late {
+            match input {
+                Input::Request { request, .. } => request.answer.send(Err(STOPPED_QUEUED)),
+                Input::WatchOpen { session, .. } => session.end(),
+                _ => {}
+            }
         }
     }
 }

@@ -23,6 +23,14 @@ impl Blocking {
     }
 
     /// See [`Engine::put`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let reply = engine.blocking().put("greeting", "hello")?;
+    /// assert_eq!(reply.header.revision, 2);
+    /// # Ok(()) }) }
+    /// ```
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,
@@ -32,16 +40,45 @@ impl Blocking {
     }
 
     /// See [`Engine::get`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// db.put("greeting", "hello")?;
+    /// assert_eq!(db.get("greeting")?.map(|kv| kv.value), Some("hello".into()));
+    /// # Ok(()) }) }
+    /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<mvcc::KeyValue>, Error> {
         wait(self.engine.get(key))
     }
 
     /// See [`Engine::delete`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// db.put("greeting", "hello")?;
+    /// assert_eq!(db.delete("greeting")?.body.deleted, 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Reply<mvcc::DeleteRangeResponse>, Error> {
         wait(self.engine.delete(key))
     }
 
     /// See [`Engine::range`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// use henge::mvcc::{KeyRange, RangeRequest};
+    ///
+    /// let everything = KeyRange { key: b"\0", end: b"\0" };
+    /// let request = RangeRequest { range: everything, ..RangeRequest::default() };
+    /// assert_eq!(engine.blocking().range(&request)?.body.count, 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
@@ -50,16 +87,46 @@ impl Blocking {
     }
 
     /// See [`Engine::txn`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// use henge::mvcc::{PutRequest, RequestOp, TxnRequest};
+    ///
+    /// let put = |key| RequestOp::Put(PutRequest { key, value: b"1", ..PutRequest::default() });
+    /// let both = TxnRequest { success: vec![put(b"a"), put(b"b")], ..TxnRequest::default() };
+    /// assert_eq!(engine.blocking().txn(&both)?.body.responses.len(), 2);
+    /// # Ok(()) }) }
+    /// ```
     pub fn txn(&self, request: &mvcc::TxnRequest<'_>) -> Result<Reply<mvcc::TxnResponse>, Error> {
         wait(self.engine.txn(request))
     }
 
     /// Any other operation of the engine, awaited on this thread: `blocking.wait(engine.compact(7, true))`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// // Two operations in flight at once, on one thread.
+    /// let (first, second) = (engine.put("a", "1"), engine.put("b", "2"));
+    /// assert!(db.wait(first)?.header.revision < db.wait(second)?.header.revision);
+    /// # Ok(()) }) }
+    /// ```
     pub fn wait<T>(&self, operation: impl Future<Output = T>) -> T {
         wait(operation)
     }
 
     /// See [`Engine::stop`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// db.stop();
+    /// assert!(db.put("greeting", "too late").is_err());
+    /// # Ok(()) }) }
+    /// ```
     pub fn stop(&self) {
         wait(self.engine.stop());
     }

@@ -28,6 +28,10 @@ use crate::shard::{Shard, ShardConfig};
 /// Most shards of one engine: their ids and buffers are laid out at open.
 const SHARDS_MAX: usize = 65_536;
 
+/// Starts a core: host, name, options, builder.
+pub(crate) type StartCore<'a> =
+    &'a mut dyn FnMut(HostKind, &str, HostOptions, CoreBuilder) -> Result<HostHandle, OpenError>;
+
 /// Who this member is, and who the others are. The membership is static in this version.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterConfig {
@@ -206,6 +210,11 @@ impl EngineBuilder {
 
     /// Opens or creates the engine: takes the directory, replays the logs, starts the cores. Blocks.
     pub fn open(self) -> Result<Engine, OpenError> {
+        self.open_on(&mut |host, name, options, build| host.start(name, options, build))
+    }
+
+    /// As [`EngineBuilder::open`], with each core started by `start`.
+    pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
         self.check()?;
         let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.identity())?;
         let layout = directory.layout.clone();
@@ -238,8 +247,8 @@ impl EngineBuilder {
                 cpu: disk_cpu.filter(|_| at == 0),
             };
             let HostHandle { thread, tasks } =
-                host.start(&format!("henge-core-{at}"), options, build)?;
-            let thread = Mutex::new(Some(thread));
+                start(host, &format!("henge-core-{at}"), options, build)?;
+            let thread = Mutex::new(thread);
             cores.push(CoreHandle {
                 inbox: inbox.clone(),
                 metrics: core_metrics,
@@ -372,11 +381,13 @@ impl EngineBuilder {
         let checkpoint_dir = self.dir.join("checkpoints");
         let checkpoint_bytes = self.checkpoint_bytes;
         let options = self.wal.clone();
+        let all_here = layout.placement.cores == 1;
         let identity = self.identity();
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
             let mut recovery = Recovery::new(conf_state, now_ms);
             recovery.only(configs.iter().map(|config| config.group));
+            recovery.refuse_if_nothing_is_left(all_here);
             for config in &configs {
                 if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
                     recovery.restored(config.group, machine);
@@ -389,6 +400,9 @@ impl EngineBuilder {
             for mut config in configs {
                 config.log_bytes_replayed = report.bytes;
                 let recovered = groups.remove(&config.group).unwrap_or_default();
+                if recovered.lost.is_some() {
+                    report_damage(config.group, &report);
+                }
                 let member_id = config.member_id;
                 let shard =
                     Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
@@ -563,6 +577,21 @@ fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
             bytes = cut.bytes,
             kept = %cut.kept.display(),
             "cut a torn tail: a write that was never acknowledged"
+        );
+    }
+}
+
+/// A group that does not start, and why; the others do.
+fn report_damage(group: u64, report: &henge_wal::OpenReport) {
+    for damage in report.damaged.iter().filter(|damage| damage.group == group) {
+        tracing::error!(
+            group,
+            first = damage.first,
+            last = damage.last,
+            file = %damage.file.display(),
+            offset = damage.offset,
+            "acknowledged entries cannot be read: this group serves nothing; restore the directory from a \
+             copy, let the member rejoin empty, or see what `henge wal repair` would give up"
         );
     }
 }

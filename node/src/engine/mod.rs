@@ -179,6 +179,15 @@ pub enum OpenError {
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; check the process and thread limits")]
     Thread(std::io::Error),
+    /// The host cannot run on this machine, or not on this thread. A new directory may have been laid
+    /// out already; opening it again goes on.
+    #[error("host {host}: {why}")]
+    Host {
+        /// Which.
+        host: HostKind,
+        /// Why.
+        why: String,
+    },
     /// A host thread ended while it opened its core.
     #[error("the host thread ended while it opened its core; its panic message is on stderr")]
     HostDied,
@@ -186,11 +195,38 @@ pub enum OpenError {
 
 impl Engine {
     /// Starts describing an engine whose data lives in `dir`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// # let dir = std::env::temp_dir().join(format!("henge-doc-builder-{}", std::process::id()));
+    /// let second = henge::Engine::builder(&dir)
+    ///     .shards(4)
+    ///     .host(henge::HostKind::Thread)
+    ///     .busy_poll_micros(0)
+    ///     .open()?;
+    /// assert_eq!(second.shards(), 4);
+    /// # drop((engine, second));
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn builder(dir: impl Into<PathBuf>) -> EngineBuilder {
         EngineBuilder::new(dir)
     }
 
     /// Writes one key and waits until that is durable (on a quorum).
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let first = engine.put("greeting", "hello").await?;
+    /// let second = engine.put("greeting", "hello again").await?;
+    /// assert_eq!(second.header.revision, first.header.revision + 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,
@@ -205,6 +241,26 @@ impl Engine {
     }
 
     /// As [`Engine::put`], with a lease or the previous value.
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::PutRequest;
+    ///
+    /// engine.put("greeting", "hello").await?;
+    /// let request = PutRequest {
+    ///     key: b"greeting",
+    ///     value: b"good-bye",
+    ///     prev_kv: true,
+    ///     ..PutRequest::default()
+    /// };
+    /// let reply = engine.put_with(&request).await?;
+    /// assert_eq!(reply.body.prev_kv.map(|kv| kv.value), Some("hello".into()));
+    /// # Ok(()) }) }
+    /// ```
     pub fn put_with(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
         let ticket = match mvcc::check::put(request, &self.inner.limits) {
             Ok(()) => match self.check_lease(request.key, request.lease) {
@@ -217,6 +273,18 @@ impl Engine {
     }
 
     /// Reads one key, linearizably.
+    ///
+    /// Cancel safety: dropping the future gives up the answer; nothing else happens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// assert_eq!(engine.get("greeting").await?, None);
+    /// engine.put("greeting", "hello").await?;
+    /// let found = engine.get("greeting").await?.expect("just written");
+    /// assert_eq!((found.value, found.version), ("hello".into(), 1));
+    /// # Ok(()) }) }
+    /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>> {
         let range = mvcc::KeyRange::one(key.as_ref());
         let request = mvcc::RangeRequest {
@@ -242,6 +310,26 @@ impl Engine {
     /// Reads a range, linearizably. Over several shards the answer is merged in key order and its header
     /// carries the highest revision; a past revision or another order needs one shard. To read on in the
     /// same state, use [`Engine::range_at`].
+    ///
+    /// Cancel safety: dropping the future gives up the answer; nothing else happens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::{KeyRange, RangeRequest};
+    ///
+    /// for name in ["ada", "bob", "cleo"] {
+    ///     engine.put(format!("users/{name}"), name).await?;
+    /// }
+    /// let request = RangeRequest {
+    ///     range: KeyRange { key: b"users/", end: b"users0" },
+    ///     limit: 2,
+    ///     ..RangeRequest::default()
+    /// };
+    /// let reply = engine.range(&request).await?;
+    /// assert_eq!((reply.body.kvs.len(), reply.body.count, reply.body.more), (2, 3, true));
+    /// # Ok(()) }) }
+    /// ```
     pub fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
@@ -265,6 +353,18 @@ impl Engine {
     }
 
     /// Deletes one key.
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// assert_eq!(engine.delete("greeting").await?.body.deleted, 1);
+    /// assert_eq!(engine.delete("greeting").await?.body.deleted, 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
         let range = mvcc::KeyRange::one(key.as_ref());
         self.delete_range(&mvcc::DeleteRangeRequest {
@@ -274,6 +374,25 @@ impl Engine {
     }
 
     /// Deletes a range that lies in one shard.
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::{DeleteRangeRequest, KeyRange};
+    ///
+    /// engine.put("users/ada", "1").await?;
+    /// engine.put("users/bob", "2").await?;
+    /// let request = DeleteRangeRequest {
+    ///     range: KeyRange { key: b"users/", end: b"users0" },
+    ///     prev_kv: true,
+    /// };
+    /// let reply = engine.delete_range(&request).await?;
+    /// assert_eq!(reply.body.prev_kvs.len(), 2);
+    /// # Ok(()) }) }
+    /// ```
     pub fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
@@ -288,6 +407,35 @@ impl Engine {
     }
 
     /// Compares, then executes one of two lists of operations, atomically.
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::{
+    ///     Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RequestOp, TxnRequest,
+    /// };
+    ///
+    /// // Created only if it does not exist.
+    /// let create = TxnRequest {
+    ///     compare: vec![Compare {
+    ///         range: KeyRange::one(b"leader"),
+    ///         result: CompareResult::Equal,
+    ///         target: CompareTarget::CreateRevision(0),
+    ///     }],
+    ///     success: vec![RequestOp::Put(PutRequest {
+    ///         key: b"leader",
+    ///         value: b"me",
+    ///         ..PutRequest::default()
+    ///     })],
+    ///     failure: vec![],
+    /// };
+    /// assert!(engine.txn(&create).await?.body.succeeded);
+    /// assert!(!engine.txn(&create).await?.body.succeeded);
+    /// # Ok(()) }) }
+    /// ```
     pub fn txn(&self, request: &mvcc::TxnRequest<'_>) -> Operation<Reply<mvcc::TxnResponse>> {
         let checked = mvcc::check::txn(request, &self.inner.limits).map_err(Error::from);
         let ticket = match checked.and_then(|()| self.route_txn(request)) {
@@ -299,6 +447,22 @@ impl Engine {
 
     /// Watches a key or a range from a revision on, in one shard. For a range over several, use
     /// [`Engine::watch_after`].
+    ///
+    /// Cancel safety: dropping the watcher ends the watch.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let create = WatchCreate { key: "greeting".into(), ..WatchCreate::default() };
+    /// let mut watcher = engine.watch(create)?;
+    /// assert!(watcher.next().await.expect("it runs").created);
+    /// engine.put("greeting", "hello").await?;
+    /// let response = watcher.next().await.expect("it runs");
+    /// assert_eq!(response.events[0].kv.value, "hello");
+    /// # Ok(()) }) }
+    /// ```
     pub fn watch(&self, create: WatchCreate) -> Result<Watcher, Error> {
         let range = mvcc::KeyRange {
             key: &create.key,
@@ -314,23 +478,76 @@ impl Engine {
     ///
     /// With several shards a lease lives in one of them, which its id says, and only keys of that shard can
     /// be attached to it: grant one for a key with [`Engine::lease_grant_for`].
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::PutRequest;
+    ///
+    /// let lease = engine.lease_grant(0, 60).await?.body.id;
+    /// let request = PutRequest {
+    ///     key: b"sessions/ada",
+    ///     value: b"here",
+    ///     lease,
+    ///     ..PutRequest::default()
+    /// };
+    /// engine.put_with(&request).await?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
         self.lease_grant_on(self.lease_shard(id), id, ttl_s)
     }
 
     /// Deletes a lease and the keys attached to it.
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let lease = engine.lease_grant(0, 60).await?.body.id;
+    /// engine.lease_revoke(lease).await?;
+    /// assert!(engine.lease_revoke(lease).await.is_err());
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
         let ticket = self.write(self.lease_shard(id), &Command::LeaseRevoke { id });
         Operation::new(ticket, Reply::done)
     }
 
     /// Renews a lease; its time to live in seconds, 0 if there is none.
+    ///
+    /// Cancel safety: dropping the future gives up the answer, never the renewal.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let lease = engine.lease_grant(0, 60).await?.body.id;
+    /// assert_eq!(engine.lease_keep_alive(lease).await?.body, 60);
+    /// assert_eq!(engine.lease_keep_alive(lease + 1).await?.body, 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
         let ticket = self.submit(self.lease_shard(id), RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
 
     /// How long a lease still lives, and its keys if asked for.
+    ///
+    /// Cancel safety: dropping the future gives up the answer; nothing else happens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let lease = engine.lease_grant(0, 60).await?.body.id;
+    /// let left = engine.lease_time_to_live(lease, true).await?.body;
+    /// assert_eq!((left.granted_ttl_s, left.keys.len()), (60, 0));
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
         let kind = RequestKind::LeaseTimeToLive { id, keys };
         Operation::new(self.submit(self.lease_shard(id), kind), Reply::ttl)
@@ -338,6 +555,26 @@ impl Engine {
 
     /// Forgets history below `revision`; `physical` waits until it is gone. One shard only, as
     /// revisions are per shard: for several, use [`Engine::compact_to`].
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::{KeyRange, RangeRequest};
+    ///
+    /// engine.put("greeting", "hello").await?;
+    /// let now = engine.put("greeting", "again").await?.header.revision;
+    /// engine.compact(now, true).await?;
+    /// let old = RangeRequest {
+    ///     range: KeyRange::one(b"greeting"),
+    ///     revision: now - 1,
+    ///     ..RangeRequest::default()
+    /// };
+    /// assert!(engine.range(&old).await.is_err());
+    /// # Ok(()) }) }
+    /// ```
     pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>> {
         let ticket = match self.one_shard("compaction at a revision") {
             Ok(shard) => self.write(shard, &Command::Compact { revision, physical }),
@@ -347,26 +584,70 @@ impl Engine {
     }
 
     /// The same operations for callers without a runtime; each blocks its thread.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// db.put("greeting", "hello")?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn blocking(&self) -> Blocking {
         Blocking::new(self.clone())
     }
 
     /// One shard as a complete etcd: what the server's edge is given.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::api::Backend as _;
+    ///
+    /// let keyspace = engine.keyspace(0).expect("it has one shard");
+    /// // A write is answered only once there is a leader.
+    /// engine.put("greeting", "hello").await?;
+    /// assert!(keyspace.status().await?.body.leader > 0);
+    /// assert!(engine.keyspace(1).is_none());
+    /// # Ok(()) }) }
+    /// ```
     pub fn keyspace(&self, shard: usize) -> Option<Keyspace> {
         (shard < self.inner.shards.len()).then(|| Keyspace::new(self.clone(), shard))
     }
 
     /// Number of shards.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// assert_eq!(engine.shards(), 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn shards(&self) -> usize {
         self.inner.shards.len()
     }
 
     /// What drives the cores.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// assert_ne!(engine.host(), henge::HostKind::Auto);
+    /// # Ok(()) }) }
+    /// ```
     pub fn host(&self) -> HostKind {
         self.inner.host
     }
 
     /// Counters of one shard and of the log of its core, as of their last turn.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// let metrics = engine.metrics(0).expect("it has one shard");
+    /// assert!(metrics.wal_batches > 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn metrics(&self, shard: usize) -> Option<Metrics> {
         let shard = self.inner.shards.get(shard)?;
         let core = locked(&self.inner.cores[shard.core].metrics);
@@ -405,6 +686,18 @@ impl Engine {
     }
 
     /// Runs a task beside a core: on its thread where the host has a runtime there.
+    ///
+    /// False if that core has ended, if there is none of that number, or if the engine is a local one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let (say, heard) = std::sync::mpsc::channel();
+    /// let task = move || Box::pin(async move { drop(say.send("from beside the core")) }) as _;
+    /// assert!(engine.spawn_beside(0, Box::new(task)));
+    /// assert_eq!(heard.recv()?, "from beside the core");
+    /// # Ok(()) }) }
+    /// ```
     pub fn spawn_beside(&self, core: usize, task: LocalTask) -> bool {
         self.inner
             .cores
@@ -413,6 +706,18 @@ impl Engine {
     }
 
     /// Answers every waiting caller with *stopped*, makes durable what was accepted, ends the cores.
+    ///
+    /// Cancel safety: it begins at the first poll and goes on when the future is dropped; calling it
+    /// again waits for the same end.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// engine.stop().await;
+    /// assert!(engine.put("greeting", "too late").await.is_err());
+    /// # Ok(()) }) }
+    /// ```
     pub async fn stop(&self) {
         self.inner.ask_to_stop();
         for core in &self.inner.cores {
@@ -423,6 +728,15 @@ impl Engine {
     }
 
     /// Whether a core has ended, by [`Engine::stop`] or by a panic.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// assert!(!engine.has_ended());
+    /// engine.stop().await;
+    /// assert!(engine.has_ended());
+    /// # Ok(()) }) }
+    /// ```
     pub fn has_ended(&self) -> bool {
         self.inner
             .cores
@@ -516,7 +830,24 @@ pub struct Watcher {
 
 impl Watcher {
     /// The next response: first `created`, then events in revision order. `None` when the engine has
-    /// stopped. Cancel-safe.
+    /// stopped.
+    ///
+    /// Cancel safety: a response is taken by the poll that returns it; a future that is dropped before
+    /// takes none.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let create = WatchCreate { key: "k".into(), ..WatchCreate::default() };
+    /// let mut watcher = engine.watch(create)?;
+    /// engine.stop().await;
+    /// while let Some(response) = watcher.next().await {
+    ///     assert!(response.events.is_empty());
+    /// }
+    /// # Ok(()) }) }
+    /// ```
     pub async fn next(&mut self) -> Option<WatchResponse> {
         self.stream.next().await
     }

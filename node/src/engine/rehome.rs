@@ -18,6 +18,9 @@
 //! While `LAYOUT` names a move, the old home counts if the group is still in it, else the new one. A
 //! move that was cut short is finished by whichever open comes next; only then a further one is begun.
 //! Nothing is served meanwhile, so the two copies between 3 and 4 cannot differ.
+//!
+//! A log that lost acknowledged entries is not moved: a copy would hide that it did. It is refused as
+//! it was found, with the place; opened as it stands, its healthy groups serve.
 //! Must never know: what entries mean. Tested by stopping the machine at every operation of a move.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +30,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use henge_wal::disk::Disk;
-use henge_wal::{Event, Identity, Lsn, Options, Record, Replay, Wal, WalError};
+use henge_wal::{Damage, Event, Identity, Lsn, Options, Record, Replay, Wal, WalError};
 
 use super::OpenError;
 use super::builder::group_id;
@@ -152,6 +155,10 @@ impl Replay for Live {
             self.last = group;
         }
     }
+
+    fn refuses(&mut self, damaged: &[Damage]) -> bool {
+        !damaged.is_empty()
+    }
 }
 
 /// The logs of the cores that take part.
@@ -246,6 +253,10 @@ impl Replay for Copier<'_> {
             copied = log.flush(self.ground);
         }
         self.fault = copied.err();
+    }
+
+    fn refuses(&mut self, damaged: &[Damage]) -> bool {
+        !damaged.is_empty()
     }
 }
 

@@ -44,6 +44,19 @@ impl Future for Ticket {
 }
 
 /// An operation that was started; awaiting it gives its answer. It borrows nothing and is `Send`.
+///
+/// Cancel safety: its shard owns the operation from the call that returned this; dropping this gives up
+/// the answer only.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+/// # fn main() -> Outcome { on_scratch(async |engine| {
+/// drop(engine.put("greeting", "hello"));
+/// // Done in the order of the calls, whether or not anybody waits.
+/// engine.put("later", "x").await?;
+/// assert!(engine.get("greeting").await?.is_some());
+/// # Ok(()) }) }
+/// ```
 #[derive(Debug)]
 #[must_use = "the operation runs anyway; await it to learn what became of it"]
 pub struct Operation<T> {

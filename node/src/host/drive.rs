@@ -1,7 +1,10 @@
-//! Drives a core as one task of a tokio thread, beside the connections of that thread.
+//! Drives a core as one task of an executor's thread, beside whatever else runs there.
+//!
+//! What differs between executors is small: how a task waits for a time, and how it lets the others run
+//! first. That is [`Pace`]; the loop is the same everywhere.
 
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -12,10 +15,48 @@ use super::clock::Clock;
 use super::poll_window::PollWindow;
 use crate::core::{Core, Next, Peers};
 
-/// Starts local tasks as they come.
-pub(super) async fn run_tasks(mut tasks: UnboundedReceiver<LocalTask>) {
-    while let Some(task) = tasks.recv().await {
-        tokio::task::spawn_local(task());
+/// What an executor offers to a task that drives a core.
+pub(super) trait Pace {
+    /// Ready once the clock shows `millis`; else wakes `cx` then.
+    fn poll_until(&mut self, clock: Clock, millis: u64, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Pending: runs again once every other task had its share and the sockets were looked at.
+    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// On a tokio current-thread runtime (tokio-uring's is one).
+pub(super) struct TokioPace {
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is set to.
+    armed: u64,
+}
+
+impl TokioPace {
+    /// On the runtime that the calling thread is in.
+    pub(super) fn new() -> Self {
+        TokioPace {
+            timer: Box::pin(sleep_until(Instant::now())),
+            armed: 0,
+        }
+    }
+}
+
+impl Pace for TokioPace {
+    fn poll_until(&mut self, clock: Clock, millis: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if millis != self.armed {
+            self.armed = millis;
+            let at = Instant::from_std(clock.instant(millis));
+            self.timer.as_mut().reset(at);
+        }
+        let ended = self.timer.as_mut().poll(cx);
+        if ended.is_ready() {
+            self.armed = 0;
+        }
+        ended
+    }
+
+    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        pin!(tokio::task::yield_now()).poll(cx)
     }
 }
 
@@ -26,9 +67,8 @@ pub(super) async fn drive(
     mut peers: Box<dyn Peers>,
     clock: Clock,
     mut window: PollWindow,
+    mut pace: impl Pace,
 ) {
-    let mut timer = pin!(sleep_until(Instant::now()));
-    let mut armed = 0;
     poll_fn(|cx| {
         loop {
             let now = clock.now();
@@ -36,25 +76,18 @@ pub(super) async fn drive(
                 Next::Ended => return Poll::Ready(()),
                 Next::Again => {
                     window.look_again(now.micros, true);
-                    return after_the_others(cx);
+                    return pace.poll_others(cx);
                 }
                 Next::At(millis) => {
                     if window.look_again(now.micros, core.worked()) && core.is_light() {
                         // Whoever this is waiting for (the kernel's worker that completes a write, a
                         // client on the same machine) may need this very processor.
                         std::thread::yield_now();
-                        return after_the_others(cx);
+                        return pace.poll_others(cx);
                     }
-                    if millis != armed {
-                        armed = millis;
-                        timer
-                            .as_mut()
-                            .reset(Instant::from_std(clock.instant(millis)));
-                    }
-                    if Sleep::poll(timer.as_mut(), cx).is_pending() {
+                    if pace.poll_until(clock, millis, cx).is_pending() {
                         return Poll::Pending;
                     }
-                    armed = 0;
                 }
             }
         }
@@ -62,7 +95,22 @@ pub(super) async fn drive(
     .await;
 }
 
-/// Runs again once every other task had its share and the sockets were looked at.
-fn after_the_others(cx: &mut Context<'_>) -> Poll<()> {
-    pin!(tokio::task::yield_now()).poll(cx)
+/// Starts local tasks as they come.
+pub(super) async fn run_tasks(mut tasks: UnboundedReceiver<LocalTask>) {
+    while let Some(task) = tasks.recv().await {
+        tokio::task::spawn_local(task());
+    }
+}
+
+/// Runs local tasks on a thread of their own, for hosts that have no tokio runtime beside the core. The
+/// thread ends when the engine drops its end of the queue.
+pub(super) fn run_tasks_elsewhere(tasks: UnboundedReceiver<LocalTask>) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("henge-tasks".to_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread.spawn(move || {
+        tokio::task::LocalSet::new().block_on(&runtime, run_tasks(tasks));
+    })?;
+    Ok(())
 }

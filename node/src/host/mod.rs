@@ -7,6 +7,9 @@
 //! Invariant: nothing outside this folder and `henge_wal::disk` knows a runtime's file or ring types.
 
 pub mod clock;
+#[cfg(feature = "glommio")]
+pub mod glommio;
+pub mod here;
 pub mod place;
 pub mod ring;
 pub mod thread;
@@ -36,6 +39,10 @@ pub enum HostKind {
     Ring,
     /// As [`HostKind::Ring`], inside a tokio-uring runtime.
     TokioUring,
+    /// As [`HostKind::Ring`], inside a glommio executor; connections on a thread of their own. With the
+    /// feature `glommio`.
+    #[cfg(feature = "glommio")]
+    Glommio,
     /// Plain threads: log writes by `pwrite` on a helper thread. For machines where io_uring is blocked.
     Thread,
 }
@@ -60,8 +67,8 @@ pub struct HostOptions {
 
 /// A running host thread.
 pub struct HostHandle {
-    /// The thread.
-    pub thread: std::thread::JoinHandle<()>,
+    /// The thread; none if the core runs on its caller's.
+    pub thread: Option<std::thread::JoinHandle<()>>,
     /// Runs local tasks beside the core.
     pub tasks: tokio::sync::mpsc::UnboundedSender<LocalTask>,
 }
@@ -93,13 +100,18 @@ impl HostKind {
             .spawn(move || match kind {
                 HostKind::Thread => thread::run(build, opened, task_queue),
                 HostKind::TokioUring => tokio_uring::run(build, opened, task_queue),
+                #[cfg(feature = "glommio")]
+                HostKind::Glommio => glommio::run(build, opened, task_queue),
                 HostKind::Ring | HostKind::Auto => {
                     ring::run(build, opened, task_queue, options);
                 }
             })
             .map_err(OpenError::Thread)?;
         match open_result.recv() {
-            Ok(Ok(())) => Ok(HostHandle { thread, tasks }),
+            Ok(Ok(())) => Ok(HostHandle {
+                thread: Some(thread),
+                tasks,
+            }),
             Ok(Err(error)) => {
                 let _ = thread.join();
                 Err(error)
@@ -115,6 +127,8 @@ impl fmt::Display for HostKind {
             HostKind::Auto => "auto",
             HostKind::Ring => "ring",
             HostKind::TokioUring => "tokio-uring",
+            #[cfg(feature = "glommio")]
+            HostKind::Glommio => "glommio",
             HostKind::Thread => "thread",
         })
     }
@@ -129,7 +143,19 @@ impl FromStr for HostKind {
             "ring" => Ok(HostKind::Ring),
             "tokio-uring" => Ok(HostKind::TokioUring),
             "thread" => Ok(HostKind::Thread),
-            _ => Err("must be auto, ring, tokio-uring or thread".to_owned()),
+            #[cfg(feature = "glommio")]
+            "glommio" => Ok(HostKind::Glommio),
+            #[cfg(not(feature = "glommio"))]
+            "glommio" => {
+                Err("this build has no glommio: build with `--features glommio`".to_owned())
+            }
+            _ => Err("must be auto, ring, tokio-uring, glommio or thread".to_owned()),
         }
     }
+}
+
+/// Runs something of a runtime that panics where it should say no. The panic's message still goes to
+/// stderr; what the caller gets is an error.
+fn does_not_panic(what: impl FnOnce()) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(what)).is_ok()
 }

@@ -19,9 +19,19 @@ const DEPTH_MAX: usize = 8;
 
 /// The one processor that completions of the directory's disk arrive at.
 pub fn disk_cpu(dir: &Path) -> Option<usize> {
+    single_queue_cpu(Path::new("/"), &device_number(dir)?)
+}
+
+/// The `major:minor` of what the directory's file system is on.
+pub fn device_number(dir: &Path) -> Option<String> {
     let device = fs::metadata(dir).ok()?.dev();
-    let number = format!("{}:{}", major(device), minor(device));
-    single_queue_cpu(Path::new("/"), &number)
+    Some(format!("{}:{}", major(device), minor(device)))
+}
+
+/// The folder of the disk under a block device, below partitions and single-device mappings.
+/// `root` is `/`.
+pub fn disk_folder(root: &Path, number: &str) -> Option<PathBuf> {
+    bottom(root.join("sys/dev/block").join(number))
 }
 
 /// Keeps the current thread on a processor, if it may run there and has a choice.
@@ -39,8 +49,9 @@ pub fn pin(cpu: usize) {
     }
 }
 
-fn single_queue_cpu(root: &Path, number: &str) -> Option<usize> {
-    let disk = bottom(root.join("sys/dev/block").join(number))?;
+/// The one processor that hears from a disk. `root` is `/`.
+pub fn single_queue_cpu(root: &Path, number: &str) -> Option<usize> {
+    let disk = disk_folder(root, number)?;
     if fs::read_dir(disk.join("mq")).ok()?.count() != 1 {
         return None;
     }
@@ -63,7 +74,6 @@ fn single_queue_cpu(root: &Path, number: &str) -> Option<usize> {
     first.parse().ok()
 }
 
-/// The disk under partitions and single-device mappings.
 fn bottom(mut at: PathBuf) -> Option<PathBuf> {
     for _ in 0..DEPTH_MAX {
         at = fs::canonicalize(&at).ok()?;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::LocalSet;
 
 use super::clock::Clock;
-use super::drive::{drive, run_tasks};
+use super::drive::{TokioPace, drive, run_tasks};
 use super::poll_window::PollWindow;
 use super::{CoreBuilder, HostOptions, LocalTask, place};
 use crate::engine::OpenError;
@@ -61,6 +61,7 @@ pub fn run(
                     peers,
                     clock,
                     PollWindow::new(options.busy_poll_micros),
+                    TokioPace::new(),
                 );
                 let _ = tokio::task::spawn_local(driven).await;
                 beside.abort();
@@ -75,7 +76,8 @@ pub fn run(
 /// The ring's eventfd in tokio's reactor.
 struct Watched(AsyncFd<OwnedFd>);
 
-fn watch(event: OwnedFd) -> io::Result<Box<dyn Bell>> {
+/// Watches it in the reactor of the runtime that the calling thread is in.
+pub(super) fn watch(event: OwnedFd) -> io::Result<Box<dyn Bell>> {
     // SAFETY: the descriptor is owned by what is registered, and stays the same one until both go.
     let watched = unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) };
     Ok(Box::new(Watched(watched?)))

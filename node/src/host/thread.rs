@@ -9,12 +9,13 @@ use std::thread::Thread;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::clock::Clock;
+use super::drive::run_tasks_elsewhere;
 use super::{CoreBuilder, LocalTask};
 use crate::core::Next;
 use crate::engine::OpenError;
 
 /// Helper threads that write: as many as a log keeps batches in flight.
-const WRITERS: usize = 4;
+pub(super) const WRITERS: usize = 4;
 
 /// Runs a core on the current thread until it ends.
 pub fn run(
@@ -31,10 +32,7 @@ pub fn run(
             return;
         }
     };
-    let beside = std::thread::Builder::new()
-        .name("henge-tasks".to_owned())
-        .spawn(|| run_beside(tasks));
-    if let Err(error) = beside {
+    if let Err(error) = run_tasks_elsewhere(tasks) {
         let _ = opened.send(Err(OpenError::Thread(error)));
         return;
     }
@@ -61,16 +59,4 @@ impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
-}
-
-/// Ends when the engine drops its end of the queue.
-fn run_beside(tasks: UnboundedReceiver<LocalTask>) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    else {
-        return;
-    };
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, super::drive::run_tasks(tasks));
 }

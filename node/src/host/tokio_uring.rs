@@ -10,9 +10,9 @@ use std::sync::mpsc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::clock::Clock;
-use super::drive::{drive, run_tasks};
+use super::drive::{TokioPace, drive, run_tasks};
 use super::poll_window::PollWindow;
-use super::{CoreBuilder, LocalTask};
+use super::{CoreBuilder, HostKind, LocalTask, does_not_panic};
 use crate::engine::OpenError;
 
 /// Runs a core on the current thread until it ends.
@@ -21,6 +21,12 @@ pub fn run(
     opened: mpsc::Sender<Result<(), OpenError>>,
     tasks: UnboundedReceiver<LocalTask>,
 ) {
+    // Starting the runtime where it cannot run would panic.
+    if let Err(why) = henge_wal::disk::tokio_uring::probe() {
+        let host = HostKind::TokioUring;
+        let _ = opened.send(Err(OpenError::Host { host, why }));
+        return;
+    }
     let clock = Clock::start();
     ::tokio_uring::start(async move {
         let disk = Box::new(henge_wal::disk::tokio_uring::UringDisk::new());
@@ -30,7 +36,7 @@ pub fn run(
                     return;
                 }
                 let beside = tokio::task::spawn_local(run_tasks(tasks));
-                drive(core, peers, clock, PollWindow::new(0)).await;
+                drive(core, peers, clock, PollWindow::new(0), TokioPace::new()).await;
                 beside.abort();
             }
             Err(error) => {
@@ -38,4 +44,13 @@ pub fn run(
             }
         }
     });
+}
+
+/// Whether the calling thread is inside such a runtime: it offers no other way to ask.
+pub(super) fn is_here() -> bool {
+    does_not_panic(|| {
+        let mut operation = std::pin::pin!(::tokio_uring::no_op());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let _ = std::future::Future::poll(operation.as_mut(), &mut cx);
+    })
 }

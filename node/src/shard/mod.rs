@@ -103,7 +103,8 @@ pub struct Shard {
     /// Log written, by all groups of the core, at which the first checkpoint is due: what was replayed at
     /// the start counts as written.
     pub(crate) checkpoint_due_bytes: u64,
-    /// Committed entries could not be understood: serves nothing.
+    /// Committed entries could not be understood, or the log lost entries: serves nothing, does not vote
+    /// or campaign.
     pub(crate) corrupt: bool,
     /// The log cannot get another segment.
     pub(crate) space_low: bool,
@@ -136,6 +137,7 @@ impl Shard {
             machine,
             hard_state,
             log,
+            lost,
         } = recovered;
         let raft_config = raft_config(&config, machine.applied_index);
         let mut log =
@@ -156,7 +158,7 @@ impl Shard {
             checkpoint_due_bytes: config
                 .checkpoint_bytes
                 .saturating_sub(config.log_bytes_replayed),
-            corrupt: false,
+            corrupt: lost.is_some(),
             space_low: false,
             log_full: false,
             counted_waiting: 0,
@@ -171,7 +173,7 @@ impl Shard {
             next_tick_ms: now_ms + config.tick_ms,
             config,
         };
-        if shard.is_alone() {
+        if shard.is_alone() && !shard.corrupt {
             // Nobody else could be leader: waiting for an election timeout would only delay the start.
             let _ = shard.raft.campaign();
         }

@@ -13,7 +13,6 @@
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use thiserror::Error;
 
 use crate::message::EntryKind;
 
@@ -121,27 +120,39 @@ pub struct ConfChangeV2 {
 
 /// Why bytes are not a membership change.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
     /// Written by a newer version.
-    #[error("version {0} is not known here: upgrade this node first")]
     Version(u8),
     /// Not a kind of change.
-    #[error("{0} is not a kind of change")]
     Kind(u8),
     /// Not a transition.
-    #[error("{0} is not a transition")]
     Transition(u8),
     /// The input ends early.
-    #[error("the encoding ends early")]
     Short,
     /// The entry holds no membership change.
-    #[error("a normal entry holds no configuration change")]
     NotAChange,
     /// More steps than a count of 16 bits holds.
-    #[error("{0} steps in one change are too many")]
     TooMany(usize),
 }
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeError::Version(inner) => write!(
+                f,
+                "version {inner} is not known here: upgrade this node first"
+            ),
+            DecodeError::Kind(inner) => write!(f, "{inner} is not a kind of change"),
+            DecodeError::Transition(inner) => write!(f, "{inner} is not a transition"),
+            DecodeError::Short => f.write_str("the encoding ends early"),
+            DecodeError::NotAChange => f.write_str("a normal entry holds no configuration change"),
+            DecodeError::TooMany(inner) => write!(f, "{inner} steps in one change are too many"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
 
 impl ConfChange {
     /// The payload of an [`EntryKind::ConfChange`] entry.

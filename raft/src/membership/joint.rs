@@ -5,7 +5,7 @@
 //! Must never know: who asked, whether the change is committed, or what role this node has.
 //! Tests: etcd's `confchange` transcripts (`tests/transcripts.rs`) and the cases below.
 
-use thiserror::Error;
+use std::fmt;
 
 use crate::membership::change::{ConfChangeKind, ConfChangeSingle, ConfChangeV2};
 use crate::progress::{Progress, ProgressMap};
@@ -14,28 +14,21 @@ use crate::status::Membership;
 
 /// Why a configuration cannot follow another. The words are etcd's.
 #[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
     /// Joint configurations do not nest.
-    #[error("config is already joint")]
     AlreadyJoint,
     /// There is nobody whose agreement the new configuration would need.
-    #[error("can't make a zero-voter config joint")]
     NoVoters,
     /// Only a joint configuration can be left.
-    #[error("can't leave a non-joint config")]
     NotJoint,
     /// A joint configuration must be left first.
-    #[error("can't apply simple config change in joint config")]
     SimpleInJoint,
     /// Old and new majority might not meet.
-    #[error("more than one voter changed without entering joint config")]
     TooManyVoters,
     /// A group without voters can never decide anything again.
-    #[error("removed all voters")]
     RemovedAllVoters,
     /// A configuration, or what is tracked for it, contradicts itself.
-    #[error("{id} {what}")]
     Inconsistent {
         /// The member it is about.
         id: u64,
@@ -43,8 +36,43 @@ pub enum ChangeError {
         what: &'static str,
     },
     /// The payload of the change does not decode.
-    #[error("configuration change does not decode: {0}")]
-    Decode(#[from] crate::membership::DecodeError),
+    Decode(crate::membership::DecodeError),
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChangeError::AlreadyJoint => f.write_str("config is already joint"),
+            ChangeError::NoVoters => f.write_str("can't make a zero-voter config joint"),
+            ChangeError::NotJoint => f.write_str("can't leave a non-joint config"),
+            ChangeError::SimpleInJoint => {
+                f.write_str("can't apply simple config change in joint config")
+            }
+            ChangeError::TooManyVoters => {
+                f.write_str("more than one voter changed without entering joint config")
+            }
+            ChangeError::RemovedAllVoters => f.write_str("removed all voters"),
+            ChangeError::Inconsistent { id, what } => write!(f, "{id} {what}"),
+            ChangeError::Decode(inner) => {
+                write!(f, "configuration change does not decode: {inner}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ChangeError::Decode(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<crate::membership::DecodeError> for ChangeError {
+    fn from(error: crate::membership::DecodeError) -> ChangeError {
+        ChangeError::Decode(error)
+    }
 }
 
 /// A configuration and its members' progress, to be changed together.

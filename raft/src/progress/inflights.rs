@@ -74,6 +74,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::seeded::cases(256))]
+
         #[test]
         fn as_the_naive_twin(steps in prop::collection::vec((any::<bool>(), 1u64..20, 0u64..50), 0..60)) {
             let mut window = Inflights::new(5, 100);

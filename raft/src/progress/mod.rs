@@ -2,7 +2,7 @@
 //!
 //! Promises: `matched < next` always; transitions are methods, and nobody else writes the state.
 //! Must never know: messages, terms, or the log behind the indexes.
-//! Tests: each transition below.
+//! Tests: each transition below, and all of them against a naive twin.
 
 mod inflights;
 mod map;
@@ -218,6 +218,8 @@ impl fmt::Display for Progress {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn replicating(matched: u64, next: u64) -> Progress {
@@ -292,5 +294,106 @@ mod tests {
             !progress.can_bump_commit(5),
             "nothing more is on its way to it"
         );
+    }
+
+    /// What a leader could know if it kept a list of all it sent.
+    #[derive(Debug)]
+    struct Naive {
+        replicates: bool,
+        matched: u64,
+        /// Where the present state began.
+        start: u64,
+        /// (last index, bytes) of all messages since then, never shortened.
+        sent: Vec<(u64, u64)>,
+        waits: bool,
+    }
+
+    impl Naive {
+        fn next(&self) -> u64 {
+            let sent = self.sent.iter().map(|(last, _)| last + 1);
+            sent.chain([self.start, self.matched + 1])
+                .max()
+                .unwrap_or(0)
+        }
+
+        fn in_flight(&self) -> Vec<u64> {
+            let open = self.sent.iter().filter(|(last, _)| *last > self.matched);
+            open.map(|(_, bytes)| *bytes).collect()
+        }
+
+        fn is_full(&self) -> bool {
+            let open = self.in_flight();
+            open.len() >= 4 || open.iter().sum::<u64>() >= 100
+        }
+
+        fn enter(&mut self, replicates: bool) {
+            (self.replicates, self.start, self.waits) = (replicates, self.matched + 1, false);
+            self.sent.clear();
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::seeded::cases(1_000))]
+
+        /// As a leader uses it: sends, acknowledgements, rejections, heartbeat responses.
+        #[test]
+        fn as_the_naive_twin(steps in prop::collection::vec((0u8..8, 0u64..6, 0u64..40), 0..80)) {
+            let mut progress = Progress::new(1, 4, 100);
+            let mut naive = Naive { replicates: false, matched: 0, start: 1, sent: Vec::new(), waits: false };
+            for (step, count, bytes) in steps {
+                match step {
+                    0..4 if !progress.is_paused() => {
+                        // A full window is probed with an empty append.
+                        let is_full = naive.replicates && naive.is_full();
+                        let count = if is_full { 0 } else { count };
+                        let next = naive.next();
+                        progress.sent_entries(count, bytes);
+                        if naive.replicates && count > 0 {
+                            naive.sent.push((next + count - 1, bytes));
+                        }
+                        naive.waits = match naive.replicates {
+                            true => naive.is_full(),
+                            false => naive.waits || count > 0,
+                        };
+                    }
+                    4 | 5 => {
+                        // Nobody acknowledges what was never sent; a probe carries some entries.
+                        let end = naive.next() - 1 + if naive.replicates { 0 } else { 3 };
+                        let index = end.saturating_sub(count);
+                        let is_news = index > naive.matched;
+                        prop_assert_eq!(progress.maybe_update(index), is_news);
+                        if is_news {
+                            naive.matched = index;
+                            naive.waits = false;
+                            if naive.replicates {
+                                progress.inflights.free_to(index);
+                            } else {
+                                progress.become_replicate();
+                                naive.enter(true);
+                            }
+                        }
+                    }
+                    6 if naive.replicates => {
+                        let rejected = naive.next().saturating_sub(1 + count);
+                        let is_news = rejected > naive.matched;
+                        prop_assert_eq!(progress.maybe_decrease(rejected, rejected), is_news);
+                        if is_news {
+                            progress.become_probe();
+                            naive.enter(false);
+                        }
+                    }
+                    7 => {
+                        progress.append_paused = false;
+                        naive.waits = false;
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(progress.matched, naive.matched);
+                prop_assert_eq!(progress.next, naive.next(), "{:?}", naive);
+                prop_assert_eq!(progress.inflights.count(), naive.in_flight().len());
+                prop_assert_eq!(progress.is_paused(), naive.waits);
+                prop_assert!(progress.matched < progress.next);
+            }
+        }
     }
 }

@@ -76,6 +76,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::seeded::cases(256))]
+
         #[test]
         fn halves_can_be_swapped(
             one in prop::collection::vec(1u64..9, 0..6),

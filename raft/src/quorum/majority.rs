@@ -179,6 +179,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::cases(256))]
+
         #[test]
         fn committed_as_the_naive_twin(
             ids in prop::collection::btree_set(1u64..12, 1..10),

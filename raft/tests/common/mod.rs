@@ -267,6 +267,11 @@ impl Cluster {
             .map_or(NONE, |host| host.node.id())
     }
 
+    /// Whom `id` follows.
+    pub fn leader_of(&self, id: u64) -> u64 {
+        self.hosts[&id].node.leader()
+    }
+
     pub fn assert_commands(&self, expected: &[&str]) {
         for (id, host) in &self.hosts {
             assert_eq!(host.commands(), expected, "node {id}");
@@ -291,4 +296,13 @@ fn decode(data: &Bytes) -> Vec<(u64, Bytes)> {
     lines
         .map(|(index, data)| (index.parse().unwrap(), Bytes::from(data.to_string())))
         .collect()
+}
+
+/// SplitMix64: the next number of a seed's sequence.
+pub fn throw(dice: &mut u64) -> u64 {
+    *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *dice;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }

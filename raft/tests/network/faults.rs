@@ -7,8 +7,8 @@ use henge_raft::{ConfState, Config, NONE, RawNode, Storage};
 
 use crate::sim::Sim;
 
-/// How long an [`episode`](Sim::episode) lasts at most: enough for an election and some entries.
-const EPISODE_STEPS_MAX: u64 = 100;
+/// Enough for figure 8 and a little more.
+const EPISODES_MAX: u64 = 8;
 
 impl Sim {
     /// Cuts the cluster in two, or some links one way. Half of the time along a line that matters:
@@ -21,15 +21,7 @@ impl Sim {
             .map(|leader| (leader.id(), leader.conf_state()));
         match (self.below(6), leader) {
             (0, Some((leader, _))) => self.side = BTreeSet::from([leader]),
-            (1 | 2, Some((leader, state))) => {
-                self.side = self.bare_majority(leader, &state);
-                let others = ids.into_iter().filter(|id| !self.side.contains(id));
-                let others: Vec<u64> = others.collect();
-                if !others.is_empty() && self.chance(500) {
-                    let one = others[self.below(others.len() as u64) as usize];
-                    self.campaign(one);
-                }
-            }
+            (1 | 2, Some(_)) => self.cut_around_leader(),
             (3, _) => {
                 let links = ids
                     .iter()
@@ -40,28 +32,69 @@ impl Sim {
         }
     }
 
+    /// Leaves the leader the fewest with whom it can go on.
+    pub fn cut_around_leader(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let (leader, state) = (leader.id(), leader.conf_state());
+        self.side = self.bare_majority(leader, &state);
+        if self.chance(700) {
+            self.replace_leader();
+        }
+    }
+
+    /// The hosts of those who are cut off from the leader, or see it paused, know better than any
+    /// timeout that it is gone, and one of them tries to lead.
+    fn replace_leader(&mut self) {
+        let others: Vec<u64> = self.hosts.keys().copied().collect();
+        let others: Vec<u64> = others
+            .into_iter()
+            .filter(|id| !self.side.contains(id) && *id != self.paused)
+            .filter(|id| *id <= self.first_members.len() as u64)
+            .collect();
+        for id in &others {
+            if let Some(node) = self.node(*id) {
+                node.forget_leader();
+            }
+        }
+        if !others.is_empty() {
+            let one = others[self.below(others.len() as u64) as usize];
+            self.campaign(one);
+        }
+    }
+
+    /// Several [`episode`](Sim::episode)s in a row, without peace in between.
+    pub fn episodes(&mut self) {
+        for _ in 0..=self.below(EPISODES_MAX) {
+            // Who has tried before, or is slow, leaves more behind.
+            let id = match self.below(8) {
+                0 if self.options.slow_disk != NONE => self.options.slow_disk,
+                1 | 2 if self.last_candidate != NONE => self.last_candidate,
+                _ => 1 + self.below(self.first_members.len() as u64),
+            };
+            self.last_candidate = id;
+            self.episode(id);
+        }
+        if self.chance(700) {
+            self.heal();
+        }
+    }
+
     /// Someone wants to lead, and for a while only a few hear of it: what the paper's figures 7 and 8 are
     /// made of. At the end it may crash, or try again.
-    pub fn episode(&mut self, id: u64) {
-        // Who has tried before, or is slow, leaves more behind.
-        let id = match self.below(4) {
-            0 if self.options.slow_disk != NONE => self.options.slow_disk,
-            1 | 2 if self.last_candidate != NONE => self.last_candidate,
-            _ => id,
-        };
-        self.last_candidate = id;
+    fn episode(&mut self, id: u64) {
         self.restart(id);
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         self.side = ids.into_iter().filter(|_| self.chance(550)).collect();
         self.side.insert(id);
         self.campaign(id);
-        let steps = self.below(EPISODE_STEPS_MAX);
+        let length = [15, 40, 100][self.below(3) as usize];
+        let steps = self.below(length);
         self.steps_left = self.steps_left.saturating_sub(steps);
         for _ in 0..steps {
             match self.below(20) {
                 0 => self.propose(id),
                 1 => self.work_somewhere(id, |host| &host.apply_work, Self::work_apply),
-                2..6 => {
+                2..8 => {
                     let near = self.any_id();
                     self.work_somewhere(near, |host| &host.append_work, Self::work_append);
                 }
@@ -69,7 +102,7 @@ impl Sim {
             }
             self.handle_ready(id);
         }
-        if self.chance(400) {
+        if self.chance(200) {
             self.crash(id);
             self.restart(id);
         }
@@ -77,11 +110,8 @@ impl Sim {
             let lost = std::mem::take(&mut self.wire);
             lost.iter().for_each(|message| self.lose(message));
         }
-        if self.chance(300) {
+        if self.chance(200) {
             self.campaign(id);
-        }
-        if self.chance(700) {
-            self.heal();
         }
     }
 
@@ -121,7 +151,18 @@ impl Sim {
             return;
         }
         let leader = self.leader().map(RawNode::id).filter(|_| self.chance(700));
-        self.paused = leader.unwrap_or(id);
+        let id = leader.unwrap_or(id);
+        // In the middle of a read, for one thing.
+        self.read(id);
+        self.handle_ready(id);
+        if self.chance(500) {
+            let near = self.wire.len().min(3);
+            (0..near).for_each(|_| self.deliver_within());
+        }
+        self.paused = id;
+        if self.chance(500) {
+            self.replace_leader();
+        }
     }
 
     /// It goes on where it was, and may be asked at once what it believes; then comes what was sent to it

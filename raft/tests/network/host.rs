@@ -181,8 +181,9 @@ impl Sim {
             self.rules.check_configuration(entry.index, &state);
             self.changes += 1;
             // The moment in which members disagree on who decides.
-            if self.chance(100) {
-                self.cut();
+            let leads = self.leader().is_some_and(|leader| leader.id() == id);
+            if leads && self.chance(400) {
+                self.cut_around_leader();
             }
         }
     }

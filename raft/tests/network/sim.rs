@@ -211,7 +211,7 @@ impl Sim {
             (Action::Compact, 6),
             (Action::Disturb, 6),
             (Action::Pause, 3),
-            (Action::Resume, 6),
+            (Action::Resume, 3),
             (Action::Episode, 2),
         ];
         usual
@@ -221,7 +221,7 @@ impl Sim {
 
     fn factor(&mut self, action: Action) -> u64 {
         let factors = match action {
-            Action::Episode if self.options.is_fickle => [10, 40, 100],
+            Action::Episode if self.options.is_fickle => [4, 10, 25],
             Action::Episode => [0, 1, 2],
             Action::Crash | Action::Disturb => [1, 4, 20],
             Action::Append => [1, 2, 8],
@@ -249,7 +249,7 @@ impl Sim {
             Action::Disturb => self.disturb(id),
             Action::Pause => self.pause(id),
             Action::Resume => self.resume(),
-            Action::Episode => self.episode(id),
+            Action::Episode => self.episodes(),
         }
     }
 

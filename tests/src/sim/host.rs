@@ -378,4 +378,8 @@ impl Replay for Spoiled<'_> {
             record => self.recovery.record(record),
         }
     }
+
+    fn lost(&mut self, group: u64, first: u64, last: u64) {
+        self.recovery.lost(group, first, last);
+    }
 }

@@ -17,7 +17,7 @@ mod reader;
 mod writer;
 
 pub use reader::Reader;
-pub use writer::{Finished, PushError, Writer};
+pub use writer::{BYTES_PER_SECOND, Finished, PushError, Writer};
 
 /// Largest chunk, in bytes (256 KiB): one can be made, checked and sent within a turn.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fs2::FileExt as _;
 
-use super::{AlignedBuf, Completion, FileId, FileInfo, LockError, Op, Output, Token};
+use super::{AlignedBuf, Completion, FileId, FileInfo, LockError, Op, Output, ReadAt, Token};
 use crate::identity::{CUT_DIR, LOCK_NAME};
 
 /// Attempts to take a lock, and the wait between them: about a second in all. A killed process's
@@ -62,6 +62,12 @@ impl SegmentHandle {
         }
         buf.resize(filled);
         Ok(buf)
+    }
+}
+
+impl ReadAt for SegmentHandle {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
     }
 }
 
@@ -162,6 +168,10 @@ impl Files {
     pub(super) fn handle(&self, file: FileId) -> io::Result<Arc<SegmentHandle>> {
         let known = self.open.get(&file).cloned();
         known.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this file is not open"))
+    }
+
+    pub(super) fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        Some(self.open.get(&file)?.clone())
     }
 
     pub(super) fn close(&mut self, file: FileId) {

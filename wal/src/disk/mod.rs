@@ -6,13 +6,18 @@
 //! of newer bytes). Completions come in any order; the log puts them in order.
 //! Must never know: batches, segments' contents, groups.
 //!
-//! [`ring`] is the default, [`tokio_uring`] serves owners that live in that runtime, [`thread`] hosts
-//! where io_uring is blocked, [`sim`] is the deterministic one.
+//! [`ring`] is the default, [`tokio_uring`] and (with the feature `glommio`) `glommio` serve owners that
+//! live in those runtimes, [`thread`] hosts where io_uring is blocked, [`sim`] is the deterministic one.
+//! What every disk must do is in [`conformance`], as a suite to run.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+pub mod conformance;
+#[cfg(feature = "glommio")]
+pub mod glommio;
 pub mod ring;
 pub mod sim;
 pub mod thread;
@@ -160,6 +165,13 @@ pub enum LockError {
     Io(io::Error),
 }
 
+/// An open file that can be read from any thread.
+pub trait ReadAt: Send + Sync {
+    /// Read into `buf` from `offset`: how many bytes; 0 only at the end of the file. Offset, length and
+    /// address of the buffer are multiples of 4,096.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+}
+
 /// One directory on one disk, as the log sees it.
 ///
 /// The blocking calls (`list`, `make`, `lock`, `run`, `entropy`) are used while a log is opened,
@@ -188,6 +200,13 @@ pub trait Disk {
 
     /// Do one operation now.
     fn run(&mut self, op: Op) -> io::Result<Output>;
+
+    /// An open file for reading on other threads, while a log is opened. `None`: this disk cannot, and
+    /// is read by [`Disk::run`].
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        let _ = file;
+        None
+    }
 
     /// Start one operation. It ends in exactly one [`Completion`].
     fn submit(&mut self, token: Token, op: Op);

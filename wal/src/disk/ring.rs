@@ -25,7 +25,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::files::{Done, Files, Job, SegmentHandle, Workers, settle};
 use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
 };
 
 /// Submission queue entries. More operations than this in flight are legal: each submission is
@@ -55,6 +55,29 @@ pub fn probe() -> Result<(), String> {
             None => Err(io::Error::other("nothing came back")),
         });
     worked.map_err(|e| format!("io_uring does not complete operations: {e}"))
+}
+
+/// One way to set a ring up, and what this machine says to it.
+#[derive(Debug)]
+pub struct Mode {
+    /// What is special about it.
+    pub name: &'static str,
+    /// The first kernel that has it.
+    pub since: &'static str,
+    /// Whether a ring could be made.
+    pub result: io::Result<()>,
+}
+
+/// Tries all ways to set a ring up, best first. A [`RingDisk`] takes the first that works.
+pub fn modes() -> Vec<Mode> {
+    let modes = MODES.iter().enumerate();
+    modes
+        .map(|(mode, (name, since))| Mode {
+            name,
+            since,
+            result: build(mode).map(drop),
+        })
+        .collect()
 }
 
 /// A disk on a ring of its own. Stays on the thread that made it.
@@ -199,13 +222,14 @@ impl RingDisk {
         if self.in_flight == 0 {
             return;
         }
-        let (waiting, task_work) = {
+        let (waiting, task_work, overflow) = {
             let queue = self.ring.submission();
-            (!queue.is_empty(), queue.taskrun())
+            (!queue.is_empty(), queue.taskrun(), queue.cq_overflow())
         };
-        if waiting || task_work {
-            // Completions that wait for this thread to ask are written by this call, which does not
-            // wait. What goes wrong with it shows in the next submission.
+        if waiting || task_work || overflow {
+            // Completions that wait for this thread to ask, or found the completion queue full (for
+            // which the bell does not ring again), are written by this call, which does not wait. What
+            // goes wrong with it shows in the next submission.
             let _ = self
                 .ring
                 .submitter()
@@ -304,25 +328,35 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<()> {
     ))
 }
 
-/// The newest way to run completions first: they are then processed only when this thread asks, and
-/// interrupt nothing. Older kernels answer EINVAL (the flags came with 5.19, 6.0 and 6.1).
+/// How a ring can be set up, best first. With the newest way completions are processed only when this
+/// thread asks, and interrupt nothing; older kernels answer EINVAL to what they do not know.
+const MODES: [(&str, &str); 3] = [
+    ("single issuer, deferred completions", "6.1"),
+    ("cooperative completions", "5.19"),
+    ("plain", "5.1"),
+];
+
+fn build(mode: usize) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    match mode {
+        0 => {
+            builder
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag();
+        }
+        1 => {
+            builder.setup_coop_taskrun().setup_taskrun_flag();
+        }
+        _ => {}
+    }
+    builder.build(ENTRIES)
+}
+
 fn set_up() -> io::Result<IoUring> {
     let mut last = io::Error::from_raw_os_error(libc::EINVAL);
-    for attempt in 0..3 {
-        let mut builder = IoUring::builder();
-        match attempt {
-            0 => {
-                builder
-                    .setup_single_issuer()
-                    .setup_defer_taskrun()
-                    .setup_taskrun_flag();
-            }
-            1 => {
-                builder.setup_coop_taskrun().setup_taskrun_flag();
-            }
-            _ => {}
-        }
-        match builder.build(ENTRIES) {
+    for mode in 0..MODES.len() {
+        match build(mode) {
             Ok(ring) => return Ok(ring),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => last = e,
             Err(e) => return Err(e),
@@ -404,6 +438,10 @@ impl Disk for RingDisk {
 
     fn run(&mut self, op: Op) -> io::Result<Output> {
         self.files.run(op)
+    }
+
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        self.files.reader(file)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

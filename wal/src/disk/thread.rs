@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::files::{Done, Files, Finished, Job, Workers, settle};
-use super::{Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Token};
+use super::{Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token};
 
 /// Most writer threads.
 const WRITERS_MAX: usize = 16;
@@ -114,6 +114,10 @@ impl Disk for ThreadDisk {
 
     fn run(&mut self, op: Op) -> io::Result<Output> {
         self.files.run(op)
+    }
+
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        self.files.reader(file)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

@@ -20,7 +20,7 @@ use tokio_uring::fs::File;
 
 use super::files::{Done, Files, Finished, Job, Workers, settle};
 use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
 };
 
 /// Can this process use io_uring? The reason if not: seccomp (EPERM), an old kernel (ENOSYS),
@@ -205,6 +205,10 @@ impl Disk for UringDisk {
 
     fn run(&mut self, op: Op) -> io::Result<Output> {
         self.files.run(op)
+    }
+
+    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
+        self.files.reader(file)
     }
 
     fn submit(&mut self, token: Token, op: Op) {

@@ -48,6 +48,47 @@ pub fn open(dir: &Path, options: &Options, disk: Box<dyn Disk>) -> Result<Opened
     Ok(Opened { wal, report, found })
 }
 
+/// What was found is what was written, but for the entries named as lost; groups that are not named are
+/// whole.
+pub fn holes_are_all_that_differs(opened: &Opened, due: &Collect) {
+    let damaged = &opened.report.damaged;
+    for (group, log) in &due.groups {
+        let found = opened.found.groups.get(group);
+        let holes: Vec<_> = damaged.iter().filter(|d| d.group == *group).collect();
+        if holes.is_empty() {
+            assert!(found == Some(log), "group {group} is not named and differs");
+            continue;
+        }
+        let found = found.expect("a damaged group is still known");
+        assert_eq!(
+            (found.term, found.vote),
+            (log.term, log.vote),
+            "group {group}: votes"
+        );
+        for hole in holes {
+            assert!(hole.first <= hole.last, "{hole}");
+        }
+    }
+    nothing_is_invented(&opened.found, due);
+}
+
+/// Every entry found is one that was written.
+pub fn nothing_is_invented(found: &Collect, due: &Collect) {
+    for (group, log) in &found.groups {
+        let written = &due.groups[group];
+        for entry in &log.entries {
+            let at = written
+                .entries
+                .binary_search_by_key(&entry.index, |e| e.index);
+            assert!(
+                at.is_ok_and(|at| written.entries[at] == *entry),
+                "group {group} entry {} was never written so",
+                entry.index
+            );
+        }
+    }
+}
+
 /// The next event.
 pub async fn event(wal: &mut Wal) -> Event {
     poll_fn(|cx| wal.poll(cx)).await

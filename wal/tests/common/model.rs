@@ -132,7 +132,8 @@ impl Twin {
             "batch {lsn} was never submitted ({})",
             self.submitted
         );
-        let due = self.state(lsn);
+        let mut due = self.state(lsn);
+        self.keep_votes(lsn, &found, &mut due);
         assert!(
             found == due,
             "the log is not a prefix, last batch {lsn}: {}",
@@ -143,6 +144,23 @@ impl Twin {
         self.batches.clear();
         self.wal = Some(wal);
         Ok(())
+    }
+
+    /// Of what was cut, terms and votes may have been kept, and nothing else.
+    fn keep_votes(&self, lsn: u64, found: &Collect, due: &mut Collect) {
+        for rec in self.batches.range(lsn + 1..).flat_map(|(_, recs)| recs) {
+            let Rec::Hard(group, term, vote, _) = *rec else {
+                continue;
+            };
+            let log = found.groups.get(&group);
+            if log.is_some_and(|log| (log.term, log.vote) == (term, vote)) {
+                let kept = due.groups.entry(group).or_default();
+                let newer = term > kept.term || (term == kept.term && kept.vote == 0);
+                if newer {
+                    (kept.term, kept.vote) = (term, vote);
+                }
+            }
+        }
     }
 
     pub fn stage(&mut self, rec: Rec) {
@@ -180,6 +198,10 @@ impl Twin {
                 Poll::Ready(event) => self.events.push(event),
                 Poll::Pending => {}
             }
+        }
+        if self.submitted != u64::MAX {
+            // What the log rewrites by itself takes numbers, too.
+            self.submitted = self.submitted.max(wal.stats().submitted_lsn);
         }
     }
 

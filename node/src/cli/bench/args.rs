@@ -71,7 +71,7 @@ pub struct BenchArgs {
     /// Data directory of the embedded engine; default: a new one under the current directory, removed after
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// What drives the embedded engine's cores: auto, ring, tokio-uring or thread
+    /// What drives the embedded engine's cores: auto, ring, tokio-uring, thread, or glommio in a build with it
     #[arg(long, default_value = "auto", value_parser = crate::HostKind::from_str)]
     pub host: crate::HostKind,
     /// Seed of the key sequence

@@ -1,0 +1,363 @@
+//! `wal`: what Henge's log reaches, against the disk itself and against other logs, in one run on one
+//! file system.
+//!
+//! Promises: the two sides of a ratio are measured in turn within seconds, with the same flags, sizes
+//! and durability; a ratio is a median of rounds; the last line holds the ratios, `nan` where something
+//! could not be measured. The fio ratios are the worst of the three sizes.
+//! Must never know: how the log works inside.
+#![allow(clippy::disallowed_methods, reason = "a benchmark lives in real time")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use henge_benches::stats::median;
+use henge_benches::wal_commit::{Backend, Run, Turn, append_cpu_ns, commits};
+use henge_benches::wal_plot::{Series, bars, lines};
+use henge_benches::{wal_checkpoint, wal_fio, wal_peer, wal_recovery};
+
+const SIZES: [usize; 3] = [4 << 10, 64 << 10, 256 << 10];
+const DEPTHS: [usize; 2] = [1, 4];
+const GROUPS: u64 = 64;
+/// Turns in flight beside the peers, which can have one; the last is what the ratios are about: the
+/// least that doubles their rate.
+const PEER_DEPTHS: [usize; 2] = [1, 2];
+
+/// Measures the write-ahead log.
+#[derive(Parser, Debug)]
+struct Options {
+    /// Measure longer: three times the time of each load, and one round more.
+    #[arg(long)]
+    full: bool,
+    /// Only these parts: `commits`, `peers`, `cpu`, `recovery`, `checkpoint`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the logs go; decides which disk is measured. Default: cargo's target.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Write plots (PNG) into this directory.
+    #[arg(long)]
+    plots: Option<PathBuf>,
+    /// GiB of log for the recovery.
+    #[arg(long, default_value_t = 2)]
+    recovery_gib: u64,
+}
+
+/// The last line.
+struct Ratios {
+    fio: [f64; 2],
+    peer_throughput: f64,
+    peer_p99: f64,
+    append_cpu_ns: f64,
+    recovery_seq: f64,
+    recovery_gbps: f64,
+    checkpoint_p99: f64,
+}
+
+struct Bench {
+    dir: PathBuf,
+    plots: Option<PathBuf>,
+    time: Duration,
+    rounds: usize,
+    gib: u64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
+    let dir = options.dir.unwrap_or(target).join("henge-bench-wal");
+    let bench = Bench {
+        dir: dir.clone(),
+        plots: options.plots,
+        time: Duration::from_millis(if options.full { 2_400 } else { 800 }),
+        rounds: if options.full { 3 } else { 2 },
+        gib: options.recovery_gib,
+    };
+    let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|o| o == part);
+    if let Err(error) = std::fs::create_dir_all(&dir) {
+        eprintln!("wal: {}: {error}", dir.display());
+        return ExitCode::FAILURE;
+    }
+    let measured = bench.all(wanted);
+    let _ = std::fs::remove_dir_all(&dir);
+    match measured {
+        Ok(r) => {
+            println!(
+                "fio_ratio_depth1={:.2} fio_ratio_depth4={:.2} peer_throughput_ratio={:.2} \
+                 peer_p99_ratio={:.2} append_cpu_ns={:.0} recovery_seq_ratio={:.2} \
+                 recovery_gbps={:.2} checkpoint_p99_ratio={:.2}",
+                r.fio[0],
+                r.fio[1],
+                r.peer_throughput,
+                r.peer_p99,
+                r.append_cpu_ns,
+                r.recovery_seq,
+                r.recovery_gbps,
+                r.checkpoint_p99
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("wal: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Bench {
+    fn all(&self, wanted: impl Fn(&str) -> bool) -> Result<Ratios, String> {
+        let nan = f64::NAN;
+        let mut r = Ratios {
+            fio: [nan; 2],
+            peer_throughput: nan,
+            peer_p99: nan,
+            append_cpu_ns: nan,
+            recovery_seq: nan,
+            recovery_gbps: nan,
+            checkpoint_p99: nan,
+        };
+        if wanted("commits") {
+            r.fio = self.commits()?;
+        }
+        if wanted("peers") {
+            (r.peer_throughput, r.peer_p99) = self.peers()?;
+        }
+        if wanted("cpu") {
+            r.append_cpu_ns = append_cpu_ns(GROUPS, self.time)?;
+            println!(
+                "\nprocessor per 256 B entry, {GROUPS} groups: {:.0} ns",
+                r.append_cpu_ns
+            );
+        }
+        if wanted("recovery") {
+            (r.recovery_seq, r.recovery_gbps) = self.recovery()?;
+        }
+        if wanted("checkpoint") {
+            r.checkpoint_p99 = self.checkpoint()?;
+        }
+        Ok(r)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    fn plot(
+        &self,
+        name: &str,
+        draw: impl FnOnce(&Path) -> std::io::Result<()>,
+    ) -> Result<(), String> {
+        match &self.plots {
+            None => Ok(()),
+            Some(dir) => draw(&dir.join(name)).map_err(|e| format!("{name}: {e}")),
+        }
+    }
+
+    /// Commit rate against fio: the worst ratio at each depth.
+    fn commits(&self) -> Result<[f64; 2], String> {
+        println!("commits per second, batch size by depth, beside fio's writes (median of rounds)");
+        println!(
+            "{:>8} {:>5} {:>9} {:>9} {:>12} {:>9} {:>6}",
+            "batch", "depth", "fio", "ring", "tokio-uring", "thread", "ratio"
+        );
+        let mut worst = [f64::INFINITY; 2];
+        let (mut labels, mut fio, mut ring) = (vec![], vec![], vec![]);
+        let (mut uring, mut thread) = (vec![], vec![]);
+        for (at, depth) in DEPTHS.into_iter().enumerate() {
+            for bytes in SIZES {
+                let turn = Turn::of_batch(bytes);
+                let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+                for _ in 0..self.rounds {
+                    theirs.push(wal_fio::writes(
+                        &self.dir,
+                        bytes,
+                        depth,
+                        self.time.as_secs_f64(),
+                    )?);
+                    let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
+                    ours.push(run.rate());
+                }
+                let beside = |backend| {
+                    commits(backend, &self.log(), turn, depth, self.time).map(|run| run.rate())
+                };
+                let uring_rate = beside(Backend::TokioUring)?;
+                let thread_rate = beside(Backend::Thread)?;
+                let theirs = median(&theirs).unwrap_or(f64::NAN);
+                let ours = median(&ours).unwrap_or(f64::NAN);
+                println!(
+                    "{:>5}KiB {depth:>5} {theirs:>9.0} {ours:>9.0} {uring_rate:>12.0} {thread_rate:>9.0} {:>6.2}",
+                    bytes >> 10,
+                    ours / theirs
+                );
+                worst[at] = worst[at].min(ours / theirs);
+                labels.push(format!("{}K x{depth}", bytes >> 10));
+                fio.push((0.0, theirs));
+                ring.push((0.0, ours));
+                uring.push((0.0, uring_rate));
+                thread.push((0.0, thread_rate));
+            }
+        }
+        let rows = [
+            ("fio", fio),
+            ("ring", ring),
+            ("tokio-uring", uring),
+            ("thread", thread),
+        ];
+        let series = rows.map(|(name, points)| Series {
+            name: name.into(),
+            points,
+        });
+        self.plot("wal-commits.png", |path| {
+            bars(
+                path,
+                "durable commits per second, batch size x depth",
+                "per s",
+                &labels,
+                &series,
+            )
+        })?;
+        Ok(worst)
+    }
+
+    /// 64 groups, 256 B entries, one core.
+    fn peers(&self) -> Result<(f64, f64), String> {
+        println!("\n{GROUPS} groups x 256 B, one core, every turn durable");
+        let turn = Turn {
+            groups: GROUPS,
+            payload_bytes: 256,
+        };
+        let mut rows: Vec<(String, Vec<Run>)> = Vec::new();
+        let mut keep = |name: String, run: Run| match rows.iter_mut().find(|r| r.0 == name) {
+            Some(row) => row.1.push(run),
+            None => rows.push((name, vec![run])),
+        };
+        for _ in 0..self.rounds {
+            for depth in PEER_DEPTHS {
+                let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
+                keep(format!("henge x{depth}"), run);
+            }
+            keep(
+                "buffered".into(),
+                wal_peer::buffered(&self.dir, turn, self.time)?,
+            );
+            if let Some(run) =
+                wal_peer::raft_engine(&self.dir.join("raft-engine"), turn, self.time)?
+            {
+                keep("raft-engine".into(), run);
+            }
+        }
+        println!(
+            "{:>12} {:>10} {:>10} {:>8} {:>8} {:>8} {:>6}",
+            "log", "turns/s", "entries/s", "p50 us", "p99 us", "p99.9", "W/B"
+        );
+        let of = |runs: &[Run], f: &dyn Fn(&Run) -> f64| {
+            median(&runs.iter().map(f).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+        };
+        for (name, runs) in &rows {
+            let rate = of(runs, &Run::rate);
+            println!(
+                "{name:>12} {rate:>10.0} {:>10.0} {:>8.0} {:>8.0} {:>8.0} {:>6.2}",
+                rate * GROUPS as f64,
+                of(runs, &|r| r.percentile(50.0)),
+                of(runs, &|r| r.percentile(99.0)),
+                of(runs, &|r| r.percentile(99.9)),
+                of(runs, &|r| r.amplification),
+            );
+        }
+        let percents = [0.0, 50.0, 75.0, 90.0, 95.0, 99.0];
+        let series: Vec<Series> = rows
+            .iter()
+            .map(|(name, runs)| Series {
+                name: name.clone(),
+                points: (0..=99)
+                    .map(|p| (f64::from(p), of(runs, &|r| r.percentile(f64::from(p)))))
+                    .collect(),
+            })
+            .collect();
+        let ticks: Vec<_> = percents.iter().map(|p| (*p, format!("P{p}"))).collect();
+        self.plot("wal-latency.png", |path| {
+            lines(
+                path,
+                "commit latency by percentile, 64 groups x 256 B",
+                "us",
+                &ticks,
+                &series,
+            )
+        })?;
+        let (ours, others) = rows.split_at(PEER_DEPTHS.len());
+        let best = others
+            .iter()
+            .max_by(|a, b| of(&a.1, &Run::rate).total_cmp(&of(&b.1, &Run::rate)));
+        let (Some((us, ours)), Some((name, theirs))) = (ours.last(), best) else {
+            return Err("no peer was measured".into());
+        };
+        println!("the ratios: {us} to the better of them, {name}");
+        let p99 = |r: &Run| r.percentile(99.0);
+        let throughput = of(ours, &Run::rate) / of(theirs, &Run::rate);
+        Ok((throughput, of(ours, &p99) / of(theirs, &p99)))
+    }
+
+    fn recovery(&self) -> Result<(f64, f64), String> {
+        let log = self.log();
+        let kills = wal_recovery::after_kills(&log, 20)?;
+        println!("\nopen after 20 kills: {:.0} ms", kills * 1e3);
+        wal_recovery::write(&log, self.gib << 30)?;
+        let (mut ratios, mut rates) = (Vec::new(), Vec::new());
+        for backend in [Backend::Ring, Backend::Thread] {
+            for _ in 0..self.rounds {
+                let found = wal_recovery::measure(backend, &log)?;
+                let rate = found.bytes as f64 / found.seconds;
+                let plain = found.bytes as f64 / found.read_seconds;
+                println!(
+                    "recovery on {}: {:.2} GB, {} entries in {:.2} s: {:.2} GB/s; plain read {:.2} GB/s; \
+                     peak of memory +{} MB",
+                    backend.name(),
+                    found.bytes as f64 / 1e9,
+                    found.records,
+                    found.seconds,
+                    rate / 1e9,
+                    plain / 1e9,
+                    found.peak_bytes / 1_000_000
+                );
+                ratios.push(rate / plain);
+                rates.push(rate / 1e9);
+            }
+        }
+        let _ = std::fs::remove_dir_all(&log);
+        let nan = f64::NAN;
+        Ok((
+            median(&ratios).unwrap_or(nan),
+            median(&rates).unwrap_or(nan),
+        ))
+    }
+
+    fn checkpoint(&self) -> Result<f64, String> {
+        println!("\ncommit latency beside a checkpoint (4 KiB batches)");
+        let mut worst: f64 = 0.0;
+        for depth in DEPTHS {
+            let mut ratios = Vec::new();
+            for _ in 0..self.rounds {
+                let turn = Turn::of_batch(4 << 10);
+                let time = self.time * 2;
+                let found = wal_checkpoint::measure(Backend::Ring, &self.log(), turn, depth, time)?;
+                let (alone, beside) = (&found.alone, &found.beside);
+                println!(
+                    "depth {depth}: p50 {:.0} -> {:.0} us, p99 {:.0} -> {:.0} us, {:.0} -> {:.0} commits/s, \
+                     checkpoint {:.0} MB/s",
+                    alone.percentile(50.0),
+                    beside.percentile(50.0),
+                    alone.percentile(99.0),
+                    beside.percentile(99.0),
+                    alone.rate(),
+                    beside.rate(),
+                    found.checkpoint_rate / 1e6
+                );
+                ratios.push(beside.percentile(99.0) / alone.percentile(99.0));
+            }
+            worst = worst.max(median(&ratios).unwrap_or(f64::NAN));
+        }
+        Ok(worst)
+    }
+}

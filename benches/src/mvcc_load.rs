@@ -1,0 +1,209 @@
+//! Keys, dice and clocks of the `mvcc` measurement.
+//!
+//! Promises: the same keys in the same order on every run; a rate is operations over the time spent
+//! in them alone. Must never know: what is measured. Tested below.
+
+use std::time::{Duration, Instant};
+
+/// Bytes of every value: small, so that the store's own work is what shows.
+pub const VALUE_BYTES: usize = 64;
+
+/// What keys look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shape {
+    /// 32 bytes that share nothing, as hashed or random ids do.
+    Uniform,
+    /// Long paths that share much, as Kubernetes writes them (59 bytes).
+    Kubernetes,
+}
+
+impl Shape {
+    /// Both.
+    pub const ALL: [Shape; 2] = [Shape::Uniform, Shape::Kubernetes];
+
+    /// For the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Uniform => "uniform 32 B",
+            Shape::Kubernetes => "kubernetes",
+        }
+    }
+
+    /// Writes the key of number `n`; different numbers give different keys.
+    pub fn key(self, n: u64, out: &mut Vec<u8>) {
+        use std::io::Write;
+        out.clear();
+        let mixed = mix(n);
+        let written = match self {
+            Shape::Uniform => write!(out, "{mixed:016x}{:016x}", mix(!n)),
+            // 1,000 namespaces; 20 pods of a deployment differ in their last characters.
+            Shape::Kubernetes => write!(
+                out,
+                "/registry/pods/namespace-{:04}/service-{:06}-7d9f8b6c5d-{:05x}",
+                n / 20 % 1_000,
+                n / 20,
+                mixed & 0xf_ffff,
+            ),
+        };
+        debug_assert!(written.is_ok(), "a vector takes all");
+    }
+}
+
+/// SplitMix64's finalizer: a permutation of the numbers.
+pub fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// All numbers below `count` in an order without order (a multiplication modulo a power of two,
+/// those above `count` left out).
+pub fn shuffled(count: u64) -> impl Iterator<Item = u64> {
+    let size = count.next_power_of_two();
+    (0..size)
+        .map(move |n| {
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15 | 1)
+                .wrapping_add(12_345)
+                & (size - 1)
+        })
+        .map(move |n| (n ^ (n >> 7)) & (size - 1))
+        .filter(move |&n| n < count)
+}
+
+/// Dice with a fixed seed.
+#[derive(Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        mix(self.0) % bound
+    }
+}
+
+/// A batch of keys in one buffer, made before the clock runs.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    /// The keys of these numbers.
+    pub fn new(shape: Shape, numbers: impl Iterator<Item = u64>) -> Self {
+        let mut batch = Batch::default();
+        let mut key = Vec::new();
+        for n in numbers {
+            shape.key(n, &mut key);
+            batch.bytes.extend_from_slice(&key);
+            batch.ends.push(batch.bytes.len());
+        }
+        batch
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// None?
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The keys.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, &end)| &self.bytes[start..end])
+    }
+}
+
+/// Operations and the time they took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rate {
+    operations: u64,
+    time: Duration,
+}
+
+impl Rate {
+    /// Runs `work`, which does `operations`, and counts it.
+    pub fn time<T>(&mut self, operations: usize, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let result = work();
+        self.time += begun.elapsed();
+        self.operations += operations as u64;
+        result
+    }
+
+    /// Nanoseconds per operation.
+    pub fn ns(&self) -> f64 {
+        self.time.as_nanos() as f64 / self.operations.max(1) as f64
+    }
+}
+
+/// Two rates of the same work.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Duel {
+    /// The store.
+    pub ours: Rate,
+    /// The map.
+    pub rival: Rate,
+}
+
+impl Duel {
+    /// How many times faster the store is.
+    pub fn ratio(&self) -> f64 {
+        self.rival.ns() / self.ours.ns()
+    }
+}
+
+/// Bytes of this process in memory, from the kernel.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0u64) * 4_096
+}
+
+/// Nanoseconds that this thread was ready and waited for a processor, from the kernel: a machine with
+/// other work on it takes whole milliseconds, and they are not the measured code's.
+pub fn waited_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ')
+        .nth(1)
+        .and_then(|waited| waited.parse().ok())
+        .unwrap_or_default()
+}
+
+/// The value at a quantile of durations, in microseconds.
+pub fn quantile_us(sorted: &[u64], quantile: f64) -> f64 {
+    let at = (sorted.len() as f64 * quantile) as usize;
+    let found = sorted.get(at.min(sorted.len().saturating_sub(1)));
+    found.map_or(0.0, |&ns| ns as f64 / 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn keys_and_orders_repeat_nothing() {
+        for shape in Shape::ALL {
+            let batch = Batch::new(shape, 0..20_000);
+            assert_eq!(batch.iter().collect::<BTreeSet<_>>().len(), 20_000);
+        }
+        let order: Vec<_> = shuffled(1_000).collect();
+        assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 1_000);
+        assert!(!order.is_sorted());
+    }
+
+    #[test]
+    fn quantiles_of_nothing_and_something() {
+        assert_eq!(quantile_us(&[], 0.5), 0.0);
+        assert_eq!(quantile_us(&[1_000, 2_000, 3_000], 0.99), 3.0);
+    }
+}

@@ -1,0 +1,471 @@
+//! What the `mvcc` measurement does with the store and its rival.
+//!
+//! Promises: both sides do each batch of the same keys in turn, first one first, then the other; what
+//! a read returns is compared once per batch, outside of the clock; nothing is cached between phases
+//! but what the processor caches. Must never know: the goals. Tested by running it.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use bytes::Bytes;
+use henge_mvcc::{
+    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, SliceLimits, Store, WatchBatch,
+    WatchSpec,
+};
+
+use crate::mvcc_load::{
+    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, quantile_us, resident_bytes, shuffled, waited_ns,
+};
+use crate::mvcc_rival::Rival;
+
+/// Keys per turn of one side.
+const BATCH: u64 = 20_000;
+/// What the server applies at a time, and therefore announces to the store together.
+const TOUCH: usize = 16;
+/// Budget of one compaction slice, as the shard gives it.
+const COMPACT_SLICE: usize = 1_000;
+/// Bytes of a snapshot slice, as the shard takes them.
+const SNAPSHOT_SLICE_BYTES: usize = 64 << 10;
+const VALUE: [u8; VALUE_BYTES] = [7; VALUE_BYTES];
+
+/// A store and its rival with the same content.
+pub struct Arena {
+    /// What keys look like.
+    pub shape: Shape,
+    /// How many there are.
+    pub keys: u64,
+    /// The store.
+    pub store: Store,
+    /// The map; gone once only the store is of interest.
+    pub rival: Rival,
+    dice: Dice,
+}
+
+/// What the store takes beside the bytes of keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct Overhead {
+    /// By the store's own account, per key or version.
+    pub accounted: f64,
+    /// By the kernel's.
+    pub resident: f64,
+}
+
+impl Arena {
+    /// Loads `keys` keys in random order into both sides, and measures it and the store's memory.
+    pub fn load(shape: Shape, keys: u64) -> (Self, Duel, Overhead) {
+        let mut arena = Arena {
+            shape,
+            keys,
+            store: Store::new(),
+            rival: Rival::default(),
+            dice: Dice(keys),
+        };
+        let mut duel = Duel::default();
+        let (mut bytes, mut resident) = (0, 0);
+        let mut order = shuffled(keys);
+        loop {
+            let batch = Batch::new(shape, order.by_ref().take(BATCH as usize));
+            if batch.is_empty() {
+                break;
+            }
+            bytes += batch.iter().map(<[u8]>::len).sum::<usize>() + batch.len() * VALUE_BYTES;
+            let before = resident_bytes();
+            duel.ours.time(batch.len(), || {
+                batch.iter().for_each(|key| put(&mut arena.store, key))
+            });
+            resident += resident_bytes().saturating_sub(before);
+            duel.rival.time(batch.len(), || {
+                batch.iter().for_each(|key| arena.rival.insert(key, &VALUE));
+            });
+        }
+        let per_key = |total: u64| (total as f64 - bytes as f64) / keys as f64;
+        let overhead = Overhead {
+            accounted: per_key(arena.store.memory().total()),
+            resident: per_key(resident),
+        };
+        (arena, duel, overhead)
+    }
+
+    fn some_keys(&mut self, count: u64) -> Batch {
+        let (dice, keys) = (&mut self.dice, self.keys);
+        Batch::new(self.shape, (0..count).map(|_| dice.below(keys)))
+    }
+
+    /// Overwrites random keys, as many as there are; also the store's memory per old version.
+    pub fn overwrite(&mut self) -> (Duel, Overhead) {
+        let mut duel = Duel::default();
+        let (accounted, mut resident) = (self.store.memory().total(), 0);
+        let versions = self.keys / BATCH * BATCH;
+        for _ in 0..self.keys / BATCH {
+            let batch = self.some_keys(BATCH);
+            let before = resident_bytes();
+            duel.ours.time(batch.len(), || {
+                batch.iter().for_each(|key| put(&mut self.store, key))
+            });
+            resident += resident_bytes().saturating_sub(before);
+            duel.rival.time(batch.len(), || {
+                batch
+                    .iter()
+                    .for_each(|key| self.rival.overwrite(key, &VALUE));
+            });
+        }
+        let per_version = |bytes: u64| bytes as f64 / versions.max(1) as f64 - VALUE_BYTES as f64;
+        let overhead = Overhead {
+            accounted: per_version(self.store.memory().total() - accounted),
+            resident: per_version(resident),
+        };
+        (duel, overhead)
+    }
+
+    /// Overwrites a tenth of the keys in batches that are announced, as a shard applies them.
+    pub fn overwrite_announced(&mut self) -> Rate {
+        let mut rate = Rate::default();
+        for _ in 0..self.keys / BATCH / 10 {
+            let batch = self.some_keys(BATCH);
+            let keys: Vec<&[u8]> = batch.iter().collect();
+            rate.time(batch.len(), || {
+                for group in keys.chunks(TOUCH) {
+                    self.store.touch(group);
+                    group.iter().for_each(|key| put(&mut self.store, key));
+                }
+            });
+            keys.iter()
+                .for_each(|key| self.rival.overwrite(key, &VALUE));
+        }
+        rate
+    }
+
+    /// Reads random keys one at a time.
+    pub fn get(&mut self) -> Duel {
+        let mut duel = Duel::default();
+        for _ in 0..(self.keys / BATCH).clamp(1, 50) {
+            let batch = self.some_keys(BATCH);
+            duel.ours.time(batch.len(), || {
+                for key in batch.iter() {
+                    black_box(self.store.range(&get_request(key)).is_ok());
+                }
+            });
+            duel.rival.time(batch.len(), || {
+                batch.iter().for_each(|key| {
+                    black_box(self.rival.get(key));
+                });
+            });
+            let key = batch.iter().next().unwrap_or_default();
+            let ours = self.store.range(&get_request(key)).ok().and_then(|found| {
+                let kv = found.kvs.first()?;
+                Some((kv.key.to_vec(), kv.mod_revision as u64, kv.value.to_vec()))
+            });
+            assert_eq!(ours, self.rival.get(key), "both sides read the same");
+        }
+        duel
+    }
+
+    /// Reads 500 pairs from random keys on.
+    pub fn range(&mut self) -> Duel {
+        const LIMIT: usize = 500;
+        let mut duel = Duel::default();
+        for _ in 0..20 {
+            let batch = self.some_keys(100);
+            duel.ours.time(batch.len(), || {
+                for key in batch.iter() {
+                    black_box(self.store.range(&range_request(key, LIMIT)).is_ok());
+                }
+            });
+            duel.rival.time(batch.len(), || {
+                batch.iter().for_each(|key| {
+                    black_box(self.rival.range(key, None, LIMIT).len());
+                });
+            });
+            let key = batch.iter().next().unwrap_or_default();
+            let ours = self.store.range(&range_request(key, LIMIT));
+            let ours = ours.map(|found| found.kvs).unwrap_or_default();
+            let theirs = self.rival.range(key, None, LIMIT);
+            let same = ours.iter().zip(&theirs).all(|(kv, pair)| {
+                kv.key == pair.0 && kv.mod_revision as u64 == pair.1 && kv.value == pair.2
+            });
+            assert!(
+                same && ours.len() == theirs.len(),
+                "both sides read the same"
+            );
+        }
+        duel
+    }
+
+    /// Lets the map go, and waits until the allocator has given its memory back: it does so later, in
+    /// someone else's call (seen: 50 ms in a compaction slice).
+    pub fn drop_rival(&mut self) {
+        self.rival = Rival::default();
+        for round in 1..20 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            black_box(
+                (0..100)
+                    .map(|n| vec![0u8; n * round * 50])
+                    .collect::<Vec<_>>(),
+            );
+        }
+    }
+
+    /// Counts between random keys; the median in microseconds.
+    pub fn count(&mut self) -> f64 {
+        let mut times = Vec::new();
+        for _ in 0..2_000 {
+            let batch = self.some_keys(2);
+            let mut ends: Vec<&[u8]> = batch.iter().collect();
+            ends.sort_unstable();
+            let request = RangeRequest {
+                range: KeyRange {
+                    key: ends[0],
+                    end: ends[1],
+                },
+                count_only: true,
+                ..RangeRequest::default()
+            };
+            let begun = Instant::now();
+            black_box(self.store.range(&request).is_ok());
+            times.push(begun.elapsed().as_nanos() as u64);
+        }
+        times.sort_unstable();
+        quantile_us(&times, 0.5)
+    }
+
+    /// Compacts all old versions in the shard's slices: how many went, the slices' times in
+    /// nanoseconds, sorted, without the time they waited for a processor, and the longest with it.
+    pub fn compact(&mut self) -> (u64, Vec<u64>, u64) {
+        let before = self.store.stats().versions;
+        let compacted = self.store.compact(self.store.revision());
+        assert!(compacted.is_ok(), "the present can be compacted");
+        let (mut times, mut longest) = (Vec::new(), 0);
+        loop {
+            let waited = waited_ns();
+            let begun = Instant::now();
+            let more = self.store.compact_step(COMPACT_SLICE);
+            let time = begun.elapsed().as_nanos() as u64;
+            longest = longest.max(time);
+            times.push(time.saturating_sub(waited_ns() - waited));
+            if !more {
+                break;
+            }
+        }
+        times.sort_unstable();
+        (before - self.store.stats().versions, times, longest)
+    }
+
+    /// Puts while a snapshot is taken in slices, one slice every `puts_per_slice`: the 99th
+    /// percentile of a put before and during, and of the longest slices, in microseconds.
+    pub fn snapshot(&mut self, puts_per_slice: u64) -> SnapshotEffect {
+        let mut alone = self.put_times(200_000);
+        let mut cursor = self.store.snapshot_begin();
+        let (mut slices, mut during, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut out = Vec::new();
+        loop {
+            out.clear();
+            let begun = Instant::now();
+            let more = self
+                .store
+                .snapshot_next(&mut cursor, SNAPSHOT_SLICE_BYTES, &mut out);
+            slices.push(begun.elapsed().as_nanos() as u64);
+            bytes += out.len() as u64;
+            during.extend(self.put_times(puts_per_slice));
+            if !more {
+                break;
+            }
+        }
+        for times in [&mut alone, &mut slices, &mut during] {
+            times.sort_unstable();
+        }
+        SnapshotEffect {
+            bytes,
+            put_alone_p99_us: quantile_us(&alone, 0.99),
+            put_during_p99_us: quantile_us(&during, 0.99),
+            slice_p99_us: quantile_us(&slices, 0.99),
+            slice_max_us: quantile_us(&slices, 1.0),
+        }
+    }
+
+    fn put_times(&mut self, count: u64) -> Vec<u64> {
+        let batch = self.some_keys(count);
+        let time = |key| {
+            let begun = Instant::now();
+            put(&mut self.store, key);
+            begun.elapsed().as_nanos() as u64
+        };
+        batch.iter().map(time).collect()
+    }
+
+    /// Reads everything in one answer, then in slices: milliseconds of the one, and the slices' times
+    /// in nanoseconds, sorted, without waits for a processor.
+    pub fn scan(&mut self) -> (f64, Vec<u64>) {
+        let request = RangeRequest {
+            range: KeyRange::all(),
+            ..RangeRequest::default()
+        };
+        let mut whole = Rate::default();
+        let found = whole.time(1, || self.store.range(&request));
+        let pairs = found.map(|found| found.kvs.len()).unwrap_or_default();
+        let (mut times, mut given) = (Vec::new(), 0);
+        if let Ok(mut cursor) = self.store.range_begin(&request) {
+            loop {
+                let waited = waited_ns();
+                let begun = Instant::now();
+                let slice = self.store.range_next(&mut cursor, SliceLimits::default());
+                let time = begun.elapsed().as_nanos() as u64;
+                times.push(time.saturating_sub(waited_ns() - waited));
+                given += slice.kvs.len();
+                if slice.end.is_some() {
+                    break;
+                }
+            }
+        }
+        assert_eq!(given, pairs, "the slices make up the whole");
+        times.sort_unstable();
+        (whole.ns() / 1e6, times)
+    }
+
+    /// Takes a snapshot and restores it: millions of keys per second, the restore alone.
+    pub fn restore(&self) -> f64 {
+        let mut cursor = self.store.snapshot_begin();
+        let mut stream = Vec::new();
+        while self.store.snapshot_next(&mut cursor, 16 << 20, &mut stream) {}
+        drop(cursor);
+        let mut rate = Rate::default();
+        let restored = rate.time(self.keys as usize, || {
+            let mut restorer = Restorer::new();
+            let pushed = stream
+                .chunks(1 << 20)
+                .try_for_each(|piece| restorer.push(piece));
+            pushed.and_then(|()| restorer.finish())
+        });
+        let same = restored.is_ok_and(|restored| restored.hash_kv(0) == self.store.hash_kv(0));
+        assert!(same, "the restored store has the same content");
+        1_000.0 / rate.ns()
+    }
+
+    /// What watchers cost a put, in nanoseconds.
+    pub fn watch(&mut self, watchers: u64) -> WatchCost {
+        let puts = 20_000;
+        let mut cost = WatchCost {
+            none: self.puts_ns(puts),
+            ..WatchCost::default()
+        };
+        // Distinct prefixes that match nothing, then the same with one that matches everything.
+        let spec = |key: Vec<u8>| {
+            let end = henge_mvcc::prefix_end(&key);
+            let range = OwnedRange {
+                key: key.into(),
+                end: end.into(),
+            };
+            WatchSpec {
+                range,
+                ..WatchSpec::default()
+            }
+        };
+        let mut ids: Vec<_> = (0..watchers)
+            .map(|n| self.store.watch(spec(format!("zz/{n:08}/").into())))
+            .collect();
+        cost.unmatched = self.puts_ns(puts);
+        let mut rate = Rate::default();
+        for n in 0..1_000 {
+            let key = format!("zz/{:08}/x", n * 7 % watchers);
+            rate.time(1, || {
+                put(&mut self.store, key.as_bytes());
+                drain(&mut self.store)
+            });
+        }
+        cost.one_of_many = rate.ns();
+        ids.drain(..).for_each(|id| {
+            self.store.unwatch(id);
+        });
+        let one = OwnedRange {
+            key: Bytes::from_static(b"hot"),
+            end: Bytes::new(),
+        };
+        for _ in 0..watchers {
+            self.store.watch(WatchSpec {
+                range: one.clone(),
+                ..WatchSpec::default()
+            });
+        }
+        let mut rate = Rate::default();
+        for _ in 0..20 {
+            let events = rate.time(watchers as usize, || {
+                put(&mut self.store, b"hot");
+                drain(&mut self.store)
+            });
+            assert_eq!(events, watchers, "every watcher is told");
+        }
+        cost.fan_out = rate.ns();
+        cost
+    }
+
+    fn puts_ns(&mut self, count: u64) -> f64 {
+        let batch = self.some_keys(count);
+        let mut rate = Rate::default();
+        rate.time(batch.len(), || {
+            batch.iter().for_each(|key| put(&mut self.store, key))
+        });
+        rate.ns()
+    }
+}
+
+/// What a snapshot does to puts, in microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapshotEffect {
+    /// Bytes of the snapshot.
+    pub bytes: u64,
+    /// Put, 99th percentile, before.
+    pub put_alone_p99_us: f64,
+    /// Put, 99th percentile, while slices run between puts.
+    pub put_during_p99_us: f64,
+    /// Slice, 99th percentile.
+    pub slice_p99_us: f64,
+    /// The longest slice.
+    pub slice_max_us: f64,
+}
+
+/// What watchers cost, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WatchCost {
+    /// A put without watchers.
+    pub none: f64,
+    /// A put with many watchers that do not match.
+    pub unmatched: f64,
+    /// A put that one of many prefix watchers matches, delivered.
+    pub one_of_many: f64,
+    /// One event to one of many watchers of the same key, delivered.
+    pub fan_out: f64,
+}
+
+fn put(store: &mut Store, key: &[u8]) {
+    let request = PutRequest {
+        key,
+        value: &VALUE,
+        ..PutRequest::default()
+    };
+    black_box(store.put(&request).is_ok());
+}
+
+fn get_request(key: &[u8]) -> RangeRequest<'_> {
+    RangeRequest {
+        range: KeyRange::one(key),
+        ..RangeRequest::default()
+    }
+}
+
+fn range_request(key: &[u8], limit: usize) -> RangeRequest<'_> {
+    RangeRequest {
+        range: KeyRange { key, end: b"\0" },
+        limit: limit as i64,
+        ..RangeRequest::default()
+    }
+}
+
+/// Takes what watchers have; returns the number of events.
+fn drain(store: &mut Store) -> u64 {
+    let mut events = 0;
+    while let Some(id) = store.watch_ready() {
+        if let Some(WatchBatch::Events { events: batch, .. }) = store.watch_next(id, 1 << 20) {
+            events += batch.len() as u64;
+        }
+    }
+    events
+}

@@ -1,0 +1,451 @@
+//! Where versions lie: segments that only grow at the end of the last one.
+//!
+//! A version is written once, behind the one written before it, whatever its key, so a put touches
+//! nothing of older versions and allocates nothing of its own. Versions of a key are a chain: each
+//! names the place of the one before. A record is
+//! `flags:u8 [before:5] id:varint main:varint length:varint body`.
+//!
+//! Compaction marks records dead. A segment of which a third is dead is emptied: what lives is moved
+//! to the end, in steps ([`Arena::next_to_move`]; the owner corrects who points there), so that memory
+//! stays below one and a half times what lives. Nothing else moves a record. Knows no keys, only
+//! their numbers, and no rules of revisions. Tested here and through [`crate::keys`].
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::keys::KeyId;
+use crate::varint;
+use crate::version::Version;
+
+/// Bytes of a place.
+pub(crate) const LOC_BYTES: usize = 5;
+/// A segment takes no record that would end behind this. One that is larger has a segment to itself.
+const SEGMENT_BYTES: usize = 1 << SEGMENT_BITS;
+const SEGMENT_BITS: u32 = 18;
+/// Bytes that segments may take together; half of what places can name.
+const BYTES_MAX: usize = 1 << 39;
+/// First room of a segment, so that a store that holds little takes little.
+const SEGMENT_BYTES_MIN: usize = 512;
+
+/// The record has room for a place.
+const HAS_ROOM: u8 = 1;
+/// The place in it is that of an older version.
+const HAS_BEFORE: u8 = 2;
+/// Nobody needs the record.
+const DEAD: u8 = 4;
+
+/// Where a record begins: segment and offset, in 40 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loc(u64);
+
+impl Loc {
+    fn new(segment: usize, offset: usize) -> Self {
+        Loc((segment as u64) << SEGMENT_BITS | offset as u64)
+    }
+
+    /// Its bytes, for a record or a key's head.
+    pub fn to_bytes(self) -> [u8; LOC_BYTES] {
+        let bytes = self.0.to_le_bytes();
+        [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4]]
+    }
+
+    /// From its bytes.
+    pub fn from_bytes(bytes: [u8; LOC_BYTES]) -> Self {
+        let [a, b, c, d, e] = bytes;
+        Loc(u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]))
+    }
+
+    fn segment(self) -> usize {
+        (self.0 >> SEGMENT_BITS) as usize
+    }
+
+    fn offset(self) -> usize {
+        self.0 as usize & (SEGMENT_BYTES - 1)
+    }
+}
+
+/// A record, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    /// The key changed.
+    pub id: KeyId,
+    /// Main revision of the change.
+    pub main: i64,
+    /// The version before, if it can still be read.
+    pub before: Option<Loc>,
+    flags: u8,
+    body: &'a [u8],
+    /// Bytes of the whole record.
+    len: usize,
+}
+
+impl<'a> Record<'a> {
+    /// The version in it.
+    pub fn version(&self) -> Option<Version<'a>> {
+        Version::decode_body(self.main, self.body)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Segment {
+    bytes: Vec<u8>,
+    /// Bytes of dead records.
+    dead: usize,
+    /// In the queue of those to be emptied.
+    queued: bool,
+}
+
+/// What [`Arena::next_to_move`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// A record that lives in a segment to be emptied.
+    Live(Loc),
+    /// A dead one, or a segment done with: go on.
+    Passed,
+    /// No segment is worth emptying.
+    Idle,
+}
+
+/// All segments.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    segments: Vec<Segment>,
+    /// Numbers of segments given back.
+    free: Vec<usize>,
+    /// The segment that grows.
+    tail: usize,
+    /// Segments of which a third or more is dead.
+    queue: VecDeque<usize>,
+    /// The segment being emptied, and how far.
+    moving: Option<(usize, usize)>,
+    capacity: usize,
+    live: usize,
+    scratch: Vec<u8>,
+}
+
+impl Arena {
+    /// Writes a version of a key behind all others.
+    pub fn append(&mut self, id: KeyId, before: Option<Loc>, version: &Version<'_>) -> Loc {
+        let (main, length) = (version.main as u64, version.body_len());
+        let numbers = varint::len(u64::from(id)) + varint::len(main) + varint::len(length as u64);
+        let room = before.map_or(0, |_| LOC_BYTES);
+        let len = 1 + room + numbers + length;
+        let loc = self.make_room(len);
+        let bytes = &mut self.segments[self.tail].bytes;
+        match before {
+            Some(before) => {
+                bytes.push(HAS_ROOM | HAS_BEFORE);
+                bytes.extend_from_slice(&before.to_bytes());
+            }
+            None => bytes.push(0),
+        }
+        varint::put(bytes, u64::from(id));
+        varint::put(bytes, main);
+        varint::put(bytes, length as u64);
+        version.encode_body(bytes);
+        self.live += len;
+        loc
+    }
+
+    /// The record at a place.
+    pub fn get(&self, loc: Loc) -> Option<Record<'_>> {
+        let bytes = self
+            .segments
+            .get(loc.segment())?
+            .bytes
+            .get(loc.offset()..)?;
+        let (&flags, mut rest) = bytes.split_first()?;
+        let mut before = None;
+        if flags & HAS_ROOM != 0 {
+            let (place, behind) = rest.split_first_chunk::<LOC_BYTES>()?;
+            rest = behind;
+            before = (flags & HAS_BEFORE != 0).then(|| Loc::from_bytes(*place));
+        }
+        let id = varint::take(&mut rest)? as KeyId;
+        let main = varint::take(&mut rest)? as i64;
+        let length = varint::take(&mut rest)?;
+        let body = varint::take_bytes(&mut rest, length)?;
+        let len = bytes.len() - rest.len();
+        Some(Record {
+            id,
+            main,
+            before,
+            flags,
+            body,
+            len,
+        })
+    }
+
+    /// Loads the beginning of a record into the cache. The result only keeps the load.
+    pub fn touch(&self, loc: Loc) -> u8 {
+        let segment = self.segments.get(loc.segment());
+        segment
+            .and_then(|s| s.bytes.get(loc.offset()).copied())
+            .unwrap_or_default()
+    }
+
+    /// Nobody needs this record any more. Returns the version before it.
+    pub fn kill(&mut self, loc: Loc) -> Option<Loc> {
+        let Record {
+            before, flags, len, ..
+        } = self.get(loc)?;
+        if flags & DEAD == 0 {
+            let segment = &mut self.segments[loc.segment()];
+            segment.bytes[loc.offset()] = flags | DEAD;
+            segment.dead += len;
+            self.live -= len;
+            self.consider(loc.segment());
+        }
+        before
+    }
+
+    /// Says where the version before is, if there is one. The record must have been written with one.
+    pub fn set_before(&mut self, loc: Loc, before: Option<Loc>) {
+        let Some(flags) = self.get(loc).map(|record| record.flags) else {
+            return;
+        };
+        if flags & HAS_ROOM == 0 {
+            return;
+        }
+        let (bytes, at) = (&mut self.segments[loc.segment()].bytes, loc.offset());
+        match before {
+            Some(before) => {
+                bytes[at] = flags | HAS_BEFORE;
+                bytes[at + 1..=at + LOC_BYTES].copy_from_slice(&before.to_bytes());
+            }
+            None => bytes[at] = flags & !HAS_BEFORE,
+        }
+    }
+
+    /// The next record to be moved out of a segment to be emptied. Whoever gets `Live` must copy it
+    /// away and kill it before asking again.
+    pub fn next_to_move(&mut self) -> Move {
+        let Some((segment, offset)) = self.moving else {
+            let Some(segment) = self.queue.pop_front() else {
+                return Move::Idle;
+            };
+            self.moving = Some((segment, 0));
+            return Move::Passed;
+        };
+        let found = &self.segments[segment];
+        let record = (found.dead < found.bytes.len()).then(|| self.get(Loc::new(segment, offset)));
+        let Some(Record { flags, len, .. }) = record.flatten() else {
+            self.release(segment);
+            self.moving = None;
+            return Move::Passed;
+        };
+        self.moving = Some((segment, offset + len));
+        if flags & DEAD != 0 {
+            return Move::Passed;
+        }
+        Move::Live(Loc::new(segment, offset))
+    }
+
+    /// Is there a segment to be emptied?
+    pub fn has_to_move(&self) -> bool {
+        self.moving.is_some() || !self.queue.is_empty()
+    }
+
+    /// Writes a record once more, at the end; the place of the copy.
+    pub fn copy(&mut self, loc: Loc) -> Option<Loc> {
+        let len = self.get(loc)?.len;
+        let mut scratch = mem::take(&mut self.scratch);
+        scratch.clear();
+        let source = &self.segments[loc.segment()].bytes;
+        scratch.extend_from_slice(source.get(loc.offset()..loc.offset() + len)?);
+        let copy = self.make_room(len);
+        self.segments[self.tail].bytes.extend_from_slice(&scratch);
+        self.live += len;
+        if scratch.capacity() <= SEGMENT_BYTES {
+            self.scratch = scratch;
+        }
+        Some(copy)
+    }
+
+    /// Ends the last segment if it is worth emptying: after compaction, when nothing more is coming.
+    pub fn close(&mut self) {
+        let tail = self.tail;
+        let Some(segment) = self.segments.get(tail) else {
+            return;
+        };
+        if segment.dead * 3 >= segment.bytes.len().max(1) {
+            self.begin_segment(0);
+            self.consider(tail);
+        }
+    }
+
+    /// Bytes of records that live.
+    pub fn live_bytes(&self) -> usize {
+        self.live
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        let tables = self.segments.capacity() * mem::size_of::<Segment>();
+        self.capacity + tables + self.scratch.capacity()
+    }
+
+    /// Can it take no more?
+    pub fn is_full(&self) -> bool {
+        self.capacity > BYTES_MAX
+    }
+
+    /// The place of a record of `len` bytes, which the last segment then has room for.
+    fn make_room(&mut self, len: usize) -> Loc {
+        let used = self
+            .segments
+            .get(self.tail)
+            .map(|segment| segment.bytes.len());
+        if used.is_none_or(|used| used > 0 && used + len > SEGMENT_BYTES) {
+            let full = self.tail;
+            self.begin_segment(len);
+            if used.is_some() {
+                self.consider(full);
+            }
+        }
+        let bytes = &mut self.segments[self.tail].bytes;
+        if bytes.capacity() - bytes.len() < len {
+            // Doubling, but never past what a segment may take.
+            let room = (bytes.capacity() * 2).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES);
+            let before = bytes.capacity();
+            bytes.reserve_exact(room.saturating_sub(bytes.len()).max(len));
+            self.capacity += bytes.capacity() - before;
+        }
+        Loc::new(self.tail, self.segments[self.tail].bytes.len())
+    }
+
+    /// Once there is a segment's worth the next ones are given their whole room at once.
+    fn begin_segment(&mut self, len: usize) {
+        let room = if self.live >= SEGMENT_BYTES {
+            SEGMENT_BYTES.max(len)
+        } else {
+            len
+        };
+        let segment = Segment {
+            bytes: Vec::with_capacity(room),
+            ..Segment::default()
+        };
+        self.capacity += segment.bytes.capacity();
+        self.tail = match self.free.pop() {
+            Some(number) => {
+                self.segments[number] = segment;
+                number
+            }
+            None => {
+                self.segments.push(segment);
+                self.segments.len() - 1
+            }
+        };
+    }
+
+    /// Queues a segment that does not grow any more once enough of it is dead; gives its memory back
+    /// at once when all of it is.
+    fn consider(&mut self, number: usize) {
+        let is_moving = self.moving.is_some_and(|(segment, _)| segment == number);
+        if number == self.tail || is_moving {
+            return;
+        }
+        let segment = &mut self.segments[number];
+        if segment.dead * 3 < segment.bytes.len() {
+            return;
+        }
+        if segment.dead == segment.bytes.len() {
+            self.capacity -= segment.bytes.capacity();
+            segment.bytes = Vec::new();
+            segment.dead = 0;
+        }
+        if !mem::replace(&mut segment.queued, true) {
+            self.queue.push_back(number);
+        }
+    }
+
+    fn release(&mut self, number: usize) {
+        let segment = mem::take(&mut self.segments[number]);
+        self.capacity -= segment.bytes.capacity();
+        self.free.push(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(main: i64, value: &[u8]) -> Version<'_> {
+        Version {
+            main,
+            create: main,
+            version: 1,
+            value,
+            ..Version::default()
+        }
+    }
+
+    #[test]
+    fn records_round_trip_and_chain() {
+        let mut arena = Arena::default();
+        let first = arena.append(7, None, &version(2, b"one"));
+        let second = arena.append(7, Some(first), &version(900_000_000, b""));
+        let record = arena.get(second).expect("there");
+        assert_eq!(
+            (record.id, record.main, record.before),
+            (7, 900_000_000, Some(first))
+        );
+        assert_eq!(
+            arena.get(first).and_then(|r| r.version()),
+            Some(version(2, b"one"))
+        );
+        arena.set_before(second, None);
+        assert_eq!(arena.get(second).and_then(|r| r.before), None);
+        arena.set_before(second, Some(second));
+        assert_eq!(arena.get(second).and_then(|r| r.before), Some(second));
+        assert_eq!(Loc::from_bytes(second.to_bytes()), second);
+    }
+
+    /// Sizes around a segment's, and emptying what is left of each.
+    #[test]
+    fn what_dies_is_given_back() {
+        let mut arena = Arena::default();
+        let sizes = [
+            10,
+            SEGMENT_BYTES / 2,
+            SEGMENT_BYTES,
+            3 * SEGMENT_BYTES,
+            0,
+            1_000,
+        ];
+        let mut live: Vec<(Loc, usize)> = Vec::new();
+        for n in 0..600 {
+            let size = sizes[n % sizes.len()];
+            live.push((
+                arena.append(n as u32, None, &version(n as i64, &vec![1; size])),
+                size,
+            ));
+        }
+        let keep = |n: usize| n.is_multiple_of(7);
+        for (n, (loc, _)) in live.iter().enumerate() {
+            if !keep(n) {
+                arena.kill(*loc);
+            }
+        }
+        arena.close();
+        loop {
+            match arena.next_to_move() {
+                Move::Idle => break,
+                Move::Passed => {}
+                Move::Live(loc) => {
+                    let id = arena.get(loc).expect("there").id as usize;
+                    live[id].0 = arena.copy(loc).expect("there");
+                    arena.kill(loc);
+                }
+            }
+        }
+        for (n, (loc, size)) in live.iter().enumerate().filter(|(n, _)| keep(*n)) {
+            let version = arena
+                .get(*loc)
+                .and_then(|record| record.version())
+                .expect("there");
+            assert_eq!((version.main, version.value.len()), (n as i64, *size));
+        }
+        assert!(arena.heap_bytes() <= arena.live_bytes() * 3 / 2 + 2 * SEGMENT_BYTES);
+    }
+}

@@ -1,0 +1,117 @@
+//! Ranges read in slices: the whole is what the plain range answered when the cursor began, whatever
+//! is written, deleted and compacted in between.
+
+mod support;
+
+use henge_mvcc::{Error, RangeCursor, RangeRequest, RangeResponse, SliceLimits, Store};
+use support::commands::{Pair, some_range};
+use support::*;
+
+const SMALL: SliceLimits = SliceLimits {
+    keys_max: 2,
+    bytes_max: 40,
+};
+
+#[test]
+fn slices_make_up_the_range_at_the_revision_where_the_cursor_began() {
+    let mut slices = 0;
+    for_seeds("cursor", 100, |seed| {
+        let mut pair = Pair::new(Store::new(), seed);
+        for _ in 0..100 {
+            for _ in 0..3 {
+                pair.write();
+            }
+            if pair.dice.one_in(10) {
+                pair.compact();
+            }
+            let revision = pair.model.revision();
+            let request = some_range(&mut pair.dice, revision);
+            let expected = pair.store.range(&request);
+            let mut cursor = match pair.store.range_begin(&request) {
+                Ok(cursor) => cursor,
+                Err(error) => {
+                    let sorted = error == Error::InvalidSortOption;
+                    assert!(sorted && !RangeCursor::serves(&request) || expected == Err(error));
+                    continue;
+                }
+            };
+            let mut whole = RangeResponse::default();
+            loop {
+                let slice = pair.store.range_next(&mut cursor, SMALL);
+                slices += 1;
+                assert!(slice.kvs.len() <= SMALL.keys_max);
+                whole.kvs.extend(slice.kvs);
+                if let Some(end) = slice.end {
+                    (whole.more, whole.count) = (end.more, end.count);
+                    break;
+                }
+                pair.write();
+                if pair.dice.one_in(5) {
+                    pair.compact();
+                }
+            }
+            assert_eq!(Ok(whole), expected, "{request:?}");
+            let after = pair.store.range_next(&mut cursor, SMALL);
+            assert_eq!(
+                (after.kvs.len(), after.end),
+                (0, None),
+                "the end is the end"
+            );
+        }
+    });
+    assert!(slices > 100, "{slices} slices");
+}
+
+#[test]
+fn a_cursor_outlives_a_compaction_past_its_revision() {
+    let mut store = Store::new();
+    for n in 0..10 {
+        put(&mut store, &format!("k{n}"), "old");
+    }
+    let request = range_request("k..l");
+    let expected = store.range(&request).expect("valid");
+    let mut cursor = store.range_begin(&request).expect("valid");
+    assert_eq!(cursor.revision(), 11);
+    let mut kvs = store.range_next(&mut cursor, SMALL).kvs;
+    delete(&mut store, "k..l");
+    put(&mut store, "other", "1");
+    store.compact(store.revision()).expect("possible");
+    assert!(!store.compact_step(1_000), "it waits for the cursor");
+    while kvs.len() < 10 {
+        kvs.extend(store.range_next(&mut cursor, SMALL).kvs);
+    }
+    assert_eq!(kvs, expected.kvs);
+    drop(cursor);
+    compact_all(&mut store);
+    assert_eq!(store.stats().keys_held, 1);
+}
+
+#[test]
+fn a_slice_keeps_to_its_bounds() {
+    let mut store = Store::new();
+    for n in 0..1_000 {
+        put(&mut store, &format!("k{n:04}"), &"v".repeat(95));
+    }
+    let request = range_request("\0..");
+    let mut cursor = store.range_begin(&request).expect("valid");
+    let limits = SliceLimits {
+        keys_max: 1_000,
+        bytes_max: 1_000,
+    };
+    assert_eq!(store.range_next(&mut cursor, limits).kvs.len(), 10);
+    let limits = SliceLimits {
+        keys_max: 7,
+        bytes_max: 1 << 20,
+    };
+    assert_eq!(store.range_next(&mut cursor, limits).kvs.len(), 7);
+    // Also where nothing is given out.
+    let nothing = RangeRequest {
+        min_mod_revision: 5_000,
+        ..request
+    };
+    let mut cursor = store.range_begin(&nothing).expect("valid");
+    let slice = store.range_next(&mut cursor, limits);
+    assert_eq!((slice.kvs.len(), slice.end), (0, None));
+    let whole = store.range_through(&nothing, limits);
+    assert_eq!(whole, store.range(&nothing));
+}

@@ -1,0 +1,551 @@
+//! From a directory to a log: find the segments, replay them, judge the end.
+//!
+//! At the place where batch L must be lies something *good* (all records readable; of what is there
+//! twice, header and trailer, records and marks, one may be damaged), something *lost* (the records are
+//! damaged, but a header copy and the marks say whose they were) or something *bad* (neither).
+//! "Durable" is the highest `durable_lsn` seen in anything readable: in accepted batches, in segment
+//! headers, and in whatever lies behind a bad place.
+//!
+//! | row | where                         | found                                | verdict              |
+//! |-----|-------------------------------|--------------------------------------|----------------------|
+//! | 1   | any segment                   | good batch L, whole                  | replay, L + 1        |
+//! | 1a  | any segment                   | good batch L, not whole              | replay, note, L + 1  |
+//! | 1b  | oldest segment, first batch   | good, but its marks (the only copy   |                      |
+//! |     |                               | of what purged segments held) not,   |                      |
+//! |     |                               | and no later segment repeats them    | corrupt              |
+//! | 2   | segment with a successor      | lost                                 | groups damaged, L + 1|
+//! | 2a  | segment with a successor      | bad, and footer and batches behind   |                      |
+//! |     |                               | it say whose entries are missing     | groups damaged       |
+//! | 2b  | segment with a successor      | bad, nothing tells whose             | corrupt              |
+//! | 3   | segment with a successor      | good to that end, but other number   |                      |
+//! |     |                               | or chain than the successor says     | corrupt              |
+//! | 4   | last segment                  | lost, durable >= L                   | groups damaged, L + 1|
+//! | 4a  | last segment                  | bad, durable >= L                    | corrupt              |
+//! | 5   | last segment                  | lost or bad, durable < L, traces of  |                      |
+//! |     |                               | L or later writes                    | torn tail: cut, keep |
+//! | 6   | last segment                  | bad, durable < L, no traces          | clean end            |
+//! | 7   | last segment                  | footer where L must be               | missing or corrupt   |
+//! | 8   | segment in the chain          | no readable header copy              | corrupt              |
+//! | 9   | segment in the chain, needed  | no file                              | missing              |
+//! | 10  | file after the last segment   | traces of writes, durable >= L       | corrupt              |
+//! | 11  | file after the last segment   | traces of writes, durable < L        | torn rotation: cut   |
+//! | 12  | file after the last segment   | no traces                            | ready segment        |
+//! | 13  | ready segment                 | testifies a segment after the last   | missing, or corrupt  |
+//! | 14  | ready segment                 | testifies a durable batch >= L       | as row 4             |
+//!
+//! Why rows 5 and 11 may cut: nothing above `durable` was ever acknowledged, as an acknowledgement
+//! precedes every later batch that could say so; at most the last `depth` batches were in flight. The
+//! one exception is the very last batch: acknowledged, and then rotten before anything was written
+//! after it. Its entries cannot be told from torn ones, but its terms and votes, there twice, are kept
+//! (`tail.rs`): a vote that was given is never given again to another.
+//! Why a cut cannot be undone by old bytes: new batches go to a *new* segment, whose header says
+//! where the log ends in the old one; and no number of a file that may have been written to is used
+//! again (ready files are renumbered at every open). Until that header is durable, opening again
+//! finds the same end and cuts the same tail: recovery only adds copies and renames unused files, so
+//! it can be interrupted anywhere. Orphaned writes of a killed process are waited for: every file is
+//! locked and synced when it is opened, so what is judged is what the device holds.
+//!
+//! What is read: of a segment with a successor, the part that is log, and its footer; all of the last
+//! one, as only that shows that nothing was written behind its end; the header of every other file.
+
+mod ahead;
+mod hole;
+mod replay;
+mod tail;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use ahead::Ahead;
+use ahead::Span;
+
+use crate::chain::{
+    Chain, DiskSource, FoundFile, LogSource, corrupt, keep_copy, open_files, renumber,
+};
+use crate::disk::{Disk, FileId};
+use crate::groups::{Groups, Place, Touches};
+use crate::identity::{Birth, fault};
+use crate::pipeline::SegmentFile;
+use crate::scan::{Bad, Expect, Footer, Judged, Window};
+use crate::segment::{self, DATA_AT, SegmentHeader};
+use crate::{BLOCK_BYTES, Corruption, Damage, Lsn, OpenError, OpenReport, Replay, batch};
+
+/// The log as it was found: everything an open log starts from.
+pub(crate) struct Recovered {
+    pub(crate) groups: Groups,
+    /// The log's segments, oldest first.
+    pub(crate) segments: BTreeMap<u64, SegmentFile>,
+    /// Files to write to next.
+    pub(crate) ready: Vec<SegmentFile>,
+    /// Larger than every number ever used.
+    pub(crate) next_seq: u64,
+    pub(crate) end: End,
+    /// Where the log ends in each segment.
+    pub(crate) sealed: BTreeMap<u64, u64>,
+    pub(crate) report: OpenReport,
+}
+
+/// Where the log ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The last segment; 0 if there is none.
+    pub(crate) seq: u64,
+    pub(crate) offset: u64,
+    /// The last batch.
+    pub(crate) lsn: Lsn,
+    /// Checksum of its header.
+    pub(crate) crc: u32,
+    /// Oldest segment still needed, as the last batch says.
+    pub(crate) low_seq: u64,
+    /// Newest segment that begins with marks of all groups; 0 if none.
+    pub(crate) marked_seq: u64,
+}
+
+/// What a directory holds, before anything was done about it.
+pub(crate) struct Judgement {
+    groups: Groups,
+    files: BTreeMap<u64, FoundFile>,
+    chain: Chain,
+    pub(crate) end: End,
+    pub(crate) report: OpenReport,
+}
+
+/// Replay the log in the disk's directory, which is locked and ours, and put the directory in order.
+pub(crate) fn recover(
+    disk: &mut dyn Disk,
+    birth: &Birth,
+    segment_bytes: u64,
+    replay: &mut dyn Replay,
+) -> Result<Recovered, OpenError> {
+    let Judgement {
+        groups,
+        mut files,
+        chain,
+        end,
+        report,
+    } = judge(disk, birth.uuid, replay)?;
+    if let Some(first) = report.damaged.first()
+        && replay.refuses(&report.damaged)
+    {
+        let groups = report.damaged.iter();
+        return Err(OpenError::Corrupt(Box::new(Corruption {
+            file: first.file.clone(),
+            offset: first.offset,
+            lsn: first.lsn,
+            durable_lsn: report.durable_lsn,
+            what: "entries lost".into(),
+            groups: groups.map(|d| (d.group, d.first, d.last)).collect(),
+        })));
+    }
+    if let Some(cut) = &report.cut {
+        keep_copy(disk, cut, &files)?;
+    }
+    let max_seq = files.keys().next_back().copied().unwrap_or(0);
+    let in_log = |header: &SegmentHeader| Some((header.seq, files.get(&header.seq)?.file));
+    let segments: BTreeMap<u64, SegmentFile> = chain.segments.iter().filter_map(in_log).collect();
+    files.retain(|seq, _| !segments.contains_key(seq));
+    let mut sealed: BTreeMap<u64, u64> = chain
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(at, header)| (header.seq, limit(&chain, at)))
+        .collect();
+    if let Some(last) = sealed.get_mut(&end.seq) {
+        *last = end.offset;
+    }
+    let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
+    Ok(Recovered {
+        groups,
+        segments,
+        ready,
+        next_seq,
+        end,
+        sealed,
+        report,
+    })
+}
+
+/// Replay the log and judge its end. Changes nothing.
+pub(crate) fn judge(
+    disk: &mut dyn Disk,
+    uuid: u128,
+    replay: &mut dyn Replay,
+) -> Result<Judgement, OpenError> {
+    let files = open_files(disk, uuid)?;
+    let missing = |disk: &dyn Disk, seq| OpenError::MissingSegment {
+        path: disk.path().join(segment::name(seq)),
+    };
+    if files.is_empty() {
+        return Err(missing(disk, 1));
+    }
+    let chain = Chain::find(disk, &files)?;
+    let mut recovery = Recovery {
+        uuid,
+        ahead: read_ahead(disk, &chain),
+        disk,
+        replay,
+        touches: Touches::default(),
+        groups: Groups::default(),
+        durable: 0,
+        end: End::default(),
+        unmarked: None,
+        after_purged: chain
+            .segments
+            .first()
+            .map(|h| h.seq)
+            .filter(|_| chain.before != 0),
+        unreadable: BTreeSet::new(),
+        bytes_total: bytes_total(&chain),
+        bytes_told: 0,
+        report: OpenReport::default(),
+    };
+    recovery.segments(&chain)?;
+    // Row 13. What ready files testify.
+    for ready in files.values().filter_map(|f| f.ready) {
+        if ready.prev_seq > chain.segments.last().map_or(0, |last| last.seq) {
+            if !files.contains_key(&ready.prev_seq) {
+                return Err(missing(recovery.disk, ready.prev_seq));
+            }
+            let expect = Expect {
+                lsn: ready.first_lsn,
+                ..Expect::nowhere()
+            };
+            let what = "both copies of the segment header".into();
+            let durable = ready.first_lsn.saturating_sub(1);
+            return Err(corrupt(
+                recovery.disk,
+                ready.prev_seq,
+                expect,
+                durable,
+                what,
+                vec![],
+            ));
+        }
+        recovery.durable = recovery.durable.max(ready.first_lsn.saturating_sub(1));
+    }
+    recovery.last(&chain, &files)?;
+    if let Some((expect, bad)) = recovery.unmarked.take()
+        && let Some(file) = chain.files.first()
+    {
+        return Err(recovery.corrupt(*file, expect, &bad)?);
+    }
+    let Recovery {
+        groups,
+        mut end,
+        mut report,
+        durable,
+        ..
+    } = recovery;
+    if chain.before >= end.low_seq.max(1) {
+        return Err(missing(disk, chain.before)); // row 9
+    }
+    // Where the marks that let older segments go cannot be read, these are needed again.
+    end.low_seq = end.low_seq.min(end.marked_seq);
+    for found in files.values().filter(|f| f.copies == 1) {
+        let name = segment::name(found.file.seq);
+        report
+            .notes
+            .push(format!("{name}: one of the two header copies is damaged"));
+    }
+    report.segments = chain.segments.len();
+    report.last_lsn = end.lsn;
+    report.durable_lsn = durable;
+    report.damaged = damaged(&groups, disk);
+    Ok(Judgement {
+        groups,
+        files,
+        chain,
+        end,
+        report,
+    })
+}
+
+/// The holes in the groups' logs.
+pub(crate) fn damaged(groups: &Groups, disk: &dyn Disk) -> Vec<Damage> {
+    let damage = |(group, run): (_, crate::groups::Run)| Damage {
+        group,
+        first: run.first,
+        last: run.last,
+        file: disk.path().join(segment::name(run.place.seq)),
+        offset: run.place.offset,
+        lsn: run.place.lsn,
+    };
+    groups.lost().map(damage).collect()
+}
+
+/// Where the log ends in the `at`-th segment of the chain: what the next one says, or the file's end.
+fn limit(chain: &Chain, at: usize) -> u64 {
+    let next = chain.segments.get(at + 1);
+    next.map_or(chain.sizes[at], |next| next.prev_end.min(chain.sizes[at]))
+}
+
+fn bytes_total(chain: &Chain) -> u64 {
+    let log = |at| limit(chain, at).saturating_sub(DATA_AT);
+    (0..chain.segments.len()).map(log).sum()
+}
+
+/// Begin to read what will be replayed, where the disk gives its files to threads.
+fn read_ahead(disk: &dyn Disk, chain: &Chain) -> Option<Ahead> {
+    let spans: Option<Vec<Span>> = chain
+        .files
+        .iter()
+        .enumerate()
+        .map(|(at, file)| {
+            // One block more than the log: a footer, where there is one.
+            let to = (limit(chain, at) + BLOCK_BYTES as u64).min(chain.sizes[at]);
+            let reader = disk.reader(*file)?;
+            Some(Span {
+                file: *file,
+                reader,
+                from: DATA_AT,
+                to,
+            })
+        })
+        .collect();
+    Ahead::start(spans.filter(|spans| !spans.is_empty())?)
+}
+
+struct Recovery<'a> {
+    uuid: u128,
+    disk: &'a mut dyn Disk,
+    ahead: Option<Ahead>,
+    replay: &'a mut dyn Replay,
+    touches: Touches,
+    groups: Groups,
+    /// Highest batch known durable.
+    durable: Lsn,
+    end: End,
+    /// The oldest segment of the chain, if others were before it.
+    after_purged: Option<u64>,
+    /// What is wrong with the first batch of that segment, until a later segment has repeated what it
+    /// says of every group.
+    unmarked: Option<(Expect, Bad)>,
+    /// Blocks that the disk could not read.
+    unreadable: BTreeSet<(FileId, u64)>,
+    bytes_total: u64,
+    bytes_told: u64,
+    report: OpenReport,
+}
+
+/// Log replayed between two notes of progress.
+const PROGRESS_BYTES: u64 = 16 * 1024 * 1024;
+
+impl Recovery<'_> {
+    /// Replay all segments but the last, to the ends their successors say; and begin the last.
+    fn segments(&mut self, chain: &Chain) -> Result<(), OpenError> {
+        for (at, header) in chain.segments.iter().enumerate() {
+            if at == 0 {
+                self.end.lsn = header.first_lsn.saturating_sub(1);
+                self.end.crc = header.prev;
+            }
+            self.durable = self.durable.max(header.first_lsn.saturating_sub(1));
+            self.end.seq = header.seq;
+            self.end.offset = DATA_AT;
+            // None says more than up to itself, or it is no more needed itself.
+            self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
+            self.groups.begin_segment();
+            let Some(next) = chain.segments.get(at + 1) else {
+                break;
+            };
+            self.durable = self.durable.max(next.first_lsn.saturating_sub(1));
+            self.sealed(chain.files[at], next, chain.sizes[at])?;
+            if next.first_lsn != self.end.lsn.saturating_add(1) || next.prev != self.end.crc {
+                let what = format!("segment {} does not follow it", segment::name(next.seq));
+                let expect = self.expect(next.prev_end);
+                return Err(corrupt(
+                    self.disk,
+                    header.seq,
+                    expect,
+                    self.durable,
+                    what,
+                    vec![],
+                )); // row 3
+            }
+        }
+        Ok(())
+    }
+
+    /// Replay a segment that has a successor: everything in it was acknowledged.
+    fn sealed(&mut self, file: FileId, next: &SegmentHeader, size: u64) -> Result<(), OpenError> {
+        let limit = next.prev_end.min(size);
+        while let Some(bad) = self.batches(file, limit, limit, Lsn::MAX)? {
+            let expect = self.expect(limit);
+            if !self.gap(file, &expect, next, size)? {
+                return Err(self.corrupt(file, expect, &bad)?); // row 2b
+            }
+        }
+        let footer = self.footer(file, limit, size)?;
+        if footer.is_there && !footer.is_whole {
+            let name = segment::name(self.end.seq);
+            let note = format!("{name}: the footer is damaged");
+            self.report.notes.push(note);
+        }
+        Ok(())
+    }
+
+    /// The footer of the current segment, whose log ends at `limit`. It may be missing: then whatever
+    /// lies there says nothing.
+    fn footer(&mut self, file: FileId, limit: u64, size: u64) -> Result<Footer, OpenError> {
+        let expect = Expect {
+            offset: limit,
+            limit: size,
+            ..self.expect(size)
+        };
+        if limit + BLOCK_BYTES as u64 > size {
+            return Ok(Footer::default());
+        }
+        let bytes_max = batch::batch_bytes(0, self.groups.len());
+        self.look(file, |window| window.footer(&expect, bytes_max))
+    }
+
+    /// What must come next in the current segment.
+    fn expect(&self, limit: u64) -> Expect {
+        Expect {
+            uuid: self.uuid,
+            seq: self.end.seq,
+            offset: self.end.offset,
+            lsn: self.end.lsn.saturating_add(1),
+            prev: self.end.crc,
+            limit,
+        }
+    }
+
+    /// Replay the current segment up to `limit`; what stopped it earlier, if something did. Damage is
+    /// passed over (rows 1a, 2, 4) in batches up to `durable`; `search`: where trailers may be.
+    fn batches(
+        &mut self,
+        file: FileId,
+        limit: u64,
+        search: u64,
+        durable: Lsn,
+    ) -> Result<Option<Bad>, OpenError> {
+        let name = segment::name(self.end.seq);
+        let path = self.disk.path().join(&name);
+        let mut source = LogSource {
+            disk: DiskSource {
+                disk: self.disk,
+                file,
+            },
+            ahead: self.ahead.as_mut(),
+            unreadable: &mut self.unreadable,
+        };
+        let mut window = Window::new(&mut source);
+        let mut to = replay::Replaying {
+            groups: &mut self.groups,
+            touches: &mut self.touches,
+            replay: self.replay,
+            report: &mut self.report,
+        };
+        while self.end.offset < limit {
+            let expect = Expect {
+                uuid: self.uuid,
+                seq: self.end.seq,
+                offset: self.end.offset,
+                lsn: self.end.lsn.saturating_add(1),
+                prev: self.end.crc,
+                limit,
+            };
+            let judged = window.batch(&expect, search);
+            let judged = judged.map_err(|e| OpenError::Io {
+                path: path.clone(),
+                doing: "read",
+                fault: e.into(),
+            })?;
+            let (header, crc, marked) = match judged {
+                Judged::Bad(bad) => return Ok(Some(bad)),
+                Judged::Good {
+                    header,
+                    crc,
+                    bytes,
+                    note,
+                    marked,
+                } => {
+                    let only_copy = self.after_purged == Some(header.seq) && header.is_first();
+                    if only_copy && !marked {
+                        let (what, known) = ("checksum of the marks", Some(header));
+                        let bad = Bad { what, known };
+                        if header.lsn > durable {
+                            return Ok(Some(bad));
+                        }
+                        self.unmarked = Some((expect, bad)); // row 1b
+                    }
+                    if let Some(part) = note {
+                        let offset = expect.offset;
+                        let text = format!(
+                            "{name} offset {offset}: the {part} of batch {} is damaged, and there twice",
+                            header.lsn
+                        );
+                        to.report.notes.push(text);
+                    }
+                    to.batch(&header, bytes, Place::of(&header));
+                    (header, crc, marked)
+                }
+                Judged::Lost {
+                    header,
+                    crc,
+                    marks,
+                    what,
+                } => {
+                    if header.lsn > durable {
+                        let known = Some(header);
+                        return Ok(Some(Bad { what, known }));
+                    }
+                    to.lost(&header, &marks);
+                    (header, crc, true)
+                }
+            };
+            self.durable = self.durable.max(header.durable_lsn);
+            if header.is_first() && marked {
+                self.end.marked_seq = header.seq;
+                self.unmarked = None;
+            }
+            self.end.low_seq = self.end.low_seq.max(header.low_seq.min(header.seq));
+            self.end.lsn = header.lsn;
+            self.end.crc = crc;
+            self.end.offset += u64::from(header.len);
+            let done = to.report.bytes;
+            if done >= self.bytes_told + PROGRESS_BYTES {
+                self.bytes_told = done;
+                to.replay.progress(done, self.bytes_total);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Look at a file, aside from the replay.
+    fn look<T>(
+        &mut self,
+        file: FileId,
+        f: impl FnOnce(&mut Window<'_>) -> std::io::Result<T>,
+    ) -> Result<T, OpenError> {
+        let name = segment::name(self.end.seq);
+        let mut source = LogSource {
+            disk: DiskSource {
+                disk: self.disk,
+                file,
+            },
+            ahead: None,
+            unreadable: &mut self.unreadable,
+        };
+        let found = f(&mut Window::new(&mut source));
+        found.map_err(|e| fault(self.disk, &name, "read", e))
+    }
+
+    /// Name what a damaged batch held.
+    fn corrupt(&mut self, file: FileId, expect: Expect, bad: &Bad) -> Result<OpenError, OpenError> {
+        let here =
+            |known: &crate::batch::BatchHeader| known.is_at(expect.uuid, expect.seq, expect.offset);
+        let groups = match bad.known.filter(here) {
+            None => vec![],
+            Some(known) => self.look(file, |window| window.held_by(&known))?,
+        };
+        let what = bad.what.into();
+        Ok(corrupt(
+            self.disk,
+            expect.seq,
+            expect,
+            self.durable,
+            what,
+            groups,
+        ))
+    }
+}

@@ -1,0 +1,122 @@
+//! One batch, or what is left of one, into the groups and to the caller's replay.
+
+use crate::batch::{BatchHeader, Mark};
+use crate::groups::{Groups, Place, Touches};
+use crate::record::HardState;
+use crate::{BatchInfo, GroupId, OpenReport, Record, Replay};
+
+/// Gives one batch after the other to the replay and to the groups.
+pub(super) struct Replaying<'a> {
+    pub(super) groups: &'a mut Groups,
+    pub(super) touches: &'a mut Touches,
+    pub(super) replay: &'a mut dyn Replay,
+    pub(super) report: &'a mut OpenReport,
+}
+
+impl Place {
+    /// Where a batch lies.
+    pub(super) fn of(header: &BatchHeader) -> Self {
+        Self {
+            lsn: header.lsn,
+            seq: header.seq,
+            offset: header.offset,
+            len: header.len,
+        }
+    }
+}
+
+impl Replaying<'_> {
+    /// A batch whose records are right.
+    pub(super) fn batch(&mut self, header: &BatchHeader, bytes: &[u8], place: Place) {
+        self.announce(header);
+        self.touches.clear();
+        for record in header.records_of(bytes) {
+            let Ok(record) = record else { break };
+            self.touches.add(&record);
+            self.replay.record(record);
+            self.report.records += 1;
+        }
+        self.groups.apply(self.touches, place);
+        if let Some(marks) = header.marks(bytes) {
+            let marks: Vec<Mark> = marks.collect();
+            self.marks(header, &marks);
+        }
+        self.report.batches += 1;
+        self.report.bytes += u64::from(header.len);
+    }
+
+    /// What the marks know beyond the records is what purged segments held: in an intact log, only
+    /// those of the first batch do. Behind a hole they also say what the hole did.
+    fn marks(&mut self, header: &BatchHeader, marks: &[Mark]) {
+        for mark in marks {
+            let news = self.groups.adopt(mark);
+            self.tell(mark.group, news);
+        }
+        let holes = self.groups.lost().next().is_some();
+        if holes && header.is_first() {
+            for id in self.groups.ids() {
+                if !marks.iter().any(|mark| mark.group == id) {
+                    self.groups.forget(id);
+                    self.replay.record(Record::Removed { group: id });
+                }
+            }
+        }
+    }
+
+    /// A batch of which only the marks are right.
+    pub(super) fn lost(&mut self, header: &BatchHeader, marks: &[Mark]) {
+        self.announce(header);
+        for mark in marks {
+            let before = self.groups.get(mark.group).map_or(0, |group| group.last);
+            let news = self.groups.lose(mark, Place::of(header));
+            let Mark {
+                group,
+                first,
+                last,
+                compacted: index,
+                compacted_term: term,
+                ..
+            } = *mark;
+            if mark.count > 0 {
+                self.replay.lost(group, first, last);
+            } else if last < before {
+                self.replay.record(Record::Restored { group, index, term });
+            }
+            self.tell(group, news);
+        }
+        self.report.batches += 1;
+        self.report.bytes += u64::from(header.len);
+    }
+
+    /// Pass on what a mark knew that no record had said.
+    pub(super) fn tell(
+        &mut self,
+        group: GroupId,
+        (hard, compacted): (Option<HardState>, Option<(u64, u64)>),
+    ) {
+        if let Some(HardState { term, vote, commit }) = hard {
+            self.replay.record(Record::HardState {
+                group,
+                term,
+                vote,
+                commit,
+            });
+        }
+        if let Some((index, term)) = compacted {
+            self.replay.record(Record::Compacted { group, index, term });
+        }
+    }
+
+    fn announce(&mut self, header: &BatchHeader) {
+        self.replay.batch(&BatchInfo {
+            lsn: header.lsn,
+            seq: header.seq,
+            offset: header.offset,
+            bytes: header.len,
+            durable_lsn: header.durable_lsn,
+            low_seq: header.low_seq,
+            records: header.records,
+            marks: header.marks,
+        });
+    }
+}

@@ -1,0 +1,143 @@
+//! The size of the log: groups that pin old segments with few entries are rewritten forward; those with
+//! many are named, so that they are given a checkpoint.
+//!
+//! A rewrite reads a group's entries back and stages all of them again, in order and in one batch: an
+//! entry that repeats an index replaces it and everything after it, so half of them would be less than
+//! the group has. One group at a time, begun at the end of a turn. It is given up where the group has
+//! changed meanwhile, or something of it is staged: a
+//! group that moves does not lag. Nothing is rewritten of a damaged group.
+
+use crate::groups::Run;
+use crate::log::Phase;
+use crate::stage::Stage;
+use crate::{GroupId, Lsn, ReadEntry, ReadError, ReadId, Wal};
+
+/// A group's entries are rewritten if their payloads are at most so many bytes.
+const REWRITE_BYTES_MAX: u64 = 256 * 1024;
+/// Segments that a log may have before anything is rewritten.
+const SEGMENTS_MIN: usize = 4;
+
+/// A rewrite in progress.
+#[derive(Debug)]
+pub(crate) struct Rewriting {
+    group: GroupId,
+    read: ReadId,
+    /// The segment that is to go.
+    seq: u64,
+    /// The group's last entry as it was read.
+    last: (u64, u64),
+    count: u64,
+}
+
+/// A group that holds old segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The group.
+    pub group: GroupId,
+    /// Compacting it up to here lets the oldest segment go, as far as this group is concerned.
+    pub index: u64,
+    /// Payload bytes of all its entries in the log.
+    pub bytes: u64,
+}
+
+impl Wal {
+    /// Bytes of the segments that hold log, and how many of them are allowed.
+    pub fn size(&self) -> (u64, u64) {
+        let bytes = self.segments.values().map(|segment| segment.bytes).sum();
+        (bytes, self.options.log_bytes_max)
+    }
+
+    /// The groups with entries in the oldest segment, while the log is larger than its budget: compact
+    /// them, or it goes on growing and the next open takes longer than it should.
+    pub fn pins(&self) -> Vec<Pin> {
+        let (bytes, bytes_max) = self.size();
+        match self.groups.oldest() {
+            Some(oldest) if bytes > bytes_max => self.groups.pins(oldest),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Begin to rewrite a group that pins the oldest segment, if one does with little.
+    pub(crate) fn begin_rewrite(&mut self) {
+        let busy = self.rewriting.is_some() || self.poison.is_some();
+        if busy || self.phase != Phase::Running || self.segments.len() <= SEGMENTS_MIN {
+            return;
+        }
+        let bytes_max = REWRITE_BYTES_MAX.min(self.stage.fit_bytes_max() as u64 / 4);
+        let sealed = |oldest: &u64| *oldest < self.end.seq && *oldest != self.not_rewritten;
+        let Some(oldest) = self.groups.oldest().filter(sealed) else {
+            return;
+        };
+        // All or none: one that stays keeps the segment anyway.
+        let pins = self.groups.pins(oldest);
+        if pins.is_empty()
+            || pins
+                .iter()
+                .any(|pin| pin.bytes > bytes_max || self.is_held(pin.group))
+        {
+            return;
+        }
+        let group = pins[0].group;
+        let Some(state) = self.groups.get(group) else {
+            return;
+        };
+        let (first, last) = (state.compacted + 1, (state.last, state.last_term));
+        let read = self.reads.add(group, first, last.0, usize::MAX);
+        self.rewriting = Some(Rewriting {
+            group,
+            read,
+            seq: oldest,
+            last,
+            count: last.0 + 1 - first,
+        });
+        self.go_on_reading();
+    }
+
+    /// Something of the group is staged, in flight or lost: not now.
+    fn is_held(&self, group: GroupId) -> bool {
+        let durable: Lsn = self.stats.durable_lsn;
+        let unfit = |run: &Run| run.lost || run.place.lsn > durable;
+        self.stage.touches(group) || self.groups.any_run(group, unfit)
+    }
+
+    /// A read ended. `true`: it was the rewrite's.
+    pub(crate) fn rewrite_read(
+        &mut self,
+        id: ReadId,
+        result: &Result<Vec<ReadEntry>, ReadError>,
+    ) -> bool {
+        let Some(rewriting) = self.rewriting.take_if(|rewriting| rewriting.read == id) else {
+            return false;
+        };
+        let group = rewriting.group;
+        let now = self
+            .groups
+            .get(group)
+            .map(|state| (state.last, state.last_term));
+        let Ok(entries) = result else {
+            // Whoever needs these entries will hear of it.
+            self.not_rewritten = rewriting.seq;
+            return true;
+        };
+        let all = entries.len() as u64 == rewriting.count;
+        if all && now == Some(rewriting.last) && !self.is_held(group) && self.poison.is_none() {
+            self.stage_together(group, entries);
+            self.stats.rewritten += entries.len() as u64;
+        }
+        true
+    }
+
+    fn stage_together(&mut self, group: GroupId, entries: &[ReadEntry]) {
+        let Self { stage, .. } = self;
+        let turn_ended = stage.is_turn_ended();
+        stage.room_for(entries);
+        for entry in entries {
+            // They fitted when they were staged first.
+            let _ = stage.entry(group, entry.term, entry.index, entry.kind, &entry.payload);
+        }
+        if turn_ended {
+            Stage::end_turn(stage);
+            self.owed = true;
+        }
+    }
+}
