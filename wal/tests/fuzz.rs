@@ -17,7 +17,7 @@ use henge_wal::{OpenError, inspect};
 
 const CASES: u64 = 20_000;
 /// Seeds and cases that once failed.
-const FAILED: [(u64, u64); 2] = [(7, 192_853), (2, 139_986)];
+const FAILED: [(u64, u64); 4] = [(7, 192_853), (2, 139_986), (1, 35_616), (3, 325_557)];
 
 /// Directories to begin with.
 fn corpus(seed: u64) -> Vec<SimHandle> {
