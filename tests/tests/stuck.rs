@@ -68,7 +68,7 @@ impl Cluster {
         let host_us = (0..NODES).map(|at| self.due_us(at)).min();
         let next_us = frame_us.min(host_us.unwrap_or(u64::MAX));
         self.now_us = self.now_us.max(next_us).min(until_us);
-        while let Some(((_, _), (from, to, frame))) = self.pop_frame() {
+        while let Some((from, to, frame)) = self.pop_frame() {
             let process = self.hosts[to].process.as_ref().expect("it runs");
             process.deliver(from, frame);
         }
@@ -79,9 +79,9 @@ impl Cluster {
         }
     }
 
-    fn pop_frame(&mut self) -> Option<((u64, u64), (usize, usize, Bytes))> {
+    fn pop_frame(&mut self) -> Option<(usize, usize, Bytes)> {
         let first = self.frames.first_entry()?;
-        (first.key().0 <= self.now_us).then(|| first.remove_entry())
+        (first.key().0 <= self.now_us).then(|| first.remove())
     }
 
     fn due_us(&self, at: usize) -> u64 {

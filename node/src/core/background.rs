@@ -120,6 +120,16 @@ impl Core {
             return;
         }
         self.wal.scrub_slice(SCRUB_BYTES);
+        // A log above its budget: those that hold its oldest segment write a checkpoint now.
+        let written = self.wal.stats().bytes;
+        for pin in self.wal.pins() {
+            let found = self
+                .shards
+                .binary_search_by_key(&pin.group, |shard| shard.config.group);
+            if let Ok(at) = found {
+                self.agenda.bring_forward(at, written);
+            }
+        }
         if let Some(write) = self.wal.oldest_in_flight()
             && now.micros.saturating_sub(write.since_micros) > SLOW_MICROS
         {
