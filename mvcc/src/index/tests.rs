@@ -30,8 +30,10 @@ impl Twin {
                 version: 1,
                 ..Version::default()
             };
+            let place = self.index.locate(&self.keys, key);
+            assert_eq!(place.id, None);
             let id = self.keys.insert(key, &version).expect("room");
-            self.index.insert(&self.keys, id);
+            self.index.insert(&self.keys, &place, id);
             self.naive.insert(key.to_vec(), (id, true));
         }
     }
