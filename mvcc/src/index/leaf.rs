@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::hint::black_box;
+use std::iter;
 use std::ops::ControlFlow;
 
 use super::super::keys::{KeyId, Keys};
@@ -73,6 +74,14 @@ impl Leaf {
 
     /// Position of a key, or where it would be inserted.
     pub(super) fn search(&self, keys: &Keys, key: &[u8]) -> Result<usize, usize> {
+        self.confirm(keys, key).unwrap_or_else(|| {
+            self.load(keys);
+            self.ids[..self.len()].binary_search_by(|&id| keys.key(id & !DEAD).cmp(key))
+        })
+    }
+
+    /// The position as [`Leaf::search`] has it, if the keys beside the place that heads point to say so.
+    pub(super) fn confirm(&self, keys: &Keys, key: &[u8]) -> Option<Result<usize, usize>> {
         let guess = self.heads.same(key).start;
         // The keys on both sides of it are read at once.
         let beside = self.ids[guess.saturating_sub(1)..(guess + 1).min(self.len())].iter();
@@ -82,14 +91,13 @@ impl Leaf {
         // The key at the guess may have the same head: then the place may be behind it.
         for at in [guess, guess + 1] {
             match (at < self.len()).then(|| compare(at)) {
-                Some(Ordering::Equal) => return Ok(at),
+                Some(Ordering::Equal) => return Some(Ok(at)),
                 Some(Ordering::Less) => {}
-                _ if at <= self.len() && is_after(at) => return Err(at),
+                _ if at <= self.len() && is_after(at) => return Some(Err(at)),
                 _ => break,
             }
         }
-        self.load(keys);
-        self.ids[..self.len()].binary_search_by(|&id| keys.key(id & !DEAD).cmp(key))
+        None
     }
 
     /// Visits keys from a position on. Each key and its newest version lie somewhere else in memory,
@@ -180,7 +188,8 @@ impl Leaf {
     fn choose(&mut self, keys: &Keys, len: usize) {
         let ids = &self.ids[..len];
         black_box(ids.iter().fold(0, |sum, id| sum ^ keys.touch(id & !DEAD)));
-        self.heads.choose(len, |at| keys.key(ids[at] & !DEAD));
+        let key = |at: usize| keys.key(ids[at] & !DEAD);
+        self.heads.choose(len, key, iter::empty());
     }
 
     fn load(&self, keys: &Keys) {

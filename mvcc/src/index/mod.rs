@@ -42,8 +42,8 @@ impl Index {
             let id = Some(leaf.id(at));
             return Place { path, at, id };
         }
-        match leaf.search(keys, key) {
-            Err(at) if path.is_sure(at, leaf.len()) => Place { path, at, id: None },
+        match leaf.confirm(keys, key) {
+            Some(Err(at)) if path.is_sure(at, leaf.len()) => Place { path, at, id: None },
             _ => self.locate_surely(keys, key),
         }
     }
@@ -65,16 +65,14 @@ impl Index {
     fn descend(&self, choose: impl Fn(&Inner) -> usize) -> (Path, &Leaf) {
         let (mut node, mut path) = (&self.root, Path::default());
         loop {
+            std::hint::black_box(node.touch());
             match node {
                 Node::Inner(inner) => {
                     let at = choose(inner);
                     path.push(at, inner.children.len());
                     node = &inner.children[at];
                 }
-                Node::Leaf(leaf) => {
-                    std::hint::black_box(node.touch());
-                    return (path, leaf);
-                }
+                Node::Leaf(leaf) => return (path, leaf),
             }
         }
     }

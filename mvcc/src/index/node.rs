@@ -132,7 +132,12 @@ impl Node {
     pub(super) fn touch(&self) -> u64 {
         match self {
             Node::Leaf(leaf) => leaf.touch(),
-            Node::Inner(inner) => inner.heads.touch(),
+            Node::Inner(inner) => {
+                let children = inner.children.iter().step_by(4);
+                children.fold(inner.heads.touch(), |sum, child| {
+                    sum ^ u64::from(matches!(child, Node::Leaf(_)))
+                })
+            }
         }
     }
 
@@ -302,7 +307,10 @@ impl Inner {
 
     fn choose(&mut self) {
         let separators = &self.separators;
-        self.heads.choose(separators.len(), |at| &separators[at]);
+        // A separator ends where the keys on its two sides differ: others will there, too.
+        let ends = separators.iter().filter_map(|s| s.len().checked_sub(1));
+        self.heads
+            .choose(separators.len(), |at| &separators[at], ends);
     }
 
     /// After the children changed. What vectors have allocated ahead is left out.

@@ -15,6 +15,8 @@ use std::ops::Range;
 const PLACES: usize = 8;
 /// After choosing places did not help, so many inserts pass before it is tried again.
 const RETRY_INSERTS: u16 = 8;
+/// Most places before all others that are chosen without need.
+const BEFORE_MAX: usize = 2;
 
 /// The heads of up to `N` sorted keys.
 #[derive(Debug)]
@@ -91,14 +93,21 @@ impl<const N: usize> Heads<N> {
     }
 
     /// Chooses the places anew for these keys: where neighbours first differ, the foremost if there
-    /// are more than fit, and if there are fewer the places that follow, where their like will differ
-    /// next.
-    pub(super) fn choose<'a>(&mut self, len: usize, key: impl Fn(usize) -> &'a [u8]) {
-        let mut chosen = Chosen::default();
-        for at in 1..len {
-            chosen.add(common(key(at - 1), key(at)));
+    /// are more than fit; if there are fewer then the `telling` ones and those around all of them, where
+    /// their like will differ next.
+    pub(super) fn choose<'a>(
+        &mut self,
+        len: usize,
+        key: impl Fn(usize) -> &'a [u8],
+        telling: impl Iterator<Item = usize>,
+    ) {
+        let (mut chosen, mut more) = (Chosen::default(), Chosen::default());
+        (1..len).for_each(|at| chosen.add(common(key(at - 1), key(at))));
+        if chosen.len < PLACES {
+            telling.for_each(|place| more.add(place));
+            chosen.fill(&more.places[..more.len]);
         }
-        self.places = chosen.filled();
+        self.places = chosen.places;
         self.len = len as u16;
         for at in 0..len {
             self.heads[at] = head(&self.places, key(at));
@@ -138,9 +147,21 @@ impl Chosen {
         self.len = kept + 1;
     }
 
-    fn filled(mut self) -> [u16; PLACES] {
+    /// Adds further places until there are enough. No place may be left out that is before one added.
+    fn fill(&mut self, telling: &[u16]) {
+        for &place in telling {
+            if self.len < PLACES {
+                self.add(usize::from(place));
+            }
+        }
         if self.len == 0 {
             self.add(0);
+        }
+        // Numbers that were counted up differ in the place before next.
+        for _ in 0..BEFORE_MAX {
+            if self.len < PLACES && self.places[0] > 0 {
+                self.add(usize::from(self.places[0]) - 1);
+            }
         }
         while self.len < PLACES {
             // The place after each run of places, beginning with the rearmost.
@@ -151,7 +172,6 @@ impl Chosen {
                 }
             }
         }
-        self.places
     }
 }
 
@@ -187,21 +207,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_the_foremost_differences_and_what_follows_them() {
-        let table: [(&[usize], [u16; PLACES]); 5] = [
-            (&[], [0, 1, 2, 3, 4, 5, 6, 7]),
-            (&[3], [3, 4, 5, 6, 7, 8, 9, 10]),
-            (&[30, 3], [3, 4, 5, 6, 30, 31, 32, 33]),
-            (&[9, 8, 7, 6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8]),
+    fn places_are_the_foremost_differences_and_what_is_around_them() {
+        let table: [(&[usize], &[u16], [u16; PLACES]); 6] = [
+            (&[], &[], [0, 1, 2, 3, 4, 5, 6, 7]),
+            (&[3], &[], [1, 2, 3, 4, 5, 6, 7, 8]),
+            (&[30, 3], &[], [1, 2, 3, 4, 5, 30, 31, 32]),
+            (&[30, 3], &[3, 17, 50], [1, 2, 3, 17, 30, 31, 50, 51]),
+            (&[9, 8, 7, 6, 5, 4, 3, 2, 1], &[], [1, 2, 3, 4, 5, 6, 7, 8]),
             (
                 &[1, 20, 3, 40, 5, 60, 7, 80, 9],
+                &[],
                 [1, 3, 5, 7, 9, 20, 40, 60],
             ),
         ];
-        for (differences, expected) in table {
+        for (differences, telling, expected) in table {
             let mut chosen = Chosen::default();
             differences.iter().for_each(|&place| chosen.add(place));
-            assert_eq!(chosen.filled(), expected, "{differences:?}");
+            chosen.fill(telling);
+            assert_eq!(chosen.places, expected, "{differences:?}");
         }
     }
 
@@ -209,7 +232,7 @@ mod tests {
     fn heads_follow_their_keys() {
         let keys: [&[u8]; 5] = [b"a", b"a/1", b"a/1/x", b"a/2", b"b"];
         let mut heads = Heads::<8>::new();
-        heads.choose(keys.len(), |at| keys[at]);
+        heads.choose(keys.len(), |at| keys[at], std::iter::empty());
         heads.verify(keys.len(), |at| keys[at]);
         for (at, key) in keys.iter().enumerate() {
             assert_eq!(heads.same(key), at..at + 1);
