@@ -178,6 +178,9 @@ pub(crate) struct Group {
     segment: (u64, u64),
 }
 
+/// What a mark knew that no record had said: a hard state, a compaction.
+pub(crate) type News = (Option<HardState>, Option<(u64, u64)>);
+
 /// Every group of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
@@ -232,6 +235,8 @@ impl Groups {
                 group.keep_until(0, live);
                 group.compacted = 0;
                 group.last = 0;
+                // What this batch held before it is void.
+                group.batch = (0, 0, 0);
                 group.compact(index, term, live);
             }
             Change::None | Change::Removed => {}
@@ -271,7 +276,7 @@ impl Groups {
 
     /// Take over what a mark knows beyond the records seen (they were purged). Says what was new:
     /// a hard state, a compaction.
-    pub(crate) fn adopt(&mut self, mark: &Mark) -> (Option<HardState>, Option<(u64, u64)>) {
+    pub(crate) fn adopt(&mut self, mark: &Mark) -> News {
         let group = self.map.entry(mark.group).or_default();
         let hard = (group.hard != mark.hard).then_some(mark.hard);
         group.hard = mark.hard;
@@ -286,26 +291,28 @@ impl Groups {
         (hard, compacted)
     }
 
-    /// What a batch whose records are lost did, as far as its marks say. What is new: as in `adopt`.
-    pub(crate) fn lose(
-        &mut self,
-        mark: &Mark,
-        place: Place,
-    ) -> (Option<HardState>, Option<(u64, u64)>) {
+    /// What a batch whose records are lost did, as far as its marks say: whether a snapshot took the
+    /// place of the group's log; and what is new, as in `adopt`. The group ends as the mark says.
+    pub(crate) fn lose(&mut self, mark: &Mark, place: Place) -> (bool, News) {
         let group = self.map.entry(mark.group).or_default();
-        if mark.count > 0 {
-            group.lose(mark.first, mark.last, place, &mut self.live);
-            group.segment.1 = group.segment.1.saturating_add(mark.count);
-        } else if mark.last < group.last {
-            // A snapshot took the place of the group's log.
+        // Nothing else makes a log shorter without entries, or takes a compaction back.
+        let restored =
+            (mark.count == 0 && mark.last < group.last) || mark.compacted < group.compacted;
+        if restored {
             group.keep_until(0, &mut self.live);
             group.compacted = 0;
             group.last = 0;
         }
+        if mark.count > 0 {
+            group.lose(mark.first, mark.last, place, &mut self.live);
+            group.segment.1 = group.segment.1.saturating_add(mark.count);
+        }
         let news = self.adopt(mark);
         let group = self.map.entry(mark.group).or_default();
+        group.keep_until(mark.last, &mut self.live);
+        // A mark never ends below its own compaction ([`Mark::is_sound`]).
         (group.last, group.last_term) = (mark.last, mark.last_term);
-        news
+        (restored, news)
     }
 
     /// `missing` entries of a group, after its last one and before `before` (if given, else up to
@@ -523,13 +530,13 @@ impl Group {
             self.batch = (place.lsn, first, 0);
         }
         self.batch.1 = self.batch.1.min(first);
-        self.batch.2 += touch.count;
+        self.batch.2 = self.batch.2.saturating_add(touch.count);
         self.segment.0 = if self.segment.1 == 0 {
             first
         } else {
             self.segment.0.min(first)
         };
-        self.segment.1 += touch.count;
+        self.segment.1 = self.segment.1.saturating_add(touch.count);
     }
 }
 
@@ -615,6 +622,55 @@ mod tests {
         assert_eq!((g.oldest(), g.get(1).map(|g| g.last)), (Some(3), Some(2)));
         batch(&mut g, 7, 3, |t| t.change(2, Change::Removed));
         assert_eq!((g.oldest(), g.len()), (None, 1));
+    }
+
+    /// Fuzz, seed 2, case 139986: the group ended below its compaction, and its rewrite counted
+    /// backwards.
+    #[test]
+    fn a_lost_batch_never_leaves_a_group_that_ends_below_its_compaction() {
+        let place = Place {
+            lsn: 3,
+            seq: 1,
+            ..Place::default()
+        };
+        let marks = [
+            (0, 0, 4, 2),
+            (1, 3, 4, 2),
+            (1, 3, 4, 0),
+            (2, 8, 9, 8),
+            (2, 9, 7, 7),
+        ];
+        for (count, first, last, compacted) in marks {
+            let mut g = Groups::default();
+            batch(&mut g, 1, 1, |t| (1..=9).for_each(|i| t.entry(1, 1, i, 0)));
+            batch(&mut g, 2, 1, |t| t.change(1, Change::Compacted(6, 1)));
+            let mark = Mark {
+                group: 1,
+                count,
+                first,
+                last,
+                compacted,
+                ..Mark::default()
+            };
+            assert!(mark.is_sound());
+            let (restored, _) = g.lose(&mark, place);
+            assert_eq!(restored, compacted < 6);
+            let group = g.get(1).expect("it was marked");
+            assert_eq!((group.last, group.compacted), (last, compacted));
+            assert!(group.runs.iter().all(|run| run.last <= last));
+            assert!(group.runs.iter().all(|run| run.first > compacted));
+        }
+    }
+
+    #[test]
+    fn what_a_batch_held_before_a_snapshot_took_its_place_is_not_counted() {
+        let mut g = Groups::default();
+        batch(&mut g, 1, 1, |t| {
+            (5..=8).for_each(|i| t.entry(1, 1, i, 0));
+            t.change(1, Change::Restored(3, 1));
+        });
+        let mark = g.marks().next().expect("one group");
+        assert_eq!((mark.first, mark.last, mark.count), (0, 3, 0));
     }
 
     #[test]

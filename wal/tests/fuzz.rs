@@ -16,6 +16,8 @@ use henge_wal::disk::sim::{Keep, SimHandle};
 use henge_wal::{OpenError, inspect};
 
 const CASES: u64 = 20_000;
+/// Seeds and cases that once failed.
+const FAILED: [(u64, u64); 4] = [(7, 192_853), (2, 139_986), (1, 35_616), (3, 325_557)];
 
 /// Directories to begin with.
 fn corpus(seed: u64) -> Vec<SimHandle> {
@@ -210,6 +212,27 @@ fn survive(machine: &SimHandle, case: u64) -> Result<bool, OpenError> {
     Ok(whole)
 }
 
+/// Whether all of it is whole.
+fn try_case(corpus: &[SimHandle], seed: u64, case: u64) -> Result<bool, OpenError> {
+    let copy = mutated(corpus, seed, case);
+    let outcome = std::panic::catch_unwind(|| survive(&copy, case));
+    outcome.unwrap_or_else(|_| panic!("seed {seed} case {case}"))
+}
+
+fn mutated(corpus: &[SimHandle], seed: u64, case: u64) -> SimHandle {
+    let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(case));
+    let copy = corpus[dice.below(corpus.len() as u64) as usize].fork(case);
+    mutate(&copy, corpus, &mut dice);
+    copy
+}
+
+#[test]
+fn directories_that_once_failed() {
+    for (seed, case) in FAILED {
+        let _ = try_case(&corpus(seed), seed, case);
+    }
+}
+
 #[test]
 fn any_directory_ends_in_a_log_or_an_error() {
     let seed = seed(1);
@@ -220,11 +243,7 @@ fn any_directory_ends_in_a_log_or_an_error() {
     let corpus = corpus(seed);
     let (mut whole, mut damaged, mut refused) = (0, 0, 0);
     for case in 0..cases {
-        let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(case));
-        let copy = corpus[dice.below(corpus.len() as u64) as usize].fork(case);
-        mutate(&copy, &corpus, &mut dice);
-        let outcome = std::panic::catch_unwind(|| survive(&copy, case));
-        match outcome.unwrap_or_else(|_| panic!("seed {seed} case {case}")) {
+        match try_case(&corpus, seed, case) {
             Ok(true) => whole += 1,
             Ok(false) => damaged += 1,
             Err(_) => refused += 1,

@@ -10,8 +10,13 @@
 
 pub mod blocking;
 pub mod builder;
+mod directory;
 pub mod keyspace;
+pub mod layout;
+pub mod rehome;
+pub mod revisions;
 pub mod route;
+pub mod sharded;
 pub mod ticket;
 
 use std::path::PathBuf;
@@ -24,11 +29,14 @@ use henge_mvcc as mvcc;
 pub use self::blocking::Blocking;
 pub use self::builder::{ClusterConfig, EngineBuilder};
 pub use self::keyspace::Keyspace;
+pub use self::layout::Router;
+pub use self::revisions::Revisions;
+pub use self::sharded::{Sharded, ShardedWatcher};
 pub use self::ticket::Operation;
 use self::ticket::Ticket;
 use crate::api::{
-    Error, LeaseGranted, LeaseTtl, Member, Metrics, Reply, WatchCommand, WatchCreate,
-    WatchResponse, WatchSession,
+    CoreMetrics, Error, Header, LeaseGranted, LeaseTtl, Member, Metrics, Reply, WatchCommand,
+    WatchCreate, WatchResponse, WatchSession,
 };
 use crate::core::inbox::{Inbox, Input};
 use crate::host::{HostKind, LocalTask};
@@ -58,14 +66,17 @@ pub(crate) struct Inner {
     pub(crate) cores: Vec<CoreHandle>,
     pub(crate) shards: Vec<ShardHandle>,
     pub(crate) members: Vec<Member>,
+    pub(crate) router: Router,
     pub(crate) limits: mvcc::check::Limits,
     pub(crate) host: HostKind,
     next_session: AtomicU64,
+    next_lease: AtomicU64,
     peers: Option<Arc<PeerNet>>,
 }
 
 pub(crate) struct CoreHandle {
     pub(crate) inbox: Arc<Inbox>,
+    pub(crate) metrics: Arc<Mutex<CoreMetrics>>,
     pub(crate) tasks: tokio::sync::mpsc::UnboundedSender<LocalTask>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     ended: tokio::sync::watch::Receiver<bool>,
@@ -116,8 +127,11 @@ pub enum OpenError {
         /// What is wrong with it.
         why: String,
     },
-    /// The directory was made with another number of cores or shards.
-    #[error("{path} was made with {found}, not with {asked}; open it as it was made")]
+    /// The directory was made with another number of shards, or another router.
+    #[error(
+        "{path} was made with {found}, not with {asked}: keys lie where that put them; open it as it was \
+         made"
+    )]
     Layout {
         /// The layout file.
         path: PathBuf,
@@ -125,6 +139,31 @@ pub enum OpenError {
         found: String,
         /// What was asked for.
         asked: String,
+    },
+    /// The layout file cannot be understood.
+    #[error("{path}: {why}")]
+    BadLayout {
+        /// The layout file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A core's log is not there.
+    #[error(
+        "{path} is missing or has no IDENTITY: the shards of this core would be empty; put it back, or \
+         restore the data directory from a copy"
+    )]
+    MissingLog {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// Shards could not be moved to another core's log. What they held is safe; opening again goes on.
+    #[error("moving shards between logs, {path}: {why}")]
+    Move {
+        /// The log's directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
     },
     /// The data directory cannot be used.
     #[error("data directory {path}: {error}")]
@@ -224,7 +263,10 @@ impl Engine {
     /// ```
     pub fn put_with(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
         let ticket = match mvcc::check::put(request, &self.inner.limits) {
-            Ok(()) => self.write(self.route(request.key), &Command::Put(request.clone())),
+            Ok(()) => match self.check_lease(request.key, request.lease) {
+                Ok(()) => self.write(self.route(request.key), &Command::Put(request.clone())),
+                Err(error) => Ticket::failed(error),
+            },
             Err(error) => Ticket::failed(error.into()),
         };
         Operation::new(ticket, Reply::put)
@@ -266,7 +308,8 @@ impl Engine {
     }
 
     /// Reads a range, linearizably. Over several shards the answer is merged in key order and its header
-    /// carries the highest revision; a past revision or another order needs one shard.
+    /// carries the highest revision; a past revision or another order needs one shard. To read on in the
+    /// same state, use [`Engine::range_at`].
     ///
     /// Cancel safety: dropping the future gives up the answer; nothing else happens.
     ///
@@ -291,14 +334,21 @@ impl Engine {
         &self,
         request: &mvcc::RangeRequest<'_>,
     ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + use<> {
-        let tickets = self.range_tickets(request);
+        let parts = self.range_parts(request, None);
         let limit = request.limit;
+        let descending = request.sort_order == mvcc::SortOrder::Descend;
         async move {
-            let mut parts = Vec::new();
-            for ticket in tickets? {
-                parts.push(ticket.await?.range()?);
+            let mut header = Header::default();
+            let mut found = Vec::new();
+            for (_, ticket) in parts? {
+                let part = ticket.await?.range()?;
+                if part.header.revision >= header.revision {
+                    header = part.header;
+                }
+                found.push(part.body);
             }
-            route::merge(parts, limit)
+            let body = sharded::merge(found, limit, descending);
+            Ok(Reply { header, body })
         }
     }
 
@@ -323,7 +373,7 @@ impl Engine {
         })
     }
 
-    /// Deletes a range; over several shards only a single key.
+    /// Deletes a range that lies in one shard.
     ///
     /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
     /// never the write.
@@ -395,7 +445,8 @@ impl Engine {
         Operation::new(ticket, Reply::txn)
     }
 
-    /// Watches a key or a range from a revision on. A range needs an engine with one shard.
+    /// Watches a key or a range from a revision on, in one shard. For a range over several, use
+    /// [`Engine::watch_after`].
     ///
     /// Cancel safety: dropping the watcher ends the watch.
     ///
@@ -423,8 +474,10 @@ impl Engine {
         Ok(Watcher { stream })
     }
 
-    /// Creates a lease of `ttl_s` seconds; id 0 lets the engine pick. One shard only, as keys of other
-    /// shards could not be attached to it.
+    /// Creates a lease of `ttl_s` seconds; id 0 lets the engine pick.
+    ///
+    /// With several shards a lease lives in one of them, which its id says, and only keys of that shard can
+    /// be attached to it: grant one for a key with [`Engine::lease_grant_for`].
     ///
     /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
     /// never the write.
@@ -445,11 +498,7 @@ impl Engine {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
-        let ticket = match self.one_shard("a lease") {
-            Ok(shard) => self.write(shard, &Command::LeaseGrant { id, ttl_s }),
-            Err(error) => Ticket::failed(error),
-        };
-        Operation::new(ticket, Reply::granted)
+        self.lease_grant_on(self.lease_shard(id), id, ttl_s)
     }
 
     /// Deletes a lease and the keys attached to it.
@@ -466,10 +515,7 @@ impl Engine {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
-        let ticket = match self.one_shard("a lease") {
-            Ok(shard) => self.write(shard, &Command::LeaseRevoke { id }),
-            Err(error) => Ticket::failed(error),
-        };
+        let ticket = self.write(self.lease_shard(id), &Command::LeaseRevoke { id });
         Operation::new(ticket, Reply::done)
     }
 
@@ -486,10 +532,7 @@ impl Engine {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
-        let ticket = match self.one_shard("a lease") {
-            Ok(shard) => self.submit(shard, RequestKind::LeaseKeepAlive(id)),
-            Err(error) => Ticket::failed(error),
-        };
+        let ticket = self.submit(self.lease_shard(id), RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
 
@@ -506,15 +549,12 @@ impl Engine {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
-        let ticket = match self.one_shard("a lease") {
-            Ok(shard) => self.submit(shard, RequestKind::LeaseTimeToLive { id, keys }),
-            Err(error) => Ticket::failed(error),
-        };
-        Operation::new(ticket, Reply::ttl)
+        let kind = RequestKind::LeaseTimeToLive { id, keys };
+        Operation::new(self.submit(self.lease_shard(id), kind), Reply::ttl)
     }
 
-    /// Forgets history below `revision`; `physical` waits until it is gone. One shard only: revisions
-    /// are per shard.
+    /// Forgets history below `revision`; `physical` waits until it is gone. One shard only, as
+    /// revisions are per shard: for several, use [`Engine::compact_to`].
     ///
     /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
     /// never the write.
@@ -598,7 +638,7 @@ impl Engine {
         self.inner.host
     }
 
-    /// Counters of one shard, as of its last turn.
+    /// Counters of one shard and of the log of its core, as of their last turn.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -610,13 +650,39 @@ impl Engine {
     /// ```
     pub fn metrics(&self, shard: usize) -> Option<Metrics> {
         let shard = self.inner.shards.get(shard)?;
-        Some(
-            shard
-                .metrics
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-        )
+        let core = locked(&self.inner.cores[shard.core].metrics);
+        let mut metrics = locked(&shard.metrics);
+        metrics.wal_batches = core.wal_batches;
+        metrics.wal_bytes = core.wal_bytes;
+        metrics.wal_payload_bytes = core.wal_payload_bytes;
+        metrics.io_backend = core.io_backend;
+        metrics.direct_io = core.direct_io;
+        metrics.poisoned = core.poisoned;
+        metrics.wal_write_seconds = core.wal_write_seconds;
+        metrics.wal_write_seconds_sum = core.wal_write_seconds_sum;
+        Some(metrics)
+    }
+
+    /// Number of cores.
+    pub fn cores(&self) -> usize {
+        self.inner.cores.len()
+    }
+
+    /// The core that holds a shard.
+    pub fn core_of(&self, shard: usize) -> Option<usize> {
+        Some(self.inner.shards.get(shard)?.core)
+    }
+
+    /// Counters of one core, as of its last turn; its memory is summed up over its shards here.
+    pub fn core_metrics(&self, core: usize) -> Option<CoreMetrics> {
+        let mut metrics = locked(&self.inner.cores.get(core)?.metrics);
+        for shard in self.inner.shards.iter().filter(|shard| shard.core == core) {
+            let shard = shard.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.memory.stores += shard.db_bytes;
+            metrics.memory.log_tails += shard.tail_bytes;
+            metrics.memory.pending += shard.pending_bytes;
+        }
+        Some(metrics)
     }
 
     /// Runs a task beside a core: on its thread where the host has a runtime there.
@@ -816,6 +882,14 @@ answers! {
     leases: Leases(Vec<i64>);
     hash: Hash(crate::api::HashKv);
     status: Status(Box<crate::api::Status>);
+}
+
+/// A copy of what a core last published.
+fn locked<T: Clone>(published: &Mutex<T>) -> T {
+    published
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
 }
 
 /// Builds a key from anything that has bytes; used where a key is named in an error.

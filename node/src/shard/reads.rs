@@ -76,6 +76,11 @@ impl Reads {
         self.next_context - 1
     }
 
+    /// Whether no read waits.
+    pub fn is_empty(&self) -> bool {
+        self.arrived.is_empty() && self.rounds.is_empty()
+    }
+
     /// Answers *not done* to reads whose time is over.
     pub fn expire(&mut self, now_ms: u64) {
         let late = Error::Timeout {
