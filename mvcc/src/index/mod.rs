@@ -192,7 +192,13 @@ impl Index {
     ) -> Option<B> {
         let place = self.locate(keys, start);
         self.root
-            .scan(keys, Some((&place, start)), 0, &mut Ahead::new(), &mut visit)
+            .scan(
+                keys,
+                Some((&place, start)),
+                0,
+                &mut Ahead::new(),
+                &mut visit,
+            )
             .break_value()
     }
 
