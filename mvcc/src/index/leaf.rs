@@ -14,8 +14,11 @@ use super::places::{Heads, common};
 
 /// Keys in a leaf: this makes a leaf 768 bytes, an allocator's size class.
 pub(super) const LEAF_MAX: usize = 62;
-/// Most keys that a scan touches ahead: about as many loads as a core keeps in flight.
+/// Keys that a lookup of many touches together: about as many loads as a core keeps in flight.
 pub(super) const TOUCH_MAX: usize = 16;
+/// Most keys that a scan touches ahead. More than are loaded at a time, as each round of it ends in a
+/// wait for its last.
+const AHEAD_MAX: usize = 32;
 /// Set on a key number when the key does not count.
 const DEAD: u32 = 1 << 31;
 
@@ -118,7 +121,7 @@ impl Leaf {
             black_box(ids.clone().fold(0, |sum, id| sum ^ keys.touch_latest(id)));
             ids.into_iter().try_for_each(&mut *visit)?;
             at = end;
-            ahead.0 = (ahead.0 * 2).min(TOUCH_MAX);
+            ahead.0 = (ahead.0 * 2).min(AHEAD_MAX);
         }
         ControlFlow::Continue(())
     }
