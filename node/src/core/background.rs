@@ -12,7 +12,7 @@ use std::task::Context;
 use super::turn::{Core, Now, Phase};
 use crate::api::Buckets;
 
-/// Slices of compaction and of watchers' catching up in one turn.
+/// Slices of compaction, of watchers' catching up and of long reads in one turn.
 const SLICES_MAX: usize = 4;
 /// Checkpoints being written at a time.
 const CHECKPOINTS_MAX: usize = 2;
@@ -52,7 +52,7 @@ impl Core {
                 break;
             };
             let shard = &mut self.shards[at];
-            let more = shard.compact_slice() | shard.watch_slice();
+            let more = shard.compact_slice() | shard.watch_slice() | shard.read_slice();
             self.chains.extend(shard.flush_answers());
             if more {
                 // Only whole slices count: to look at a shard that has nothing is cheap.

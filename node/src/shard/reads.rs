@@ -185,7 +185,10 @@ impl Shard {
             };
             for waiting in round.reads {
                 let response = match waiting.read {
-                    Read::Encoded(encoded) => self.machine.read(&encoded),
+                    Read::Encoded(encoded) => {
+                        self.read_now(&encoded, waiting.answer, waiting.expires_ms);
+                        continue;
+                    }
                     Read::TimeToLive { id, keys } => Ok(Response::Ttl(
                         self.machine.lease_time_to_live(id, keys, now_ms),
                     )),
