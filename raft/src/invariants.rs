@@ -65,6 +65,7 @@ mod tests {
     use crate::storage::MemoryStorage;
 
     type Node = RawNode<MemoryStorage>;
+    type Break = fn(&mut Node);
 
     /// A lone leader in term 1, with its first entry committed, and nothing to do.
     fn node() -> Node {
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_broken_invariant_stops_the_group_and_no_other() {
-        let breaks: [(&str, fn(&mut Node)); 9] = [
+        let breaks: [(&str, Break); 9] = [
             ("more is applied than was", |it| it.raft.log.applied = 99),
             ("more is handed out than", |it| it.raft.log.applying = 99),
             ("more is committed than", |it| {
