@@ -9,6 +9,7 @@
     reason = "a benchmark lives in real time and waits for real processes"
 )]
 
+pub mod embedded;
 pub mod h2load;
 #[cfg(feature = "alternatives")]
 pub mod mvcc_index;

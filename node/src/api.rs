@@ -108,6 +108,22 @@ pub enum Error {
         /// Another one, which another shard holds.
         other: Bytes,
     },
+    /// A lease lives in one shard, and the key in another: take a lease granted for the key.
+    #[error("lease {lease} does not live in the shard of key {key:?}; grant one for the key")]
+    LeaseElsewhere {
+        /// The key.
+        key: Bytes,
+        /// The lease.
+        lease: i64,
+    },
+    /// Revisions of an engine with another number of shards.
+    #[error("revisions of {given} shards, but the engine has {shards}")]
+    OtherShards {
+        /// Shards of the revisions.
+        given: usize,
+        /// Shards of the engine.
+        shards: usize,
+    },
     /// The request is not possible on an engine with several shards.
     #[error("{0} needs an engine with one shard")]
     OneShardOnly(&'static str),
@@ -276,6 +292,10 @@ pub struct Metrics {
     pub versions: u64,
     /// Bytes held by the store.
     pub db_bytes: u64,
+    /// Bytes of log entries kept in memory.
+    pub tail_bytes: u64,
+    /// Bytes of requests between admission and answer.
+    pub pending_bytes: u64,
     /// Current revision.
     pub revision: i64,
     /// Compacted revision.
@@ -296,9 +316,126 @@ pub struct Metrics {
     pub direct_io: bool,
     /// The log failed; nothing is acknowledged any more.
     pub poisoned: bool,
+    /// The oldest log write does not complete: the core neither leads nor answers its peers.
+    pub log_stuck: bool,
     /// The disk has no room for the next segment; writes are refused.
     pub space_low: bool,
     /// Batches by write time, upper bounds 1 ms · 2^k for k < 14, then the rest (etcd's buckets).
+    pub wal_write_seconds: [u64; 15],
+    /// Sum of those times.
+    pub wal_write_seconds_sum: f64,
+}
+
+/// Counts of values by size: bucket `k` holds values below `2^k` that no earlier one holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buckets {
+    /// The counts; the last bucket has no bound.
+    pub counts: [u64; Buckets::COUNT],
+    /// Sum of the values.
+    pub sum: u64,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Buckets {
+            counts: [0; Buckets::COUNT],
+            sum: 0,
+        }
+    }
+}
+
+impl Buckets {
+    /// Number of buckets: microseconds up to 16 s.
+    pub const COUNT: usize = 25;
+
+    /// How many values were counted.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// An upper bound of the value that so many per thousand are below; 0 without values.
+    pub fn permille(&self, permille: u64) -> u64 {
+        let wanted = (self.total() * permille).div_ceil(1_000);
+        let mut seen = 0;
+        for (bucket, count) in self.counts.iter().enumerate() {
+            seen += count;
+            if seen >= wanted && seen > 0 {
+                return 1 << bucket;
+            }
+        }
+        0
+    }
+}
+
+/// Bytes a core holds, by what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreMemory {
+    /// Keys, versions, indexes, leases and watchers of its shards.
+    pub stores: u64,
+    /// Log entries kept in memory for raft and for members that lag.
+    pub log_tails: u64,
+    /// Requests between admission and answer.
+    pub pending: u64,
+    /// Requests and frames in the inbox.
+    pub inbox: u64,
+    /// Log batches not handed to the disk yet.
+    pub log_staged: u64,
+}
+
+/// Counters and gauges of one core, as of its last turn.
+#[derive(Clone, Debug, Default)]
+pub struct CoreMetrics {
+    /// Shards that live on it.
+    pub shards: u64,
+    /// Shards that its last turn looked at.
+    pub shards_active: u64,
+    /// Lengths of its turns in microseconds, those that found nothing to do left out.
+    pub turn_micros: Buckets,
+    /// Microseconds spent in each stage of a turn, in the order of `core::gauges::STAGE_NAMES`.
+    pub stage_micros: [u64; crate::core::gauges::STAGES],
+    /// Slow turns, by the stage that took longest.
+    pub slow_turns: [u64; crate::core::gauges::STAGES],
+    /// Entries per log batch.
+    pub batch_entries: Buckets,
+    /// From handing a batch to the disk to hearing that it is durable, in microseconds.
+    pub commit_micros: Buckets,
+    /// Items that the last turn found in the inbox.
+    pub inbox_items: u64,
+    /// Requests that the inbox refused because it was full.
+    pub inbox_refused: u64,
+    /// Callers that wait for an answer.
+    pub waiting: u64,
+    /// Shards with work left for slices of later turns.
+    pub background: u64,
+    /// Checkpoints being written.
+    pub checkpoints: u64,
+    /// Bytes held.
+    pub memory: CoreMemory,
+    /// Log batches made durable.
+    pub wal_batches: u64,
+    /// Bytes of those batches, padding included.
+    pub wal_bytes: u64,
+    /// Bytes of entry payloads in them.
+    pub wal_payload_bytes: u64,
+    /// Batches in flight.
+    pub wal_in_flight: u64,
+    /// Segments that hold log.
+    pub wal_segments: u64,
+    /// Which disk implementation writes the log.
+    pub io_backend: &'static str,
+    /// Whether the log bypasses the page cache.
+    pub direct_io: bool,
+    /// The log failed.
+    pub poisoned: bool,
+    /// The oldest log write does not complete.
+    pub log_stuck: bool,
+    /// Microseconds of each log write, by the turns that submitted it and heard of it.
+    pub log_write_micros: Buckets,
+    /// Bytes of each log batch, padding included.
+    pub log_batch_bytes: Buckets,
+    /// Log writes in flight as each was submitted, itself included.
+    pub log_in_flight: Buckets,
+    /// Batches by write time, as in [`Metrics`].
     pub wal_write_seconds: [u64; 15],
     /// Sum of those times.
     pub wal_write_seconds_sum: f64,
@@ -394,6 +531,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// A cheap copy of the counters.
     fn metrics(&self) -> Metrics;
+
+    /// Which core serves it, and that core's counters; nothing where there is no core.
+    fn core_metrics(&self) -> Option<(usize, CoreMetrics)> {
+        None
+    }
 }
 
 /// One client's watchers. Dropping it cancels them.

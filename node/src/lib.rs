@@ -16,7 +16,10 @@ pub mod machine;
 pub mod peer;
 pub mod shard;
 
-pub use engine::{Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenError, Watcher};
+pub use engine::{
+    Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenError, Revisions, Router,
+    Sharded, ShardedWatcher, Watcher,
+};
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;
 pub use host::HostKind;

@@ -271,15 +271,61 @@ fn shards_are_merged_in_key_order_and_cross_shard_work_is_refused() {
         };
         assert!(matches!(engine.txn(&txn), Err(Error::CrossShard { .. })));
         drop(engine);
-        let other = Engine::builder(dir)
-            .host(host)
-            .open()
-            .err()
-            .expect("refused");
-        assert!(other.to_string().contains("cores 2, shards 5"), "{other}");
+        let other = Engine::builder(dir).host(host).shards(4).open();
+        let other = other.err().expect("refused").to_string();
+        assert!(other.contains("5 shards, not with 4 shards"), "{other}");
         let engine = builder().open().expect("opens").blocking();
         assert_eq!(engine.range(&all()).expect("range").body.count, 100);
     });
+}
+
+#[test]
+fn shards_move_to_another_number_of_cores() {
+    on_every_host("rehome", |dir, host| {
+        let wal = henge::wal::Options {
+            segment_bytes: 1 << 20,
+            ..Default::default()
+        };
+        let builder = || Engine::builder(dir).host(host).wal(wal.clone());
+        let mut written = 0;
+        for cores in [2, 3, 1, 4, 2] {
+            let engine = builder().shards(5).cores(cores);
+            let engine = engine.open().expect("opens").blocking();
+            let found = engine.range(&all()).expect("range").body;
+            assert_eq!(found.count, written, "{cores} cores");
+            for _ in 0..50 {
+                engine
+                    .put(format!("k{written:05}"), vec![b'v'; 1_000])
+                    .expect("put");
+                written += 1;
+            }
+            let logs = std::fs::read_dir(dir).expect("list").flatten();
+            let logs = logs.filter(|e| e.file_name().to_string_lossy().contains("core-"));
+            assert_eq!(logs.count(), cores);
+        }
+        // As it was opened last, and with shards where the caller wants them.
+        let engine = builder().open().expect("opens");
+        assert_eq!(
+            engine.blocking().range(&all()).expect("range").body.count,
+            written
+        );
+        drop(engine);
+        let placed = builder().place([1, 1, 1, 0, 1]);
+        let engine = placed.open().expect("opens").blocking();
+        assert_eq!(engine.range(&all()).expect("range").body.count, written);
+    });
+}
+
+#[test]
+fn a_log_that_is_gone_is_not_taken_for_an_empty_one() {
+    let dir = Scratch::new("gone");
+    let builder = || Engine::builder(&dir.0).cores(2).shards(2);
+    drop(builder().open().expect("opens"));
+    std::fs::rename(dir.0.join("core-1"), dir.0.join("elsewhere")).expect("rename");
+    let refused = builder().open().err().expect("refused").to_string();
+    assert!(refused.contains("core-1"), "{refused}");
+    std::fs::rename(dir.0.join("elsewhere"), dir.0.join("core-1")).expect("rename");
+    drop(builder().open().expect("opens"));
 }
 
 #[test]

@@ -202,9 +202,9 @@ impl Reading {
                 kind,
                 payload,
             });
-            self.next += 1;
+            self.next = index.saturating_add(1);
         }
-        if self.next <= hi {
+        if self.next <= hi && hi < u64::MAX {
             return Err(format!("entry {} is missing from its batch", self.next));
         }
         Ok(self.next <= self.hi && self.next > last)

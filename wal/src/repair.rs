@@ -71,7 +71,7 @@ impl Replay for Keeping {
                     return;
                 };
                 kept.last = index;
-                if index + 1 == kept.first_lost {
+                if index.checked_add(1) == Some(kept.first_lost) {
                     let payload = Bytes::copy_from_slice(payload);
                     kept.entry = Some(ReadEntry {
                         term,

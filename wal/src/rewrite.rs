@@ -81,14 +81,15 @@ impl Wal {
         let Some(state) = self.groups.get(group) else {
             return;
         };
-        let (first, last) = (state.compacted + 1, (state.last, state.last_term));
+        let first = state.compacted.saturating_add(1);
+        let last = (state.last, state.last_term);
         let read = self.reads.add(group, first, last.0, usize::MAX);
         self.rewriting = Some(Rewriting {
             group,
             read,
             seq: oldest,
             last,
-            count: last.0 + 1 - first,
+            count: state.last.saturating_sub(state.compacted),
         });
         self.go_on_reading();
     }
@@ -120,7 +121,11 @@ impl Wal {
             return true;
         };
         let all = entries.len() as u64 == rewriting.count;
-        if all && now == Some(rewriting.last) && !self.is_held(group) && self.poison.is_none() {
+        let still = now == Some(rewriting.last) && !self.is_held(group);
+        if still && !all {
+            // It has not what the groups say it has: reading it again brings nothing.
+            self.not_rewritten = rewriting.seq;
+        } else if still && self.poison.is_none() {
             self.stage_together(group, entries);
             self.stats.rewritten += entries.len() as u64;
         }

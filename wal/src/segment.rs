@@ -13,7 +13,7 @@
 //! behind the end (a torn tail that was cut, stale bytes of an earlier life) does not exist.
 //! Sequence numbers are never reused. Must never know: disks.
 
-use crate::batch::FORMAT;
+use crate::batch::{FORMAT, NUMBER_MAX};
 use crate::disk::AlignedBuf;
 use crate::le::{Fields, u16_at, u32_at, u64_at, u128_at};
 use crate::{BLOCK_BYTES, Lsn};
@@ -43,7 +43,8 @@ pub(crate) fn seq_of(name: &str) -> Option<u64> {
     let lower = digits
         .bytes()
         .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    (digits.len() == 16 && lower).then(|| u64::from_str_radix(digits, 16).ok())?
+    let seq = (digits.len() == 16 && lower).then(|| u64::from_str_radix(digits, 16).ok())?;
+    seq.filter(|seq| *seq <= NUMBER_MAX)
 }
 
 /// What a segment says about itself and about the log before it.
@@ -141,22 +142,27 @@ impl SegmentHeader {
         if format > FORMAT {
             return Some(Err(format));
         }
-        (u16_at(block, 6) == copy).then(|| {
-            Ok(Self {
-                uuid: u128_at(block, 8),
-                seq: u64_at(block, 24),
-                prev_seq: u64_at(block, 32),
-                prev_end: u64_at(block, 40),
-                first_lsn: u64_at(block, 48),
-                low_seq: u64_at(block, 56),
-                bytes: u64_at(block, 64),
-                cluster_id: u64_at(block, 72),
-                member_id: u64_at(block, 80),
-                prev: u32_at(block, 88),
-                depth: u16_at(block, 92),
-                flags: u16_at(block, 94),
-            })
-        })
+        let header = Self {
+            uuid: u128_at(block, 8),
+            seq: u64_at(block, 24),
+            prev_seq: u64_at(block, 32),
+            prev_end: u64_at(block, 40),
+            first_lsn: u64_at(block, 48),
+            low_seq: u64_at(block, 56),
+            bytes: u64_at(block, 64),
+            cluster_id: u64_at(block, 72),
+            member_id: u64_at(block, 80),
+            prev: u32_at(block, 88),
+            depth: u16_at(block, 92),
+            flags: u16_at(block, 94),
+        };
+        (u16_at(block, 6) == copy && header.numbers_fit()).then_some(Ok(header))
+    }
+
+    /// As [`crate::batch::BatchHeader`] believes no number that no log reaches.
+    fn numbers_fit(&self) -> bool {
+        let numbers = [self.seq, self.prev_seq, self.prev_end, self.first_lsn];
+        numbers.iter().all(|number| *number <= NUMBER_MAX) && self.bytes <= NUMBER_MAX
     }
 }
 
@@ -167,7 +173,8 @@ mod tests {
     #[test]
     fn names_are_sequence_numbers() {
         assert_eq!(name(0x2a), "000000000000002a.seg");
-        assert_eq!(seq_of(&name(u64::MAX)), Some(u64::MAX));
+        assert_eq!(seq_of(&name(NUMBER_MAX)), Some(NUMBER_MAX));
+        assert_eq!(seq_of(&name(u64::MAX)), None);
         for odd in [
             "2a.seg",
             "000000000000002A.seg",

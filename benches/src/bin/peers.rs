@@ -1,4 +1,5 @@
 //! `peers -- etcd`: the same load on a real etcd and on Henge, in turn, on the same disk.
+//! `peers -- embedded`: durable puts on embedded stores (`henge_benches::embedded`).
 //!
 //! Promises: a ratio is printed only when each server's revision grew by exactly the number of puts
 //! sent. Rounds are interleaved and the order alternates, so drift of the machine hits both alike;
@@ -18,6 +19,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
 
+use henge_benches::embedded;
 use henge_benches::h2load::{Generator, Load};
 use henge_benches::server::{Program, Server, tool_output};
 use henge_benches::stats::median;
@@ -58,6 +60,8 @@ struct Options {
 enum Peer {
     /// etcd 3.5.1: `etcd` and `etcdctl` on the PATH (or ETCD, ETCDCTL).
     Etcd,
+    /// Embedded stores: redb, fjall, and RocksDB with `--features rocksdb`.
+    Embedded,
 }
 
 /// One round of one server.
@@ -79,22 +83,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let peer = match options.peer {
-        Peer::Etcd => Program::etcd()?,
-    };
     let dir = options
         .dir
         .clone()
         .map_or_else(|| target_dir().map(|t| t.join("peers")), Ok)?;
     fs::create_dir_all(&dir).map_err(|e| format!("cannot create {}: {e}", dir.display()))?;
-    let generator = Generator::new(&dir)?;
-    let mut henge = Program::henge(match &options.binary {
-        Some(path) => path.clone(),
-        None => built_henge()?,
-    });
-    if options.plain {
-        henge.subcommand = None;
-    }
     let (rounds, seconds) = if options.full { (5, 10.0) } else { (3, 3.0) };
     let (rounds, seconds) = (
         options.rounds.unwrap_or(rounds),
@@ -103,8 +96,24 @@ fn run(options: &Options) -> Result<(), String> {
     if rounds == 0 || !seconds.is_finite() || seconds <= 0.0 {
         return Err("--rounds and --seconds have to be above 0".to_owned());
     }
-
     println!("{}", surroundings(&dir));
+    match options.peer {
+        Peer::Etcd => against_etcd(options, &dir, rounds, seconds),
+        // Several stores: half as long each.
+        Peer::Embedded => embedded::run(&dir, rounds, seconds / 2.0),
+    }
+}
+
+fn against_etcd(options: &Options, dir: &Path, rounds: usize, seconds: f64) -> Result<(), String> {
+    let peer = Program::etcd()?;
+    let generator = Generator::new(dir)?;
+    let mut henge = Program::henge(match &options.binary {
+        Some(path) => path.clone(),
+        None => built_henge()?,
+    });
+    if options.plain {
+        henge.subcommand = None;
+    }
     println!(
         "{:<8}{:>6}{:>12}{:>14}{:>14}{:>14}",
         "server", "round", "puts/s", "cpu us/put", "p50 us 10x100", "p50 us 1x1"
@@ -114,7 +123,7 @@ fn run(options: &Options) -> Result<(), String> {
         // Alternating who goes first: the second one always finds a warmer disk and CPU.
         for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
             let program = [&peer, &henge][side];
-            let sample = measure(program, &dir, &generator, seconds)
+            let sample = measure(program, dir, &generator, seconds)
                 .map_err(|why| format!("{} in round {}: {why}", program.name, round + 1))?;
             print_row(program.name, &(round + 1).to_string(), &sample);
             samples[side].push(sample);

@@ -134,7 +134,9 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         listen: config.listen_peer.clone(),
         peers: peers.collect(),
     };
+    // One shard: clients of etcd assume one revision order.
     Engine::builder(&config.data_dir)
+        .shards(1)
         .host(config.host)
         .busy_poll_micros(config.busy_poll_micros)
         .cluster(cluster)

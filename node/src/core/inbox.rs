@@ -79,6 +79,8 @@ pub struct Inbox {
 struct Inner {
     items: Vec<Input>,
     bytes: usize,
+    /// Requests turned away because it was full.
+    refused: u64,
     waker: Option<Waker>,
     closed: bool,
 }
@@ -90,6 +92,7 @@ impl Inbox {
             inner: Mutex::new(Inner {
                 items: Vec::new(),
                 bytes: 0,
+                refused: 0,
                 waker: None,
                 closed: false,
             }),
@@ -109,6 +112,7 @@ impl Inbox {
             return Err((Error::Stopped { outcome }, request));
         }
         if inner.items.len() >= ITEMS_MAX || inner.bytes + bytes > BYTES_MAX {
+            inner.refused += 1;
             return Err((Error::TooManyRequests, request));
         }
         inner.bytes += bytes;
@@ -135,12 +139,13 @@ impl Inbox {
         true
     }
 
-    /// Swaps what arrived into `into` (which must be empty) at the start of a turn.
-    pub fn take(&self, into: &mut Vec<Input>) {
+    /// Swaps what arrived into `into` (which must be empty) at the start of a turn. Returns how many bytes
+    /// of requests and frames that was, and how many requests were turned away since the start.
+    pub fn take(&self, into: &mut Vec<Input>) -> (usize, u64) {
         let mut inner = self.lock();
         std::mem::swap(&mut inner.items, into);
-        inner.bytes = 0;
         inner.waker = None;
+        (std::mem::take(&mut inner.bytes), inner.refused)
     }
 
     /// At the end of a turn: true if something has arrived meanwhile; otherwise `waker` will be told.

@@ -1,15 +1,20 @@
 //! A core: one thread's worth of shards and the log they share.
 //!
 //! `inbox` is its door, `recover` builds its shards from the log, `turn` is what it does again and
-//! again, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
+//! again, `agenda` and `timers` say which shards it looks at, `background` is what it does when nobody waits,
+//! `gauges` measures it, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
 //! simulator) lives in `host` and sees only [`turn::Core`].
 //!
 //! Invariant: a turn is synchronous and gets time, randomness and inputs from outside; the only place a
 //! core waits is between turns.
 
+pub mod agenda;
+mod background;
+pub mod gauges;
 pub mod inbox;
 pub mod pack;
 pub mod recover;
+pub mod timers;
 pub mod turn;
 
 pub use turn::{Core, CoreConfig, Next, Now, Peers};

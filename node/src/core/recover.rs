@@ -5,7 +5,7 @@
 //! holds only the uncommitted tail, which becomes raft's. An entry that repeats an index replaces it and
 //! all after it, as in the log itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use henge_raft::{ConfState, Entry, EntryKind, HardState};
@@ -33,6 +33,10 @@ pub struct Recovery {
     groups: BTreeMap<u64, Group>,
     conf_state: ConfState,
     now_ms: u64,
+    /// The groups that live here; `None`: all.
+    only: Option<BTreeSet<u64>>,
+    /// Groups that are in the log and do not live here, as far as it was replayed.
+    strangers: BTreeSet<u64>,
     refuse_if_nothing_is_left: bool,
     /// The first entry that could not be understood.
     fault: Option<RecoverFault>,
@@ -67,6 +71,15 @@ pub enum RecoverFault {
         /// The entry the newest one reaches; 0 if there is none.
         found: u64,
     },
+    /// A group that lives on another core.
+    #[error(
+        "the log holds group {group}, which LAYOUT places on another core; put back the LAYOUT file that \
+         belongs to these logs"
+    )]
+    Stranger {
+        /// The group.
+        group: u64,
+    },
 }
 
 struct Group {
@@ -93,9 +106,16 @@ impl Recovery {
             groups: BTreeMap::new(),
             conf_state,
             now_ms,
+            only: None,
+            strangers: BTreeSet::new(),
             refuse_if_nothing_is_left: false,
             fault: None,
         }
+    }
+
+    /// Only these groups live on this core. Others may have been here, and must have left.
+    pub fn only(&mut self, groups: impl IntoIterator<Item = u64>) {
+        self.only = Some(groups.into_iter().collect());
     }
 
     /// A group that was restored from a checkpoint starts from there.
@@ -118,6 +138,9 @@ impl Recovery {
     pub fn finish(self) -> Result<BTreeMap<u64, RecoveredGroup>, RecoverFault> {
         if let Some(fault) = self.fault {
             return Err(fault);
+        }
+        if let Some(group) = self.strangers.first() {
+            return Err(RecoverFault::Stranger { group: *group });
         }
         for (id, group) in &self.groups {
             let found = group.machine.applied_index;
@@ -163,9 +186,44 @@ impl Recovery {
     }
 }
 
+impl Recovery {
+    /// Whether a record is of a group that does not live here.
+    fn is_strange(&mut self, record: &Record<'_>) -> bool {
+        let Some(only) = &self.only else { return false };
+        match *record {
+            Record::Removed { group } if !only.contains(&group) => {
+                self.strangers.remove(&group);
+                true
+            }
+            Record::Entry { group, .. }
+            | Record::HardState { group, .. }
+            | Record::Compacted { group, .. }
+            | Record::Restored { group, .. }
+                if !only.contains(&group) =>
+            {
+                self.strangers.insert(group);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A group left this log, and may come back in it. What was applied stays: it was committed, and the
+    /// log it went to held the same. What was not must be told again.
+    fn left(&mut self, group: u64) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.hard_state = HardState::default();
+            group.compacted = 0;
+            group.tail.clear();
+            group.missing = None;
+            group.lost = None;
+        }
+    }
+}
+
 impl Replay for Recovery {
     fn record(&mut self, record: Record<'_>) {
-        if self.fault.is_some() {
+        if self.fault.is_some() || self.is_strange(&record) {
             return;
         }
         match record {
@@ -195,9 +253,7 @@ impl Replay for Recovery {
                 group.hard_state = HardState { term, vote, commit };
                 self.fault = group.apply_to(commit, id, now_ms).err();
             }
-            Record::Removed { group } => {
-                self.groups.remove(&group);
-            }
+            Record::Removed { group } => self.left(group),
             Record::Restored { group, .. } => {
                 let group = self.groups.entry(group).or_default();
                 group.tail.clear();
@@ -216,6 +272,14 @@ impl Replay for Recovery {
     }
 
     fn lost(&mut self, group: u64, first: u64, last: u64) {
+        if self
+            .only
+            .as_ref()
+            .is_some_and(|only| !only.contains(&group))
+        {
+            // It left, or `finish` says that it should have.
+            return;
+        }
         let group = self.groups.entry(group).or_default();
         // What a checkpoint holds is not missed.
         if last > group.machine.applied_index {
@@ -302,5 +366,80 @@ impl Group {
                 })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use henge_raft::Storage;
+
+    use super::*;
+
+    const GROUP: u64 = 7;
+
+    fn entries(recovery: &mut Recovery, term: u64, range: std::ops::RangeInclusive<u64>) {
+        for index in range {
+            recovery.record(Record::Entry {
+                group: GROUP,
+                term,
+                index,
+                kind: EntryKind::Normal as u8,
+                payload: b"",
+            });
+        }
+    }
+
+    fn hard(recovery: &mut Recovery, term: u64, commit: u64) {
+        recovery.record(Record::HardState {
+            group: GROUP,
+            term,
+            vote: 1,
+            commit,
+        });
+    }
+
+    fn from_checkpoint(index: u64) -> Recovery {
+        let mut recovery = Recovery::new(ConfState::default(), 0);
+        let machine = Machine {
+            applied_index: index,
+            applied_term: 2,
+            ..Machine::default()
+        };
+        recovery.restored(GROUP, machine);
+        recovery
+    }
+
+    /// The entries 41 to 49 were in a segment that was let go once they had been written again, with all
+    /// of the group's, behind what it wrote last. Replay meets the later ones first.
+    #[test]
+    fn the_log_of_a_rewritten_group_begins_after_a_gap() {
+        let mut recovery = from_checkpoint(40);
+        entries(&mut recovery, 2, 50..=60);
+        // Said in every batch the group takes part in: nothing can be applied yet.
+        hard(&mut recovery, 3, 60);
+        assert_eq!(recovery.groups[&GROUP].machine.applied_index, 40);
+        entries(&mut recovery, 2, 41..=60);
+        hard(&mut recovery, 3, 58);
+        let found = recovery.finish().expect("nothing is missing");
+        let group = &found[&GROUP];
+        assert_eq!(group.machine.applied_index, 58);
+        let log = group.log.as_ref().expect("it has a log");
+        let position = |index| log.term(index).ok();
+        assert_eq!((log.last_index(), position(60)), (Ok(60), Some(2)));
+    }
+
+    #[test]
+    fn a_gap_that_is_never_filled_is_a_missing_checkpoint() {
+        let mut recovery = from_checkpoint(40);
+        entries(&mut recovery, 2, 50..=60);
+        hard(&mut recovery, 3, 60);
+        assert_eq!(
+            recovery.finish().err(),
+            Some(RecoverFault::MissingCheckpoint {
+                group: GROUP,
+                needed: 49,
+                found: 40
+            })
+        );
     }
 }

@@ -10,39 +10,40 @@
 //!
 //! Synchronous code: inputs are what arrived and what time it is; outputs are log batches, frames for
 //! peers and answers. The same code runs under every host and in the simulator.
+//!
+//! Promises: a turn looks only at shards that something arrived for, whose timer is due, or that had
+//! work left; an idle shard costs nothing. Each gets a bounded share before the next has its own, and
+//! what is left goes first in the next turn (see `agenda`).
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use henge_raft::{Entry, EntryKind, Message, MessageKind};
 use henge_wal::{Event, Lsn, ReadId, Wal};
 
+use super::agenda::Agenda;
+use super::background::SCRUB_EVERY_MICROS;
+use super::gauges::{Gauges, Stage, Stopwatch};
 use super::inbox::{Inbox, Input};
 use super::pack;
-use crate::api::{Error, Metrics};
+use super::timers::Timers;
+use crate::api::{CoreMetrics, Error, Metrics};
 use crate::shard::answer::{CHAIN_MS_MAX, Chain};
 use crate::shard::persist::{Outputs, Parked};
 use crate::shard::{STOPPED_PROPOSED, STOPPED_QUEUED, Shard};
 
-/// Rounds of "take Ready of every shard" in one turn; work that is left waits for the next turn, so
-/// that new input and completed writes get in between.
-const ROUNDS_MAX: usize = 8;
-/// Bytes of old entries read back from the log for a slow follower at a time.
-const READ_BACK_BYTES: usize = 4 << 20;
+/// Times that a turn gives shards their share of "take Ready"; work that is left waits for the next turn,
+/// so that new input and completed writes get in between.
+const SHARES_MAX: usize = 4_096;
+/// Shares of one shard in one turn: with nobody else on the core it gets so many.
+const ROUNDS_MAX: usize = 64;
 
 /// Callers that may wait while a core still counts as lightly loaded: more of them share their
 /// batches, and gain more from a larger batch than from an earlier one.
 const LIGHT_CALLERS_MAX: usize = 4;
-
-/// Sealed log is read again so much at a time, so often: 8 GiB within four days, a thousandth of what the
-/// reference machine's disk reads.
-const SCRUB_BYTES: usize = 256 << 10;
-const SCRUB_EVERY_MICROS: u64 = 10_000_000;
-/// A log write older than this is worth a warning.
-const STUCK_MICROS: u64 = 5_000_000;
 
 /// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
 const SATURATED_MS_MAX: u64 = 2;
@@ -92,37 +93,50 @@ pub struct CoreConfig {
     pub checkpoint_dir: PathBuf,
     /// Bytes of log between two checkpoints of a shard.
     pub checkpoint_bytes: u64,
-    /// One entry per shard, refreshed every turn.
+    /// One entry per shard, in the shards' order; refreshed in every turn that looks at the shard.
     pub metrics: Vec<Arc<Mutex<Metrics>>>,
+    /// The core's own, refreshed in every turn.
+    pub core_metrics: Arc<Mutex<CoreMetrics>>,
+    /// Measures turns.
+    pub stopwatch: Stopwatch,
 }
 
 /// One core.
 pub struct Core {
-    config: CoreConfig,
-    shards: Vec<Shard>,
-    wal: Wal,
+    pub(super) config: CoreConfig,
+    /// In the order of their groups' ids.
+    pub(super) shards: Vec<Shard>,
+    pub(super) wal: Wal,
+    /// Who has work, and since when.
+    pub(super) agenda: Agenda,
+    timers: Timers,
+    pub(super) gauges: Gauges,
+    /// Callers that wait, as of the last look at each shard.
+    pub(super) waiting: usize,
+    /// Entries in log batches so far.
+    pub(super) entries_counted: u64,
+    /// The log has no segment in reserve and cannot get one.
+    pub(super) log_full: bool,
     parked: VecDeque<Parked>,
     messages: Vec<(u64, Message)>,
     inputs: Vec<Input>,
     last_lsn: Lsn,
     durable_lsn: Lsn,
-    /// Log batches in flight and when they were handed over.
-    written: VecDeque<(Lsn, u64)>,
-    write_seconds: [u64; 15],
-    write_seconds_sum: f64,
     /// Old entries being read back: for which shard, from which index.
-    reads: Vec<(ReadId, usize, u64)>,
+    pub(super) reads: Vec<(ReadId, usize, u64)>,
+    /// The oldest log write does not come back: this core no longer claims to be alive.
+    pub(super) log_stuck: bool,
     /// When the next slice of sealed log is read.
-    scrub_at_micros: u64,
+    pub(super) scrub_at_micros: u64,
     /// Callers of this turn that another caller wakes.
-    chains: Vec<Arc<Chain>>,
-    phase: Phase,
+    pub(super) chains: Vec<Arc<Chain>>,
+    pub(super) phase: Phase,
     /// This turn had input, or word from the log.
     worked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Running,
     /// The log failed: everyone was answered, nothing is acknowledged any more.
     Poisoned,
@@ -132,21 +146,28 @@ enum Phase {
 }
 
 impl Core {
-    /// A core over recovered shards and their open log.
+    /// A core over recovered shards and their open log. Shards are in the order of their groups' ids.
     pub fn new(config: CoreConfig, shards: Vec<Shard>, wal: Wal) -> Self {
         let durable_lsn = wal.stats().durable_lsn;
+        let dues = shards.iter().map(|shard| shard.checkpoint_due_bytes);
+        let mut gauges = Gauges::new(config.stopwatch.clone());
+        gauges.metrics.shards = shards.len() as u64;
         Core {
+            agenda: Agenda::new(dues),
+            timers: Timers::new(shards.len()),
+            gauges,
             config,
             shards,
             wal,
+            waiting: 0,
+            entries_counted: 0,
+            log_full: false,
+            log_stuck: false,
             parked: VecDeque::new(),
             messages: Vec::new(),
             inputs: Vec::new(),
             last_lsn: durable_lsn,
             durable_lsn,
-            written: VecDeque::new(),
-            write_seconds: [0; 15],
-            write_seconds_sum: 0.0,
             reads: Vec::new(),
             scrub_at_micros: SCRUB_EVERY_MICROS,
             chains: Vec::new(),
@@ -167,8 +188,7 @@ impl Core {
 
     /// So few callers wait that each of them is served alone.
     pub fn is_light(&self) -> bool {
-        let waiting: usize = self.shards.iter().map(Shard::waiting).sum();
-        waiting <= LIGHT_CALLERS_MAX
+        self.waiting <= LIGHT_CALLERS_MAX
     }
 
     /// One turn. `cx` is woken when the inbox or the disk has something new.
@@ -177,26 +197,30 @@ impl Core {
             return Next::Ended;
         }
         self.worked = false;
+        self.gauges.begin();
         self.wal.set_time(now.micros);
         // Callers of the last turn whose first one has not run yet.
         self.release_chains();
         self.take_completions(now, cx);
+        self.watch_log(now);
+        self.gauges.lap(Stage::Completions);
         self.intake(now);
-        let mut next_ms = u64::MAX;
-        for shard in &mut self.shards {
-            next_ms = next_ms.min(shard.advance_time(now.millis()));
-            if self.phase == Phase::Running {
-                shard.ask_read_index(now.millis());
-            }
-        }
-        let mut again = self.process(now);
+        self.gauges.lap(Stage::Intake);
+        let run = self.begin_looks(now);
+        self.gauges.lap(Stage::Time);
+        self.process(&run, now);
+        self.submit(now);
+        self.gauges.lap(Stage::Submit);
         self.send(peers);
-        for shard in &mut self.shards {
-            self.chains.extend(shard.flush_answers());
+        self.gauges.lap(Stage::Send);
+        for at in &run {
+            self.chains.extend(self.shards[*at].flush_answers());
         }
-        again |= self.background(cx);
+        self.gauges.lap(Stage::Answer);
+        let mut again = self.background(&run, cx);
         self.scrub(now);
-        self.publish();
+        self.gauges.lap(Stage::Background);
+        self.end_looks(run);
         if self.phase == Phase::Ended {
             self.release_chains();
             return Next::Ended;
@@ -207,9 +231,12 @@ impl Core {
             self.release_chains();
             return Next::Ended;
         }
-        if again {
+        if again || self.agenda.has_any() {
             return Next::Again;
         }
+        // The look at the log comes round however idle the shards are: hosts need not know of "never".
+        let scrub_ms = self.scrub_at_micros.div_ceil(1_000);
+        let mut next_ms = self.timers.next_ms().min(scrub_ms).min(self.stuck_ms());
         if !self.chains.is_empty() {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
@@ -223,6 +250,36 @@ impl Core {
         } else {
             Next::At(next_ms)
         }
+    }
+
+    /// The shards this turn looks at, each told the time.
+    fn begin_looks(&mut self, now: Now) -> Vec<usize> {
+        let now_ms = now.millis();
+        let agenda = &mut self.agenda;
+        self.timers.take_due(now_ms, |at| agenda.mark(at));
+        let run = self.agenda.take();
+        for at in &run {
+            let shard = &mut self.shards[*at];
+            self.waiting -= shard.counted_waiting;
+            shard.advance_time(now_ms);
+            if self.phase == Phase::Running {
+                shard.ask_read_index(now_ms);
+            }
+        }
+        run
+    }
+
+    /// What the looks of this turn came to: timers and metrics.
+    fn end_looks(&mut self, run: Vec<usize>) {
+        for at in &run {
+            let shard = &mut self.shards[*at];
+            shard.counted_waiting = shard.waiting();
+            self.waiting += shard.counted_waiting;
+            self.timers.arm(*at, shard.next_look_ms());
+        }
+        self.gauges.end(self.worked || !run.is_empty());
+        self.publish(&run);
+        self.agenda.give_back(run);
     }
 
     fn release_chains(&mut self) {
@@ -260,23 +317,23 @@ impl Core {
 
     fn durable(&mut self, lsn: Lsn, now: Now) {
         self.durable_lsn = lsn;
-        while let Some((_, at)) = self.written.pop_front_if(|(written, _)| *written <= lsn) {
-            let micros = now.micros.saturating_sub(at);
-            let bucket = (0..14).find(|k| micros <= 1_000 << k).unwrap_or(14);
-            self.write_seconds[bucket] += 1;
-            self.write_seconds_sum += micros as f64 / 1e6;
-        }
+        self.gauges.durable(lsn, now.micros);
         while let Some(parked) = self.parked.pop_front_if(|parked| parked.lsn <= lsn) {
             if let Some(shard) = self.shards.get_mut(parked.shard) {
                 shard.deliver(parked.responses, &mut self.messages);
+                self.agenda.mark(parked.shard);
             }
         }
     }
 
     fn intake(&mut self, now: Now) {
         let mut inputs = std::mem::take(&mut self.inputs);
-        self.config.inbox.take(&mut inputs);
+        let (bytes, refused) = self.config.inbox.take(&mut inputs);
         self.worked |= !inputs.is_empty();
+        let metrics = &mut self.gauges.metrics;
+        metrics.inbox_items = inputs.len() as u64;
+        metrics.inbox_refused = refused;
+        metrics.memory.inbox = bytes as u64;
         for input in inputs.drain(..) {
             self.take_input(input, now);
         }
@@ -292,8 +349,9 @@ impl Core {
             },
             Input::Peer { from, frame } if running => self.step_frame(from, frame),
             Input::PeerLost { peer } if running => {
-                for shard in &mut self.shards {
+                for (at, shard) in self.shards.iter_mut().enumerate() {
                     shard.raft.report_unreachable(peer);
+                    self.agenda.mark(at);
                 }
             }
             Input::WatchOpen { group, session } => match self.shard(group) {
@@ -325,10 +383,14 @@ impl Core {
         }
     }
 
+    /// The shard of a group, which now has something to do.
     fn shard(&mut self, group: u64) -> Option<&mut Shard> {
-        self.shards
-            .iter_mut()
-            .find(|shard| shard.config.group == group)
+        let at = self
+            .shards
+            .binary_search_by_key(&group, |shard| shard.config.group)
+            .ok()?;
+        self.agenda.mark(at);
+        self.shards.get_mut(at)
     }
 
     fn refusal(&self) -> Error {
@@ -358,45 +420,54 @@ impl Core {
         }
     }
 
-    /// Ready, persist and apply, until nothing is left or the turn's bound is met.
-    fn process(&mut self, now: Now) -> bool {
+    /// Ready, persist and apply: a share for each shard in turn, until nothing is left or the turn's bound
+    /// is met.
+    fn process(&mut self, run: &[usize], now: Now) {
         if self.phase != Phase::Running {
-            return false;
+            return;
         }
-        let mut again = true;
+        let mut out = Outputs {
+            wal: &mut self.wal,
+            parked: &mut self.parked,
+            messages: &mut self.messages,
+            last_lsn: &mut self.last_lsn,
+            durable_lsn: self.durable_lsn,
+            now_ms: now.millis(),
+            stopwatch: &self.config.stopwatch,
+            apply_micros: 0,
+        };
+        let mut left = SHARES_MAX.max(run.len());
+        let mut queue = self.agenda.queue(run);
         for _ in 0..ROUNDS_MAX {
-            if !again {
+            queue.retain(|at| {
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                let shard = &mut self.shards[*at];
+                let more = shard.process_ready(*at, &mut out);
+                shard.answer_reads(now.millis());
+                more
+            });
+            if queue.is_empty() || left == 0 {
                 break;
             }
-            again = false;
-            for (at, shard) in self.shards.iter_mut().enumerate() {
-                let mut out = Outputs {
-                    wal: &mut self.wal,
-                    parked: &mut self.parked,
-                    messages: &mut self.messages,
-                    last_lsn: &mut self.last_lsn,
-                    durable_lsn: self.durable_lsn,
-                    now_ms: now.millis(),
-                };
-                again |= shard.process_ready(at, &mut out);
-                shard.answer_reads(now.millis());
-            }
         }
-        self.submit(now);
-        again
+        let apply_micros = out.apply_micros;
+        self.agenda.keep(queue);
+        self.gauges.lap(Stage::Ready);
+        self.gauges.split(Stage::Ready, Stage::Apply, apply_micros);
     }
 
     fn submit(&mut self, now: Now) {
+        if self.phase != Phase::Running {
+            return;
+        }
         match self.wal.submit() {
             Ok(_) => {
                 let submitted = self.wal.stats().submitted_lsn;
-                let last = self
-                    .written
-                    .back()
-                    .map_or(self.durable_lsn, |(lsn, _)| *lsn);
-                if submitted > last {
-                    self.written.push_back((submitted, now.micros));
-                }
+                self.gauges
+                    .submitted(submitted, self.durable_lsn, now.micros);
             }
             Err(error) => self.poison(&error.to_string()),
         }
@@ -404,6 +475,11 @@ impl Core {
 
     /// Packs the turn's messages, heartbeats and votes apart so that they need not wait behind entries.
     fn send(&mut self, peers: &mut dyn Peers) {
+        if self.log_stuck {
+            // Who cannot write must not lead: without heartbeats the others elect another leader, and
+            // without answers this one steps down (CheckQuorum).
+            self.messages.clear();
+        }
         if self.messages.is_empty() {
             return;
         }
@@ -421,49 +497,6 @@ impl Core {
         }
     }
 
-    /// Work without a caller waiting: a slice of compaction or of a checkpoint, old entries for slow
-    /// followers.
-    fn background(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.phase != Phase::Running {
-            return false;
-        }
-        let mut again = false;
-        let (dir, every) = (&self.config.checkpoint_dir, self.config.checkpoint_bytes);
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            again |= shard.compact_slice();
-            again |= shard.checkpoint_slice(dir, &mut self.wal, every, cx);
-            again |= shard.watch_slice();
-            while let Some(wanted) = shard.raft.storage_mut().take_wanted() {
-                let (low, high) = (wanted.low, wanted.high - 1);
-                let id = self
-                    .wal
-                    .read(shard.config.group, low, high, READ_BACK_BYTES);
-                self.reads.push((id, at, low));
-            }
-        }
-        again
-    }
-
-    /// Reads what is sealed again, a slice at a time, and says when a write does not come back.
-    fn scrub(&mut self, now: Now) {
-        if now.micros < self.scrub_at_micros || self.phase != Phase::Running {
-            return;
-        }
-        self.scrub_at_micros = now.micros + SCRUB_EVERY_MICROS;
-        self.wal.scrub_slice(SCRUB_BYTES);
-        if let Some(write) = self.wal.oldest_in_flight()
-            && now.micros.saturating_sub(write.since_micros) > STUCK_MICROS
-        {
-            let seconds = now.micros.saturating_sub(write.since_micros) / 1_000_000;
-            tracing::warn!(
-                file = write.file,
-                offset = write.offset,
-                seconds,
-                "a log write does not complete"
-            );
-        }
-    }
-
     fn read_back(
         &mut self,
         id: ReadId,
@@ -473,6 +506,7 @@ impl Core {
             return;
         };
         let (_, at, low) = self.reads.swap_remove(found);
+        self.agenda.mark(at);
         let Some(shard) = self.shards.get_mut(at) else {
             return;
         };
@@ -501,8 +535,9 @@ impl Core {
         } else {
             tracing::info!("there is room for log segments again");
         }
-        for shard in &mut self.shards {
+        for (at, shard) in self.shards.iter_mut().enumerate() {
             shard.space_low = low;
+            self.agenda.mark(at);
         }
     }
 
@@ -517,8 +552,9 @@ impl Core {
         self.phase = Phase::Poisoned;
         self.parked.clear();
         let error = Error::Poisoned(why.to_owned());
-        for shard in &mut self.shards {
+        for (at, shard) in self.shards.iter_mut().enumerate() {
             shard.end(&error, &error);
+            self.agenda.mark(at);
         }
     }
 
@@ -532,24 +568,6 @@ impl Core {
         } else {
             self.phase = Phase::Closing;
             self.wal.close();
-        }
-    }
-
-    fn publish(&mut self) {
-        let stats = self.wal.stats();
-        let log_full = stats.space_low && stats.ready_segments == 0;
-        for (shard, published) in self.shards.iter_mut().zip(&self.config.metrics) {
-            shard.log_full = log_full;
-            let mut metrics = published.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.metrics(&mut metrics);
-            metrics.wal_batches = stats.batches;
-            metrics.wal_bytes = stats.bytes;
-            metrics.wal_payload_bytes = stats.payload_bytes;
-            metrics.io_backend = stats.backend;
-            metrics.direct_io = stats.direct_io;
-            metrics.poisoned = self.phase == Phase::Poisoned;
-            metrics.wal_write_seconds = self.write_seconds;
-            metrics.wal_write_seconds_sum = self.write_seconds_sum;
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Describing and opening an engine.
 
-use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,8 +10,11 @@ use henge_mvcc as mvcc;
 use henge_raft::ConfState;
 use henge_wal::{Identity, Wal, checkpoint};
 
+use super::directory::{Asked, Directory};
+use super::layout::{Layout, Router};
 use super::{CoreHandle, Engine, Inner, OpenError, ShardHandle};
-use crate::api::{Member, Metrics};
+use crate::api::{CoreMetrics, Member, Metrics};
+use crate::core::gauges::Stopwatch;
 use crate::core::inbox::{Inbox, Input};
 use crate::core::recover::Recovery;
 use crate::core::{Core, CoreConfig, Peers};
@@ -26,7 +26,7 @@ use crate::peer::{PeerConfig, PeerHandler, PeerNet};
 use crate::shard::{Shard, ShardConfig};
 
 /// Most shards of one engine: their ids and buffers are laid out at open.
-const SHARDS_MAX: usize = 4_096;
+const SHARDS_MAX: usize = 65_536;
 
 /// Starts a core: host, name, options, builder.
 pub(crate) type StartCore<'a> =
@@ -51,8 +51,7 @@ pub struct ClusterConfig {
 #[derive(Clone, Debug)]
 pub struct EngineBuilder {
     dir: PathBuf,
-    cores: usize,
-    shards: usize,
+    asked: Asked,
     host: HostKind,
     busy_poll_micros: u64,
     pin: bool,
@@ -72,8 +71,7 @@ impl EngineBuilder {
     pub(super) fn new(dir: impl Into<PathBuf>) -> Self {
         EngineBuilder {
             dir: dir.into(),
-            cores: 1,
-            shards: 1,
+            asked: Asked::default(),
             host: HostKind::Auto,
             busy_poll_micros: 200,
             pin: true,
@@ -99,15 +97,33 @@ impl EngineBuilder {
         }
     }
 
-    /// Threads that hold shards, each with its own log. Default 1: more pays only with as many shards.
+    /// Threads that hold shards, each with its own log. Default: as the directory was opened last, 1 for a
+    /// new one; more pays only with as many shards. Another number than last time moves shards to other
+    /// cores' logs before the engine starts, which copies those logs once.
     pub fn cores(mut self, cores: usize) -> Self {
-        self.cores = cores;
+        self.asked.cores = Some(cores);
         self
     }
 
-    /// Shards, spread over the cores by turns. Default 1, which keeps one revision order over all keys.
+    /// Shards, each with its own revision order. Fixed when the directory is made, as keys are spread over
+    /// them. Default: as the directory was made; 1 for a new one, which keeps one revision order over all
+    /// keys.
     pub fn shards(mut self, shards: usize) -> Self {
-        self.shards = shards;
+        self.asked.shards = Some(shards);
+        self
+    }
+
+    /// The core of each shard, in shard order. Default: as the directory has it, by turns for a new one or
+    /// another number of cores.
+    pub fn place(mut self, homes: impl IntoIterator<Item = usize>) -> Self {
+        self.asked.homes = homes.into_iter().collect();
+        self
+    }
+
+    /// How keys find their shard. Fixed when the directory is made. Default: as the directory was made;
+    /// [`Router::Hash`] for a new one.
+    pub fn router(mut self, router: Router) -> Self {
+        self.asked.router = Some(router);
         self
     }
 
@@ -200,22 +216,31 @@ impl EngineBuilder {
     /// As [`EngineBuilder::open`], with each core started by `start`.
     pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
         self.check()?;
-        make_dir(&self.dir)?;
-        self.check_layout()?;
+        let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.identity())?;
+        let layout = directory.layout.clone();
+        let cores = layout.placement.cores;
+        if self.cluster.members.len() > 1 && cores > 1 {
+            return Err(OpenError::Config {
+                setting: "cores",
+                why: "a replicated engine has one core in this version".to_owned(),
+            });
+        }
         let (host, refused) = self.host.resolve();
         if let Some(reason) = refused {
             tracing::warn!(%reason, "io_uring is not available: log writes use a thread");
         }
-        let inboxes: Vec<_> = (0..self.cores).map(|_| Arc::new(Inbox::new())).collect();
-        let metrics: Vec<_> = (0..self.shards)
+        let inboxes: Vec<_> = (0..cores).map(|_| Arc::new(Inbox::new())).collect();
+        let metrics: Vec<_> = (0..layout.shards)
             .map(|_| Arc::new(Mutex::new(Metrics::default())))
             .collect();
         // The cores come first: a peer that connects finds somebody to talk to.
         let net = Arc::new(OnceLock::new());
-        let mut cores = Vec::new();
+        let mut cores = Vec::with_capacity(cores);
         let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
         for (at, inbox) in inboxes.iter().enumerate() {
-            let build = self.core_builder(at, inbox.clone(), &metrics, net.clone());
+            let core_metrics = Arc::new(Mutex::new(CoreMetrics::default()));
+            let doors = (inbox.clone(), core_metrics.clone());
+            let build = self.core_builder(at, &layout, doors, &metrics, net.clone());
             let (build, ended) = noting_the_end(build);
             let options = HostOptions {
                 busy_poll_micros: self.busy_poll_micros,
@@ -226,28 +251,32 @@ impl EngineBuilder {
             let thread = Mutex::new(thread);
             cores.push(CoreHandle {
                 inbox: inbox.clone(),
+                metrics: core_metrics,
                 tasks,
                 thread,
                 ended,
             });
         }
+        directory.opened()?;
         let mut engine = Inner {
             cores,
             shards: metrics
                 .into_iter()
                 .enumerate()
                 .map(|(at, metrics)| ShardHandle {
-                    core: at % self.cores,
+                    core: layout.placement.home(at),
                     group: group_id(at),
                     metrics,
                 })
                 .collect(),
             members: self.cluster.members.clone(),
+            router: layout.router,
             limits: mvcc::check::Limits {
                 txn_ops_max: self.txn_ops_max,
             },
             host,
             next_session: AtomicU64::new(1),
+            next_lease: AtomicU64::new(wall_clock_ms() << 20),
             peers: None,
         };
         engine.peers = self.start_peers(&inboxes, &net)?;
@@ -263,11 +292,12 @@ impl EngineBuilder {
                 why: why.to_owned(),
             })
         };
-        if self.cores == 0 || self.cores > self.shards {
-            return bad("cores", "must be between 1 and the number of shards");
-        }
-        if self.shards > SHARDS_MAX {
-            return bad("shards", "must be at most 4,096");
+        if self
+            .asked
+            .shards
+            .is_some_and(|shards| shards == 0 || shards > SHARDS_MAX)
+        {
+            return bad("shards", "must be between 1 and 65,536");
         }
         if self.tick_ms == 0 || self.election_ticks < 5 {
             return bad(
@@ -279,50 +309,16 @@ impl EngineBuilder {
         if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {
             return bad("cluster", "this member's id must be one of the members'");
         }
-        if cluster.members.len() > 1 && self.cores > 1 {
-            return bad("cores", "a replicated engine has one core in this version");
-        }
         self.wal.check().map_err(|why| OpenError::Config {
             setting: "wal",
             why: why.to_owned(),
         })
     }
 
-    /// Cores and shards decide where a key is: a directory keeps those it was made with.
-    fn check_layout(&self) -> Result<(), OpenError> {
-        let path = self.dir.join("LAYOUT");
-        let asked = format!("format 1, cores {}, shards {}", self.cores, self.shards);
-        let directory = |error| OpenError::Directory {
-            path: path.clone(),
-            error,
-        };
-        match fs::File::open(&path) {
-            Ok(file) => {
-                let mut found = String::new();
-                file.take(1_024)
-                    .read_to_string(&mut found)
-                    .map_err(directory)?;
-                let found = found.trim().to_owned();
-                if found == asked {
-                    Ok(())
-                } else {
-                    Err(OpenError::Layout { path, found, asked })
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                // A directory with something else in it is somebody else's.
-                if let Some(stranger) = first_entry(&self.dir).map_err(directory)? {
-                    return Err(OpenError::Directory {
-                        path: self.dir.clone(),
-                        error: std::io::Error::other(format!(
-                            "not a henge data directory: it holds {stranger:?} but no LAYOUT file; \
-                             give an empty or new directory"
-                        )),
-                    });
-                }
-                write_durably(&self.dir, "LAYOUT", &asked).map_err(directory)
-            }
-            Err(error) => Err(directory(error)),
+    fn identity(&self) -> Identity {
+        Identity {
+            cluster_id: self.cluster.cluster_id,
+            member_id: self.cluster.member_id,
         }
     }
 
@@ -363,14 +359,15 @@ impl EngineBuilder {
     fn core_builder(
         &self,
         at: usize,
-        inbox: Arc<Inbox>,
+        layout: &Layout,
+        (inbox, core_metrics): (Arc<Inbox>, Arc<Mutex<CoreMetrics>>),
         metrics: &[Arc<Mutex<Metrics>>],
         net: Arc<OnceLock<Arc<PeerNet>>>,
     ) -> CoreBuilder {
         // Ids start from the wall clock, with room for a million requests per millisecond, so that those
         // of a later run are always larger.
         let first_request_id = wall_clock_ms() << 20;
-        let mine = (at..self.shards).step_by(self.cores);
+        let mine = (0..layout.shards).filter(|shard| layout.placement.home(*shard) == at);
         let configs: Vec<_> = mine
             .clone()
             .map(|shard| self.shard_config(group_id(shard), first_request_id))
@@ -384,14 +381,12 @@ impl EngineBuilder {
         let checkpoint_dir = self.dir.join("checkpoints");
         let checkpoint_bytes = self.checkpoint_bytes;
         let options = self.wal.clone();
-        let all_here = self.cores == 1;
-        let identity = Identity {
-            cluster_id: self.cluster.cluster_id,
-            member_id: self.cluster.member_id,
-        };
+        let all_here = layout.placement.cores == 1;
+        let identity = self.identity();
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
             let mut recovery = Recovery::new(conf_state, now_ms);
+            recovery.only(configs.iter().map(|config| config.group));
             recovery.refuse_if_nothing_is_left(all_here);
             for config in &configs {
                 if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
@@ -421,6 +416,8 @@ impl EngineBuilder {
                 checkpoint_dir,
                 checkpoint_bytes,
                 metrics,
+                core_metrics,
+                stopwatch: Stopwatch::new(move || clock.now().micros),
             };
             let peers: Box<dyn Peers> = Box::new(NetPeers { net });
             Ok((Core::new(config, shards, wal), peers))
@@ -479,7 +476,7 @@ fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine
 }
 
 /// Groups are numbered from 1; 0 would be easy to write by accident.
-fn group_id(shard: usize) -> u64 {
+pub(super) fn group_id(shard: usize) -> u64 {
     shard as u64 + 1
 }
 
@@ -597,42 +594,4 @@ fn report_damage(group: u64, report: &henge_wal::OpenReport) {
              copy, let the member rejoin empty, or see what `henge wal repair` would give up"
         );
     }
-}
-
-fn make_dir(dir: &Path) -> Result<(), OpenError> {
-    let directory = |error| OpenError::Directory {
-        path: dir.to_owned(),
-        error,
-    };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(directory)?;
-    // The new directory's name is durable only once its parent is synced.
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    sync_dir(parent.unwrap_or(Path::new("."))).map_err(directory)
-}
-
-fn first_entry(dir: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if name != "lost+found" && name != "LAYOUT.tmp" {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
-}
-
-fn write_durably(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
-    let temporary = dir.join(format!("{name}.tmp"));
-    let mut file = fs::File::create(&temporary)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(name))?;
-    sync_dir(dir)
-}
-
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    fs::File::open(dir)?.sync_all()
 }

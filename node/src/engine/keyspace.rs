@@ -3,7 +3,9 @@
 use henge_mvcc as mvcc;
 
 use super::{Engine, Operation, Ticket};
-use crate::api::{Backend, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status};
+use crate::api::{
+    Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status,
+};
 use crate::machine::{Command, Response};
 use crate::shard::request::RequestKind;
 use crate::shard::session::WatchStream;
@@ -189,5 +191,10 @@ impl Backend for Keyspace {
 
     fn metrics(&self) -> Metrics {
         self.engine.metrics(self.shard).unwrap_or_default()
+    }
+
+    fn core_metrics(&self) -> Option<(usize, CoreMetrics)> {
+        let core = self.engine.core_of(self.shard)?;
+        Some((core, self.engine.core_metrics(core)?))
     }
 }

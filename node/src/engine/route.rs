@@ -3,13 +3,12 @@
 //! Keys are spread by a fixed hash (FNV-1a, finished with a multiply-shift): it must never change, since
 //! it says where data is. One shard needs no hash.
 
+use bytes::Bytes;
 use henge_mvcc as mvcc;
 use henge_mvcc::RequestOp;
 
-use super::{Engine, Ticket, owned};
-use crate::api::{Error, Header, Reply};
-use crate::machine::Command;
-use crate::shard::request::RequestKind;
+use super::{Engine, Router, owned};
+use crate::api::Error;
 
 /// The shard of a key among `shards`.
 pub fn shard_of(key: &[u8], shards: usize) -> usize {
@@ -26,7 +25,22 @@ pub fn shard_of(key: &[u8], shards: usize) -> usize {
 
 impl Engine {
     pub(crate) fn route(&self, key: &[u8]) -> usize {
-        shard_of(key, self.shards())
+        match &self.inner().router {
+            Router::Hash => shard_of(key, self.shards()),
+            Router::Ranges(splits) => splits.partition_point(|split| split[..] <= *key),
+        }
+    }
+
+    /// The shards that can hold keys of a range.
+    pub(crate) fn shards_of(&self, range: &mvcc::KeyRange<'_>) -> std::ops::Range<usize> {
+        if range.is_one() {
+            let shard = self.route(range.key);
+            return shard..shard + 1;
+        }
+        match &self.inner().router {
+            Router::Hash => 0..self.shards(),
+            Router::Ranges(splits) => spanned(splits, range),
+        }
     }
 
     pub(crate) fn one_shard(&self, what: &'static str) -> Result<usize, Error> {
@@ -37,15 +51,17 @@ impl Engine {
         }
     }
 
+    /// The one shard that holds all of a range.
     pub(crate) fn route_range(
         &self,
         range: &mvcc::KeyRange<'_>,
         what: &'static str,
     ) -> Result<usize, Error> {
-        if range.is_one() {
-            Ok(self.route(range.key))
+        let shards = self.shards_of(range);
+        if shards.len() == 1 {
+            Ok(shards.start)
         } else {
-            self.one_shard(what)
+            Err(Error::OneShardOnly(what))
         }
     }
 
@@ -54,101 +70,58 @@ impl Engine {
         if self.shards() == 1 {
             return Ok(0);
         }
-        let mut keys = Vec::new();
-        collect_keys(txn, &mut keys)?;
-        let Some(first) = keys.first() else {
-            return Ok(0);
-        };
-        let shard = self.route(first);
-        match keys.iter().find(|key| self.route(key) != shard) {
-            None => Ok(shard),
-            Some(other) => Err(Error::CrossShard {
-                first: owned(first),
-                other: owned(other),
-            }),
-        }
+        let mut first = None;
+        self.meet(txn, &mut first)?;
+        Ok(first.map_or(0, |(shard, _)| shard))
     }
 
-    pub(crate) fn range_tickets(
+    /// Walks a transaction; every key must be in the shard of the first.
+    fn meet<'a>(
         &self,
-        request: &mvcc::RangeRequest<'_>,
-    ) -> Result<Vec<Ticket>, Error> {
-        mvcc::check::range(request, &self.inner().limits)?;
-        let encoded = Command::Range(request.clone()).encode();
-        let read = |encoded| RequestKind::Read {
-            encoded,
-            serializable: false,
+        txn: &mvcc::TxnRequest<'a>,
+        first: &mut Option<(usize, &'a [u8])>,
+    ) -> Result<(), Error> {
+        let mut one = |range: &mvcc::KeyRange<'a>| {
+            let shard =
+                self.route_range(range, "a range over several shards inside a transaction")?;
+            let (met, key) = *first.get_or_insert((shard, range.key));
+            if met == shard {
+                return Ok(());
+            }
+            Err(Error::CrossShard {
+                first: owned(key),
+                other: owned(range.key),
+            })
         };
-        if request.range.is_one() || self.shards() == 1 {
-            return Ok(vec![
-                self.submit(self.route(request.range.key), read(encoded)),
-            ]);
+        for compare in &txn.compare {
+            one(&compare.range)?;
         }
-        if request.revision > 0 || request.sort_target != mvcc::SortTarget::Key {
-            return Err(Error::OneShardOnly(
-                "a range at a past revision or in another order",
-            ));
+        let mut nested = Vec::new();
+        for op in txn.success.iter().chain(&txn.failure) {
+            match op {
+                RequestOp::Range(range) => one(&range.range)?,
+                RequestOp::Put(put) => {
+                    one(&mvcc::KeyRange::one(put.key))?;
+                    self.check_lease(put.key, put.lease)?;
+                }
+                RequestOp::DeleteRange(delete) => one(&delete.range)?,
+                RequestOp::Txn(txn) => nested.push(txn),
+            }
         }
-        Ok((0..self.shards())
-            .map(|shard| self.submit(shard, read(encoded.clone())))
-            .collect())
+        nested.into_iter().try_for_each(|txn| self.meet(txn, first))
     }
 }
 
-/// Merges the shards' answers in key order; each is sorted already.
-pub(crate) fn merge(
-    mut parts: Vec<Reply<mvcc::RangeResponse>>,
-    limit: i64,
-) -> Result<Reply<mvcc::RangeResponse>, Error> {
-    if parts.len() == 1
-        && let Some(only) = parts.pop()
-    {
-        return Ok(only);
-    }
-    let mut header = Header::default();
-    let mut body = mvcc::RangeResponse::default();
-    for part in parts {
-        if part.header.revision >= header.revision {
-            header = part.header;
-        }
-        body.count += part.body.count;
-        body.more |= part.body.more;
-        body.kvs.extend(part.body.kvs);
-    }
-    body.kvs.sort_by(|left, right| left.key.cmp(&right.key));
-    if let Ok(limit) = usize::try_from(limit)
-        && limit > 0
-        && body.kvs.len() > limit
-    {
-        body.kvs.truncate(limit);
-        body.more = true;
-    }
-    Ok(Reply { header, body })
-}
-
-fn collect_keys<'a>(txn: &mvcc::TxnRequest<'a>, keys: &mut Vec<&'a [u8]>) -> Result<(), Error> {
-    let mut one = |range: &mvcc::KeyRange<'a>| {
-        if !range.is_one() {
-            return Err(Error::OneShardOnly("a range inside a transaction"));
-        }
-        keys.push(range.key);
-        Ok(())
+/// The shards between split keys that a range touches. An empty range touches the one it begins in.
+fn spanned(splits: &[Bytes], range: &mvcc::KeyRange<'_>) -> std::ops::Range<usize> {
+    let first = splits.partition_point(|split| split[..] <= *range.key);
+    // etcd: a range end of one zero byte means all keys from the first on.
+    let last = if range.end == b"\0" {
+        splits.len()
+    } else {
+        splits.partition_point(|split| split[..] < *range.end)
     };
-    let mut nested = Vec::new();
-    for compare in &txn.compare {
-        one(&compare.range)?;
-    }
-    for op in txn.success.iter().chain(&txn.failure) {
-        match op {
-            RequestOp::Range(range) => one(&range.range)?,
-            RequestOp::Put(put) => one(&mvcc::KeyRange::one(put.key))?,
-            RequestOp::DeleteRange(delete) => one(&delete.range)?,
-            RequestOp::Txn(txn) => nested.push(txn),
-        }
-    }
-    nested
-        .into_iter()
-        .try_for_each(|txn| collect_keys(txn, keys))
+    first..last.max(first) + 1
 }
 
 #[cfg(test)]
@@ -162,6 +135,21 @@ mod tests {
             .map(|key| shard_of(key.as_bytes(), 1_000))
             .into();
         assert_eq!(found, [521, 510, 289, 903, 532, 302]);
+    }
+
+    #[test]
+    fn ranges_touch_the_shards_between_their_ends() {
+        let splits = [Bytes::from_static(b"g"), Bytes::from_static(b"p")];
+        let span = |key: &'static [u8], end: &'static [u8]| {
+            let touched = spanned(&splits, &mvcc::KeyRange { key, end });
+            (touched.start, touched.end)
+        };
+        assert_eq!(span(b"a", b"g"), (0, 1));
+        assert_eq!(span(b"a", b"g\0"), (0, 2));
+        assert_eq!(span(b"g", b"p"), (1, 2));
+        assert_eq!(span(b"b", b"\0"), (0, 3));
+        assert_eq!(span(b"q", b"\0"), (2, 3));
+        assert_eq!(span(b"z", b"a"), (2, 3));
     }
 
     #[test]

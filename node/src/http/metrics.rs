@@ -346,10 +346,15 @@ const CODES: [(Code, &str); 17] = [
 ];
 
 /// The text under construction. Writing to a String cannot fail.
-struct Page(String);
+#[derive(Default)]
+pub(super) struct Page(String);
 
 impl Page {
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
+    pub(super) fn into_text(self) -> String {
+        self.0
+    }
+
+    pub(super) fn head(&mut self, name: &str, help: &str, kind: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
@@ -363,7 +368,7 @@ impl Page {
         self.line(name, &[], value);
     }
 
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub(super) fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
             let open = if i == 0 { '{' } else { ',' };

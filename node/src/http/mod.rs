@@ -3,6 +3,7 @@
 //! Answers are etcd's (`server/etcdserver/api/etcdhttp`): probes, load balancers and dashboards made
 //! for etcd work unchanged. Knows `Backend` only.
 
+mod core_metrics;
 pub mod health;
 pub mod metrics;
 
@@ -72,7 +73,10 @@ async fn exposition<B: Backend>(backend: &B, counters: &GrpcCounters) -> Respons
         },
     );
     let process = metrics::Process::read();
-    let body = metrics::render(&backend.metrics(), counters, &process, &identity);
+    let mut body = metrics::render(&backend.metrics(), counters, &process, &identity);
+    if let Some((core, metrics)) = backend.core_metrics() {
+        body.push_str(&core_metrics::render(core, &metrics));
+    }
     let mut response = Response::new(EdgeBody::plain(body));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

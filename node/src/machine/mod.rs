@@ -9,5 +9,5 @@ pub mod command;
 mod decode;
 mod encode;
 
-pub use apply::{Machine, Response};
+pub use apply::{Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};

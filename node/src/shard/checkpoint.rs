@@ -20,8 +20,6 @@ use super::log::Position;
 
 /// Bytes of snapshot made per turn: about a tenth of a millisecond of work.
 const SLICE_BYTES: usize = 128 * 1024;
-/// Log between two checkpoints while the disk is full: one segment, the least that can be given back.
-const LOW_SPACE_BYTES: u64 = 64 << 20;
 
 /// A checkpoint in the making.
 pub struct Checkpointing {
@@ -35,29 +33,10 @@ pub struct Checkpointing {
 }
 
 impl Shard {
-    /// Starts a checkpoint if enough log has been written since the last one, or goes on with the one
-    /// that runs. Returns whether it could go on at once.
-    pub fn checkpoint_slice(
-        &mut self,
-        dir: &Path,
-        wal: &mut Wal,
-        every_bytes: u64,
-        cx: &mut Context<'_>,
-    ) -> bool {
+    /// Goes on with the checkpoint that runs. Returns whether it could go on at once.
+    pub fn checkpoint_slice(&mut self, wal: &mut Wal, cx: &mut Context<'_>) -> bool {
         let Some(mut running) = self.checkpointing.take() else {
-            let written = wal.stats().bytes + self.log_bytes_replayed;
-            // A full disk cannot wait for the usual distance: only a checkpoint gives segments back.
-            let early = if self.space_low {
-                every_bytes.saturating_sub(LOW_SPACE_BYTES)
-            } else {
-                0
-            };
-            let due = self.checkpoint_due_bytes.saturating_sub(early);
-            if self.corrupt || !self.is_alone() || written < due {
-                return false;
-            }
-            self.checkpoint_due_bytes = written + every_bytes;
-            return self.begin_checkpoint(dir);
+            return false;
         };
         running.push();
         let go_on = running.ready.is_empty() && running.more;
@@ -89,11 +68,16 @@ impl Shard {
         }
     }
 
-    fn begin_checkpoint(&mut self, dir: &Path) -> bool {
+    /// Begins a checkpoint; false if there is none to be written, or it cannot be begun now.
+    pub fn begin_checkpoint(&mut self, dir: &Path) -> bool {
         let position = Position {
             index: self.machine.applied_index,
             term: self.machine.applied_term,
         };
+        let compacted = self.raft.storage().compacted_index();
+        if self.corrupt || !self.is_alone() || position.index <= compacted {
+            return false;
+        }
         let meta = Meta {
             cluster_id: self.config.cluster_id,
             member_id: self.config.member_id,

@@ -148,6 +148,16 @@ impl TailLog {
         self.read_back.get_mut().take()
     }
 
+    /// The last index that is in a checkpoint.
+    pub fn compacted_index(&self) -> u64 {
+        self.compacted.index
+    }
+
+    /// Bytes of entries held in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Hands in what was read back from `low` on: nothing, if the read failed.
     pub fn fetched(&mut self, low: u64, entries: Vec<Entry>) {
         self.read_back.get_mut().put(low, entries);

@@ -15,6 +15,7 @@ pub mod answer;
 pub mod apply;
 pub mod checkpoint;
 pub mod log;
+pub mod long_reads;
 pub mod persist;
 pub mod reads;
 pub mod request;
@@ -31,6 +32,7 @@ use henge_raft::{ConfState, Config, HardState, RawNode};
 
 use self::admit::Pending;
 use self::log::TailLog;
+use self::long_reads::LongReads;
 use self::reads::Reads;
 use self::waiters::Waiters;
 use self::watch::Watches;
@@ -87,6 +89,7 @@ pub struct Shard {
     pub(crate) watches: Watches,
     pub(crate) waiters: Waiters,
     pub(crate) reads: Reads,
+    pub(crate) long_reads: LongReads,
     /// Answers of this turn, not sent yet.
     pub(crate) answers: Vec<(
         request::Answer,
@@ -100,10 +103,9 @@ pub struct Shard {
     pub(crate) compacting: Vec<request::Answer>,
     /// The checkpoint that is being written.
     pub(crate) checkpointing: Option<checkpoint::Checkpointing>,
-    /// Log written, by all groups of the core, at which the next checkpoint is due.
+    /// Log written, by all groups of the core, at which the first checkpoint is due: what was replayed at
+    /// the start counts as written.
     pub(crate) checkpoint_due_bytes: u64,
-    /// Log that was replayed at the start: it counts as written.
-    pub(crate) log_bytes_replayed: u64,
     /// Committed entries could not be understood, or the log lost entries: serves nothing, does not vote
     /// or campaign.
     pub(crate) corrupt: bool,
@@ -111,10 +113,16 @@ pub struct Shard {
     pub(crate) space_low: bool,
     /// Nor has it one in reserve.
     pub(crate) log_full: bool,
+    /// Callers waiting when the core last counted them.
+    pub(crate) counted_waiting: usize,
     /// Term and vote of the last hard state handed to the log.
     pub(crate) persisted_vote: (u64, u64),
     /// Sizes of the store as of the last tick: counting them costs more than a write may.
     pub(crate) stats: henge_mvcc::Stats,
+    /// What was applied when they were taken.
+    stats_applied: u64,
+    /// When idle watchers get their next progress note.
+    progress_ms: u64,
     leader_seen: u64,
     leader_changes: u64,
     pub(crate) failed: u64,
@@ -145,18 +153,24 @@ impl Shard {
             machine,
             watches: Watches::default(),
             reads: Reads::new(config.first_request_id),
+            long_reads: LongReads::default(),
             answers: Vec::new(),
             queue: VecDeque::new(),
             pending_bytes: 0,
             compacting: Vec::new(),
             checkpointing: None,
-            checkpoint_due_bytes: config.checkpoint_bytes,
-            log_bytes_replayed: config.log_bytes_replayed,
+            checkpoint_due_bytes: config
+                .checkpoint_bytes
+                .saturating_sub(config.log_bytes_replayed),
             corrupt: lost.is_some(),
             space_low: false,
             log_full: false,
+            counted_waiting: 0,
             persisted_vote: (hard_state.term, hard_state.vote),
             stats: henge_mvcc::Stats::default(),
+            // Unlike any index: the first tick takes them.
+            stats_applied: u64::MAX,
+            progress_ms: u64::MAX,
             leader_seen: 0,
             leader_changes: 0,
             failed: 0,
@@ -195,8 +209,8 @@ impl Shard {
         }
     }
 
-    /// Passes time to raft, to waiting callers and to leases. Returns when it wants to be called again.
-    pub fn advance_time(&mut self, now_ms: u64) -> u64 {
+    /// Passes time to raft, to waiting callers and to leases. Ask [`Shard::next_look_ms`] afterwards.
+    pub fn advance_time(&mut self, now_ms: u64) {
         // After a long pause one tick per missed interval would only storm the peers; raft needs to
         // know that time passed, not how often.
         if now_ms >= self.next_tick_ms {
@@ -207,25 +221,41 @@ impl Shard {
             self.note_leader(now_ms);
             self.expire_leases(now_ms);
             self.stats = self.machine.store.stats();
+            self.stats_applied = self.machine.applied_index;
         }
         self.note_leader(now_ms);
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
+        self.long_reads.expire(now_ms);
         let header = self.header();
         let interval = self.config.progress_notify_ms;
-        let progress = self
+        self.progress_ms = self
             .watches
-            .notify_progress(&self.machine.store, now_ms, interval, header);
-        [
-            Some(self.next_tick_ms),
-            self.waiters.next_expiry_ms(),
-            progress,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(self.next_tick_ms)
+            .notify_progress(&self.machine.store, now_ms, interval, header)
+            .unwrap_or(u64::MAX);
+    }
+
+    /// When the shard has to be looked at again if nothing arrives for it, in milliseconds.
+    ///
+    /// A group that is alone, leads and has nothing under way needs no ticks: no peer waits to hear from
+    /// it, and it cannot lose its lead. It costs nothing until a lease runs out or a request comes.
+    pub fn next_look_ms(&self) -> u64 {
+        let rests = self.is_alone()
+            && self.is_leader()
+            && self.waiting() == 0
+            && self.reads.is_empty()
+            && self.long_reads.is_empty()
+            && self.stats_applied == self.machine.applied_index
+            && !self.machine.store.compaction_pending();
+        let tick_ms = if rests {
+            let due = self.machine.store.leases_next_due_ms();
+            due.map_or(u64::MAX, |due| due.max(self.next_tick_ms))
+        } else {
+            self.next_tick_ms
+        };
+        let expiry_ms = self.waiters.next_expiry_ms().unwrap_or(u64::MAX);
+        tick_ms.min(expiry_ms).min(self.progress_ms)
     }
 
     /// Answers everyone: the engine stops, or the log is poisoned.
@@ -242,6 +272,7 @@ impl Shard {
             answer.send(Err(proposed.clone()));
         }
         self.reads.fail_all(queued);
+        self.long_reads.fail_all(queued);
         self.watches.end();
     }
 
@@ -289,6 +320,8 @@ impl Shard {
         into.keys = stats.keys;
         into.versions = stats.versions;
         into.db_bytes = stats.bytes.total();
+        into.tail_bytes = self.raft.storage().bytes() as u64;
+        into.pending_bytes = self.pending_bytes as u64;
         into.revision = self.machine.store.revision();
         into.compact_revision = self.machine.store.compacted_revision();
         into.watchers = self.watches.count() as u64;

@@ -11,8 +11,8 @@ use henge_wal::{Lsn, Wal};
 
 use super::Shard;
 
-/// Rounds of Ready one shard may take in one turn; more work waits for the next.
-const READY_ROUNDS_MAX: usize = 64;
+/// Rounds of Ready one shard may take before the other shards of its core have theirs.
+const READY_ROUNDS_MAX: usize = 8;
 
 /// Responses that wait for a log batch.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ pub struct Outputs<'a> {
     pub durable_lsn: Lsn,
     /// Milliseconds of this turn's clock.
     pub now_ms: u64,
+    /// Measures how long applying takes.
+    pub stopwatch: &'a crate::core::gauges::Stopwatch,
+    /// Microseconds that it took in this turn.
+    pub apply_micros: u64,
 }
 
 impl Shard {
@@ -59,7 +63,11 @@ impl Shard {
             for message in ready.messages {
                 match message.to {
                     LOCAL_APPEND_THREAD => self.persist(at, message, out),
-                    LOCAL_APPLY_THREAD => self.apply(message, out.now_ms),
+                    LOCAL_APPLY_THREAD => {
+                        let began = out.stopwatch.micros();
+                        self.apply(message, out.now_ms);
+                        out.apply_micros += out.stopwatch.micros().saturating_sub(began);
+                    }
                     _ if message.kind == MessageKind::Vote => campaign.push(message),
                     _ => out.messages.push((self.config.group, message)),
                 }

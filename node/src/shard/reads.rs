@@ -76,6 +76,11 @@ impl Reads {
         self.next_context - 1
     }
 
+    /// Whether no read waits.
+    pub fn is_empty(&self) -> bool {
+        self.arrived.is_empty() && self.rounds.is_empty()
+    }
+
     /// Answers *not done* to reads whose time is over.
     pub fn expire(&mut self, now_ms: u64) {
         let late = Error::Timeout {
@@ -180,7 +185,10 @@ impl Shard {
             };
             for waiting in round.reads {
                 let response = match waiting.read {
-                    Read::Encoded(encoded) => self.machine.read(&encoded),
+                    Read::Encoded(encoded) => {
+                        self.read_now(&encoded, waiting.answer, waiting.expires_ms);
+                        continue;
+                    }
                     Read::TimeToLive { id, keys } => Ok(Response::Ttl(
                         self.machine.lease_time_to_live(id, keys, now_ms),
                     )),

@@ -163,6 +163,9 @@ impl Host {
             checkpoint_dir: std::path::PathBuf::new(),
             checkpoint_bytes: u64::MAX,
             metrics: vec![metrics.clone()],
+            core_metrics: Arc::default(),
+            // Time stands still within a turn.
+            stopwatch: Default::default(),
         };
         self.process = Some(Process {
             core: Core::new(config, vec![shard], wal),
@@ -374,5 +377,9 @@ impl Replay for Spoiled<'_> {
             }
             record => self.recovery.record(record),
         }
+    }
+
+    fn lost(&mut self, group: u64, first: u64, last: u64) {
+        self.recovery.lost(group, first, last);
     }
 }

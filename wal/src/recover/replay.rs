@@ -1,7 +1,7 @@
 //! One batch, or what is left of one, into the groups and to the caller's replay.
 
 use crate::batch::{BatchHeader, Mark};
-use crate::groups::{Groups, Place, Touches};
+use crate::groups::{Groups, News, Place, Touches};
 use crate::record::HardState;
 use crate::{BatchInfo, GroupId, OpenReport, Record, Replay};
 
@@ -67,8 +67,7 @@ impl Replaying<'_> {
     pub(super) fn lost(&mut self, header: &BatchHeader, marks: &[Mark]) {
         self.announce(header);
         for mark in marks {
-            let before = self.groups.get(mark.group).map_or(0, |group| group.last);
-            let news = self.groups.lose(mark, Place::of(header));
+            let (restored, news) = self.groups.lose(mark, Place::of(header));
             let Mark {
                 group,
                 first,
@@ -77,10 +76,11 @@ impl Replaying<'_> {
                 compacted_term: term,
                 ..
             } = *mark;
+            if restored {
+                self.replay.record(Record::Restored { group, index, term });
+            }
             if mark.count > 0 {
                 self.replay.lost(group, first, last);
-            } else if last < before {
-                self.replay.record(Record::Restored { group, index, term });
             }
             self.tell(group, news);
         }
@@ -89,11 +89,7 @@ impl Replaying<'_> {
     }
 
     /// Pass on what a mark knew that no record had said.
-    pub(super) fn tell(
-        &mut self,
-        group: GroupId,
-        (hard, compacted): (Option<HardState>, Option<(u64, u64)>),
-    ) {
+    pub(super) fn tell(&mut self, group: GroupId, (hard, compacted): News) {
         if let Some(HardState { term, vote, commit }) = hard {
             self.replay.record(Record::HardState {
                 group,

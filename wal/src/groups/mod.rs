@@ -5,178 +5,21 @@
 //! the runs that live in each segment, so that the oldest segment still needed is known at once.
 //! Must never know: disks, bytes.
 
-use std::collections::{BTreeMap, VecDeque};
+mod group;
+mod touches;
+
+use std::collections::BTreeMap;
 
 use crate::batch::Mark;
 use crate::record::HardState;
-use crate::{GroupId, Lsn, Pin, Record};
+use crate::{GroupId, Lsn, Pin};
 
-/// Where a batch lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) lsn: Lsn,
-    pub(crate) seq: u64,
-    pub(crate) offset: u64,
-    /// Bytes to read for it: at least its length (before sealing only a bound is known).
-    pub(crate) len: u32,
-}
+pub(crate) use group::{Group, Place, Run};
+use touches::Touch;
+pub(crate) use touches::{Change, Touches};
 
-/// Consecutive entries of one group in one batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    /// Bytes of their payloads.
-    pub(crate) bytes: u64,
-    pub(crate) place: Place,
-    /// They were acknowledged and cannot be read: the group is damaged until they are compacted or
-    /// replaced.
-    pub(crate) lost: bool,
-}
-
-/// What happened to the log of a group: at most one of these before the entries of a [`Touch`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Change {
-    #[default]
-    None,
-    Compacted(u64, u64),
-    Restored(u64, u64),
-    Removed,
-}
-
-/// What some consecutive records of a batch do to one group: `change`, then `count` entries that
-/// end at `last`, then `hard`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Touch {
-    pub(crate) group: GroupId,
-    change: Change,
-    /// Smallest index among the entries.
-    first: u64,
-    last: u64,
-    last_term: u64,
-    count: u64,
-    bytes: u64,
-    hard: Option<HardState>,
-}
-
-/// What the records of a batch do, in their order.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Touches {
-    all: Vec<Touch>,
-    /// The one that took the last record.
-    at: usize,
-    /// There are changes among them: then order between touches of a group matters.
-    changes: bool,
-}
-
-impl Touches {
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.all.clear();
-        self.at = 0;
-        self.changes = false;
-    }
-
-    pub(crate) fn has(&self, group: GroupId) -> bool {
-        self.all.iter().any(|touch| touch.group == group)
-    }
-
-    /// Note a record. Records of one group that follow each other share a touch.
-    pub(crate) fn add(&mut self, record: &Record<'_>) {
-        match *record {
-            Record::Entry {
-                group,
-                term,
-                index,
-                payload,
-                ..
-            } => self.entry(group, term, index, payload.len()),
-            Record::HardState {
-                group,
-                term,
-                vote,
-                commit,
-            } => {
-                self.hard(group, HardState { term, vote, commit });
-            }
-            Record::Compacted { group, index, term } => {
-                self.change(group, Change::Compacted(index, term));
-            }
-            Record::Restored { group, index, term } => {
-                self.change(group, Change::Restored(index, term));
-            }
-            Record::Removed { group } => self.change(group, Change::Removed),
-        }
-    }
-
-    pub(crate) fn entry(&mut self, group: GroupId, term: u64, index: u64, bytes: usize) {
-        let touch = self.touch(group);
-        touch.first = if touch.count == 0 {
-            index
-        } else {
-            touch.first.min(index)
-        };
-        (touch.last, touch.last_term) = (index, term);
-        touch.count += 1;
-        touch.bytes += bytes as u64;
-    }
-
-    pub(crate) fn hard(&mut self, group: GroupId, hard: HardState) {
-        self.touch(group).hard = Some(hard);
-    }
-
-    pub(crate) fn change(&mut self, group: GroupId, change: Change) {
-        self.changes = true;
-        self.all.push(Touch {
-            group,
-            change,
-            ..Touch::default()
-        });
-    }
-
-    /// The touch that takes the next record of a group: the one of the last record, or the one after it
-    /// (turns that share a batch visit the groups in the same order: 64 groups of 16 turns would
-    /// otherwise be a thousand touches), or a new one.
-    fn touch(&mut self, group: GroupId) -> &mut Touch {
-        let is = |at: usize| self.all.get(at).is_some_and(|touch| touch.group == group);
-        let last = self.all.len().saturating_sub(1);
-        let next = if self.at >= last { 0 } else { self.at + 1 };
-        if self.changes {
-            self.at = last;
-        }
-        if !is(self.at) {
-            self.at = if !self.changes && is(next) {
-                next
-            } else {
-                self.all.push(Touch {
-                    group,
-                    ..Touch::default()
-                });
-                self.all.len() - 1
-            };
-        }
-        &mut self.all[self.at]
-    }
-}
-
-/// One group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Group {
-    pub(crate) hard: HardState,
-    pub(crate) last: u64,
-    pub(crate) last_term: u64,
-    pub(crate) compacted: u64,
-    pub(crate) compacted_term: u64,
-    /// In index order, without overlap.
-    runs: VecDeque<Run>,
-    /// Of the batch that touched it last: its number, smallest index and number of entries.
-    batch: (Lsn, u64, u64),
-    /// Of the segment being written: the same.
-    segment: (u64, u64),
-}
+/// What a mark knew that no record had said: a hard state, a compaction.
+pub(crate) type News = (Option<HardState>, Option<(u64, u64)>);
 
 /// Every group of the log.
 #[derive(Debug, Default)]
@@ -232,6 +75,8 @@ impl Groups {
                 group.keep_until(0, live);
                 group.compacted = 0;
                 group.last = 0;
+                // What this batch held before it is void.
+                group.batch = (0, 0, 0);
                 group.compact(index, term, live);
             }
             Change::None | Change::Removed => {}
@@ -271,7 +116,7 @@ impl Groups {
 
     /// Take over what a mark knows beyond the records seen (they were purged). Says what was new:
     /// a hard state, a compaction.
-    pub(crate) fn adopt(&mut self, mark: &Mark) -> (Option<HardState>, Option<(u64, u64)>) {
+    pub(crate) fn adopt(&mut self, mark: &Mark) -> News {
         let group = self.map.entry(mark.group).or_default();
         let hard = (group.hard != mark.hard).then_some(mark.hard);
         group.hard = mark.hard;
@@ -286,26 +131,28 @@ impl Groups {
         (hard, compacted)
     }
 
-    /// What a batch whose records are lost did, as far as its marks say. What is new: as in `adopt`.
-    pub(crate) fn lose(
-        &mut self,
-        mark: &Mark,
-        place: Place,
-    ) -> (Option<HardState>, Option<(u64, u64)>) {
+    /// What a batch whose records are lost did, as far as its marks say: whether a snapshot took the
+    /// place of the group's log; and what is new, as in `adopt`. The group ends as the mark says.
+    pub(crate) fn lose(&mut self, mark: &Mark, place: Place) -> (bool, News) {
         let group = self.map.entry(mark.group).or_default();
-        if mark.count > 0 {
-            group.lose(mark.first, mark.last, place, &mut self.live);
-            group.segment.1 = group.segment.1.saturating_add(mark.count);
-        } else if mark.last < group.last {
-            // A snapshot took the place of the group's log.
+        // Nothing else makes a log shorter without entries, or takes a compaction back.
+        let restored =
+            (mark.count == 0 && mark.last < group.last) || mark.compacted < group.compacted;
+        if restored {
             group.keep_until(0, &mut self.live);
             group.compacted = 0;
             group.last = 0;
         }
+        if mark.count > 0 {
+            group.lose(mark.first, mark.last, place, &mut self.live);
+            group.segment.1 = group.segment.1.saturating_add(mark.count);
+        }
         let news = self.adopt(mark);
         let group = self.map.entry(mark.group).or_default();
+        group.keep_until(mark.last, &mut self.live);
+        // A mark never ends below its own compaction ([`Mark::is_sound`]).
         (group.last, group.last_term) = (mark.last, mark.last_term);
-        news
+        (restored, news)
     }
 
     /// `missing` entries of a group, after its last one and before `before` (if given, else up to
@@ -414,134 +261,6 @@ impl Groups {
     }
 }
 
-impl Group {
-    fn mark(&self, group: GroupId, lsn: Lsn) -> Mark {
-        // What an earlier batch held is none of this one's.
-        let (_, first, count) = if self.batch.0 == lsn {
-            self.batch
-        } else {
-            (0, 0, 0)
-        };
-        Mark {
-            group,
-            hard: self.hard,
-            first,
-            last: self.last,
-            last_term: self.last_term,
-            compacted: self.compacted,
-            compacted_term: self.compacted_term,
-            count,
-        }
-    }
-
-    fn compact(&mut self, index: u64, term: u64, live: &mut BTreeMap<u64, u64>) {
-        if index < self.compacted {
-            return;
-        }
-        (self.compacted, self.compacted_term) = (index, term);
-        while let Some(run) = self.runs.front().filter(|run| run.last <= index) {
-            release(live, run.place.seq);
-            self.runs.pop_front();
-        }
-        if let Some(run) = self.runs.front_mut() {
-            run.first = run.first.max(index.saturating_add(1));
-        }
-        if self.last <= index {
-            (self.last, self.last_term) = (index, term);
-        }
-    }
-
-    /// Entries `first..=last` were in a batch that cannot be read.
-    fn lose(&mut self, first: u64, last: u64, place: Place, live: &mut BTreeMap<u64, u64>) {
-        let first = first.max(self.compacted.saturating_add(1));
-        if last < first {
-            return;
-        }
-        self.keep_until(first.saturating_sub(1), live);
-        *live.entry(place.seq).or_default() += 1;
-        self.runs.push_back(Run {
-            first,
-            last,
-            bytes: 0,
-            place,
-            lost: true,
-        });
-        self.last = last;
-    }
-
-    /// Forget entries after `index`.
-    fn keep_until(&mut self, index: u64, live: &mut BTreeMap<u64, u64>) {
-        while let Some(run) = self.runs.back().filter(|run| run.first > index) {
-            release(live, run.place.seq);
-            self.runs.pop_back();
-        }
-        if let Some(run) = self.runs.back_mut() {
-            run.last = run.last.min(index);
-        }
-    }
-
-    fn append(&mut self, touch: &Touch, place: Place, live: &mut BTreeMap<u64, u64>) {
-        // Raft never replaces what is compacted (it is committed); replay ignores it, so do we.
-        let first = touch.first.max(self.compacted.saturating_add(1));
-        let last = touch.last;
-        if last < first {
-            return;
-        }
-        self.keep_until(first.saturating_sub(1), live);
-        if let Some(run) = self
-            .runs
-            .back()
-            .filter(|run| run.last.saturating_add(1) < first)
-            .copied()
-        {
-            if self.runs.iter().any(|run| run.lost) {
-                // What is missing went with what is known to be lost.
-                self.lose(run.last + 1, first - 1, run.place, live);
-            } else {
-                // A gap: what lies before it was purged, and is compacted further on in the log.
-                self.keep_until(0, live);
-            }
-        }
-        match self.runs.back_mut() {
-            Some(run) if run.place == place && !run.lost => {
-                run.last = last;
-                run.bytes += touch.bytes;
-            }
-            _ => {
-                *live.entry(place.seq).or_default() += 1;
-                self.runs.push_back(Run {
-                    first,
-                    last,
-                    bytes: touch.bytes,
-                    place,
-                    lost: false,
-                });
-            }
-        }
-        (self.last, self.last_term) = (last, touch.last_term);
-        if self.batch.0 != place.lsn {
-            self.batch = (place.lsn, first, 0);
-        }
-        self.batch.1 = self.batch.1.min(first);
-        self.batch.2 += touch.count;
-        self.segment.0 = if self.segment.1 == 0 {
-            first
-        } else {
-            self.segment.0.min(first)
-        };
-        self.segment.1 += touch.count;
-    }
-}
-
-fn release(live: &mut BTreeMap<u64, u64>, seq: u64) {
-    if let Some(count) = live.get_mut(&seq) {
-        *count -= 1;
-        if *count == 0 {
-            live.remove(&seq);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -615,6 +334,55 @@ mod tests {
         assert_eq!((g.oldest(), g.get(1).map(|g| g.last)), (Some(3), Some(2)));
         batch(&mut g, 7, 3, |t| t.change(2, Change::Removed));
         assert_eq!((g.oldest(), g.len()), (None, 1));
+    }
+
+    /// Fuzz, seed 2, case 139986: the group ended below its compaction, and its rewrite counted
+    /// backwards.
+    #[test]
+    fn a_lost_batch_never_leaves_a_group_that_ends_below_its_compaction() {
+        let place = Place {
+            lsn: 3,
+            seq: 1,
+            ..Place::default()
+        };
+        let marks = [
+            (0, 0, 4, 2),
+            (1, 3, 4, 2),
+            (1, 3, 4, 0),
+            (2, 8, 9, 8),
+            (2, 9, 7, 7),
+        ];
+        for (count, first, last, compacted) in marks {
+            let mut g = Groups::default();
+            batch(&mut g, 1, 1, |t| (1..=9).for_each(|i| t.entry(1, 1, i, 0)));
+            batch(&mut g, 2, 1, |t| t.change(1, Change::Compacted(6, 1)));
+            let mark = Mark {
+                group: 1,
+                count,
+                first,
+                last,
+                compacted,
+                ..Mark::default()
+            };
+            assert!(mark.is_sound());
+            let (restored, _) = g.lose(&mark, place);
+            assert_eq!(restored, compacted < 6);
+            let group = g.get(1).expect("it was marked");
+            assert_eq!((group.last, group.compacted), (last, compacted));
+            assert!(group.runs.iter().all(|run| run.last <= last));
+            assert!(group.runs.iter().all(|run| run.first > compacted));
+        }
+    }
+
+    #[test]
+    fn what_a_batch_held_before_a_snapshot_took_its_place_is_not_counted() {
+        let mut g = Groups::default();
+        batch(&mut g, 1, 1, |t| {
+            (5..=8).for_each(|i| t.entry(1, 1, i, 0));
+            t.change(1, Change::Restored(3, 1));
+        });
+        let mark = g.marks().next().expect("one group");
+        assert_eq!((mark.first, mark.last, mark.count), (0, 3, 0));
     }
 
     #[test]

@@ -1,0 +1,240 @@
+//! What a core measures of itself: lengths of its turns and of their stages, batches, commits.
+//!
+//! The turn reads no clock; it is given a [`Stopwatch`], which in the simulator stands still. Reading it
+//! costs some 30 ns, eight times per turn. A turn that takes longer than [`SLOW_TURN_MICROS`] is counted
+//! and logged with the stage that took longest, as that is where its callers' time went.
+//! Must never know: shards, logs.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use henge_wal::Lsn;
+
+use crate::api::{Buckets, CoreMetrics};
+
+/// A turn longer than this is slow: an order of magnitude above a durable write.
+pub const SLOW_TURN_MICROS: u64 = 20_000;
+/// At most one slow turn is logged in this time.
+const LOG_EVERY_MICROS: u64 = 1_000_000;
+
+/// Microseconds that only grow; where from is the host's business.
+#[derive(Clone)]
+pub struct Stopwatch(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+/// Stands still.
+impl Default for Stopwatch {
+    fn default() -> Self {
+        Stopwatch::new(|| 0)
+    }
+}
+
+impl fmt::Debug for Stopwatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stopwatch")
+    }
+}
+
+impl Stopwatch {
+    /// One that reads a clock.
+    pub fn new(micros: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Stopwatch(Arc::new(micros))
+    }
+
+    /// The time now.
+    pub fn micros(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+/// The parts of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// What the log completed.
+    Completions,
+    /// Requests and frames.
+    Intake,
+    /// Timers, expiry, asking for read indexes.
+    Time,
+    /// Raft: proposing, Ready, staging entries.
+    Ready,
+    /// Committed entries into the store.
+    Apply,
+    /// Handing the batch to the disk.
+    Submit,
+    /// Frames to peers.
+    Send,
+    /// Waking callers.
+    Answer,
+    /// Slices of compaction, checkpoints, late watchers.
+    Background,
+}
+
+/// Number of stages.
+pub const STAGES: usize = 9;
+/// Their names, in order.
+pub const STAGE_NAMES: [&str; STAGES] = [
+    "completions",
+    "intake",
+    "time",
+    "ready",
+    "apply",
+    "submit",
+    "send",
+    "answer",
+    "background",
+];
+
+/// The measurements of one core.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    stopwatch: Stopwatch,
+    turn_began: u64,
+    lap_began: u64,
+    /// Of this turn.
+    stages: [u64; STAGES],
+    logged_at: Option<u64>,
+    /// Log batches in flight, when they were handed over, and entries in them.
+    written: VecDeque<(Lsn, u64)>,
+    /// Everything so far.
+    pub metrics: CoreMetrics,
+}
+
+impl Gauges {
+    /// Nothing measured yet.
+    pub fn new(stopwatch: Stopwatch) -> Self {
+        Gauges {
+            stopwatch,
+            ..Gauges::default()
+        }
+    }
+
+    /// The clock, for stages within stages.
+    pub fn stopwatch(&self) -> &Stopwatch {
+        &self.stopwatch
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self) {
+        self.turn_began = self.stopwatch.micros();
+        self.lap_began = self.turn_began;
+        self.stages = [0; STAGES];
+    }
+
+    /// What was done since the last lap was this.
+    pub fn lap(&mut self, stage: Stage) {
+        let now = self.stopwatch.micros();
+        self.stages[stage as usize] += now.saturating_sub(self.lap_began);
+        self.lap_began = now;
+    }
+
+    /// So much of a stage that was just lapped was another.
+    pub fn split(&mut self, from: Stage, to: Stage, micros: u64) {
+        let micros = micros.min(self.stages[from as usize]);
+        self.stages[from as usize] -= micros;
+        self.stages[to as usize] += micros;
+    }
+
+    /// The turn is over; turns that found nothing to do are not counted.
+    pub fn end(&mut self, worked: bool) {
+        if !worked {
+            return;
+        }
+        let micros = self.lap_began.saturating_sub(self.turn_began);
+        self.metrics.turn_micros.record(micros);
+        for (sum, stage) in self.metrics.stage_micros.iter_mut().zip(self.stages) {
+            *sum += stage;
+        }
+        if micros < SLOW_TURN_MICROS {
+            return;
+        }
+        let slowest = (0..STAGES).max_by_key(|stage| self.stages[*stage]);
+        let slowest = slowest.unwrap_or_default();
+        self.metrics.slow_turns[slowest] += 1;
+        let quiet = self
+            .logged_at
+            .is_some_and(|at| self.lap_began < at + LOG_EVERY_MICROS);
+        if !quiet {
+            self.logged_at = Some(self.lap_began);
+            tracing::warn!(
+                micros,
+                stage = STAGE_NAMES[slowest],
+                stage_micros = self.stages[slowest],
+                "slow turn"
+            );
+        }
+    }
+
+    /// A batch was handed to the disk.
+    pub fn submitted(&mut self, lsn: Lsn, durable: Lsn, now_micros: u64) {
+        let last = self.written.back().map_or(durable, |(lsn, _)| *lsn);
+        if lsn > last {
+            self.written.push_back((lsn, now_micros));
+        }
+    }
+
+    /// All batches up to this one are durable.
+    pub fn durable(&mut self, lsn: Lsn, now_micros: u64) {
+        while let Some((_, at)) = self.written.pop_front_if(|(written, _)| *written <= lsn) {
+            let micros = now_micros.saturating_sub(at);
+            self.metrics.commit_micros.record(micros);
+            let bucket = (0..14).find(|k| micros <= 1_000 << k).unwrap_or(14);
+            self.metrics.wal_write_seconds[bucket] += 1;
+            self.metrics.wal_write_seconds_sum += micros as f64 / 1e6;
+        }
+    }
+}
+
+impl Buckets {
+    /// Counts one value.
+    pub fn record(&mut self, value: u64) {
+        let bucket = (u64::BITS - value.leading_zeros()) as usize;
+        self.counts[bucket.min(Buckets::COUNT - 1)] += 1;
+        self.sum += value;
+    }
+
+    /// The log's own distribution, which has more buckets, as one of these.
+    pub(crate) fn of(log: &henge_wal::Histogram) -> Self {
+        let mut buckets = Buckets {
+            sum: log.sum,
+            ..Buckets::default()
+        };
+        for (bucket, count) in log.counts.iter().enumerate() {
+            buckets.counts[bucket.min(Buckets::COUNT - 1)] += count;
+        }
+        buckets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_slow_turn_is_put_down_to_the_stage_that_took_longest() {
+        let clock = Arc::new(AtomicU64::new(0));
+        let reader = clock.clone();
+        let mut gauges = Gauges::new(Stopwatch::new(move || reader.load(Ordering::Relaxed)));
+        let mut turn = |intake, ready, apply| {
+            gauges.begin();
+            clock.fetch_add(intake, Ordering::Relaxed);
+            gauges.lap(Stage::Intake);
+            clock.fetch_add(ready, Ordering::Relaxed);
+            gauges.lap(Stage::Ready);
+            gauges.split(Stage::Ready, Stage::Apply, apply);
+            gauges.end(true);
+            gauges.metrics.slow_turns
+        };
+        assert_eq!(turn(100, SLOW_TURN_MICROS - 200, 0), [0; STAGES]);
+        assert_eq!(turn(100, SLOW_TURN_MICROS, 0)[Stage::Ready as usize], 1);
+        let slow = turn(1, SLOW_TURN_MICROS, SLOW_TURN_MICROS - 10);
+        assert_eq!(
+            (slow[Stage::Ready as usize], slow[Stage::Apply as usize]),
+            (1, 1)
+        );
+        assert_eq!(gauges.metrics.turn_micros.total(), 3);
+        assert_eq!(gauges.metrics.stage_micros[Stage::Intake as usize], 201);
+    }
+}

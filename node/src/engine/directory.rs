@@ -1,0 +1,265 @@
+//! The data directory: made, locked while it is opened, and brought into the layout that was asked for.
+//!
+//! Promises: a directory that is somebody else's is not touched; two opens never arrange it at the same
+//! time; what is removed is only the log of a core that no shard lives on, and only once `LAYOUT` says
+//! so durably.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use henge_wal::disk::Disk;
+use henge_wal::disk::thread::ThreadDisk;
+use henge_wal::{Identity, Options};
+
+use super::OpenError;
+use super::layout::{self, Layout, Placement, Router};
+use super::rehome::{Ground, rehome};
+
+/// Longest sleep between two looks at a disk that does not answer.
+const WAIT: Duration = Duration::from_millis(100);
+/// The log of a core that is no more, on its way out.
+const RETIRED: &str = "retired-";
+
+/// What a caller asked for; what it left open is as the directory has it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    pub(super) cores: Option<usize>,
+    pub(super) shards: Option<usize>,
+    pub(super) homes: Vec<usize>,
+    pub(super) router: Option<Router>,
+}
+
+/// A data directory in the layout that was asked for, locked against other opens.
+pub(super) struct Directory {
+    dir: PathBuf,
+    pub(super) layout: Layout,
+    /// Locked until the cores hold their logs.
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes or takes the directory and arranges it as asked.
+    pub(super) fn open(
+        dir: &Path,
+        asked: &Asked,
+        options: &Options,
+        identity: &Identity,
+    ) -> Result<Self, OpenError> {
+        let failed = |error| at(dir, error);
+        make_dir(dir)?;
+        let lock = File::open(dir).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut directory = match Layout::read(dir).map_err(failed)? {
+            None => {
+                refuse_strangers(dir)?;
+                let layout = fresh(asked)?;
+                layout.write(dir).map_err(failed)?;
+                Directory {
+                    dir: dir.to_owned(),
+                    layout,
+                    _lock: lock,
+                }
+            }
+            Some(Err(why)) => {
+                let path = dir.join(layout::NAME);
+                return Err(OpenError::BadLayout { path, why });
+            }
+            Some(Ok(layout)) => Directory {
+                dir: dir.to_owned(),
+                layout,
+                _lock: lock,
+            },
+        };
+        let wanted = directory.wanted(asked)?;
+        directory.look_for_logs()?;
+        let mut layout = directory.layout.clone();
+        rehome(&mut directory, &mut layout, &wanted, options, identity)?;
+        directory.retire().map_err(failed)?;
+        Ok(directory)
+    }
+
+    /// All cores hold their logs.
+    pub(super) fn opened(mut self) -> Result<(), OpenError> {
+        if self.layout.making {
+            self.layout.making = false;
+            self.layout
+                .write(&self.dir)
+                .map_err(|error| at(&self.dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// Where the shards shall live; refuses what a directory cannot become.
+    fn wanted(&self, asked: &Asked) -> Result<Placement, OpenError> {
+        let layout = &self.layout;
+        let other = |found: String, asked: String| {
+            let path = self.dir.join(layout::NAME);
+            Err(OpenError::Layout { path, found, asked })
+        };
+        if let Some(shards) = asked.shards
+            && shards != layout.shards
+        {
+            return other(
+                format!("{} shards", layout.shards),
+                format!("{shards} shards"),
+            );
+        }
+        if let Some(router) = &asked.router
+            && *router != layout.router
+        {
+            return other(describe(&layout.router), describe(router));
+        }
+        // As it is, or as a move that was cut short would have made it.
+        let present = layout.moving.as_ref().unwrap_or(&layout.placement);
+        let cores = asked.cores.unwrap_or(present.cores);
+        let wanted = if asked.homes.is_empty() && cores == present.cores {
+            present.clone()
+        } else {
+            Placement {
+                cores,
+                homes: asked.homes.clone(),
+            }
+        };
+        check("cores", wanted.check(layout.shards))?;
+        Ok(wanted)
+    }
+
+    /// A log that is gone would look like one that was never written to: its shards would come up empty.
+    fn look_for_logs(&self) -> Result<(), OpenError> {
+        if self.layout.making {
+            return Ok(());
+        }
+        for core in 0..self.layout.placement.cores {
+            let path = self.log_dir(core);
+            if !path.join("IDENTITY").exists() {
+                return Err(OpenError::MissingLog { path });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the logs of cores that are no more.
+    fn retire(&self) -> std::io::Result<()> {
+        let mut gone = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let core = name.strip_prefix("core-").and_then(|n| n.parse().ok());
+            if core.is_some_and(|core: usize| core >= self.layout.placement.cores) {
+                // Renamed first: half of a log must never be found under a log's name.
+                let retired = self.dir.join(format!("{RETIRED}{name}"));
+                if retired.exists() {
+                    fs::remove_dir_all(&retired)?;
+                }
+                fs::rename(self.dir.join(name), &retired)?;
+                gone.push(retired);
+            } else if name.starts_with(RETIRED) {
+                gone.push(self.dir.join(name));
+            }
+        }
+        if !gone.is_empty() {
+            sync_dir(&self.dir)?;
+        }
+        gone.iter()
+            .filter(|path| path.exists())
+            .try_for_each(fs::remove_dir_all)
+    }
+}
+
+impl Ground for Directory {
+    fn log_dir(&self, core: usize) -> PathBuf {
+        self.dir.join(format!("core-{core}"))
+    }
+
+    fn disk(&mut self, _: usize) -> Box<dyn Disk> {
+        Box::new(ThreadDisk::new(4))
+    }
+
+    fn write_layout(&mut self, layout: &Layout) -> Result<(), OpenError> {
+        layout
+            .write(&self.dir)
+            .map_err(|error| at(&self.dir, error))?;
+        self.layout = layout.clone();
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), OpenError> {
+        std::thread::park_timeout(WAIT);
+        Ok(())
+    }
+}
+
+fn fresh(asked: &Asked) -> Result<Layout, OpenError> {
+    let shards = asked.shards.unwrap_or(1);
+    let router = asked.router.clone().unwrap_or_default();
+    let placement = Placement {
+        cores: asked.cores.unwrap_or(1),
+        homes: asked.homes.clone(),
+    };
+    check("cores", placement.check(shards))?;
+    check("router", router.check(shards))?;
+    Ok(Layout {
+        shards,
+        router,
+        placement,
+        moving: None,
+        making: true,
+    })
+}
+
+fn check(setting: &'static str, checked: Result<(), &'static str>) -> Result<(), OpenError> {
+    checked.map_err(|why| OpenError::Config {
+        setting,
+        why: why.to_owned(),
+    })
+}
+
+fn describe(router: &Router) -> String {
+    match router {
+        Router::Hash => "the hash router".to_owned(),
+        Router::Ranges(splits) => format!("the range router split at {splits:?}"),
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| at(dir, error))?;
+    // The new directory's name is durable only once its parent is synced.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_dir(parent.unwrap_or(Path::new("."))).map_err(|error| at(dir, error))
+}
+
+/// A directory with something else in it is somebody else's.
+fn refuse_strangers(dir: &Path) -> Result<(), OpenError> {
+    let Some(stranger) = first_entry(dir).map_err(|error| at(dir, error))? else {
+        return Ok(());
+    };
+    let error = std::io::Error::other(format!(
+        "not a henge data directory: it holds {stranger:?} but no LAYOUT file; give an empty or new \
+         directory"
+    ));
+    Err(at(dir, error))
+}
+
+fn first_entry(dir: &Path) -> std::io::Result<Option<std::ffi::OsString>> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if name != "lost+found" && name != "LAYOUT.tmp" {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn at(path: &Path, error: std::io::Error) -> OpenError {
+    OpenError::Directory {
+        path: path.to_owned(),
+        error,
+    }
+}

@@ -1,0 +1,106 @@
+//! A revision per shard: the position of a reader or a watcher over a whole engine.
+//!
+//! Shards count their revisions each for itself, so one number cannot say how far somebody has read. A
+//! [`Revisions`] can: what is read at it twice is the same twice, and what is watched after it misses
+//! nothing and repeats nothing.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// One revision for each shard, in shard order; 0 where nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revisions(Vec<i64>);
+
+/// Bytes that are not an encoded [`Revisions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a vector of revisions: {0}")]
+pub struct RevisionsError(&'static str);
+
+impl Revisions {
+    /// Nothing known of so many shards.
+    pub fn unknown(shards: usize) -> Self {
+        Revisions(vec![0; shards])
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The revision of a shard; 0 if nothing is known of it.
+    pub fn get(&self, shard: usize) -> i64 {
+        self.0.get(shard).copied().unwrap_or(0)
+    }
+
+    /// A shard is at this revision at least.
+    pub fn advance(&mut self, shard: usize, revision: i64) {
+        if let Some(known) = self.0.get_mut(shard) {
+            *known = revision.max(*known);
+        }
+    }
+
+    /// Whether every shard is as far as in `other`, or farther.
+    pub fn covers(&self, other: &Revisions) -> bool {
+        self.0.len() == other.0.len()
+            && self
+                .0
+                .iter()
+                .zip(&other.0)
+                .all(|(ours, theirs)| ours >= theirs)
+    }
+
+    /// Bytes to keep it in: a count and the revisions, little-endian.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(4 + 8 * self.0.len());
+        let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&count.to_le_bytes());
+        for revision in &self.0 {
+            bytes.extend_from_slice(&revision.to_le_bytes());
+        }
+        bytes.freeze()
+    }
+
+    /// Reads what [`Revisions::encode`] wrote.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, RevisionsError> {
+        if bytes.len() < 4 {
+            return Err(RevisionsError("too short"));
+        }
+        let count = bytes.get_u32_le() as usize;
+        if bytes.len() != 8 * count {
+            return Err(RevisionsError("its length is not what it says"));
+        }
+        Ok(Revisions((0..count).map(|_| bytes.get_i64_le()).collect()))
+    }
+}
+
+impl FromIterator<i64> for Revisions {
+    fn from_iter<I: IntoIterator<Item = i64>>(revisions: I) -> Self {
+        Revisions(revisions.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advances_and_never_goes_back() {
+        let mut revisions = Revisions::unknown(3);
+        revisions.advance(1, 7);
+        revisions.advance(1, 5);
+        revisions.advance(9, 1);
+        assert_eq!(revisions, [0, 7, 0].into_iter().collect());
+        assert!(revisions.covers(&Revisions::unknown(3)));
+        assert!(!Revisions::unknown(3).covers(&revisions));
+        assert!(!revisions.covers(&Revisions::unknown(2)));
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_and_nothing_else_is() {
+        let revisions: Revisions = [1, i64::MAX, 0].into_iter().collect();
+        let bytes = revisions.encode();
+        assert_eq!(Revisions::decode(&bytes), Ok(revisions));
+        for cut in 0..bytes.len() {
+            assert!(Revisions::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

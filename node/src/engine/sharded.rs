@@ -1,0 +1,328 @@
+//! What spans several shards: ranges, watches, compaction and hashes with a revision per shard, and where
+//! leases live.
+//!
+//! Promises: what is merged is in key order; an answer says at which revision of each shard it holds, and
+//! asking again at those gives the same; a watch resumed after them misses nothing and repeats nothing.
+//! Between shards there is no order: two shards' answers are each linearizable, together they are no
+//! snapshot of one moment unless asked for at one [`Revisions`].
+
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use henge_mvcc as mvcc;
+
+use super::revisions::Revisions;
+use super::{Engine, Operation, Ticket, owned};
+use crate::api::{
+    Error, HashKv, LeaseGranted, Reply, WatchCommand, WatchCreate, WatchResponse, WatchSession as _,
+};
+use crate::machine::Command;
+use crate::shard::request::RequestKind;
+use crate::shard::session::WatchStream;
+
+/// An answer that holds at a revision of each shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sharded<T> {
+    /// The answer.
+    pub body: T,
+    /// Where it holds; 0 for shards that were not asked.
+    pub revisions: Revisions,
+}
+
+impl Engine {
+    /// How far every shard is, linearizably.
+    pub fn revisions(&self) -> impl Future<Output = Result<Revisions, Error>> + Send + use<> {
+        let tickets: Vec<_> = (0..self.shards())
+            .map(|shard| self.submit(shard, RequestKind::Barrier))
+            .collect();
+        async move {
+            let mut revisions = Vec::with_capacity(tickets.len());
+            for ticket in tickets {
+                revisions.push(ticket.await?.header.revision);
+            }
+            Ok(revisions.into_iter().collect())
+        }
+    }
+
+    /// Reads a range over all shards it touches, merged in key order: at `at`, or linearizably as it is
+    /// now. The answer's revisions, handed in with the next page's key, read on in the same state.
+    ///
+    /// The request's own revision must be 0, and its order that of the keys.
+    pub fn range_at(
+        &self,
+        request: &mvcc::RangeRequest<'_>,
+        at: Option<&Revisions>,
+    ) -> impl Future<Output = Result<Sharded<mvcc::RangeResponse>, Error>> + Send + use<> {
+        let parts = self.range_parts(request, at);
+        let (limit, shards) = (request.limit, self.shards());
+        let descending = request.sort_order == mvcc::SortOrder::Descend;
+        let at = at.cloned();
+        async move {
+            let mut revisions = at.unwrap_or_else(|| Revisions::unknown(shards));
+            let mut found = Vec::new();
+            for (shard, ticket) in parts? {
+                let part = ticket.await?.range()?;
+                if revisions.get(shard) == 0 {
+                    revisions.advance(shard, part.header.revision);
+                }
+                found.push(part.body);
+            }
+            let body = merge(found, limit, descending);
+            Ok(Sharded { body, revisions })
+        }
+    }
+
+    /// Watches a key or a range over all shards it touches, from what comes next or after `after`. The
+    /// request's own start revision must be 0.
+    pub fn watch_after(
+        &self,
+        create: &WatchCreate,
+        after: Option<&Revisions>,
+    ) -> Result<ShardedWatcher, Error> {
+        self.check_revisions(after)?;
+        if create.start_revision != 0 {
+            return Err(Error::OneShardOnly("watching from a single revision"));
+        }
+        let range = mvcc::KeyRange {
+            key: &create.key,
+            end: &create.range_end,
+        };
+        let streams = self.shards_of(&range).map(|shard| {
+            let mut stream = self.session(shard);
+            let known = after.map_or(0, |after| after.get(shard));
+            stream.command(WatchCommand::Create(WatchCreate {
+                start_revision: if known == 0 { 0 } else { known + 1 },
+                ..create.clone()
+            }));
+            (shard, stream)
+        });
+        let streams: Vec<_> = streams.collect();
+        let revisions = after.cloned();
+        Ok(ShardedWatcher {
+            first: 0,
+            resumed: revisions.is_some(),
+            revisions: revisions.unwrap_or_else(|| Revisions::unknown(self.shards())),
+            streams,
+        })
+    }
+
+    /// Forgets history below these revisions, shard by shard; shards at 0 keep theirs. `physical` waits
+    /// until it is gone. A shard that was compacted farther before is left as it is.
+    pub fn compact_to(
+        &self,
+        revisions: &Revisions,
+        physical: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let checked = self.check_revisions(Some(revisions));
+        let tickets: Vec<_> = (0..self.shards())
+            .filter(|shard| checked.is_ok() && revisions.get(*shard) > 0)
+            .map(|shard| {
+                let revision = revisions.get(shard);
+                self.write(shard, &Command::Compact { revision, physical })
+            })
+            .collect();
+        async move {
+            checked?;
+            for ticket in tickets {
+                match ticket.await {
+                    Ok(_) | Err(Error::Invalid(mvcc::Error::Compacted { .. })) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Hashes of the content of every shard, in shard order: at `at`, or as it is now.
+    pub fn hashes(
+        &self,
+        at: Option<&Revisions>,
+    ) -> impl Future<Output = Result<Vec<HashKv>, Error>> + Send + use<> {
+        let checked = self.check_revisions(at);
+        let tickets: Vec<_> = (0..self.shards())
+            .map(|shard| {
+                let revision = at.map_or(0, |at| at.get(shard));
+                self.submit(shard, RequestKind::HashKv(revision))
+            })
+            .collect();
+        async move {
+            checked?;
+            let mut hashes = Vec::with_capacity(tickets.len());
+            for ticket in tickets {
+                hashes.push(ticket.await?.hash()?.body);
+            }
+            Ok(hashes)
+        }
+    }
+
+    /// Creates a lease of `ttl_s` seconds for keys of the shard that holds `key` (see
+    /// [`Engine::lease_grant`]). The engine picks its id.
+    pub fn lease_grant_for(
+        &self,
+        key: impl AsRef<[u8]>,
+        ttl_s: i64,
+    ) -> Operation<Reply<LeaseGranted>> {
+        let shard = self.route(key.as_ref());
+        self.lease_grant_on(shard, 0, ttl_s)
+    }
+
+    /// The shard a lease lives in: ids are dealt out to shards as the remainder says.
+    pub(crate) fn lease_shard(&self, id: i64) -> usize {
+        usize::try_from(id.unsigned_abs() % self.shards() as u64).unwrap_or(0)
+    }
+
+    pub(crate) fn lease_grant_on(
+        &self,
+        shard: usize,
+        id: i64,
+        ttl_s: i64,
+    ) -> Operation<Reply<LeaseGranted>> {
+        // With one shard the state machine picks, as etcd's does.
+        let id = if id == 0 && self.shards() > 1 {
+            self.pick_lease_id(shard)
+        } else {
+            id
+        };
+        let ticket = self.write(shard, &Command::LeaseGrant { id, ttl_s });
+        Operation::new(ticket, Reply::granted)
+    }
+
+    /// A positive id of the shard's that no other run picked: runs start from the wall clock.
+    fn pick_lease_id(&self, shard: usize) -> i64 {
+        let number = self.inner().next_lease.fetch_add(1, Ordering::Relaxed);
+        // splitmix64's finalizer, so that ids are not taken for consecutive; 47 bits leave room for shards.
+        let mut mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let mixed = ((mixed ^ (mixed >> 31)) >> 17).max(1);
+        (mixed * self.shards() as u64 + shard as u64).cast_signed()
+    }
+
+    /// Whether a lease lives where a key does.
+    pub(crate) fn check_lease(&self, key: &[u8], lease: i64) -> Result<(), Error> {
+        if lease == 0 || self.lease_shard(lease) == self.route(key) {
+            return Ok(());
+        }
+        Err(Error::LeaseElsewhere {
+            key: owned(key),
+            lease,
+        })
+    }
+
+    fn check_revisions(&self, at: Option<&Revisions>) -> Result<(), Error> {
+        match at {
+            Some(at) if at.shards() != self.shards() => Err(Error::OtherShards {
+                given: at.shards(),
+                shards: self.shards(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn range_parts(
+        &self,
+        request: &mvcc::RangeRequest<'_>,
+        at: Option<&Revisions>,
+    ) -> Result<Vec<(usize, Ticket)>, Error> {
+        mvcc::check::range(request, &self.inner().limits)?;
+        self.check_revisions(at)?;
+        let shards = self.shards_of(&request.range);
+        let many = shards.len() > 1;
+        if many && (request.revision > 0 || request.sort_target != mvcc::SortTarget::Key) {
+            return Err(Error::OneShardOnly(
+                "a range at a single past revision or in another order",
+            ));
+        }
+        let ask = |shard| {
+            let mut request = request.clone();
+            if let Some(at) = at {
+                request.revision = at.get(shard);
+            }
+            let encoded = Command::Range(request).encode();
+            let kind = RequestKind::Read {
+                encoded,
+                serializable: false,
+            };
+            (shard, self.submit(shard, kind))
+        };
+        Ok(shards.map(ask).collect())
+    }
+}
+
+/// Merges the shards' answers in key order; each is sorted already, and limited.
+pub(crate) fn merge(
+    mut parts: Vec<mvcc::RangeResponse>,
+    limit: i64,
+    descending: bool,
+) -> mvcc::RangeResponse {
+    if parts.len() == 1
+        && let Some(only) = parts.pop()
+    {
+        return only;
+    }
+    let mut merged = mvcc::RangeResponse::default();
+    for part in parts {
+        merged.count += part.count;
+        merged.more |= part.more;
+        merged.kvs.extend(part.kvs);
+    }
+    // Runs that are sorted: the merge sort finds them.
+    merged.kvs.sort_by(|left, right| match descending {
+        false => left.key.cmp(&right.key),
+        true => right.key.cmp(&left.key),
+    });
+    if let Ok(limit) = usize::try_from(limit)
+        && limit > 0
+        && merged.kvs.len() > limit
+    {
+        merged.kvs.truncate(limit);
+        merged.more = true;
+    }
+    merged
+}
+
+/// A watch over several shards. Within a shard responses come in revision order; between shards they come
+/// as they happen. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct ShardedWatcher {
+    streams: Vec<(usize, WatchStream)>,
+    /// Where the next look begins, so that a busy shard does not hide the others.
+    first: usize,
+    resumed: bool,
+    revisions: Revisions,
+}
+
+impl ShardedWatcher {
+    /// The next response and the shard it is of: first one `created` from each shard. `None` when the
+    /// engine has stopped. Cancel-safe.
+    pub async fn next(&mut self) -> Option<(usize, WatchResponse)> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`ShardedWatcher::next`], for callers that poll by hand.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, WatchResponse)>> {
+        let count = self.streams.len();
+        for step in 0..count {
+            let at = (self.first + step) % count;
+            let (shard, stream) = &mut self.streams[at];
+            match stream.poll_next(cx) {
+                Poll::Pending => {}
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(response)) => {
+                    self.first = (at + 1) % count;
+                    // The creation's header is ahead of the history that is still to come.
+                    if !(response.created && self.resumed) {
+                        self.revisions.advance(*shard, response.header.revision);
+                    }
+                    return Poll::Ready(Some((*shard, response)));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// How far it has been read: hand this to [`Engine::watch_after`] to go on.
+    pub fn revisions(&self) -> &Revisions {
+        &self.revisions
+    }
+}

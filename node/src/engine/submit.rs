@@ -1,0 +1,100 @@
+//! A request's way to its shard, and its answer's way into the type that its question has.
+//!
+//! Promises: what cannot be handed over fails its ticket, never the caller's thread; an answer of another
+//! type is reported as corruption.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use henge_mvcc as mvcc;
+
+use super::ticket::Ticket;
+use super::{Engine, Inner};
+use crate::api::{Error, LeaseGranted, LeaseTtl, Reply};
+use crate::machine::{Command, Response};
+use crate::shard::request::{Answer, Request, RequestKind};
+use crate::shard::session::WatchStream;
+
+impl Engine {
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(crate) fn session(&self, shard: usize) -> WatchStream {
+        let id = self.inner.next_session.fetch_add(1, Ordering::Relaxed);
+        let shard = &self.inner.shards[shard];
+        WatchStream::open(id, shard.group, self.inner.cores[shard.core].inbox.clone())
+    }
+
+    pub(crate) fn write(&self, shard: usize, command: &Command<'_>) -> Ticket {
+        self.submit(shard, RequestKind::Write(command.encode()))
+    }
+
+    pub(crate) fn txn_ticket(
+        &self,
+        shard: usize,
+        request: &mvcc::TxnRequest<'_>,
+        serializable: bool,
+    ) -> Ticket {
+        let encoded = Command::Txn(request.clone()).encode();
+        let kind = if request.is_read_only() {
+            RequestKind::Read {
+                encoded,
+                serializable,
+            }
+        } else {
+            RequestKind::Write(encoded)
+        };
+        self.submit(shard, kind)
+    }
+
+    pub(crate) fn submit(&self, shard: usize, kind: RequestKind) -> Ticket {
+        let shard = &self.inner.shards[shard];
+        let bytes = kind.bytes();
+        let (answer, receiver) = Answer::channel();
+        match self.inner.cores[shard.core].inbox.request(
+            shard.group,
+            Request { kind, answer },
+            bytes,
+        ) {
+            Ok(()) => Ticket::waiting(receiver),
+            Err((error, _)) => Ticket::failed(error),
+        }
+    }
+}
+
+/// Turns an answer into the type its question has. Another type would be a mistake of ours, and is
+/// reported as corruption rather than as a panic in the caller's process.
+macro_rules! answers {
+    ($($name:ident: $variant:ident($body:ty);)*) => {
+        impl Reply<Response> {
+            $(pub(crate) fn $name(self) -> Result<Reply<$body>, Error> {
+                match self.body {
+                    Response::$variant(body) => Ok(Reply { header: self.header, body }),
+                    _ => Err(Error::Corrupt),
+                }
+            })*
+            pub(crate) fn done(self) -> Result<Reply<()>, Error> {
+                Ok(Reply { header: self.header, body: () })
+            }
+        }
+    };
+}
+
+answers! {
+    range: Range(mvcc::RangeResponse);
+    put: Put(mvcc::PutResponse);
+    delete: Delete(mvcc::DeleteRangeResponse);
+    txn: Txn(mvcc::TxnResponse);
+    granted: Granted(LeaseGranted);
+    renewed: Renewed(i64);
+    ttl: Ttl(LeaseTtl);
+    leases: Leases(Vec<i64>);
+    hash: Hash(crate::api::HashKv);
+    status: Status(Box<crate::api::Status>);
+}
+
+/// Builds a key from anything that has bytes; used where a key is named in an error.
+pub(crate) fn owned(key: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(key)
+}

@@ -1,0 +1,72 @@
+//! Watching keys of one shard.
+//!
+//! Promises: responses come in revision order, none twice, none left out; dropping the watcher ends it.
+//! Over several shards: `sharded`. Tested by `tests/engine.rs` and `tests/cancel.rs`.
+
+use henge_mvcc as mvcc;
+
+use super::Engine;
+use crate::api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use crate::shard::session::WatchStream;
+
+impl Engine {
+    /// Watches a key or a range from a revision on, in one shard. For a range over several, use
+    /// [`Engine::watch_after`].
+    ///
+    /// Cancel safety: dropping the watcher ends the watch.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let create = WatchCreate { key: "greeting".into(), ..WatchCreate::default() };
+    /// let mut watcher = engine.watch(create)?;
+    /// assert!(watcher.next().await.expect("it runs").created);
+    /// engine.put("greeting", "hello").await?;
+    /// let response = watcher.next().await.expect("it runs");
+    /// assert_eq!(response.events[0].kv.value, "hello");
+    /// # Ok(()) }) }
+    /// ```
+    pub fn watch(&self, create: WatchCreate) -> Result<Watcher, Error> {
+        let range = mvcc::KeyRange {
+            key: &create.key,
+            end: &create.range_end,
+        };
+        let shard = self.route_range(&range, "watching a range")?;
+        let mut stream = self.session(shard);
+        stream.command(WatchCommand::Create(create));
+        Ok(Watcher { stream })
+    }
+}
+
+/// A stream of one watcher's responses.
+#[derive(Debug)]
+pub struct Watcher {
+    stream: WatchStream,
+}
+
+impl Watcher {
+    /// The next response: first `created`, then events in revision order. `None` when the engine has
+    /// stopped.
+    ///
+    /// Cancel safety: a response is taken by the poll that returns it; a future that is dropped before
+    /// takes none.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let create = WatchCreate { key: "k".into(), ..WatchCreate::default() };
+    /// let mut watcher = engine.watch(create)?;
+    /// engine.stop().await;
+    /// while let Some(response) = watcher.next().await {
+    ///     assert!(response.events.is_empty());
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    pub async fn next(&mut self) -> Option<WatchResponse> {
+        self.stream.next().await
+    }
+}
