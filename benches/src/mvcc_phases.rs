@@ -228,6 +228,14 @@ impl Arena {
         quantile_us(&times, 0.5)
     }
 
+    /// Overwrites random keys once more, as many as there are, on the store alone.
+    pub fn age(&mut self) {
+        for _ in 0..self.keys / BATCH {
+            let batch = self.some_keys(BATCH);
+            batch.iter().for_each(|key| put(&mut self.store, key));
+        }
+    }
+
     /// Compacts all old versions in the shard's slices: how many went, the slices' times in
     /// nanoseconds, sorted, without the time they waited for a processor, and the longest with it.
     pub fn compact(&mut self) -> (u64, Vec<u64>, u64) {

@@ -121,6 +121,8 @@ pub(crate) struct Arena {
     capacity: usize,
     live: usize,
     scratch: Vec<u8>,
+    /// About how long records are: where the last byte of one is to be expected.
+    usual_bytes: usize,
 }
 
 impl Arena {
@@ -144,6 +146,7 @@ impl Arena {
         varint::put(bytes, length as u64);
         version.encode_body(bytes);
         self.live += len;
+        self.usual_bytes = (self.usual_bytes * 15 + len.min(SEGMENT_BYTES)) / 16;
         loc
     }
 
@@ -176,11 +179,13 @@ impl Arena {
         })
     }
 
-    /// Loads the beginning of a record into the cache. The result only keeps the load.
+    /// Loads a record into the cache, if it is not much longer than others. The result only keeps the
+    /// load.
     pub fn touch(&self, loc: Loc) -> u8 {
         let segment = self.segments.get(loc.segment());
-        segment
-            .and_then(|s| s.bytes.get(loc.offset()).copied())
+        let record = segment.and_then(|segment| segment.bytes.get(loc.offset()..));
+        record
+            .and_then(|r| Some(r.first()? ^ r.get(self.usual_bytes).unwrap_or(&0)))
             .unwrap_or_default()
     }
 

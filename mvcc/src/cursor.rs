@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::range::{passes, to_pairs};
+use crate::range::{has_filters, passes, to_pairs};
 use crate::store::Store;
 use crate::types::{
     KeyRange, KeyValue, OwnedRange, RangeRequest, RangeResponse, SortOrder, SortTarget,
@@ -110,9 +110,10 @@ impl Store {
             return Err(Error::InvalidSortOption);
         }
         let KeyRange { key, end } = request.range;
-        // The present is counted by the index; the past is counted while it is read.
-        let is_known = revision == self.revision_seen() && !request.range.is_one();
-        let count = is_known.then(|| self.count_now(request.range));
+        // Who reads all of it counts on the way; so does who reads a past that is not quickly counted.
+        let reads_all = request.limit <= 0 && !request.count_only;
+        let is_known = !reads_all && self.counts_quickly(revision);
+        let count = is_known.then(|| self.count(request.range, revision));
         Ok(RangeCursor {
             range: OwnedRange {
                 key: key.to_vec().into(),
@@ -139,7 +140,35 @@ impl Store {
         })
     }
 
-    /// Reads on. After the last piece there are only empty ones.
+    /// Should a range be read with a cursor, as [`Store::range`] might take longer for it than a slice? Not
+    /// said of custom sorts, for which there is no cursor.
+    pub fn range_is_long(&self, request: &RangeRequest<'_>) -> bool {
+        if request.range.is_one() || !RangeCursor::serves(request) {
+            return false;
+        }
+        let keys_max = SliceLimits::default().keys_max as i64;
+        let is_paged = request.count_only || (1..=keys_max).contains(&request.limit);
+        !is_paged || has_filters(request) || !self.counts_quickly(request.revision)
+    }
+
+    /// Is a range counted within a slice? The present is counted by the index, the near past by what
+    /// changed since.
+    fn counts_quickly(&self, revision: i64) -> bool {
+        let now = self.revision_seen();
+        let is_now = revision <= 0 || revision == now;
+        is_now || self.log.len_since(revision + 1) <= SliceLimits::default().keys_max
+    }
+
+    /// About how many pairs a cursor has yet to give, for whoever makes room for them: no more than its
+    /// limit, nor than there are in its range now.
+    pub fn range_left(&self, cursor: &RangeCursor) -> usize {
+        let mut rest = cursor.range.as_range();
+        rest.key = cursor.after.as_deref().unwrap_or(rest.key);
+        let count = self.count(rest, self.revision_seen());
+        cursor.left.min(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Reads on. After the last piece there are only empty ones. The cursor has to be of this store.
     pub fn range_next(&self, cursor: &mut RangeCursor, limits: SliceLimits) -> RangeSlice {
         if cursor.done {
             return RangeSlice::default();

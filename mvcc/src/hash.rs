@@ -192,8 +192,9 @@ mod tests {
         let mut hashes = others.map(|version| {
             let mut store = Store::new();
             store.revision = 9;
+            let place = store.index.locate(&store.keys, b"k");
             let id = store.keys.insert(b"k", &version).expect("room");
-            store.index.insert(&store.keys, id);
+            store.index.insert(&store.keys, &place, id);
             store.hash_kv(0).expect("current").0
         });
         hashes.sort_unstable();

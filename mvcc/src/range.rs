@@ -127,7 +127,7 @@ impl Store {
     /// Live keys in a range at a revision. The tree counts the present in logarithmic time. The past
     /// is the present less what changed since, which the revision log knows: so a client that pages
     /// through a large range at a fixed revision pays for the changes since, not for the range.
-    fn count(&self, range: KeyRange<'_>, at: i64) -> i64 {
+    pub(crate) fn count(&self, range: KeyRange<'_>, at: i64) -> i64 {
         if range.is_one() {
             return self.count_by_scan(range, at);
         }
@@ -151,7 +151,7 @@ impl Store {
         now - gained.sum::<i64>()
     }
 
-    pub(crate) fn count_now(&self, range: KeyRange<'_>) -> i64 {
+    fn count_now(&self, range: KeyRange<'_>) -> i64 {
         let below = self.index.rank(&self.keys, range.key);
         let upto = match range.end_bound() {
             Some(end) => self.index.rank(&self.keys, end),
@@ -197,7 +197,7 @@ impl Store {
     }
 }
 
-fn has_filters(request: &RangeRequest<'_>) -> bool {
+pub(crate) fn has_filters(request: &RangeRequest<'_>) -> bool {
     request.min_mod_revision != 0
         || request.max_mod_revision != 0
         || request.min_create_revision != 0

@@ -91,11 +91,12 @@ impl Store {
 
     pub(crate) fn apply_put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
         let (main, sub) = (self.revision + 1, self.changes);
-        let found = self.index.find(&self.keys, request.key);
-        let before = found
+        let place = self.index.locate(&self.keys, request.key);
+        let before = place
+            .id
             .map(|id| self.keys.newest(id))
             .filter(|newest| !newest.tombstone);
-        let live = found.filter(|_| before.is_some());
+        let live = place.id.filter(|_| before.is_some());
         let prev_kv = live
             .filter(|_| request.prev_kv)
             .map(|id| self.latest_pair(id));
@@ -119,11 +120,11 @@ impl Store {
             value: kept.as_deref().unwrap_or(request.value),
         };
         let was_live = before.is_some();
-        let id = match found {
+        let id = match place.id {
             Some(id) => {
                 self.keys.push(id, &version);
                 if !was_live {
-                    self.index.set_live(&self.keys, request.key, true);
+                    self.index.set_live_at(&place, request.key, true);
                 }
                 id
             }
@@ -132,7 +133,7 @@ impl Store {
                     .keys
                     .insert(request.key, &version)
                     .ok_or(Error::NoSpace)?;
-                self.index.insert(&self.keys, id);
+                self.index.insert(&self.keys, &place, id);
                 id
             }
         };

@@ -3,7 +3,7 @@
 
 mod support;
 
-use henge_mvcc::{Error, RangeCursor, RangeRequest, RangeResponse, SliceLimits, Store};
+use henge_mvcc::{Error, RangeCursor, RangeRequest, RangeResponse, SliceLimits, SortOrder, Store};
 use support::commands::{Pair, some_range};
 use support::*;
 
@@ -114,4 +114,58 @@ fn a_slice_keeps_to_its_bounds() {
     assert_eq!((slice.kvs.len(), slice.end), (0, None));
     let whole = store.range_through(&nothing, limits);
     assert_eq!(whole, store.range(&nothing));
+}
+
+/// What is surely answered within a slice needs no cursor.
+#[test]
+fn which_ranges_are_long() {
+    let mut store = Store::new();
+    for n in 0..3_000 {
+        put(&mut store, &format!("k{n:04}"), "v");
+    }
+    let all = range_request("\0..");
+    let page = RangeRequest {
+        limit: 500,
+        ..all.clone()
+    };
+    let count = RangeRequest {
+        count_only: true,
+        ..all.clone()
+    };
+    let at = |request: &RangeRequest<'static>, revision| RangeRequest {
+        revision,
+        ..request.clone()
+    };
+    let filtered = RangeRequest {
+        max_mod_revision: 2_000,
+        ..page.clone()
+    };
+    let sorted = RangeRequest {
+        sort_order: SortOrder::Descend,
+        ..all.clone()
+    };
+    let table = [
+        (range_request("k0001"), false),
+        (all.clone(), true),
+        (page.clone(), false),
+        (at(&page, 2_990), false),
+        (at(&page, 100), true),
+        (count.clone(), false),
+        (at(&count, 100), true),
+        (filtered, true),
+        (sorted, false),
+    ];
+    for (request, long) in table {
+        assert_eq!(store.range_is_long(&request), long, "{request:?}");
+        if long {
+            let through = store.range_through(&request, SliceLimits::default());
+            assert_eq!(through, store.range(&request), "{request:?}");
+        }
+    }
+    let mut cursor = store.range_begin(&all).expect("valid");
+    store.range_next(&mut cursor, SliceLimits::default());
+    assert_eq!(store.range_left(&cursor), 2_001);
+    let mut cursor = store.range_begin(&page).expect("valid");
+    store.range_next(&mut cursor, SMALL);
+    assert_eq!(store.range_left(&cursor), 498);
 }

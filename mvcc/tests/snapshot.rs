@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::iter;
+
 use henge_mvcc::{PutRequest, Restorer, SnapshotCursor, SnapshotError, Store};
 use support::commands::Pair;
 use support::*;
@@ -305,4 +307,58 @@ fn regression_17780_the_revision_stays_though_compaction_took_its_last_changes()
     }
     let mut restored = restore(&snapshot(&store, 64), 7).expect("whole");
     assert_eq!(put(&mut restored, "c", "1"), revision + 1);
+}
+
+/// etcd #18055: a second snapshot begun soon after the first must not disturb it, nor be disturbed.
+#[test]
+fn regression_18055_two_snapshots_at_a_time() {
+    let mut store = some_store();
+    let mut first = store.snapshot_begin();
+    let mut streams = [Vec::new(), Vec::new()];
+    let hashes = [store.hash_kv(0), {
+        store.snapshot_next(&mut first, 10, &mut streams[0]);
+        put(&mut store, "between", "1");
+        store.hash_kv(0)
+    }];
+    let mut second = store.snapshot_begin();
+    let mut n = 0;
+    loop {
+        let more = store.snapshot_next(&mut first, 20, &mut streams[0]);
+        let still = store.snapshot_next(&mut second, 30, &mut streams[1]);
+        if !more && !still {
+            break;
+        }
+        disturb(&mut store, n);
+        n += 1;
+    }
+    for (stream, hash) in streams.iter().zip(hashes) {
+        assert_eq!(restore(stream, 7).expect("sound").hash_kv(0), hash);
+    }
+}
+
+/// etcd #13766: a member that crashes and goes on from its last snapshot must come to the same revision
+/// and content as those that never did, whatever lay in between.
+#[test]
+fn regression_13766_a_restored_copy_goes_on_as_the_original_does() {
+    for_seeds("restored copy", 40, |seed| {
+        let mut pair = Pair::new(Store::new(), seed);
+        let mut copy = None;
+        for step in 0..120 {
+            if step == 40 {
+                let store = restore(&snapshot(&pair.store, 100), 50).expect("sound");
+                // The same dice and model from here on: the same commands.
+                let (model, dice) = (pair.model.clone(), pair.dice.clone());
+                copy = Some(Pair { store, model, dice });
+            }
+            for pair in iter::once(&mut pair).chain(&mut copy) {
+                pair.write();
+                if step % 30 == 29 {
+                    pair.compact();
+                }
+            }
+        }
+        let copy = copy.expect("made").store;
+        assert_eq!(copy.revision(), pair.store.revision());
+        assert_eq!(copy.hash_kv(0), pair.store.hash_kv(0));
+    });
 }

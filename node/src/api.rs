@@ -317,6 +317,8 @@ pub struct Metrics {
     pub direct_io: bool,
     /// The log failed; nothing is acknowledged any more.
     pub poisoned: bool,
+    /// The oldest log write does not complete: the core neither leads nor answers its peers.
+    pub log_stuck: bool,
     /// The disk has no room for the next segment; writes are refused.
     pub space_low: bool,
     /// Batches by write time, upper bounds 1 ms · 2^k for k < 14, then the rest (etcd's buckets).
@@ -426,6 +428,14 @@ pub struct CoreMetrics {
     pub direct_io: bool,
     /// The log failed.
     pub poisoned: bool,
+    /// The oldest log write does not complete.
+    pub log_stuck: bool,
+    /// Microseconds of each log write, by the turns that submitted it and heard of it.
+    pub log_write_micros: Buckets,
+    /// Bytes of each log batch, padding included.
+    pub log_batch_bytes: Buckets,
+    /// Log writes in flight as each was submitted, itself included.
+    pub log_in_flight: Buckets,
     /// Batches by write time, as in [`Metrics`].
     pub wal_write_seconds: [u64; 15],
     /// Sum of those times.

@@ -23,9 +23,11 @@ pub enum ReadOnly {
     /// all reads of the moment share. Take this one.
     #[default]
     Safe,
-    /// It trusts that nobody else was elected since it last heard from a quorum. Costs nothing, and
-    /// returns stale data if a clock stops or jumps (a paused VM is enough), or if followers
-    /// restart and forget that they follow. Needs `check_quorum`.
+    /// It trusts that nobody else was elected while it thinks it leads. Costs nothing, and returns stale
+    /// data if a clock stops or jumps (a paused VM is enough), or if followers restart and forget that
+    /// they follow; and even with perfect clocks a leader that is cut off finds out up to one
+    /// `election_tick` after another may have been elected, as in etcd's library. After a transfer of
+    /// leadership was begun it asks a quorum, as `Safe` does. Needs `check_quorum`.
     LeaseBased,
 }
 

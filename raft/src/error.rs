@@ -195,7 +195,8 @@ impl fmt::Display for DropReason {
 
 impl std::error::Error for DropReason {}
 
-/// Why a message was refused. Unless it is `Poisoned`, the node is as it was before, and goes on.
+/// Why a message was refused. Unless it is `Poisoned`, the node goes on: it may have taken the message's
+/// later term, and the sign that its sender is alive, but nothing of what was wrong with it.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepError {
@@ -233,8 +234,9 @@ pub enum StepError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// A peer, as leader, wants to replace an entry that is committed here. One of the two lost its
-    /// log, or two clusters share ids: compare both logs at this index before doing anything.
+    /// A peer, as leader, names another entry than the one that is committed here, in an append or as the
+    /// end of a snapshot. It gets no answer. One of the two lost its log, or two clusters share ids:
+    /// compare both logs at this index before doing anything.
     ConflictsWithCommitted {
         /// Where.
         index: u64,

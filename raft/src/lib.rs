@@ -81,12 +81,14 @@
 //! assert!(applied.values().all(|commands| commands == &[Bytes::from_static(b"hello")]));
 //! ```
 //!
+//! `examples/three_nodes.rs` is the same with reads, a leader that dies, and its return.
+//!
 //! # Where etcd's library would stop the process, and this one does not
 //!
 //! | what happens | answer here |
 //! |---|---|
 //! | a leader names a commit index past our log | [`StepError::CommitBeyondLog`], and a reject with a hint |
-//! | a leader replaces a committed entry | [`StepError::ConflictsWithCommitted`] |
+//! | a leader, or its snapshot, contradicts a committed entry | [`StepError::ConflictsWithCommitted`], and no answer |
 //! | a follower acknowledges entries that do not exist | [`StepError::AckBeyondLog`] |
 //! | entries with gaps, terms that go back | [`StepError::Malformed`] |
 //! | a snapshot with an impossible configuration | [`StepError::BadSnapshot`] |
@@ -101,6 +103,7 @@
 //! - A request for a vote and its refusal say what is committed; a node whose log has a committed
 //!   membership change that it did not know of learns of it this way (a group could come to a standstill
 //!   else).
+//! - A request for a vote in an earlier term is refused, so that its sender learns of ours (paper, 5.1).
 //! - A lone voter answers reads only after the first commit of its term: its stored commit index may lag
 //!   behind what it acknowledged before a restart.
 //! - Reads that wait on a leader are dropped when it steps down.
@@ -117,6 +120,7 @@ mod dice;
 mod election;
 mod entries;
 mod error;
+mod invariants;
 mod log;
 mod logger;
 pub mod membership;

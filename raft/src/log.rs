@@ -5,7 +5,7 @@
 //! Must never know: peers, roles, messages.
 //! Tests: below; the matching rules of the raft paper's 5.3 in `tests/cluster.rs`.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use crate::check::NUMBER_MAX;
 use crate::entries::Entries;
@@ -46,7 +46,7 @@ pub(crate) enum Appended {
     To(u64),
     /// The entry before does not match.
     Mismatch,
-    /// The entry at this index is committed here, and another one was sent.
+    /// The entry at this index is committed here, and another one was named.
     ConflictsWithCommitted(u64),
 }
 
@@ -122,8 +122,15 @@ impl<S: Storage> RaftLog<S> {
 
     /// Follower: puts `entries`, which follow `before`, into the log, and commits as far as the
     /// leader's commit index and these entries reach. What is already there is left alone: a late
-    /// append must not cut off what came after it.
+    /// append must not cut off what came after it. What is committed is known to match every leader's
+    /// log, so that nothing before its end needs to be looked for.
     pub(crate) fn append(&mut self, before: EntryId, entries: Entries, commit: u64) -> Appended {
+        if let Some(index) = self.conflict_with_committed(before, &entries) {
+            return Appended::ConflictsWithCommitted(index);
+        }
+        if before.index < self.committed {
+            return Appended::To(self.committed);
+        }
         if !self.matches(before) {
             return Appended::Mismatch;
         }
@@ -134,9 +141,6 @@ impl<S: Storage> RaftLog<S> {
             .count();
         if let (Some(new), Some(last)) = (entries.get(known), entries.last()) {
             let (new, last) = (new.id(), last.id());
-            if new.index <= self.committed {
-                return Appended::ConflictsWithCommitted(new.index);
-            }
             if new.index <= self.last.index {
                 let existing = self.term(new.index).unwrap_or(0);
                 info!(
@@ -160,6 +164,21 @@ impl<S: Storage> RaftLog<S> {
         }
         self.commit_to(commit.min(end));
         Appended::To(end)
+    }
+
+    /// The first index, of those named, at which another entry is committed here. A leader has all that
+    /// is committed: one that names something else is of another group, or lost its log, or we did.
+    fn conflict_with_committed(&self, before: EntryId, entries: &[Entry]) -> Option<u64> {
+        let named = iter::once(before).chain(entries.iter().map(Entry::id));
+        named
+            .take_while(|id| id.index <= self.committed)
+            .find(|id| self.contradicts(*id))
+            .map(|id| id.index)
+    }
+
+    /// Whether there is another entry at this index. (What is compacted away cannot be told.)
+    pub(crate) fn contradicts(&self, id: EntryId) -> bool {
+        self.term(id.index).is_ok_and(|term| term != id.term)
     }
 
     /// Leader: adds entries at the end.
@@ -311,13 +330,18 @@ fn check_stored(entries: &[Entry], lo: u64, hi: u64) -> Result<(), StorageError>
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
         return Err(StorageError::Unavailable);
     };
-    let end = lo + entries.len() as u64;
-    if first.index == lo && last.index + 1 == end && end <= hi {
+    let are_those = entries.iter().zip(lo..hi).all(|(it, at)| it.index == at);
+    let terms_grow = entries.windows(2).all(|pair| pair[0].term <= pair[1].term);
+    if are_those && terms_grow && entries.len() as u64 <= hi - lo {
         return Ok(());
     }
-    let (a, b) = (first.index, last.index);
+    let ([a, b], [s, t]) = (
+        [first, last].map(|it| it.index),
+        [first, last].map(|it| it.term),
+    );
     Err(StorageError::Other(format!(
-        "asked for entries {lo}..{hi}, got {a}..={b}"
+        "asked for entries {lo}..{hi}, got {} from {a} (term {s}) to {b} (term {t})",
+        entries.len()
     )))
 }
 
@@ -366,6 +390,11 @@ mod tests {
         assert_eq!(log.last(), id(4, 4));
         let conflict = log.append(id(1, 1), entries(2, &[3]), 0);
         assert_eq!(conflict, Appended::ConflictsWithCommitted(2));
+        let conflict = log.append(id(3, 3), Entries::new(), 0);
+        assert_eq!(conflict, Appended::ConflictsWithCommitted(3));
+        // What was committed long ago is no news.
+        assert_eq!(log.append(id(1, 1), entries(2, &[1]), 0), Appended::To(3));
+        assert_eq!(log.last(), id(4, 4));
     }
 
     #[test]
@@ -430,6 +459,9 @@ mod tests {
         assert!(check_stored(&entries(3, &[1, 1]), 3, 5).is_ok());
         assert!(check_stored(&entries(2, &[1, 1]), 3, 5).is_err());
         assert!(check_stored(&entries(3, &[1, 1]), 3, 4).is_err());
+        assert!(check_stored(&entries(3, &[2, 1]), 3, 5).is_err());
+        let hole = [entries(3, &[1]), entries(3, &[1]), entries(5, &[1])].map(|it| it[0].clone());
+        assert!(check_stored(&hole, 3, 6).is_err());
         assert_eq!(check_stored(&[], 3, 4), Err(StorageError::Unavailable));
     }
 }

@@ -419,6 +419,14 @@ impl<S: Storage> Raft<S> {
                     ..Message::default()
                 });
             }
+            // As the paper has it (5.1); etcd's library says nothing here. Two that campaign on in
+            // configurations that do not need each other's votes then raise their terms side by side, and
+            // the one that is behind, whom only the other could elect, may never get ahead
+            // (`tests/network`, seed 3786).
+            MessageKind::Vote => {
+                self.log_vote("rejected", &message);
+                self.refuse_vote(MessageKind::VoteResp, from);
+            }
             // See `node::append_response`: entries of this index and term may be replaced by an
             // append that is still under way. A snapshot, though, holds in every term.
             MessageKind::StorageAppendResp => {

@@ -146,9 +146,6 @@ impl<S: Storage> Raft<S> {
         let Ok(position) = <[u8; 8]>::try_from(context.as_ref()) else {
             return;
         };
-        if self.config.read_only != ReadOnly::Safe {
-            return;
-        }
         let Some(leadership) = self.leadership() else {
             return;
         };
@@ -166,13 +163,15 @@ impl<S: Storage> Raft<S> {
             index: committed,
             ..request
         };
-        if self.config.read_only == ReadOnly::LeaseBased || self.membership.is_singleton() {
-            return self.answer_read(request);
-        }
-        let id = self.id;
+        let is_alone = self.membership.is_singleton();
+        let (id, read_only) = (self.id, self.config.read_only);
         let Some(leadership) = self.leadership() else {
             return;
         };
+        let has_lease = read_only == ReadOnly::LeaseBased && !leadership.is_lease_void;
+        if has_lease || is_alone {
+            return self.answer_read(request);
+        }
         leadership.reads.unconfirmed.push_back(request);
         let newest = leadership.reads.newest_position();
         leadership.reads.acknowledge(id, newest);

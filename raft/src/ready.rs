@@ -88,6 +88,7 @@ impl<S: Storage> RawNode<S> {
 
     /// All work there is, handed over: see [`Ready`]. Empty after a [`Fault`](crate::Fault).
     pub fn ready(&mut self) -> Ready {
+        self.raft.check_invariants(self.hard_before);
         let committed = self.next_committed();
         if self.raft.fault.is_some() {
             return Ready::default();

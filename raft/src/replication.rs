@@ -240,9 +240,11 @@ impl<S: Storage> Raft<S> {
             }
         };
         let (index, term) = (snapshot.meta.index, snapshot.meta.term);
-        let last = self.log.last().index;
-        if index > last {
-            let what = format!("a snapshot at index {index}, but the log ends at {last}");
+        let (end, last) = (EntryId { term, index }, self.log.last().index);
+        if index > last || self.log.contradicts(end) {
+            let what = format!(
+                "the snapshot at index {index}, term {term}, is not of this log, which ends at {last}"
+            );
             self.poison_storage("read a snapshot", StorageError::Other(what));
             return false;
         }
@@ -253,8 +255,8 @@ impl<S: Storage> Raft<S> {
             self.log.committed
         );
         progress.become_snapshot(index);
-        let last = EntryId { term, index };
-        self.trace.emit(|| TraceEvent::SnapshotSent { to, last });
+        self.trace
+            .emit(|| TraceEvent::SnapshotSent { to, last: end });
         debug!(
             self.logger,
             "{id:x} paused sending replication messages to {to:x} [{progress}]"
@@ -335,6 +337,10 @@ impl<S: Storage> Raft<S> {
     }
 
     pub(crate) fn send_timeout_now(&mut self, to: u64) {
+        // Until the next term: the message may arrive late.
+        if let Some(leadership) = self.leadership() {
+            leadership.is_lease_void = true;
+        }
         self.send(Message {
             kind: MessageKind::TimeoutNow,
             to,

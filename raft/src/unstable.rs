@@ -53,6 +53,16 @@ impl Unstable {
         self.end == self.offset
     }
 
+    /// Whether the tail is in order, and `last` is the last index of the log, with it or without.
+    pub(crate) fn ends_at(&self, last: u64) -> bool {
+        let is_ordered =
+            self.offset <= self.offset_in_progress && self.offset_in_progress <= self.end;
+        let first = self.runs.front().map_or(self.end, |run| run[0].index);
+        let end = |run: &Entries| run[0].index + run.len() as u64;
+        let end = self.runs.back().map_or(self.offset, end);
+        is_ordered && self.end == last + 1 && (first, end) == (self.offset, self.end)
+    }
+
     /// The term of entry `index`, if it (or a snapshot that ends there) is here.
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
         if index >= self.offset {

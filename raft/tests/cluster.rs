@@ -313,6 +313,47 @@ fn thesis_6_4_1_lease_reads_are_answered_at_once() {
     assert_eq!(cluster.node(1).ready().read_states.len(), 1);
 }
 
+/// The one to whom leadership is handed is elected although all followers hear from their leader: a lease
+/// says nothing then, also when nothing comes of the transfer for now.
+#[test]
+fn thesis_6_4_1_a_lease_ends_with_a_transfer() {
+    let mut cluster = Cluster::new(3, |config| {
+        guarded(config);
+        config.read_only = ReadOnly::LeaseBased;
+    });
+    cluster.elect(1);
+    cluster.propose(1, "a");
+    let node = cluster.node(1);
+    node.transfer_leader(2);
+    assert!(
+        node.ready()
+            .messages
+            .iter()
+            .any(|message| message.kind == MessageKind::TimeoutNow)
+    );
+    node.advance();
+    node.read_index(Bytes::from_static(b"read"));
+    let ready = node.ready();
+    assert!(ready.read_states.is_empty(), "2 may lead by now");
+    let asks = |message: &&Message| message.kind == MessageKind::Heartbeat;
+    assert_eq!(ready.messages.iter().filter(asks).count(), 2);
+    node.advance();
+    // A quorum still follows.
+    let heartbeat = ready.messages.iter().find(asks).unwrap();
+    let (from, context) = (heartbeat.to, heartbeat.context.clone());
+    let kind = MessageKind::HeartbeatResp;
+    let answer = Message {
+        kind,
+        from,
+        to: 1,
+        term: heartbeat.term,
+        context,
+        ..Message::default()
+    };
+    node.step(answer).unwrap();
+    assert_eq!(node.ready().read_states.len(), 1);
+}
+
 /// Thesis 3.10, with CheckQuorum on: the lease is no obstacle when the leader itself asks.
 #[test]
 fn thesis_3_10_leadership_is_transferred() {

@@ -234,46 +234,119 @@ fn acknowledgements_of_nothing_commit_nothing() {
     cluster.assert_commands(&["a"]);
 }
 
+/// An append to node 2 of a group of three that has committed "a", from node 3 as leader in term 9.
+fn append_from_nowhere(index: u64, log_term: u64, entries: &[(u64, u64)]) -> Message {
+    let entries = entries.iter().map(|&(term, index)| Entry {
+        term,
+        index,
+        ..Entry::default()
+    });
+    Message {
+        kind: MessageKind::App,
+        from: 3,
+        to: 2,
+        term: 9,
+        log_term,
+        index,
+        entries: entries.collect(),
+        ..Message::default()
+    }
+}
+
 #[test]
-fn a_conflict_with_committed_entries_is_refused() {
+fn entries_that_leave_a_gap_are_refused() {
     let mut cluster = Cluster::new(3, plain);
     cluster.elect(1);
     cluster.propose(1, "a");
-    let committed = cluster.node(2).commit_index();
-    let entries = vec![Entry {
-        term: 9,
-        index: committed + 1,
-        ..Entry::default()
-    }];
-    // Entry `committed` with a term it does not have, from a leader of a later term.
-    let before = Message {
-        kind: MessageKind::App,
-        from: 3,
-        to: 2,
-        term: 9,
-        log_term: 1,
-        index: committed,
-        entries: entries.into(),
-        ..Message::default()
-    };
-    cluster.node(2).step(before).unwrap();
-    let entry = Entry {
-        term: 9,
-        index: committed + 1,
-        ..Entry::default()
-    };
-    let gap = Message {
-        kind: MessageKind::App,
-        from: 3,
-        to: 2,
-        term: 9,
-        index: committed + 4,
-        log_term: 9,
-        entries: entry.into(),
-        ..Message::default()
-    };
+    let (last, committed) = (cluster.node(2).last_index(), cluster.node(2).commit_index());
+    let gap = append_from_nowhere(last + 4, 9, &[(9, last + 1)]);
     let refusal = cluster.node(2).step(gap).unwrap_err();
     assert!(matches!(refusal, StepError::Malformed { .. }), "{refusal}");
+    // Well-formed, but past our log: a reject says where that ends.
+    let ahead = append_from_nowhere(last + 4, 9, &[(9, last + 5)]);
+    cluster.node(2).step(ahead).unwrap();
+    let ready = cluster.node(2).ready();
+    let reject = ready.messages.iter().find(|it| it.reject).unwrap();
+    assert_eq!((reject.index, reject.reject_hint), (last + 4, last));
+    assert_eq!(cluster.node(2).commit_index(), committed);
+    assert_eq!(cluster.node(2).last_index(), last);
+}
+
+/// It was acknowledged up to the commit index, as a late append is: the leader would have taken that for a
+/// proof that its own log, with other entries, is the same up to there, and committed them.
+#[test]
+fn a_conflict_with_committed_entries_is_refused_and_not_acknowledged() {
+    let mut cluster = Cluster::new(3, plain);
+    cluster.elect(1);
+    cluster.propose(1, "a");
+    cluster.propose(1, "b");
+    let (last, committed) = (cluster.node(2).last_index(), cluster.node(2).commit_index());
+    assert_eq!(last, committed);
+    let others = [
+        // Others in place of the last two; of the last; only an entry before that is not ours.
+        append_from_nowhere(last - 2, 1, &[(8, last - 1), (9, last)]),
+        append_from_nowhere(last - 1, 1, &[(9, last)]),
+        append_from_nowhere(last, 8, &[(9, last + 1)]),
+        append_from_nowhere(last - 1, 8, &[]),
+    ];
+    for (message, at) in others.into_iter().zip([last - 1, last, last, last - 1]) {
+        let refusal = cluster.node(2).step(message).unwrap_err();
+        let expected = StepError::ConflictsWithCommitted {
+            index: at,
+            committed,
+            from: 3,
+        };
+        assert_eq!(refusal, expected);
+        let ready = cluster.node(2).ready();
+        assert_eq!(ready.messages, [], "no answer is the answer");
+        cluster.node(2).advance();
+    }
+    assert_eq!(cluster.node(2).last_index(), last);
+    // The group goes on, under whoever is elected in a later term.
+    cluster.tick(60);
+    let leader = cluster.leader();
+    cluster.propose(leader, "c");
+    cluster.assert_commands(&["a", "b", "c"]);
+}
+
+/// A snapshot that ends in the committed log with another term was ignored, and acknowledged all the same.
+#[test]
+fn a_snapshot_of_another_history_is_refused() {
+    let mut cluster = Cluster::new(3, plain);
+    cluster.elect(1);
+    cluster.propose(1, "a");
+    let node = cluster.node(2);
+    let (committed, term, conf_state) = (node.commit_index(), node.term(), node.conf_state());
+    // Another entry at the commit index; a later index, but an earlier term than what is committed.
+    for (index, of_term) in [(committed, 7), (committed + 5, term - 1)] {
+        let meta = SnapshotMeta {
+            conf_state: conf_state.clone(),
+            index,
+            term: of_term,
+        };
+        let snapshot = Snapshot {
+            meta,
+            ..Snapshot::default()
+        };
+        let message = Message {
+            kind: MessageKind::Snap,
+            from: 3,
+            to: 2,
+            term: 9,
+            snapshot: Some(Box::new(snapshot)),
+            ..Message::default()
+        };
+        let refusal = cluster.node(2).step(message).unwrap_err();
+        let expected = StepError::ConflictsWithCommitted {
+            index: committed,
+            committed,
+            from: 3,
+        };
+        assert_eq!(refusal, expected);
+        let ready = cluster.node(2).ready();
+        assert_eq!((ready.messages, ready.snapshot), (Vec::new(), None));
+        cluster.node(2).advance();
+    }
     assert_eq!(cluster.node(2).commit_index(), committed);
 }
 

@@ -108,6 +108,22 @@ fn section_5_1_stale_terms_are_ignored() {
     assert!(said(&mut node).is_empty());
 }
 
+/// A candidate of an earlier term is told of ours, or it might campaign behind us for ever.
+#[test]
+fn section_5_1_stale_candidates_learn_the_term() {
+    let mut node = node(5, &[]);
+    let stale = Message {
+        index: 9,
+        log_term: 4,
+        ..message(MessageKind::Vote, 2, 4)
+    };
+    node.step(stale).unwrap();
+    let said = said(&mut node);
+    assert_eq!((said[0].kind, said[0].to), (MessageKind::VoteResp, 2));
+    assert_eq!((said[0].term, said[0].reject), (5, true));
+    assert_eq!(node.term(), 5);
+}
+
 /// One vote for each term, first come, first served.
 #[test]
 fn section_5_2_one_vote_per_term() {

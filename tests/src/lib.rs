@@ -14,7 +14,9 @@
 pub mod dice;
 pub mod diff_wire;
 pub mod etcd;
+pub mod full;
 pub mod history;
 pub mod load;
 pub mod process;
+pub mod seccomp;
 pub mod sim;

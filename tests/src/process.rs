@@ -83,6 +83,11 @@ impl Program {
         Ok(Self::henge(profile.join("henge")))
     }
 
+    /// The executable.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The command with its subcommand and `flags`, its output piped.
     pub fn command<I, S>(&self, flags: I) -> Command
     where

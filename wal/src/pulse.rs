@@ -94,6 +94,12 @@ impl Wal {
         })
     }
 
+    /// When that write was submitted, by the owner's clock: cheap enough for every turn.
+    pub fn oldest_in_flight_micros(&self) -> Option<u64> {
+        let flight = self.flights.iter().find(|flight| !flight.done)?;
+        Some(flight.since_micros)
+    }
+
     /// The distributions of this log's writes.
     pub fn histograms(&self) -> &Histograms {
         &self.histograms

@@ -4,7 +4,8 @@
 //! `put_ratio= get_ratio= range_ratio= bytes_per_key= bytes_per_version= compact_slice_max_us=
 //! count_us= restore_mkeys=`. Each is the worst over the key shapes (and, with `--full`, the sizes)
 //! that were measured; `put_ratio` is that of inserts or overwrites, whichever is worse. The slice's
-//! time is without waits for a processor that other programs had. The allocator is the server's.
+//! time is without waits for a processor that other programs had, the longest of a compaction, and of
+//! three compactions the median. The allocator is the server's.
 //! Resident bytes mean something for the first shape only (`--shape` picks it): later ones reuse
 //! memory that the kernel has counted already.
 //! Must never know: what the store is inside. Tested by running it; the phases check their answers.
@@ -22,6 +23,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Watchers of the fan-out phase.
 const WATCHERS: u64 = 10_000;
+/// Compactions of a shape. An interrupt of the virtual machine can lengthen any slice by a millisecond,
+/// and nothing tells of it; a slice that is long by itself is long each time.
+const COMPACTIONS: usize = 3;
 /// Puts between two slices of a snapshot.
 const PUTS_PER_SLICE: u64 = 200;
 
@@ -134,16 +138,8 @@ fn measure(shape: Shape, keys: u64, summary: &mut Summary) {
     duel("range, limit 500", range);
     let count_us = arena.count();
     println!("  {:<34}{count_us:>8.2} µs", "count between two keys");
-    let (removed, compact_slices, longest) = arena.compact();
-    println!(
-        "  {:<34}{:>8.0} µs, p99 {:.0} µs, {:.0} µs with waits for a processor, total {:.0} ms for {removed} versions",
-        "longest compaction slice",
-        quantile_us(&compact_slices, 1.0),
-        quantile_us(&compact_slices, 0.99),
-        longest as f64 / 1e3,
-        compact_slices.iter().sum::<u64>() as f64 / 1e6,
-    );
     arena.drop_rival();
+    let longest_slice_us = compact(&mut arena);
     let (whole_ms, slices) = arena.scan();
     println!(
         "  {:<34}{whole_ms:>8.0} ms in one answer; in slices p99 {:.0} µs, max {:.0} µs, total {:.0} ms",
@@ -178,11 +174,32 @@ fn measure(shape: Shape, keys: u64, summary: &mut Summary) {
     summary.range_ratio = summary.range_ratio.min(range.ratio());
     summary.bytes_per_key = summary.bytes_per_key.max(per_key.accounted);
     summary.bytes_per_version = summary.bytes_per_version.max(per_version.accounted);
-    summary.compact_slice_max_us = summary
-        .compact_slice_max_us
-        .max(quantile_us(&compact_slices, 1.0));
+    summary.compact_slice_max_us = summary.compact_slice_max_us.max(longest_slice_us);
     summary.count_us = summary.count_us.max(count_us);
     summary.restore_mkeys = summary.restore_mkeys.min(restore_mkeys);
+}
+
+/// Compacts [`COMPACTIONS`] times as many old versions as there are keys; the median of the longest
+/// slices in microseconds.
+fn compact(arena: &mut Arena) -> f64 {
+    let mut maxima = Vec::new();
+    for round in 0..COMPACTIONS {
+        if round > 0 {
+            arena.age();
+        }
+        let (removed, slices, longest) = arena.compact();
+        println!(
+            "  {:<34}{:>8.0} µs, p99 {:.0} µs, {:.0} µs with waits for a processor, total {:.0} ms for {removed} versions",
+            "longest compaction slice",
+            quantile_us(&slices, 1.0),
+            quantile_us(&slices, 0.99),
+            longest as f64 / 1e3,
+            slices.iter().sum::<u64>() as f64 / 1e6,
+        );
+        maxima.push(quantile_us(&slices, 1.0));
+    }
+    maxima.sort_unstable_by(f64::total_cmp);
+    maxima[COMPACTIONS / 2]
 }
 
 fn duel(name: &str, duel: Duel) {

@@ -1,9 +1,9 @@
 //! The ordered index: a B+tree of key numbers with subtree counts.
 //!
-//! Leaves hold key numbers and, beside each, 8 telling bytes of its key (see `leaf`), so that a
-//! search within a node is a binary search over one small array and looks at a key's own memory only
-//! to confirm. Each inner node knows how many live keys are under each child, so that counting a
-//! range is logarithmic.
+//! Leaves hold key numbers. Beside each key number, and beside each separator of an inner node, are 8
+//! telling bytes of the key (see `places`), so that a search within a node is a binary search over one
+//! small array and looks at a key's own memory only to confirm. Each inner node knows how many live
+//! keys are under each child, so that counting a range is logarithmic.
 //! 12 bytes per key at full leaves; sequential inserts leave leaves full.
 //!
 //! Promise: the tree holds a number at most once, in the order of its key; a key's bytes never
@@ -12,12 +12,16 @@
 
 mod leaf;
 mod node;
+mod path;
+mod places;
 
 use std::ops::ControlFlow;
 
 use crate::keys::{KeyId, Keys};
-use leaf::{Ahead, TOUCH_MAX};
+use leaf::{Ahead, Leaf, TOUCH_MAX};
 use node::{Inner, Node, Split};
+use path::Path;
+pub(crate) use path::Place;
 
 /// The tree.
 #[derive(Debug, Default)]
@@ -28,14 +32,47 @@ pub(crate) struct Index {
 impl Index {
     /// The number of a key.
     pub fn find(&self, keys: &Keys, key: &[u8]) -> Option<KeyId> {
-        let mut node = &self.root;
+        self.locate(keys, key).id
+    }
+
+    /// Where a key is or would be, for changes at this place.
+    pub fn locate(&self, keys: &Keys, key: &[u8]) -> Place {
+        let (path, leaf) = self.descend(|inner| inner.likely_child_of(key));
+        if let Some(at) = leaf.find(keys, key) {
+            let id = Some(leaf.id(at));
+            return Place { path, at, id };
+        }
+        match leaf.confirm(keys, key) {
+            Some(Err(at)) if path.is_sure(at, leaf.len()) => Place { path, at, id: None },
+            _ => self.locate_surely(keys, key),
+        }
+    }
+
+    /// As [`Index::locate`], by whole keys: for one that heads misjudge, or that lies between leaves.
+    #[cold]
+    fn locate_surely(&self, keys: &Keys, key: &[u8]) -> Place {
+        let (path, leaf) = self.descend(|inner| inner.child_of(key));
+        match leaf.search(keys, key) {
+            Ok(at) => Place {
+                path,
+                at,
+                id: Some(leaf.id(at)),
+            },
+            Err(at) => Place { path, at, id: None },
+        }
+    }
+
+    fn descend(&self, choose: impl Fn(&Inner) -> usize) -> (Path, &Leaf) {
+        let (mut node, mut path) = (&self.root, Path::default());
         loop {
+            std::hint::black_box(node.touch());
             match node {
-                Node::Inner(inner) => node = &inner.children[inner.child_of(key)],
-                Node::Leaf(leaf) => {
-                    std::hint::black_box(node.touch());
-                    return leaf.find(keys, key);
+                Node::Inner(inner) => {
+                    let at = choose(inner);
+                    path.push(at, inner.children.len());
+                    node = &inner.children[at];
                 }
+                Node::Leaf(leaf) => return (path, leaf),
             }
         }
     }
@@ -50,7 +87,7 @@ impl Index {
             while matches!(nodes[0], Node::Inner(_)) {
                 for (node, key) in nodes.iter_mut().zip(group) {
                     if let Node::Inner(inner) = *node {
-                        *node = &inner.children[inner.child_of(key)];
+                        *node = &inner.children[inner.likely_child_of(key)];
                     }
                 }
                 let touched = nodes.iter().fold(0, |sum, node| sum ^ node.touch());
@@ -70,9 +107,9 @@ impl Index {
         }
     }
 
-    /// Adds a key that is not in the tree, as live.
-    pub fn insert(&mut self, keys: &Keys, id: KeyId) {
-        let split = self.root.insert(keys, keys.key(id), id);
+    /// Adds a key that is not in the tree, as live, at its place.
+    pub fn insert(&mut self, keys: &Keys, place: &Place, id: KeyId) {
+        let split = self.root.insert(keys, place, 0, keys.key(id), id);
         self.grow(split);
     }
 
@@ -91,7 +128,11 @@ impl Index {
 
     /// Takes a key out.
     pub fn remove(&mut self, keys: &Keys, key: &[u8]) {
-        self.root.remove(keys, key);
+        let place = self.locate(keys, key);
+        if place.id.is_none() {
+            return;
+        }
+        self.root.remove(keys, &place, 0, key);
         while let Node::Inner(inner) = &mut self.root {
             match inner.children.len() {
                 0 => self.root = Node::default(),
@@ -103,7 +144,15 @@ impl Index {
 
     /// Says whether a key counts.
     pub fn set_live(&mut self, keys: &Keys, key: &[u8], live: bool) {
-        self.root.set_live(keys, key, live);
+        let place = self.locate(keys, key);
+        self.set_live_at(&place, key, live);
+    }
+
+    /// Says whether the key at a place counts.
+    pub fn set_live_at(&mut self, place: &Place, key: &[u8], live: bool) {
+        if place.id.is_some() {
+            self.root.set_live(place, 0, key, live);
+        }
     }
 
     /// How many live keys there are.
@@ -113,12 +162,12 @@ impl Index {
 
     /// How many live keys are less than `key`.
     pub fn rank(&self, keys: &Keys, key: &[u8]) -> usize {
-        let mut node = &self.root;
-        let mut before = 0;
-        loop {
+        let place = self.locate(keys, key);
+        let (mut node, mut before) = (&self.root, 0);
+        for level in 0.. {
             match node {
                 Node::Inner(inner) => {
-                    let at = inner.child_of(key);
+                    let at = inner.step(&place.path, level, key);
                     before += inner.live[..at]
                         .iter()
                         .map(|&live| live as usize)
@@ -126,11 +175,12 @@ impl Index {
                     node = &inner.children[at];
                 }
                 Node::Leaf(leaf) => {
-                    let at = leaf.search(keys, key).unwrap_or_else(|at| at);
-                    return before + leaf.live_before(at);
+                    before += leaf.live_before(place.at);
+                    break;
                 }
             }
         }
+        before
     }
 
     /// Visits keys in order, from `start` on, live or not, until told to stop.
@@ -140,8 +190,15 @@ impl Index {
         start: &[u8],
         mut visit: impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> Option<B> {
+        let place = self.locate(keys, start);
         self.root
-            .scan(keys, Some(start), &mut Ahead::new(), &mut visit)
+            .scan(
+                keys,
+                Some((&place, start)),
+                0,
+                &mut Ahead::new(),
+                &mut visit,
+            )
             .break_value()
     }
 

@@ -1,21 +1,25 @@
 //! Nodes of the index: inner nodes with separators and live counts above the leaves.
 //!
-//! Invariants: `prefix` is common to a node's separators, its heads and tails are the 8 and 16 bytes
-//! that follow it (zero-padded); `separators[i]` is greater than every key under `children[i]` and
-//! not greater than any key under `children[i + 1]`; `live[i]` is the number of live keys under
-//! `children[i]`. Tested by the index's tests, which check them all.
+//! An inner node has a head per separator, as leaves have for keys (see `places`). The child that heads
+//! point to is *likely* right: separators show only some of the places where the keys below differ.
+//! The leaf at the end tells, for nothing: see `Path::is_sure`. So the separators themselves, which lie
+//! elsewhere in memory, are read only where heads are equal, or where a guess was wrong.
+//!
+//! Invariants: `separators[i]` is greater than every key under `children[i]` and not greater than any
+//! key under `children[i + 1]`; `live[i]` is the number of live keys under `children[i]`. Tested by the
+//! index's tests, which check them all.
 
-use std::cmp::Ordering;
 use std::mem;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use super::super::keys::{KeyId, Keys};
 use super::leaf::{Ahead, LEAF_MAX, Leaf};
+use super::path::{Path, Place};
+use super::places::Heads;
 
 /// Children of an inner node.
 pub(super) const INNER_MAX: usize = 64;
-/// Longest prefix that a node cuts off its keys.
-const PREFIX_MAX: usize = 63;
+
 #[derive(Debug)]
 pub(super) enum Node {
     Leaf(Box<Leaf>),
@@ -24,24 +28,13 @@ pub(super) enum Node {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    prefix: Prefix,
-    /// Of the separators, in place: a search reads little else.
-    heads: [u64; INNER_MAX],
-    /// The 16 bytes after each head, for separators with the same head: keys that are paths share
-    /// much even after a node's prefix.
-    tails: [u128; INNER_MAX],
+    /// Of the separators: a search reads little else.
+    heads: Heads<INNER_MAX>,
+    pub(super) children: Vec<Node>,
+    pub(super) live: Vec<u32>,
     separators: Vec<Box<[u8]>>,
     /// Heap bytes of this node and all under it.
     bytes: usize,
-    pub(super) live: Vec<u32>,
-    pub(super) children: Vec<Node>,
-}
-
-/// Bytes that all keys of a node start with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Prefix {
-    len: u8,
-    bytes: [u8; PREFIX_MAX],
 }
 
 /// A new right sibling and the separator before it.
@@ -54,13 +47,21 @@ impl Default for Node {
 }
 
 impl Node {
-    pub(super) fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
+    /// Inserts a key at its place.
+    pub(super) fn insert(
+        &mut self,
+        keys: &Keys,
+        place: &Place,
+        level: usize,
+        key: &[u8],
+        id: KeyId,
+    ) -> Split {
         match self {
-            Node::Leaf(leaf) => match leaf.search(keys, key) {
-                Ok(_) => None,
-                Err(at) => add_to(leaf, keys, at, key, id),
-            },
-            Node::Inner(inner) => inner.insert(keys, key, id),
+            Node::Leaf(leaf) => add_to(leaf, keys, place.at, key, id),
+            Node::Inner(inner) => {
+                let at = inner.step(&place.path, level, key);
+                inner.add(at, |child| child.insert(keys, place, level + 1, key, id))
+            }
         }
     }
 
@@ -75,23 +76,21 @@ impl Node {
         }
     }
 
-    /// Returns whether the key was there and live.
-    pub(super) fn remove(&mut self, keys: &Keys, key: &[u8]) -> bool {
+    /// Removes the key at a place; returns whether it was live.
+    pub(super) fn remove(&mut self, keys: &Keys, place: &Place, level: usize, key: &[u8]) -> bool {
         match self {
-            Node::Leaf(leaf) => leaf.search(keys, key).is_ok_and(|at| leaf.remove(at)),
-            Node::Inner(inner) => inner.remove(keys, key),
+            Node::Leaf(leaf) => leaf.remove(place.at),
+            Node::Inner(inner) => inner.remove(keys, place, level, key),
         }
     }
 
     /// Returns the change of the number of live keys.
-    pub(super) fn set_live(&mut self, keys: &Keys, key: &[u8], live: bool) -> i32 {
+    pub(super) fn set_live(&mut self, place: &Place, level: usize, key: &[u8], live: bool) -> i32 {
         match self {
-            Node::Leaf(leaf) => leaf
-                .search(keys, key)
-                .map_or(0, |at| leaf.set_live(at, live)),
+            Node::Leaf(leaf) => leaf.set_live(place.at, live),
             Node::Inner(inner) => {
-                let at = inner.child_of(key);
-                let change = inner.children[at].set_live(keys, key, live);
+                let at = inner.step(&place.path, level, key);
+                let change = inner.children[at].set_live(place, level + 1, key, live);
                 inner.live[at] = inner.live[at].wrapping_add_signed(change);
                 change
             }
@@ -105,35 +104,39 @@ impl Node {
         }
     }
 
+    /// Visits keys in order, from a place on or else all.
     pub(super) fn scan<B>(
         &self,
         keys: &Keys,
-        start: Option<&[u8]>,
+        start: Option<(&Place, &[u8])>,
+        level: usize,
         ahead: &mut Ahead,
         visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         match self {
             Node::Leaf(leaf) => {
-                let from = start.map_or(0, |key| leaf.search(keys, key).unwrap_or_else(|at| at));
+                let from = start.map_or(0, |(place, _)| place.at);
                 leaf.visit(keys, from, ahead, visit)
             }
             Node::Inner(inner) => {
-                let from = start.map_or(0, |key| inner.child_of(key));
-                inner.children[from].scan(keys, start, ahead, visit)?;
+                let from = start.map_or(0, |(place, key)| inner.step(&place.path, level, key));
+                inner.children[from].scan(keys, start, level + 1, ahead, visit)?;
                 inner.children[from + 1..]
                     .iter()
-                    .try_for_each(|child| child.scan(keys, None, ahead, visit))
+                    .try_for_each(|child| child.scan(keys, None, level + 1, ahead, visit))
             }
         }
     }
 
     /// Loads every cache line that a search of this node may read. The result only keeps the loads.
     pub(super) fn touch(&self) -> u64 {
-        let heads = |heads: &[u64]| heads.iter().step_by(8).fold(0, |sum, head| sum ^ head);
         match self {
             Node::Leaf(leaf) => leaf.touch(),
             Node::Inner(inner) => {
-                heads(&inner.heads[..inner.separators.len()]) ^ u64::from(inner.prefix.len)
+                let children = inner.children.iter().step_by(4);
+                children.fold(inner.heads.touch(), |sum, child| {
+                    sum ^ u64::from(matches!(child, Node::Leaf(_)))
+                })
             }
         }
     }
@@ -170,7 +173,8 @@ impl Node {
                 left.separators.append(&mut right.separators);
                 left.live.append(&mut right.live);
                 left.children.append(&mut right.children);
-                left.rebuild_heads();
+                left.choose();
+                left.count_bytes();
                 Ok(())
             }
             (_, right) => Err(right),
@@ -180,38 +184,39 @@ impl Node {
 
 impl Inner {
     pub(super) fn of_two(left: Node, separator: Box<[u8]>, right: Node) -> Self {
+        let live = vec![left.live() as u32, right.live() as u32];
+        Inner::new(vec![left, right], live, vec![separator])
+    }
+
+    fn new(children: Vec<Node>, live: Vec<u32>, separators: Vec<Box<[u8]>>) -> Self {
         let mut inner = Inner {
-            prefix: Prefix::EMPTY,
-            heads: [0; INNER_MAX],
-            tails: [0; INNER_MAX],
-            separators: vec![separator],
+            heads: Heads::new(),
+            children,
+            live,
+            separators,
             bytes: 0,
-            live: vec![left.live() as u32, right.live() as u32],
-            children: vec![left, right],
         };
-        inner.rebuild_heads();
+        inner.choose();
+        inner.count_bytes();
         inner
     }
 
     /// Which child a key belongs to.
     pub(super) fn child_of(&self, key: &[u8]) -> usize {
-        let heads = &self.heads[..self.separators.len()];
-        let (low, high) = match search_heads(&self.prefix, heads, key) {
-            Ok(same) => (same.start, same.end),
-            Err(at) => return at,
-        };
-        if low == high {
-            return low;
-        }
-        let (tail, same) = (self.prefix.tail(key), &self.tails[low..high]);
-        let first = low + same.partition_point(|&other| other < tail);
-        let same = first..low + same.partition_point(|&other| other <= tail);
-        same.start + self.separators[same].partition_point(|separator| **separator <= *key)
+        self.separators
+            .partition_point(|separator| **separator <= *key)
     }
 
-    fn insert(&mut self, keys: &Keys, key: &[u8], id: KeyId) -> Split {
-        let at = self.child_of(key);
-        self.add(at, |child| child.insert(keys, key, id))
+    /// Which child a key probably belongs to.
+    pub(super) fn likely_child_of(&self, key: &[u8]) -> usize {
+        let same = self.heads.same(key);
+        let separators = &self.separators[same.clone()];
+        same.start + separators.partition_point(|separator| **separator <= *key)
+    }
+
+    /// Which child a path to a key takes.
+    pub(super) fn step(&self, path: &Path, level: usize, key: &[u8]) -> usize {
+        path.step(level).unwrap_or_else(|| self.child_of(key))
     }
 
     /// Adds a key under the child at a position.
@@ -225,17 +230,11 @@ impl Inner {
         self.live[at] = self.children[at].live() as u32;
         self.live.insert(at + 1, right.live() as u32);
         self.children.insert(at + 1, right);
-        if self.prefix.is_prefix_of(&separator) {
-            self.heads.copy_within(at..self.separators.len(), at + 1);
-            self.tails.copy_within(at..self.separators.len(), at + 1);
-            self.heads[at] = self.prefix.head(&separator);
-            self.tails[at] = self.prefix.tail(&separator);
-            self.separators.insert(at, separator);
-            self.count_bytes();
-        } else {
-            self.separators.insert(at, separator);
-            self.rebuild_heads();
+        self.separators.insert(at, separator);
+        if self.heads.insert(at, &self.separators[at]) {
+            self.choose();
         }
+        self.count_bytes();
         (self.children.len() > INNER_MAX).then(|| self.split(at + 2 == self.children.len()))
     }
 
@@ -246,25 +245,21 @@ impl Inner {
         } else {
             self.children.len() / 2
         };
-        let mut right = Inner {
-            prefix: Prefix::EMPTY,
-            heads: [0; INNER_MAX],
-            tails: [0; INNER_MAX],
-            separators: self.separators.split_off(middle),
-            bytes: 0,
-            live: self.live.split_off(middle),
-            children: self.children.split_off(middle),
-        };
-        right.rebuild_heads();
+        let right = Inner::new(
+            self.children.split_off(middle),
+            self.live.split_off(middle),
+            self.separators.split_off(middle),
+        );
         let separator = self.separators.pop().unwrap_or_default();
-        self.rebuild_heads();
+        self.choose();
+        self.count_bytes();
         (separator, Node::Inner(Box::new(right)))
     }
 
-    fn remove(&mut self, keys: &Keys, key: &[u8]) -> bool {
-        let at = self.child_of(key);
+    fn remove(&mut self, keys: &Keys, place: &Place, level: usize, key: &[u8]) -> bool {
+        let at = self.step(&place.path, level, key);
         let before = self.children[at].heap_bytes();
-        let was_live = self.children[at].remove(keys, key);
+        let was_live = self.children[at].remove(keys, place, level + 1, key);
         self.live[at] -= u32::from(was_live);
         self.bytes -= before - self.children[at].heap_bytes();
         if self.children[at].is_empty() {
@@ -304,25 +299,18 @@ impl Inner {
         self.live.remove(at);
         let separator = at.saturating_sub(1);
         if separator < self.separators.len() {
-            self.heads
-                .copy_within(separator + 1..self.separators.len(), separator);
-            self.tails
-                .copy_within(separator + 1..self.separators.len(), separator);
+            self.heads.remove(separator);
             self.separators.remove(separator);
         }
         self.count_bytes();
     }
 
-    fn rebuild_heads(&mut self) {
-        self.prefix = match self.separators.as_slice() {
-            [first, .., last] => Prefix::common(first, last),
-            _ => Prefix::EMPTY,
-        };
-        for (at, separator) in self.separators.iter().enumerate() {
-            self.heads[at] = self.prefix.head(separator);
-            self.tails[at] = self.prefix.tail(separator);
-        }
-        self.count_bytes();
+    fn choose(&mut self) {
+        let separators = &self.separators;
+        // A separator ends where the keys on its two sides differ: others will there, too.
+        let ends = separators.iter().filter_map(|s| s.len().checked_sub(1));
+        self.heads
+            .choose(separators.len(), |at| &separators[at], ends);
     }
 
     /// After the children changed. What vectors have allocated ahead is left out.
@@ -341,90 +329,9 @@ impl Inner {
     }
 }
 
-impl Prefix {
-    const EMPTY: Prefix = Prefix {
-        len: 0,
-        bytes: [0; PREFIX_MAX],
-    };
-
-    fn common(first: &[u8], last: &[u8]) -> Self {
-        let len = common(first, last).min(PREFIX_MAX);
-        let mut prefix = Prefix {
-            len: len as u8,
-            ..Prefix::EMPTY
-        };
-        prefix.bytes[..len].copy_from_slice(&first[..len]);
-        prefix
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len as usize]
-    }
-
-    fn is_prefix_of(&self, key: &[u8]) -> bool {
-        key.starts_with(self.as_bytes())
-    }
-
-    /// The 16 bytes after those of the head, as a number that orders as they do.
-    fn tail(&self, key: &[u8]) -> u128 {
-        let rest = key.get(self.len as usize + 8..).unwrap_or_default();
-        match rest.first_chunk::<16>() {
-            Some(bytes) => u128::from_be_bytes(*bytes),
-            None => {
-                let mut bytes = [0; 16];
-                bytes[..rest.len()].copy_from_slice(rest);
-                u128::from_be_bytes(bytes)
-            }
-        }
-    }
-
-    /// The 8 bytes after the prefix, as a number that orders as they do.
-    fn head(&self, key: &[u8]) -> u64 {
-        let rest = key.get(self.len as usize..).unwrap_or_default();
-        match rest.first_chunk::<8>() {
-            Some(bytes) => u64::from_be_bytes(*bytes),
-            None => {
-                let mut bytes = [0; 8];
-                bytes[..rest.len()].copy_from_slice(rest);
-                u64::from_be_bytes(bytes)
-            }
-        }
-    }
-}
-
-/// Length of the common prefix.
-pub(super) fn common(a: &[u8], b: &[u8]) -> usize {
-    let (words_a, words_b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
-    let same = words_a
-        .iter()
-        .zip(words_b)
-        .take_while(|(a, b)| a == b)
-        .count()
-        * 8;
-    let rest = a[same..].iter().zip(&b[same..]);
-    same + rest.take_while(|(a, b)| a == b).count()
-}
-
 fn add_to(leaf: &mut Leaf, keys: &Keys, at: usize, key: &[u8], id: KeyId) -> Split {
     let (separator, right) = leaf.insert(keys, at, key, id)?;
     Some((separator, Node::Leaf(right)))
-}
-
-/// Where keys with the head of `key` are, or would be; `Err` if its prefix is another.
-fn search_heads(prefix: &Prefix, heads: &[u64], key: &[u8]) -> Result<Range<usize>, usize> {
-    let shared = prefix.as_bytes();
-    match key[..shared.len().min(key.len())].cmp(shared) {
-        Ordering::Less => return Err(0),
-        Ordering::Greater => return Err(heads.len()),
-        Ordering::Equal => {}
-    }
-    let head = prefix.head(key);
-    let low = heads.partition_point(|&other| other < head);
-    let same = heads[low..]
-        .iter()
-        .take_while(|&&other| other == head)
-        .count();
-    Ok(low..low + same)
 }
 
 #[cfg(test)]
@@ -444,9 +351,7 @@ impl Node {
                 assert!((1..=INNER_MAX).contains(&count));
                 assert_eq!(inner.separators.len() + 1, count);
                 assert_eq!(inner.live.len(), count);
-                for (head, separator) in inner.heads.iter().zip(&inner.separators) {
-                    assert_eq!(*head, inner.prefix.head(separator));
-                }
+                inner.heads.verify(count - 1, |at| &inner.separators[at]);
                 let separators = inner
                     .separators
                     .iter()

@@ -30,8 +30,10 @@ impl Twin {
                 version: 1,
                 ..Version::default()
             };
+            let place = self.index.locate(&self.keys, key);
+            assert_eq!(place.id, None);
             let id = self.keys.insert(key, &version).expect("room");
-            self.index.insert(&self.keys, id);
+            self.index.insert(&self.keys, &place, id);
             self.naive.insert(key.to_vec(), (id, true));
         }
     }
@@ -162,4 +164,37 @@ fn random_inserts_stay_within_the_budget() {
     twin.verify();
     let per_key = twin.index.heap_bytes() as f64 / 100_000.0;
     assert!(per_key < 22.0, "{per_key} bytes of index per key");
+}
+
+/// Keys whose first difference is where no separator has one: heads point to the wrong leaf, and the
+/// whole keys have to be asked. Present ones, absent ones, and those that lie between two leaves.
+#[test]
+fn keys_that_heads_misjudge_are_found() {
+    let mut twin = Twin::new();
+    let mut keys = Vec::new();
+    for n in 0..3_000u32 {
+        keys.push(format!("/common/{:04}/middle/{:03}", n / 100, n % 100).into_bytes());
+    }
+    keys.iter().for_each(|key| twin.insert(key));
+    // Like those, but different before all the places where those differ.
+    for n in (0..3_000).step_by(7) {
+        for strange in [
+            format!("/aaa/{:04}/middle/{:03}", n / 100, n % 100),
+            format!("/common/{:04}/Middle/{:03}", n / 100, n % 100),
+            format!("/zzz/{:04}/middle/{:03}x", n / 100, n % 100),
+        ] {
+            twin.probe(strange.as_bytes());
+            twin.insert(strange.as_bytes());
+            keys.push(strange.into_bytes());
+        }
+    }
+    twin.verify();
+    keys.iter().step_by(11).for_each(|key| twin.probe(key));
+    keys.iter().for_each(|key| {
+        assert!(twin.index.find(&twin.keys, key).is_some());
+        twin.set_live(key, false);
+    });
+    assert_eq!(twin.index.live(), 0);
+    keys.iter().for_each(|key| twin.remove(key));
+    twin.verify();
 }

@@ -79,6 +79,7 @@ pub fn compact_all(store: &mut Store) {
 }
 
 /// SplitMix64 dice.
+#[derive(Clone)]
 pub struct Dice(u64);
 
 impl Dice {

@@ -13,6 +13,7 @@ use henge_mvcc::{
 
 type State = BTreeMap<Vec<u8>, KeyValue>;
 
+#[derive(Clone)]
 pub struct Model {
     /// By revision; revision 0 and 1 are empty.
     pub states: Vec<State>,

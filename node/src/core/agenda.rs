@@ -120,6 +120,16 @@ impl Agenda {
     pub fn set_due(&mut self, at: usize, log_bytes: u64) {
         self.dues.insert((log_bytes, at));
     }
+
+    /// A shard's next checkpoint is due at this size of the log at the latest; nothing, if one is being
+    /// written.
+    pub fn bring_forward(&mut self, at: usize, log_bytes: u64) {
+        let due = self.dues.iter().find(|(_, shard)| *shard == at).copied();
+        if let Some(due) = due.filter(|(due, _)| *due > log_bytes) {
+            self.dues.remove(&due);
+            self.dues.insert((log_bytes, at));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +168,16 @@ mod tests {
             (Some(0), Some(1))
         );
         assert_eq!((agenda.take_due(4), agenda.take_due(4)), (Some(1), None));
-        agenda.set_due(1, 4);
+        agenda.bring_forward(1, 4);
+        assert_eq!(
+            agenda.take_due(4),
+            None,
+            "it has none, or one is being written"
+        );
+        agenda.set_due(1, 8);
+        agenda.bring_forward(1, 9);
+        assert_eq!(agenda.take_due(4), None, "earlier only");
+        agenda.bring_forward(1, 4);
         assert_eq!(
             (agenda.take_due(6), agenda.take_due(6), agenda.take_due(6)),
             (Some(1), Some(0), None)

@@ -10,8 +10,9 @@ use std::sync::PoisonError;
 use std::task::Context;
 
 use super::turn::{Core, Now, Phase};
+use crate::api::Buckets;
 
-/// Slices of compaction and of watchers' catching up in one turn.
+/// Slices of compaction, of watchers' catching up and of long reads in one turn.
 const SLICES_MAX: usize = 4;
 /// Checkpoints being written at a time.
 const CHECKPOINTS_MAX: usize = 2;
@@ -26,7 +27,10 @@ const SCRUB_BYTES: usize = 256 << 10;
 /// Time between two such reads.
 pub(super) const SCRUB_EVERY_MICROS: u64 = 10_000_000;
 /// A log write older than this is worth a warning.
-const STUCK_MICROS: u64 = 5_000_000;
+const SLOW_MICROS: u64 = 5_000_000;
+/// A log write older than this is not coming back soon: no disk that works takes so long, and most that
+/// do not need longer (the kernel's own timeout for a device is 30 s).
+const STUCK_MICROS: u64 = 10_000_000;
 
 impl Core {
     /// Work without a caller waiting: slices of compaction and checkpoints, watchers that are behind, old
@@ -48,7 +52,7 @@ impl Core {
                 break;
             };
             let shard = &mut self.shards[at];
-            let more = shard.compact_slice() | shard.watch_slice();
+            let more = shard.compact_slice() | shard.watch_slice() | shard.read_slice();
             self.chains.extend(shard.flush_answers());
             if more {
                 // Only whole slices count: to look at a shard that has nothing is cheap.
@@ -116,8 +120,18 @@ impl Core {
             return;
         }
         self.wal.scrub_slice(SCRUB_BYTES);
+        // A log above its budget: those that hold its oldest segment write a checkpoint now.
+        let written = self.wal.stats().bytes;
+        for pin in self.wal.pins() {
+            let found = self
+                .shards
+                .binary_search_by_key(&pin.group, |shard| shard.config.group);
+            if let Ok(at) = found {
+                self.agenda.bring_forward(at, written);
+            }
+        }
         if let Some(write) = self.wal.oldest_in_flight()
-            && now.micros.saturating_sub(write.since_micros) > STUCK_MICROS
+            && now.micros.saturating_sub(write.since_micros) > SLOW_MICROS
         {
             let seconds = now.micros.saturating_sub(write.since_micros) / 1_000_000;
             tracing::warn!(
@@ -126,6 +140,43 @@ impl Core {
                 seconds,
                 "a log write does not complete"
             );
+        }
+    }
+
+    /// Whether the disk still answers: while it does not, this core says nothing to its peers, and says
+    /// of itself that it is not well.
+    pub(super) fn watch_log(&mut self, now: Now) {
+        let stuck = self.phase == Phase::Running && now.micros >= self.stuck_micros();
+        if stuck == self.log_stuck {
+            return;
+        }
+        self.log_stuck = stuck;
+        // Its shards' metrics are read by `/health`, and it may be a while until they are looked at.
+        (0..self.shards.len()).for_each(|at| self.agenda.mark(at));
+        let Some(write) = self.wal.oldest_in_flight().filter(|_| stuck) else {
+            tracing::info!("the log can be written again: this member speaks to its peers again");
+            return;
+        };
+        let seconds = now.micros.saturating_sub(write.since_micros) / 1_000_000;
+        tracing::error!(
+            file = write.file,
+            offset = write.offset,
+            seconds,
+            "a log write does not complete: until it does, this member neither leads nor answers its peers"
+        );
+    }
+
+    /// When the oldest write under way will be stuck.
+    fn stuck_micros(&self) -> u64 {
+        let since = self.wal.oldest_in_flight_micros();
+        since.map_or(u64::MAX, |since| since.saturating_add(STUCK_MICROS))
+    }
+
+    /// The same in milliseconds, unless that is known already.
+    pub(super) fn stuck_ms(&self) -> u64 {
+        match self.log_stuck {
+            true => u64::MAX,
+            false => self.stuck_micros().div_ceil(1_000),
         }
     }
 
@@ -146,6 +197,7 @@ impl Core {
                 .unwrap_or_else(PoisonError::into_inner);
             self.shards[*at].metrics(&mut metrics);
             metrics.poisoned = poisoned;
+            metrics.log_stuck = self.log_stuck;
         }
         let metrics = &mut self.gauges.metrics;
         let batches = stats.batches - metrics.wal_batches;
@@ -166,6 +218,13 @@ impl Core {
         metrics.io_backend = stats.backend;
         metrics.direct_io = stats.direct_io;
         metrics.poisoned = poisoned;
+        metrics.log_stuck = self.log_stuck;
+        if batches > 0 {
+            let log = self.wal.histograms();
+            metrics.log_write_micros = Buckets::of(&log.write_micros);
+            metrics.log_batch_bytes = Buckets::of(&log.batch_bytes);
+            metrics.log_in_flight = Buckets::of(&log.in_flight);
+        }
         let published = &self.config.core_metrics;
         published
             .lock()

@@ -192,6 +192,18 @@ impl Buckets {
         self.counts[bucket.min(Buckets::COUNT - 1)] += 1;
         self.sum += value;
     }
+
+    /// The log's own distribution, which has more buckets, as one of these.
+    pub(crate) fn of(log: &henge_wal::Histogram) -> Self {
+        let mut buckets = Buckets {
+            sum: log.sum,
+            ..Buckets::default()
+        };
+        for (bucket, count) in log.counts.iter().enumerate() {
+            buckets.counts[bucket.min(Buckets::COUNT - 1)] += count;
+        }
+        buckets
+    }
 }
 
 #[cfg(test)]

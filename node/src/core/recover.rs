@@ -368,3 +368,78 @@ impl Group {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use henge_raft::Storage;
+
+    use super::*;
+
+    const GROUP: u64 = 7;
+
+    fn entries(recovery: &mut Recovery, term: u64, range: std::ops::RangeInclusive<u64>) {
+        for index in range {
+            recovery.record(Record::Entry {
+                group: GROUP,
+                term,
+                index,
+                kind: EntryKind::Normal as u8,
+                payload: b"",
+            });
+        }
+    }
+
+    fn hard(recovery: &mut Recovery, term: u64, commit: u64) {
+        recovery.record(Record::HardState {
+            group: GROUP,
+            term,
+            vote: 1,
+            commit,
+        });
+    }
+
+    fn from_checkpoint(index: u64) -> Recovery {
+        let mut recovery = Recovery::new(ConfState::default(), 0);
+        let machine = Machine {
+            applied_index: index,
+            applied_term: 2,
+            ..Machine::default()
+        };
+        recovery.restored(GROUP, machine);
+        recovery
+    }
+
+    /// The entries 41 to 49 were in a segment that was let go once they had been written again, with all
+    /// of the group's, behind what it wrote last. Replay meets the later ones first.
+    #[test]
+    fn the_log_of_a_rewritten_group_begins_after_a_gap() {
+        let mut recovery = from_checkpoint(40);
+        entries(&mut recovery, 2, 50..=60);
+        // Said in every batch the group takes part in: nothing can be applied yet.
+        hard(&mut recovery, 3, 60);
+        assert_eq!(recovery.groups[&GROUP].machine.applied_index, 40);
+        entries(&mut recovery, 2, 41..=60);
+        hard(&mut recovery, 3, 58);
+        let found = recovery.finish().expect("nothing is missing");
+        let group = &found[&GROUP];
+        assert_eq!(group.machine.applied_index, 58);
+        let log = group.log.as_ref().expect("it has a log");
+        let position = |index| log.term(index).ok();
+        assert_eq!((log.last_index(), position(60)), (Ok(60), Some(2)));
+    }
+
+    #[test]
+    fn a_gap_that_is_never_filled_is_a_missing_checkpoint() {
+        let mut recovery = from_checkpoint(40);
+        entries(&mut recovery, 2, 50..=60);
+        hard(&mut recovery, 3, 60);
+        assert_eq!(
+            recovery.finish().err(),
+            Some(RecoverFault::MissingCheckpoint {
+                group: GROUP,
+                needed: 49,
+                found: 40
+            })
+        );
+    }
+}

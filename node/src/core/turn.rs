@@ -124,6 +124,8 @@ pub struct Core {
     durable_lsn: Lsn,
     /// Old entries being read back: for which shard, from which index.
     pub(super) reads: Vec<(ReadId, usize, u64)>,
+    /// The oldest log write does not come back: this core no longer claims to be alive.
+    pub(super) log_stuck: bool,
     /// When the next slice of sealed log is read.
     pub(super) scrub_at_micros: u64,
     /// Callers of this turn that another caller wakes.
@@ -160,6 +162,7 @@ impl Core {
             waiting: 0,
             entries_counted: 0,
             log_full: false,
+            log_stuck: false,
             parked: VecDeque::new(),
             messages: Vec::new(),
             inputs: Vec::new(),
@@ -199,6 +202,7 @@ impl Core {
         // Callers of the last turn whose first one has not run yet.
         self.release_chains();
         self.take_completions(now, cx);
+        self.watch_log(now);
         self.gauges.lap(Stage::Completions);
         self.intake(now);
         self.gauges.lap(Stage::Intake);
@@ -232,7 +236,7 @@ impl Core {
         }
         // The look at the log comes round however idle the shards are: hosts need not know of "never".
         let scrub_ms = self.scrub_at_micros.div_ceil(1_000);
-        let mut next_ms = self.timers.next_ms().min(scrub_ms);
+        let mut next_ms = self.timers.next_ms().min(scrub_ms).min(self.stuck_ms());
         if !self.chains.is_empty() {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
@@ -471,6 +475,11 @@ impl Core {
 
     /// Packs the turn's messages, heartbeats and votes apart so that they need not wait behind entries.
     fn send(&mut self, peers: &mut dyn Peers) {
+        if self.log_stuck {
+            // Who cannot write must not lead: without heartbeats the others elect another leader, and
+            // without answers this one steps down (CheckQuorum).
+            self.messages.clear();
+        }
         if self.messages.is_empty() {
             return;
         }

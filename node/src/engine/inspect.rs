@@ -54,6 +54,7 @@ impl Engine {
         metrics.io_backend = core.io_backend;
         metrics.direct_io = core.direct_io;
         metrics.poisoned = core.poisoned;
+        metrics.log_stuck = core.log_stuck;
         metrics.wal_write_seconds = core.wal_write_seconds;
         metrics.wal_write_seconds_sum = core.wal_write_seconds_sum;
         Some(metrics)

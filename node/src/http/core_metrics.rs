@@ -37,6 +37,30 @@ pub fn render(core: usize, m: &CoreMetrics) -> String {
         &m.batch_entries,
         1.0,
     );
+    histogram(
+        p,
+        "henge_log_write_seconds",
+        "Log writes, from submission to completion as the core saw it.",
+        &label,
+        &m.log_write_micros,
+        micros,
+    );
+    histogram(
+        p,
+        "henge_log_batch_bytes",
+        "Bytes of log batches, padding included.",
+        &label,
+        &m.log_batch_bytes,
+        1.0,
+    );
+    histogram(
+        p,
+        "henge_log_in_flight",
+        "Log writes in flight as each was submitted, itself included.",
+        &label,
+        &m.log_in_flight,
+        1.0,
+    );
     by_name(
         p,
         "henge_core_stage_seconds_total",
@@ -111,6 +135,11 @@ pub fn render(core: usize, m: &CoreMetrics) -> String {
             "henge_core_wal_segments",
             "Segments that hold log.",
             m.wal_segments,
+        ),
+        (
+            "henge_log_stuck",
+            "The oldest log write does not complete: 1 if so.",
+            u64::from(m.log_stuck),
         ),
     ] {
         p.head(name, help, "gauge");

@@ -18,6 +18,9 @@ const CHECKS: [Check; 4] = [
     Check::NonLearner,
 ];
 
+/// Why a member with a disk that does not answer is not well.
+const STUCK: &str = "a log write does not complete";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     SerializableRead,
@@ -39,6 +42,8 @@ impl Check {
     async fn run<B: Backend>(self, backend: &B) -> Result<(), String> {
         match self {
             Check::SerializableRead => read(backend, true).await,
+            // It could wait for the answer until its deadline.
+            Check::LinearizableRead if backend.metrics().log_stuck => Err(STUCK.to_owned()),
             Check::LinearizableRead => read(backend, false).await,
             Check::DataCorruption if backend.metrics().poisoned => {
                 Err("log is poisoned".to_owned())
@@ -106,6 +111,9 @@ fn ill(metrics: &Metrics, query: &str, serializable: bool) -> Option<String> {
         if raised && !values(query, "exclude").any(|v| v == alarm) {
             return Some(format!("ALARM {alarm}"));
         }
+    }
+    if metrics.log_stuck && !serializable {
+        return Some(STUCK.to_ascii_uppercase());
     }
     (!serializable && !metrics.has_leader).then(|| "RAFT NO LEADER".to_owned())
 }

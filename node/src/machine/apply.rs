@@ -48,6 +48,15 @@ pub enum Response {
     Status(Box<Status>),
 }
 
+/// What reading came to.
+#[derive(Debug)]
+pub enum ReadBegun {
+    /// The answer.
+    Done(Response),
+    /// It takes more than a slice.
+    Long(Box<mvcc::RangeCursor>),
+}
+
 /// Whose command was applied and what it answers; nothing for an entry that nobody asked for.
 pub type Applied = Option<(Stamp, Result<Response, Error>)>;
 
@@ -82,13 +91,18 @@ impl Machine {
     }
 
     /// Answers an encoded read (a range, or a transaction that only reads) from the store as it is now.
-    pub fn read(&self, encoded: &[u8]) -> Result<Response, Error> {
+    /// A range that may take longer than a slice is only begun.
+    pub fn read(&self, encoded: &[u8]) -> Result<ReadBegun, Error> {
         let (_, command) = command::decode(encoded).map_err(|_| Error::Corrupt)?;
-        match &command {
-            Command::Range(range) => Ok(Response::Range(self.store.range(range)?)),
-            Command::Txn(txn) => Ok(Response::Txn(self.store.txn_read(txn)?)),
-            _ => Err(Error::Corrupt),
-        }
+        let response = match &command {
+            Command::Range(range) if self.store.range_is_long(range) => {
+                return Ok(ReadBegun::Long(Box::new(self.store.range_begin(range)?)));
+            }
+            Command::Range(range) => Response::Range(self.store.range(range)?),
+            Command::Txn(txn) => Response::Txn(self.store.txn_read(txn)?),
+            _ => return Err(Error::Corrupt),
+        };
+        Ok(ReadBegun::Done(response))
     }
 
     fn execute(

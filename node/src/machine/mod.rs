@@ -10,6 +10,6 @@ pub mod cursor;
 mod decode;
 mod encode;
 
-pub use apply::{Machine, Response};
+pub use apply::{Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};
 pub use cursor::Cursor;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
 use super::{Shard, reads::Read};
-use crate::api::{Error, Outcome, Reply};
+use crate::api::{Error, Header, Outcome, Reply};
 use crate::machine::Response;
 use crate::machine::command::{self, Command, Stamp};
 
@@ -41,10 +41,7 @@ impl Shard {
             RequestKind::Read {
                 encoded,
                 serializable: true,
-            } => {
-                let response = self.machine.read(&encoded);
-                self.answer(answer, response);
-            }
+            } => self.read_now(&encoded, answer, now_ms + self.config.request_timeout_ms),
             RequestKind::Read { encoded, .. } => {
                 self.read_later(Read::Encoded(encoded), answer, now_ms)
             }
@@ -162,10 +159,19 @@ impl Shard {
 
     /// Puts the header on; the caller hears at the end of the turn (see [`Shard::flush_answers`]).
     pub(crate) fn answer(&mut self, answer: Answer, response: Result<Response, Error>) {
+        self.answer_as_of(self.header(), answer, response);
+    }
+
+    /// As [`Shard::answer`], with the header of an earlier moment.
+    pub(crate) fn answer_as_of(
+        &mut self,
+        header: Header,
+        answer: Answer,
+        response: Result<Response, Error>,
+    ) {
         if response.is_err() {
             self.failed += 1;
         }
-        let header = self.header();
         self.answers
             .push((answer, response.map(|body| Reply { header, body })));
     }

@@ -79,7 +79,8 @@ impl Shard {
     /// Does one slice of physical compaction; returns whether more is left.
     pub fn compact_slice(&mut self) -> bool {
         let more = self.machine.store.compact_step(COMPACT_SLICE);
-        if !more {
+        // A read or a checkpoint that is under way may hold it up.
+        if !self.compacting.is_empty() && !self.machine.store.compaction_pending() {
             for answer in std::mem::take(&mut self.compacting) {
                 self.answer(answer, Ok(Response::Done));
             }

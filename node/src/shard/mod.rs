@@ -15,6 +15,7 @@ pub mod answer;
 pub mod apply;
 pub mod checkpoint;
 pub mod log;
+pub mod long_reads;
 pub mod persist;
 pub mod reads;
 pub mod request;
@@ -31,6 +32,7 @@ use henge_raft::{ConfState, Config, HardState, RawNode};
 
 use self::admit::Pending;
 use self::log::TailLog;
+use self::long_reads::LongReads;
 use self::reads::Reads;
 use self::waiters::Waiters;
 use self::watch::Watches;
@@ -87,6 +89,7 @@ pub struct Shard {
     pub(crate) watches: Watches,
     pub(crate) waiters: Waiters,
     pub(crate) reads: Reads,
+    pub(crate) long_reads: LongReads,
     /// Answers of this turn, not sent yet.
     pub(crate) answers: Vec<(
         request::Answer,
@@ -150,6 +153,7 @@ impl Shard {
             machine,
             watches: Watches::default(),
             reads: Reads::new(config.first_request_id),
+            long_reads: LongReads::default(),
             answers: Vec::new(),
             queue: VecDeque::new(),
             pending_bytes: 0,
@@ -223,6 +227,7 @@ impl Shard {
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
+        self.long_reads.expire(now_ms);
         let header = self.header();
         let interval = self.config.progress_notify_ms;
         self.progress_ms = self
@@ -240,6 +245,7 @@ impl Shard {
             && self.is_leader()
             && self.waiting() == 0
             && self.reads.is_empty()
+            && self.long_reads.is_empty()
             && self.stats_applied == self.machine.applied_index
             && !self.machine.store.compaction_pending();
         let tick_ms = if rests {
@@ -266,6 +272,7 @@ impl Shard {
             answer.send(Err(proposed.clone()));
         }
         self.reads.fail_all(queued);
+        self.long_reads.fail_all(queued);
         self.watches.end();
     }
 

@@ -192,7 +192,10 @@ impl Shard {
             };
             for waiting in round.reads {
                 let response = match waiting.read {
-                    Read::Encoded(encoded) => self.machine.read(&encoded),
+                    Read::Encoded(encoded) => {
+                        self.read_now(&encoded, waiting.answer, waiting.expires_ms);
+                        continue;
+                    }
                     Read::Cursor { encoded, cursor } => {
                         self.machine.cursor_begin(&encoded, &cursor)
                     }

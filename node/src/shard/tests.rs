@@ -1,6 +1,6 @@
 //! One shard without a core: what its parts promise, and the bugs found in them.
 
-use henge_mvcc::{DeleteRangeRequest, KeyRange, PutRequest};
+use henge_mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest};
 use henge_raft::{Message, MessageKind};
 
 use super::reads::Read;
@@ -8,7 +8,7 @@ use super::request::{Request, RequestKind};
 use super::{Shard, ShardConfig};
 use crate::api::Error;
 use crate::core::recover::RecoveredGroup;
-use crate::machine::Command;
+use crate::machine::{Command, Response};
 use crate::shard::answer::{Answer, AnswerReceiver};
 
 fn config(voters: &[u64], first_request_id: u64) -> ShardConfig {
@@ -145,4 +145,82 @@ fn refusals_leave_no_bytes_behind() {
     assert_eq!(refused(&mut shard, &put), Some(Error::TooManyRequests));
     shard.expire_queue(u64::MAX);
     assert_eq!(shard.pending_bytes, 0);
+}
+
+/// A shard that holds 5,000 keys, and a range of all of them that was asked for at time 0.
+fn reading_all() -> (Shard, AnswerReceiver) {
+    let mut shard = start(&[1], 1);
+    for n in 0..5_000 {
+        put(&mut shard, &format!("k{n:04}"));
+    }
+    let range = RangeRequest {
+        range: KeyRange::all(),
+        ..RangeRequest::default()
+    };
+    let kind = RequestKind::Read {
+        encoded: Command::Range(range).encode(),
+        serializable: true,
+    };
+    let (answer, receiver) = Answer::channel();
+    shard.admit(Request { kind, answer }, 0);
+    (shard, receiver)
+}
+
+fn put(shard: &mut Shard, key: &str) {
+    let request = PutRequest {
+        key: key.as_bytes(),
+        value: b"v",
+        ..PutRequest::default()
+    };
+    shard.machine.store.put(&request).expect("valid");
+}
+
+/// A range of everything was read in one go: with a million keys nothing else was served for 0.4 s.
+#[test]
+fn a_long_range_is_read_in_slices_and_is_of_its_beginning() {
+    let (mut shard, mut receiver) = reading_all();
+    let mut slices = 1;
+    loop {
+        put(&mut shard, &format!("k{slices:04}/later"));
+        deliver(&mut shard);
+        assert!(receiver.try_recv().is_none(), "after {slices} slices");
+        slices += 1;
+        if !shard.read_slice() {
+            break;
+        }
+    }
+    assert_eq!(slices, 6, "1,000 keys each, and the end");
+    deliver(&mut shard);
+    let reply = receiver.try_recv().expect("answered").expect("valid");
+    assert_eq!(reply.header.revision, 5_001);
+    let Response::Range(found) = reply.body else {
+        panic!("{:?}", reply.body);
+    };
+    assert_eq!(
+        (found.kvs.len(), found.more, found.count),
+        (5_000, false, 5_000)
+    );
+    assert!(found.kvs.is_sorted_by(|a, b| a.key < b.key));
+    assert!(!shard.read_slice() && shard.long_reads.is_empty());
+}
+
+/// Compaction waits for a long read, and whoever waits for the compaction is not told too early.
+#[test]
+fn a_long_range_ends_at_its_deadline_and_lets_compaction_go() {
+    let (mut shard, mut receiver) = reading_all();
+    put(&mut shard, "k0000");
+    shard.machine.store.compact(5_002).expect("possible");
+    let (answer, mut compacted) = Answer::channel();
+    shard.compacting.push(answer);
+    shard.compact_slice();
+    deliver(&mut shard);
+    assert!(compacted.try_recv().is_none(), "the cursor holds it up");
+    shard.long_reads.expire(6_999);
+    assert!(receiver.try_recv().is_none());
+    shard.long_reads.expire(7_000);
+    let late = receiver.try_recv().expect("answered");
+    assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
+    while shard.compact_slice() {}
+    deliver(&mut shard);
+    assert!(compacted.try_recv().is_some_and(|answer| answer.is_ok()));
 }

@@ -122,7 +122,7 @@ impl<S: Storage> Raft<S> {
             commit,
             ..
         } = message;
-        let (kind, to, committed) = (MessageKind::AppResp, from, self.log.committed);
+        let committed = self.log.committed;
         self.trace.emit(|| TraceEvent::AppendReceived {
             from,
             before: EntryId {
@@ -132,30 +132,23 @@ impl<S: Storage> Raft<S> {
             count: entries.len(),
             commit,
         });
-        if index < committed {
-            // Late, or the leader probes too low: tell it where to go on.
-            self.send(Message {
-                kind,
-                to,
-                index: committed,
-                ..Message::default()
-            });
-            return Ok(());
-        }
         let before = EntryId {
             term: log_term,
             index,
         };
         match self.log.append(before, entries, commit) {
+            // Also when it was late, or the leader probes too low: it learns where to go on.
             Appended::To(index) => {
+                let kind = MessageKind::AppResp;
                 self.send(Message {
                     kind,
-                    to,
+                    to: from,
                     index,
                     ..Message::default()
                 });
                 Ok(())
             }
+            // No answer: it would take one for a proof that its log matches ours.
             Appended::ConflictsWithCommitted(index) => Err(StepError::ConflictsWithCommitted {
                 index,
                 committed,
@@ -233,6 +226,14 @@ impl<S: Storage> Raft<S> {
         let from = message.from;
         let snapshot = message.snapshot.unwrap_or_default();
         let (index, term) = (snapshot.meta.index, snapshot.meta.term);
+        let committed = self.log.committed;
+        if self.conflicts_with_committed(EntryId { term, index }) {
+            return Err(StepError::ConflictsWithCommitted {
+                index: index.min(committed),
+                committed,
+                from,
+            });
+        }
         let is_restored = self
             .restore(snapshot)
             .map_err(|error| StepError::BadSnapshot { from, index, error })?;
@@ -254,6 +255,16 @@ impl<S: Storage> Raft<S> {
             ..Message::default()
         });
         Ok(())
+    }
+
+    /// Whether a snapshot that ends with `id` tells another history than the one that is committed here:
+    /// another entry within it, or terms that would go backward after it.
+    fn conflicts_with_committed(&self, id: EntryId) -> bool {
+        if id.index <= self.log.committed {
+            return self.log.contradicts(id);
+        }
+        let committed = self.log.term(self.log.committed);
+        committed.is_ok_and(|term| term > id.term)
     }
 
     /// Puts `snapshot` in place of log and configuration, unless we have as much without it.

@@ -61,6 +61,9 @@ pub(crate) struct Leadership {
     /// Payload bytes appended in this term and not yet applied. Can be too low, never too high.
     pub(crate) uncommitted_bytes: u64,
     pub(crate) reads: Reads,
+    /// Another node was told to campaign at once: it may be elected while our followers still hear from
+    /// us, and our lease says nothing any more (thesis, 6.4.1).
+    pub(crate) is_lease_void: bool,
 }
 
 impl Leadership {
@@ -73,6 +76,7 @@ impl Leadership {
             term_start: last + 1,
             uncommitted_bytes: 0,
             reads: Reads::default(),
+            is_lease_void: false,
         }
     }
 }

@@ -37,6 +37,9 @@ impl Sim {
         let Some(leader) = self.leader() else { return };
         let (leader, state) = (leader.id(), leader.conf_state());
         self.side = self.bare_majority(leader, &state);
+        if self.chance(500) {
+            self.propose(leader);
+        }
         if self.chance(700) {
             self.replace_leader();
         }
@@ -107,15 +110,14 @@ impl Sim {
             self.restart(id);
         }
         if self.chance(500) {
-            let lost = std::mem::take(&mut self.wire);
-            lost.iter().for_each(|message| self.lose(message));
+            self.lose_wire();
         }
         if self.chance(200) {
             self.campaign(id);
         }
     }
 
-    fn campaign(&mut self, id: u64) {
+    pub fn campaign(&mut self, id: u64) {
         if let Some(node) = self.node(id) {
             let _ = node.campaign();
         }
@@ -212,6 +214,7 @@ impl Sim {
         let host = self.host(id);
         host.append_work.clear();
         host.apply_work.clear();
+        host.inbox.clear();
         if let Some(node) = host.node.take() {
             host.disk.log = Some(node.storage().clone());
             self.crashes += 1;
@@ -245,9 +248,12 @@ impl Sim {
     pub fn compact(&mut self, id: u64) {
         let applied = self.host(id).applied;
         let Some(node) = self.node(id) else { return };
-        // What is handed out to be applied and is not yet must stay readable.
-        let index = applied.min(node.applied_index());
-        let state = node.conf_state();
+        // What the node does not know to be applied must stay readable; and it is the host's own business to
+        // know which configuration belongs to an index that is not the last one it applied.
+        if node.applied_index() < applied {
+            return;
+        }
+        let (index, state) = (applied, node.conf_state());
         let storage = node.storage_mut();
         if storage
             .create_snapshot(index, Some(state), Bytes::new())

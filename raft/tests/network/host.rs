@@ -19,6 +19,9 @@ pub struct Host {
     pub disk: Disk,
     pub append_work: VecDeque<Message>,
     pub apply_work: VecDeque<Message>,
+    /// What the two threads told the node that it has not heard yet. Their answers to others do not wait
+    /// for that: they go straight to the wire.
+    pub inbox: VecDeque<Message>,
     pub applied: u64,
     /// A snapshot can overtake entries that wait for the apply thread.
     pub applied_by_snapshot: u64,
@@ -89,7 +92,8 @@ impl Sim {
     }
 
     pub fn work_append(&mut self, id: u64) {
-        if id == self.options.slow_disk && !self.chance(self.options.slow_chance) {
+        let is_slow = id == self.options.slow_disk && !self.chance(self.options.slow_chance);
+        if is_slow || id == self.paused {
             return;
         }
         let Some(work) = self.host(id).append_work.pop_front() else {
@@ -107,6 +111,9 @@ impl Sim {
     }
 
     pub fn work_apply(&mut self, id: u64) {
+        if id == self.paused {
+            return;
+        }
         let Some(work) = self.host(id).apply_work.pop_front() else {
             return;
         };
@@ -116,9 +123,24 @@ impl Sim {
 
     pub fn respond(&mut self, id: u64, responses: Vec<Message>) {
         for response in responses {
-            if response.to != id {
-                self.put_on_wire(response);
-            } else if let Some(node) = self.node(id) {
+            match response.to == id {
+                true => self.host(id).inbox.push_back(response),
+                false => self.put_on_wire(response),
+            }
+        }
+        if id != self.options.slow_inbox {
+            self.work_inbox(id);
+        }
+    }
+
+    /// The node hears what its threads have to say, in order.
+    pub fn work_inbox(&mut self, id: u64) {
+        if id == self.paused {
+            return;
+        }
+        let told = std::mem::take(&mut self.host(id).inbox);
+        if let Some(node) = self.node(id) {
+            for response in told {
                 let _ = node.step(response);
             }
         }

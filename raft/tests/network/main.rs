@@ -5,11 +5,12 @@
 //!
 //! `HENGE_SEED=n` runs one seed, `HENGE_SEEDS=n` that many (the default is small; 20,000 run clean).
 //!
-//! `sim` has the cluster and the dice, `host` what a node's host does, `wire` the network, `faults` what
-//! goes wrong, `workload` what clients and operators want.
+//! `sim` has the cluster and the dice, `host` what a node's host does, `wire` the network, `faults` and
+//! `duel` what goes wrong, `workload` what clients and operators want.
 
 #![allow(unexpected_cfgs)] // `henge_planted`: see the end of this file.
 
+mod duel;
 mod faults;
 mod host;
 mod rules;
@@ -70,15 +71,9 @@ fn runs_are_repeatable() {
 fn planted_bugs_are_found() {
     use henge_raft::planted::{Bug, plant};
     const SEEDS_MAX: u64 = 2_000;
-    // The first takes three elections while one write is under way, and is rarer than that; the others
-    // are found, but late, so that a change elsewhere may hide them. Each has a test of its own that
-    // always finds it: etcd's `append_aba_race`, our `thesis_3_8_a_leader_has_voted_for_itself` and
-    // `two_removals_in_a_row`.
-    const RARE: [Bug; 3] = [
-        Bug::SkipTermOfStorage,
-        Bug::LeadBeforeDurable,
-        Bug::ChangesAtOnce,
-    ];
+    // It is reached (answers to overtaken appends come while storage has other entries), but the moment in
+    // which storage is read is too short to be met by chance. etcd's `append_aba_race` always finds it.
+    const RARE: [Bug; 1] = [Bug::SkipTermOfStorage];
     // What they break is reported by panics, which nobody needs to see here.
     std::panic::set_hook(Box::new(|_| ()));
     let mut missed = Vec::new();

@@ -44,6 +44,7 @@ enum Action {
     Deliver,
     Append,
     Apply,
+    Inbox,
     Propose,
     Read,
     Change,
@@ -56,6 +57,7 @@ enum Action {
     Pause,
     Resume,
     Episode,
+    Duel,
 }
 
 #[derive(Clone, Copy)]
@@ -72,6 +74,8 @@ pub struct Options {
     /// Whose disk takes long, or [`NONE`].
     pub slow_disk: u64,
     pub slow_chance: u64,
+    /// Who hears late what its own threads have done, or [`NONE`].
+    pub slow_inbox: u64,
     /// Everybody wants to lead, all the time: entries are overwritten before they are committed, as in
     /// figure 8 of the paper.
     pub is_fickle: bool,
@@ -101,6 +105,7 @@ impl Sim {
                 double: 0,
                 slow_disk: NONE,
                 slow_chance: 0,
+                slow_inbox: NONE,
                 is_fickle: false,
             },
             proposals: 0,
@@ -122,13 +127,17 @@ impl Sim {
                 _ => NONE,
             },
             slow_chance: 20 + sim.below(3) * 100,
+            slow_inbox: match sim.below(4) {
+                0 => 1 + sim.below(3),
+                _ => NONE,
+            },
             is_fickle: sim.chance(300),
         };
         if sim.options.is_fickle {
             // Either would keep the peace.
             (sim.options.check_quorum, sim.options.pre_vote) = (false, sim.chance(300));
         }
-        let spread = if sim.chance(250) { 5 } else { 2 };
+        let spread = if sim.chance(400) { 5 } else { 2 };
         let count = 3 + sim.below(spread);
         sim.first_members = (1..=count).collect();
         for id in 1..=count + SPARE_NODES {
@@ -141,14 +150,14 @@ impl Sim {
                 log: Some(log),
                 ..Disk::default()
             };
-            let (append_work, apply_work) = (VecDeque::new(), VecDeque::new());
             sim.hosts.insert(
                 id,
                 Host {
                     node: None,
                     disk,
-                    append_work,
-                    apply_work,
+                    append_work: VecDeque::new(),
+                    apply_work: VecDeque::new(),
+                    inbox: VecDeque::new(),
                     applied,
                     applied_by_snapshot: 0,
                 },
@@ -201,6 +210,7 @@ impl Sim {
             (Action::Deliver, 800),
             (Action::Append, 160),
             (Action::Apply, 150),
+            (Action::Inbox, 10),
             (Action::Propose, 80),
             (Action::Read, 30),
             (Action::Change, 20),
@@ -213,6 +223,8 @@ impl Sim {
             (Action::Pause, 3),
             (Action::Resume, 3),
             (Action::Episode, 2),
+            // Of fewer than five, nobody is elected without the other two.
+            (Action::Duel, 2 * u64::from(self.first_members.len() >= 5)),
         ];
         usual
             .map(|(action, weight)| (action, weight * self.factor(action)))
@@ -222,6 +234,7 @@ impl Sim {
     fn factor(&mut self, action: Action) -> u64 {
         let factors = match action {
             Action::Episode if self.options.is_fickle => [4, 10, 25],
+            Action::Duel => [0, 4, 16],
             Action::Episode => [0, 1, 2],
             Action::Crash | Action::Disturb => [1, 4, 20],
             Action::Append => [1, 2, 8],
@@ -238,6 +251,8 @@ impl Sim {
             Action::Deliver => self.deliver_any(),
             Action::Append => self.work_somewhere(id, |host| &host.append_work, Self::work_append),
             Action::Apply => self.work_somewhere(id, |host| &host.apply_work, Self::work_apply),
+            Action::Inbox if self.options.slow_inbox == NONE => {}
+            Action::Inbox => self.work_inbox(self.options.slow_inbox),
             Action::Propose => self.propose(id),
             Action::Read => self.read(id),
             Action::Change => self.change_members(id),
@@ -250,6 +265,7 @@ impl Sim {
             Action::Pause => self.pause(id),
             Action::Resume => self.resume(),
             Action::Episode => self.episodes(),
+            Action::Duel => self.duel(),
         }
     }
 
@@ -258,7 +274,7 @@ impl Sim {
         self.heal();
         self.paused = NONE;
         (self.options.loss, self.options.double) = (0, 0);
-        self.options.slow_disk = NONE;
+        (self.options.slow_disk, self.options.slow_inbox) = (NONE, NONE);
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
         ids.iter().for_each(|id| self.restart(*id));
         let target = self.rules.applied_max() + 1;
@@ -305,6 +321,7 @@ impl Sim {
             self.handle_ready(id);
             self.work_append(id);
             self.work_apply(id);
+            self.work_inbox(id);
             let Some(at) = self.wire.iter().position(|message| message.to == id) else {
                 break;
             };
@@ -330,7 +347,10 @@ impl Sim {
     }
 
     pub fn is_idle(&self) -> bool {
-        let has_work = |host: &Host| !host.append_work.is_empty() || !host.apply_work.is_empty();
+        let has_work = |host: &Host| {
+            let queues = [&host.append_work, &host.apply_work, &host.inbox];
+            queues.iter().any(|queue| !queue.is_empty())
+        };
         self.wire.is_empty() && !self.hosts.values().any(has_work)
     }
 

@@ -67,6 +67,12 @@ impl Sim {
         self.handle_ready(to);
     }
 
+    /// Everything that is under way is lost.
+    pub fn lose_wire(&mut self) {
+        let lost = std::mem::take(&mut self.wire);
+        lost.iter().for_each(|message| self.lose(message));
+    }
+
     /// The transport reports what it could not bring.
     pub fn lose(&mut self, message: &Message) {
         let (kind, to) = (message.kind, message.to);

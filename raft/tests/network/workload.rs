@@ -32,11 +32,11 @@ impl Sim {
         }
         let leader = self.leader().map_or(id, RawNode::id);
         let id = if self.chance(700) { leader } else { id };
-        let count = 1 + self.below(3);
+        let count = [1, 1, 2, 3][self.below(4) as usize];
         let state = self.leader().map(RawNode::conf_state).unwrap_or_default();
         let change = self.any_change(count, &state);
         // Some operators do not wait for the first change before they ask for the next.
-        let next = self.chance(300).then(|| self.any_change(1, &state));
+        let next = self.chance(500).then(|| self.any_change(1, &state));
         let Some(node) = self.node(id).filter(|node| node.role() == RoleKind::Leader) else {
             return;
         };

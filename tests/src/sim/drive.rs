@@ -38,6 +38,8 @@ struct Timing {
     /// Acknowledged ahead of time by a planted bug.
     early: VecDeque<Completion>,
     slow_until_us: u64,
+    /// Writes do not complete.
+    hangs: bool,
     /// The next write is done and yet reported as failed.
     false_failure: bool,
     planted: Option<Planted>,
@@ -64,6 +66,7 @@ impl Drive {
             in_flight: Vec::new(),
             early: VecDeque::new(),
             slow_until_us: 0,
+            hangs: false,
             false_failure: false,
             planted,
             print,
@@ -148,6 +151,18 @@ impl Drive {
         self.timing.borrow_mut().slow_until_us = until_us;
     }
 
+    /// From now on nothing that is submitted completes, until it is let go again.
+    pub fn hang(&self, hangs: bool) {
+        let mut timing = self.timing.borrow_mut();
+        timing.hangs = hangs;
+        let now_us = timing.now_us;
+        for flying in &mut timing.in_flight {
+            if !hangs && flying.due_us == u64::MAX {
+                flying.due_us = now_us;
+            }
+        }
+    }
+
     /// There is no room for new files, or there is again.
     pub fn set_full(&self, full: bool) {
         self.handle.set_capacity(full.then_some(0));
@@ -159,6 +174,7 @@ impl Drive {
         self.handle.set_capacity(None);
         let mut timing = self.timing.borrow_mut();
         timing.slow_until_us = 0;
+        timing.hangs = false;
         timing.false_failure = false;
     }
 }
@@ -221,7 +237,11 @@ impl Disk for TimedDisk {
 
     fn submit(&mut self, token: Token, op: Op) {
         let mut timing = self.timing.borrow_mut();
-        let due_us = timing.now_us + timing.delay_us(&op);
+        let delay_us = timing.delay_us(&op);
+        let due_us = match timing.hangs {
+            true => u64::MAX,
+            false => timing.now_us + delay_us,
+        };
         let is_write = matches!(op, Op::Write { .. });
         let told = is_write && timing.planted == Some(Planted::AckBeforeDurable);
         if told {

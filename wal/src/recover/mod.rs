@@ -240,6 +240,11 @@ pub(crate) fn judge(
     }
     // Where the marks that let older segments go cannot be read, these are needed again.
     end.low_seq = end.low_seq.min(end.marked_seq);
+    // And where the log itself does not bear out that older ones may go, they stay. (Fuzz, seed 1, case
+    // 35616: a forged low mark took the segment with a hole away, and with it the knowledge of the hole.)
+    end.low_seq = groups
+        .oldest()
+        .map_or(end.low_seq, |oldest| end.low_seq.min(oldest));
     for found in files.values().filter(|f| f.copies == 1) {
         let name = segment::name(found.file.seq);
         report
