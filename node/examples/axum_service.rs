@@ -12,8 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use henge::Engine;
-use henge::api::{Error, Outcome};
+use henge::{Engine, Failure, Unavailable};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args()
@@ -42,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })
 }
 
-async fn read(State(db): State<Engine>, Path(key): Path<String>) -> Result<Response, Failure> {
+async fn read(State(db): State<Engine>, Path(key): Path<String>) -> Result<Response, Refusal> {
     Ok(match db.get(key).await? {
         Some(found) => found.value.into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -53,36 +52,36 @@ async fn write(
     State(db): State<Engine>,
     Path(key): Path<String>,
     value: Bytes,
-) -> Result<String, Failure> {
+) -> Result<String, Refusal> {
     let written = db.put(key, value).await?;
     Ok(format!("revision {}\n", written.header.revision))
 }
 
-async fn remove(State(db): State<Engine>, Path(key): Path<String>) -> Result<String, Failure> {
+async fn remove(State(db): State<Engine>, Path(key): Path<String>) -> Result<String, Refusal> {
     let gone = db.delete(key).await?;
     Ok(format!("{} deleted\n", gone.body.deleted))
 }
 
-/// An engine's error as HTTP: whose fault it is, and whether trying again is safe.
-struct Failure(Error);
+/// A failure as HTTP: whose fault it is, and whether trying again is safe.
+struct Refusal(StatusCode, String);
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure(error)
+/// All operations fail alike but for what the caller can do wrong, so one conversion serves them.
+impl<Mistake: std::fmt::Display> From<Failure<Mistake>> for Refusal {
+    fn from(failure: Failure<Mistake>) -> Self {
+        let status = match &failure {
+            Failure::Caller(_) => StatusCode::BAD_REQUEST,
+            Failure::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Failure::Unavailable(Unavailable::TooManyRequests) => StatusCode::TOO_MANY_REQUESTS,
+            // It may have happened: only a request that is harmless twice may be repeated.
+            Failure::Unknown(_) | Failure::Poisoned(_) => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Refusal(status, format!("{failure}\n"))
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = match &self.0 {
-            Error::Invalid(_) => StatusCode::BAD_REQUEST,
-            Error::RequestTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Error::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Error::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            // It may have happened: only a request that can be repeated may be.
-            error if error.outcome() == Outcome::Unknown => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        (status, format!("{}\n", self.0)).into_response()
+        (self.0, self.1).into_response()
     }
 }

@@ -8,9 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use henge::api::Error;
 use henge::mvcc::{KeyRange, RangeRequest};
-use henge::{Blocking, Engine};
+use henge::{Blocking, Engine, PutError, Unavailable};
 
 const EVENTS: u32 = 100_000;
 const PRODUCERS: u32 = 2;
@@ -32,11 +31,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .into_iter()
             .try_for_each(|producer| producer.join().expect("no producer panics"))
     })?;
-    for shard in 0..engine.shards() {
-        if let Some(metrics) = engine.metrics(shard) {
-            println!("shard {shard}: revision {}", metrics.revision);
-        }
+    let stats = engine.stats();
+    for (shard, metrics) in stats.shards.iter().enumerate() {
+        println!("shard {shard}: revision {}", metrics.revision);
     }
+    println!(
+        "{} log batches, {} bytes in memory",
+        stats.wal_batches,
+        stats.memory_bytes()
+    );
     let db = engine.blocking();
     let everything = RangeRequest {
         range: KeyRange {
@@ -53,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn produce(engine: &Engine, producer: u32) -> Result<(), Error> {
+fn produce(engine: &Engine, producer: u32) -> Result<(), PutError> {
     let db = engine.blocking();
     let mut window = VecDeque::new();
     for number in 0..EVENTS / PRODUCERS {
@@ -80,10 +83,10 @@ fn produce(engine: &Engine, producer: u32) -> Result<(), Error> {
 fn settle(
     engine: &Engine,
     db: &Blocking,
-    mut answer: Result<(), Error>,
+    mut answer: Result<(), PutError>,
     event: (String, String),
-) -> Result<(), Error> {
-    while let Err(Error::TooManyRequests) = answer {
+) -> Result<(), PutError> {
+    while let Err(PutError::Unavailable(Unavailable::TooManyRequests)) = answer {
         #[expect(clippy::disallowed_methods, reason = "a producer may wait")]
         std::thread::sleep(Duration::from_millis(5));
         answer = db.wait(engine.put(&event.0, &event.1)).map(drop);

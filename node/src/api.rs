@@ -49,8 +49,9 @@ pub enum Outcome {
     Unknown,
 }
 
-/// Why an operation did not succeed. The texts are etcd's (after its "etcdserver: "), because clients
-/// match on them.
+/// Why any operation did not succeed: the flat list that shards and the etcd edge speak. The texts are
+/// etcd's (after its "etcdserver: "), because clients match on them. The engine's own operations sort it
+/// by what to do about it: see [`crate::failure`]; each of those becomes this one by `?`.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod core;
 pub mod engine;
 pub mod etcd;
+pub mod failure;
 pub mod host;
 pub mod http;
 pub mod local;
@@ -17,8 +18,13 @@ pub mod peer;
 pub mod shard;
 
 pub use engine::{
-    Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenError, Revisions, Router,
-    Sharded, ShardedWatcher, Watcher,
+    Batch, BatchReport, Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenError,
+    Revisions, Router, Sharded, ShardedWatcher, Snapshot, Stats, Watcher,
+};
+pub use failure::{
+    BatchError, BatchMistake, CompactError, CompactMistake, DeleteError, DeleteMistake, Failure,
+    LeaseError, LeaseMistake, PutError, PutMistake, RangeError, RangeMistake, TxnError, TxnMistake,
+    Unavailable, Unknown, WatchError, WatchMistake,
 };
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;

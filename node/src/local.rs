@@ -16,8 +16,13 @@ use std::task::{Context, Poll};
 
 use henge_mvcc as mvcc;
 
-use crate::api::{Error, LeaseGranted, LeaseTtl, Metrics, Reply, WatchCreate};
-use crate::engine::{Engine, EngineBuilder, OpenError, Operation, Watcher};
+use crate::api::{LeaseGranted, LeaseTtl, Metrics, Reply, WatchCreate};
+use crate::engine::{
+    Batch, BatchReport, Engine, EngineBuilder, OpenError, Operation, Snapshot, Stats, Watcher,
+};
+use crate::failure::{
+    CompactError, DeleteError, LeaseError, PutError, RangeError, TxnError, WatchError,
+};
 use crate::host::{HostHandle, HostKind, LocalFuture, here};
 
 /// A handle to an engine on this thread. Cheap to clone, and neither `Send` nor `Sync`:
@@ -120,17 +125,20 @@ impl Local {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-    ) -> Operation<Reply<mvcc::PutResponse>> {
+    ) -> Operation<Reply<mvcc::PutResponse>, PutError> {
         self.engine.put(key, value)
     }
 
     /// See [`Engine::put_with`].
-    pub fn put_with(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
+    pub fn put_with(
+        &self,
+        request: &mvcc::PutRequest<'_>,
+    ) -> Operation<Reply<mvcc::PutResponse>, PutError> {
         self.engine.put_with(request)
     }
 
     /// See [`Engine::get`].
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>> {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>, RangeError> {
         self.engine.get(key)
     }
 
@@ -138,12 +146,15 @@ impl Local {
     pub fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, RangeError>> + Send + use<> {
         self.engine.range(request)
     }
 
     /// See [`Engine::delete`].
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    pub fn delete(
+        &self,
+        key: impl AsRef<[u8]>,
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
         self.engine.delete(key)
     }
 
@@ -151,42 +162,59 @@ impl Local {
     pub fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
-    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
         self.engine.delete_range(request)
     }
 
     /// See [`Engine::txn`].
-    pub fn txn(&self, request: &mvcc::TxnRequest<'_>) -> Operation<Reply<mvcc::TxnResponse>> {
+    pub fn txn(
+        &self,
+        request: &mvcc::TxnRequest<'_>,
+    ) -> Operation<Reply<mvcc::TxnResponse>, TxnError> {
         self.engine.txn(request)
     }
 
+    /// See [`Engine::batch`].
+    pub fn batch(&self, batch: &Batch) -> impl Future<Output = BatchReport> + Send + use<> {
+        self.engine.batch(batch)
+    }
+
+    /// See [`Engine::snapshot`].
+    pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot, RangeError>> + Send + use<> {
+        self.engine.snapshot()
+    }
+
     /// See [`Engine::watch`].
-    pub fn watch(&self, create: WatchCreate) -> Result<Watcher, Error> {
+    pub fn watch(&self, create: WatchCreate) -> Result<Watcher, WatchError> {
         self.engine.watch(create)
     }
 
     /// See [`Engine::lease_grant`].
-    pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
+    pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>, LeaseError> {
         self.engine.lease_grant(id, ttl_s)
     }
 
     /// See [`Engine::lease_revoke`].
-    pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
+    pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>, LeaseError> {
         self.engine.lease_revoke(id)
     }
 
     /// See [`Engine::lease_keep_alive`].
-    pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
+    pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>, LeaseError> {
         self.engine.lease_keep_alive(id)
     }
 
     /// See [`Engine::lease_time_to_live`].
-    pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
+    pub fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Operation<Reply<LeaseTtl>, LeaseError> {
         self.engine.lease_time_to_live(id, keys)
     }
 
     /// See [`Engine::compact`].
-    pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>> {
+    pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>, CompactError> {
         self.engine.compact(revision, physical)
     }
 
@@ -203,6 +231,11 @@ impl Local {
     /// See [`Engine::metrics`].
     pub fn metrics(&self, shard: usize) -> Option<Metrics> {
         self.engine.metrics(shard)
+    }
+
+    /// See [`Engine::stats`].
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
     }
 
     /// See [`Engine::stop`]. The driver has to run meanwhile.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use henge::api::{Error, Outcome, WatchCreate};
 use henge::mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use henge::{Driver, Engine, HostKind, Local};
+use henge::{Batch, Driver, Engine, HostKind, Local, PutError, Unavailable};
 
 use common::{Scratch, on_every_host};
 
@@ -152,8 +152,8 @@ fn all() -> RangeRequest<'static> {
     }
 }
 
-fn boxed<T>(operation: impl Future<Output = Result<T, Error>> + 'static) -> Answer {
-    Box::pin(async move { operation.await.map(drop) })
+fn boxed<T, E: Into<Error>>(operation: impl Future<Output = Result<T, E>> + 'static) -> Answer {
+    Box::pin(async move { operation.await.map(drop).map_err(E::into) })
 }
 
 fn put(db: &Engine, k: usize) -> Answer {
@@ -267,6 +267,27 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "batch",
+        revisions: 1,
+        before: nothing,
+        operation: |db, k| {
+            let mut batch = Batch::new();
+            batch
+                .put(key(k), format!("value-{k}"))
+                .put(format!("beside-{k}"), "x");
+            let batch = db.batch(&batch);
+            boxed(async move { batch.await.all() })
+        },
+        after: is_there,
+    },
+    Case {
+        name: "snapshot",
+        revisions: 0,
+        before: nothing,
+        operation: |db, _| boxed(db.snapshot()),
+        after: fine,
+    },
+    Case {
         name: "lease_grant",
         revisions: 0,
         before: nothing,
@@ -303,7 +324,8 @@ const CASES: &[Case] = &[
                     ..PutRequest::default()
                 };
                 let put = db.put_with(&put);
-                put.await.map(drop)
+                put.await?;
+                Ok(())
             }))
         },
         operation: |db, k| boxed(db.lease_revoke(lease(k))),
@@ -421,6 +443,30 @@ async fn try_watch(db: Engine, rest: Rest) {
     .await;
 }
 
+/// A snapshot whose `next` is dropped all the time shows every key once.
+async fn try_snapshot(db: Engine, rest: Rest) {
+    let mut batch = Batch::new();
+    for number in 0..20_000 {
+        batch.put(format!("s-{number:05}"), "x");
+    }
+    db.batch(&batch).await.all().expect("filled");
+    let everything = db.range(&all()).await.expect("range").body.kvs;
+    let mut snapshot = db.snapshot().await.expect("begins");
+    let mut seen = Vec::new();
+    for k in (0..7).cycle() {
+        match dropped_at(snapshot.next(), k, Polled::Always, rest)
+            .await
+            .output
+        {
+            Some(Some(piece)) => seen.extend(piece.expect("a piece").kvs),
+            Some(None) => break,
+            None => {}
+        }
+    }
+    assert_eq!(seen.len(), everything.len());
+    assert!(seen == everything);
+}
+
 fn builder(dir: &Path, host: HostKind) -> henge::EngineBuilder {
     let wal = henge::wal::Options {
         segment_bytes: 1 << 20,
@@ -467,7 +513,8 @@ fn operations_of_an_engine_are_done_exactly_once() {
     on_every_host("cancel", |dir, host| {
         let engine = builder(dir, host).open().expect("opens");
         on_tokio(try_operations(engine.clone(), Rest::Tokio));
-        on_tokio(try_watch(engine, Rest::Tokio));
+        on_tokio(try_watch(engine.clone(), Rest::Tokio));
+        on_tokio(try_snapshot(engine, Rest::Tokio));
     });
 }
 
@@ -481,6 +528,7 @@ fn operations_of_a_local_engine_are_done_exactly_once() {
             spawn(driver, rest);
             try_operations(local.remote(), rest).await;
             try_watch(local.remote(), rest).await;
+            try_snapshot(local.remote(), rest).await;
             local.stop().await;
         });
     });
@@ -499,7 +547,10 @@ fn a_stop_that_is_dropped_stops_all_the_same() {
                 if k == 0 {
                     after.expect("not asked to stop");
                 } else {
-                    assert!(matches!(after, Err(Error::Stopped { .. })), "{after:?}");
+                    assert_eq!(
+                        after.map(drop),
+                        Err(PutError::Unavailable(Unavailable::Stopped))
+                    );
                 }
             });
             drop(engine);
@@ -535,7 +586,10 @@ fn a_driver_dropped_at_any_poll_answers_everybody() {
                 // Answered without anybody driving: each of these would hang otherwise.
                 match put.await {
                     Ok(_) => certain = Some(k),
-                    Err(error) => assert!(matches!(error, Error::Stopped { .. }), "{error}"),
+                    Err(error) => assert!(
+                        matches!(Error::from(error.clone()), Error::Stopped { .. }),
+                        "{error}"
+                    ),
                 }
                 let late = local.put("late", "x").await.expect_err("nobody drives");
                 assert_eq!(late.outcome(), Outcome::NotDone, "{late}");

@@ -4,12 +4,14 @@ mod common;
 
 use std::time::Duration;
 
-use henge::api::{Error, Outcome, WatchCreate};
+use henge::api::{Outcome, WatchCreate};
 use henge::mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest,
     RequestOp, TxnRequest,
 };
-use henge::{Engine, HostKind};
+use henge::{
+    Engine, HostKind, PutError, PutMistake, RangeError, TxnError, TxnMistake, Unavailable,
+};
 
 use common::{HOSTS, Scratch, on_every_host, usable};
 
@@ -46,9 +48,7 @@ fn what_was_written_is_there_after_a_stop_and_after_a_drop() {
         engine.stop();
         assert!(matches!(
             engine.put("a", "3"),
-            Err(Error::Stopped {
-                outcome: Outcome::NotDone
-            })
+            Err(PutError::Unavailable(Unavailable::Stopped))
         ));
         drop(engine);
 
@@ -191,7 +191,10 @@ fn refusals_are_typed_and_have_no_effect() {
             .blocking();
         let too_large = engine.put("k", vec![0; 2_000]).expect_err("too large");
         assert!(
-            matches!(too_large, Error::RequestTooLarge { max: 1_000, .. }),
+            matches!(
+                too_large,
+                PutError::Caller(PutMistake::TooLarge { max: 1_000, .. })
+            ),
             "{too_large}"
         );
         assert_eq!(
@@ -269,7 +272,10 @@ fn shards_are_merged_in_key_order_and_cross_shard_work_is_refused() {
                 .collect(),
             ..Default::default()
         };
-        assert!(matches!(engine.txn(&txn), Err(Error::CrossShard { .. })));
+        assert!(matches!(
+            engine.txn(&txn),
+            Err(TxnError::Caller(TxnMistake::CrossShard { .. }))
+        ));
         drop(engine);
         let other = Engine::builder(dir).host(host).shards(4).open();
         let other = other.err().expect("refused").to_string();
@@ -505,7 +511,7 @@ fn a_damaged_group_leaves_the_others_serving() {
         assert_eq!(hit, 1);
 
         let engine = builder().open().expect("the others serve").blocking();
-        assert_eq!(engine.put("victim", "again"), Err(Error::Corrupt));
+        assert_eq!(engine.put("victim", "again"), Err(PutError::Corrupt));
         let (mut served, mut refused) = (0, 0);
         for number in 0..40 {
             let key = format!("k{number}");
@@ -522,7 +528,7 @@ fn a_damaged_group_leaves_the_others_serving() {
                     engine.put(format!("k{number}"), "new").expect("put");
                     served += 1;
                 }
-                Err(Error::Corrupt) => refused += 1,
+                Err(RangeError::Corrupt) => refused += 1,
                 Err(other) => panic!("{other}"),
             }
         }

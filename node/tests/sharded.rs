@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use henge::api::{Error, WatchCreate};
+use henge::api::WatchCreate;
 use henge::mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use henge::{Engine, EngineBuilder, HostKind, Revisions, Router};
+use henge::{
+    Engine, EngineBuilder, HostKind, PutError, PutMistake, RangeError, RangeMistake, Revisions,
+    Router, TxnError, TxnMistake, WatchError, WatchMistake,
+};
 
 struct Scratch(PathBuf);
 
@@ -97,10 +100,10 @@ fn pages_read_at_a_revision_of_each_shard_see_one_state() {
     let other = wait.wait(engine.range_at(&span(b"k", b"l"), Some(&Revisions::unknown(3))));
     assert_eq!(
         other,
-        Err(Error::OtherShards {
+        Err(RangeError::Caller(RangeMistake::OtherShards {
             given: 3,
             shards: 5
-        })
+        }))
     );
 }
 
@@ -155,7 +158,10 @@ fn a_watch_over_shards_goes_on_where_it_was_left() {
         },
         None,
     );
-    assert!(matches!(refused, Err(Error::OneShardOnly(_))));
+    assert!(matches!(
+        refused,
+        Err(WatchError::Caller(WatchMistake::OneShardOnly { .. }))
+    ));
 }
 
 #[test]
@@ -195,10 +201,10 @@ fn keys_in_order_stay_together_and_keep_their_split() {
     };
     assert_eq!(
         wait.txn(&crossing),
-        Err(Error::CrossShard {
+        Err(TxnError::Caller(TxnMistake::CrossShard {
             first: "o".into(),
             other: "p".into()
-        })
+        }))
     );
     let found = wait.range(&span(b"\0", b"\0")).expect("range").body;
     assert_eq!(keys(&found.kvs), ["a", "f", "ga", "h", "o", "p", "z"]);
@@ -264,7 +270,7 @@ fn a_lease_lives_in_the_shard_its_id_says() {
         put(key.as_bytes(), lease).expect("put");
         assert!(matches!(
             put(key.as_bytes(), lease + 1),
-            Err(Error::LeaseElsewhere { .. })
+            Err(PutError::Caller(PutMistake::LeaseElsewhere { .. }))
         ));
         assert_eq!(
             wait.wait(engine.lease_keep_alive(lease))

@@ -15,10 +15,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use henge::api::{Error, Reply};
+use henge::api::Reply;
 use henge::engine::Operation;
 use henge::mvcc::PutResponse;
-use henge::{Engine, HostKind};
+use henge::{Engine, HostKind, PutError, Unavailable};
 
 #[derive(Parser)]
 #[command(about = "Measures many shards and overload on one core")]
@@ -203,7 +203,7 @@ fn closed_loop(engine: &Engine, in_flight: usize, time: Duration) -> f64 {
 struct Load<'a> {
     engine: &'a Engine,
     value: Vec<u8>,
-    open: VecDeque<Operation<Reply<PutResponse>>>,
+    open: VecDeque<Operation<Reply<PutResponse>, PutError>>,
     number: u64,
     done: u64,
     refused: u64,
@@ -253,7 +253,9 @@ impl<'a> Load<'a> {
                     break;
                 }
                 Poll::Ready(Ok(_)) => self.done += 1,
-                Poll::Ready(Err(Error::TooManyRequests)) => self.refused += 1,
+                Poll::Ready(Err(PutError::Unavailable(Unavailable::TooManyRequests))) => {
+                    self.refused += 1
+                }
                 Poll::Ready(Err(_)) => self.failed += 1,
             }
             any = true;

@@ -1,14 +1,13 @@
 //! Henge: one shard on one core; writers are tasks on one thread that await their put, as a service's
-//! requests do. A batch is a transaction of puts.
+//! requests do.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use henge::Engine;
-use henge::mvcc::{PutRequest, RequestOp, TxnRequest};
+use henge::{Batch, Engine};
 
+use super::Store;
 use super::load::{Load, Pair, Rate, Writer};
-use super::{BATCH, Store};
 
 pub struct Henge;
 
@@ -23,7 +22,6 @@ impl Store for Henge {
 
     fn load(&self, dir: &Path, load: &Arc<Load>) -> Result<Rate, String> {
         let engine = Engine::builder(dir.join("henge"))
-            .txn_ops_max(BATCH)
             .open()
             .map_err(|e| e.to_string())?;
         let rate = std::thread::scope(|scope| {
@@ -74,17 +72,10 @@ async fn put(engine: &Engine, pairs: &[Pair]) -> Result<(), String> {
         let put = engine.put(pair.key, pair.value).await;
         return put.map(drop).map_err(|e| e.to_string());
     }
-    let puts = pairs.iter().map(|pair| {
-        RequestOp::Put(PutRequest {
-            key: &pair.key,
-            value: &pair.value,
-            ..PutRequest::default()
-        })
-    });
-    let txn = TxnRequest {
-        success: puts.collect(),
-        ..TxnRequest::default()
-    };
-    let done = engine.txn(&txn).await;
+    let mut batch = Batch::new();
+    for pair in pairs {
+        batch.put(pair.key, pair.value);
+    }
+    let done = engine.batch(&batch).await.all();
     done.map(drop).map_err(|e| e.to_string())
 }

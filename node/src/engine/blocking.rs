@@ -1,15 +1,17 @@
 //! The engine for callers without an async runtime: each call blocks its thread until the answer is there.
 
-use std::future::Future;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
+use futures_core::Stream;
 use henge_mvcc as mvcc;
 
-use super::Engine;
-use crate::api::{Error, Reply};
+use super::{Batch, BatchReport, Engine, Snapshot, Stats};
+use crate::api::Reply;
+use crate::failure::{DeleteError, PutError, RangeError, TxnError};
 
 /// Blocking forms of [`Engine`]'s operations. Do not call them on an async runtime's thread.
 #[derive(Clone)]
@@ -35,7 +37,7 @@ impl Blocking {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-    ) -> Result<Reply<mvcc::PutResponse>, Error> {
+    ) -> Result<Reply<mvcc::PutResponse>, PutError> {
         wait(self.engine.put(key, value))
     }
 
@@ -49,7 +51,7 @@ impl Blocking {
     /// assert_eq!(db.get("greeting")?.map(|kv| kv.value), Some("hello".into()));
     /// # Ok(()) }) }
     /// ```
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<mvcc::KeyValue>, Error> {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<mvcc::KeyValue>, RangeError> {
         wait(self.engine.get(key))
     }
 
@@ -63,7 +65,10 @@ impl Blocking {
     /// assert_eq!(db.delete("greeting")?.body.deleted, 1);
     /// # Ok(()) }) }
     /// ```
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<Reply<mvcc::DeleteRangeResponse>, Error> {
+    pub fn delete(
+        &self,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
         wait(self.engine.delete(key))
     }
 
@@ -82,7 +87,7 @@ impl Blocking {
     pub fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
-    ) -> Result<Reply<mvcc::RangeResponse>, Error> {
+    ) -> Result<Reply<mvcc::RangeResponse>, RangeError> {
         wait(self.engine.range(request))
     }
 
@@ -98,8 +103,73 @@ impl Blocking {
     /// assert_eq!(engine.blocking().txn(&both)?.body.responses.len(), 2);
     /// # Ok(()) }) }
     /// ```
-    pub fn txn(&self, request: &mvcc::TxnRequest<'_>) -> Result<Reply<mvcc::TxnResponse>, Error> {
+    pub fn txn(
+        &self,
+        request: &mvcc::TxnRequest<'_>,
+    ) -> Result<Reply<mvcc::TxnResponse>, TxnError> {
         wait(self.engine.txn(request))
+    }
+
+    /// See [`Engine::batch`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let mut batch = henge::Batch::new();
+    /// batch.put("a", "1").put("b", "2");
+    /// engine.blocking().batch(&batch).all()?;
+    /// # Ok(()) }) }
+    /// ```
+    pub fn batch(&self, batch: &Batch) -> BatchReport {
+        wait(self.engine.batch(batch))
+    }
+
+    /// See [`Engine::snapshot`]; read it with [`Blocking::iter`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// db.put("greeting", "hello")?;
+    /// let snapshot = db.snapshot()?;
+    /// db.put("greeting", "too late for it")?;
+    /// for piece in db.iter(snapshot) {
+    ///     assert_eq!(piece?.kvs[0].value, "hello");
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    pub fn snapshot(&self) -> Result<Snapshot, RangeError> {
+        wait(self.engine.snapshot())
+    }
+
+    /// See [`Engine::stats`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// assert_eq!(engine.blocking().stats().shards.len(), 1);
+    /// # Ok(()) }) }
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// A stream of the engine's, a watcher or a snapshot, as an iterator that blocks its thread.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let db = engine.blocking();
+    /// let watcher = engine.watch(WatchCreate { key: "k".into(), ..WatchCreate::default() })?;
+    /// db.put("k", "1")?;
+    /// let mut changes = db.iter(watcher).flat_map(|response| response.events);
+    /// assert_eq!(changes.next().expect("it was put").kv.value, "1");
+    /// # Ok(()) }) }
+    /// ```
+    pub fn iter<S: Stream + Unpin>(&self, mut stream: S) -> impl Iterator<Item = S::Item> + use<S> {
+        std::iter::from_fn(move || wait(poll_fn(|cx| Pin::new(&mut stream).poll_next(cx))))
     }
 
     /// Any other operation of the engine, awaited on this thread: `blocking.wait(engine.compact(7, true))`.

@@ -2,6 +2,7 @@
 //!
 //! Promises: reading them takes no turn of a core. Must never know: how the counters are shown.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::Engine;
@@ -79,6 +80,16 @@ impl Engine {
             metrics.memory.pending += shard.pending_bytes;
         }
         Some(metrics)
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("cores", &self.cores())
+            .field("shards", &self.shards())
+            .field("host", &self.host())
+            .finish_non_exhaustive()
     }
 }
 

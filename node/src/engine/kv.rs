@@ -9,6 +9,7 @@ use henge_mvcc as mvcc;
 use super::ticket::Ticket;
 use super::{Engine, Operation, sharded};
 use crate::api::{Error, Header, Reply};
+use crate::failure::{CompactError, DeleteError, PutError, RangeError, TxnError};
 use crate::machine::Command;
 use crate::shard::request::RequestKind;
 
@@ -30,7 +31,7 @@ impl Engine {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-    ) -> Operation<Reply<mvcc::PutResponse>> {
+    ) -> Operation<Reply<mvcc::PutResponse>, PutError> {
         let request = mvcc::PutRequest {
             key: key.as_ref(),
             value: value.as_ref(),
@@ -60,7 +61,10 @@ impl Engine {
     /// assert_eq!(reply.body.prev_kv.map(|kv| kv.value), Some("hello".into()));
     /// # Ok(()) }) }
     /// ```
-    pub fn put_with(&self, request: &mvcc::PutRequest<'_>) -> Operation<Reply<mvcc::PutResponse>> {
+    pub fn put_with(
+        &self,
+        request: &mvcc::PutRequest<'_>,
+    ) -> Operation<Reply<mvcc::PutResponse>, PutError> {
         let ticket = match mvcc::check::put(request, &self.inner.limits) {
             Ok(()) => match self.check_lease(request.key, request.lease) {
                 Ok(()) => self.write(self.route(request.key), &Command::Put(request.clone())),
@@ -84,7 +88,7 @@ impl Engine {
     /// assert_eq!((found.value, found.version), ("hello".into(), 1));
     /// # Ok(()) }) }
     /// ```
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>> {
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>, RangeError> {
         let range = mvcc::KeyRange::one(key.as_ref());
         let request = mvcc::RangeRequest {
             range,
@@ -132,7 +136,7 @@ impl Engine {
     pub fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
-    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, RangeError>> + Send + use<> {
         let parts = self.range_parts(request, None);
         let limit = request.limit;
         let descending = request.sort_order == mvcc::SortOrder::Descend;
@@ -164,7 +168,10 @@ impl Engine {
     /// assert_eq!(engine.delete("greeting").await?.body.deleted, 0);
     /// # Ok(()) }) }
     /// ```
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    pub fn delete(
+        &self,
+        key: impl AsRef<[u8]>,
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
         let range = mvcc::KeyRange::one(key.as_ref());
         self.delete_range(&mvcc::DeleteRangeRequest {
             range,
@@ -195,7 +202,7 @@ impl Engine {
     pub fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
-    ) -> Operation<Reply<mvcc::DeleteRangeResponse>> {
+    ) -> Operation<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
         let checked = mvcc::check::delete_range(request, &self.inner.limits).map_err(Error::from);
         let shard = checked.and_then(|()| self.route_range(&request.range, "a range delete"));
         let ticket = match shard {
@@ -235,7 +242,10 @@ impl Engine {
     /// assert!(!engine.txn(&create).await?.body.succeeded);
     /// # Ok(()) }) }
     /// ```
-    pub fn txn(&self, request: &mvcc::TxnRequest<'_>) -> Operation<Reply<mvcc::TxnResponse>> {
+    pub fn txn(
+        &self,
+        request: &mvcc::TxnRequest<'_>,
+    ) -> Operation<Reply<mvcc::TxnResponse>, TxnError> {
         let checked = mvcc::check::txn(request, &self.inner.limits).map_err(Error::from);
         let ticket = match checked.and_then(|()| self.route_txn(request)) {
             Ok(shard) => self.txn_ticket(shard, request, false),
@@ -266,7 +276,7 @@ impl Engine {
     /// assert!(engine.range(&old).await.is_err());
     /// # Ok(()) }) }
     /// ```
-    pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>> {
+    pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>, CompactError> {
         let ticket = match self.one_shard("compaction at a revision") {
             Ok(shard) => self.write(shard, &Command::Compact { revision, physical }),
             Err(error) => Ticket::failed(error),

@@ -4,6 +4,7 @@
 
 use super::{Engine, Operation};
 use crate::api::{LeaseGranted, LeaseTtl, Reply};
+use crate::failure::LeaseError;
 use crate::machine::Command;
 use crate::shard::request::RequestKind;
 
@@ -31,7 +32,7 @@ impl Engine {
     /// engine.put_with(&request).await?;
     /// # Ok(()) }) }
     /// ```
-    pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>> {
+    pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>, LeaseError> {
         self.lease_grant_on(self.lease_shard(id), id, ttl_s)
     }
 
@@ -48,7 +49,7 @@ impl Engine {
     /// assert!(engine.lease_revoke(lease).await.is_err());
     /// # Ok(()) }) }
     /// ```
-    pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>> {
+    pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>, LeaseError> {
         let ticket = self.write(self.lease_shard(id), &Command::LeaseRevoke { id });
         Operation::new(ticket, Reply::done)
     }
@@ -65,7 +66,7 @@ impl Engine {
     /// assert_eq!(engine.lease_keep_alive(lease + 1).await?.body, 0);
     /// # Ok(()) }) }
     /// ```
-    pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>> {
+    pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>, LeaseError> {
         let ticket = self.submit(self.lease_shard(id), RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
@@ -82,7 +83,11 @@ impl Engine {
     /// assert_eq!((left.granted_ttl_s, left.keys.len()), (60, 0));
     /// # Ok(()) }) }
     /// ```
-    pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Operation<Reply<LeaseTtl>> {
+    pub fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Operation<Reply<LeaseTtl>, LeaseError> {
         let kind = RequestKind::LeaseTimeToLive { id, keys };
         Operation::new(self.submit(self.lease_shard(id), kind), Reply::ttl)
     }

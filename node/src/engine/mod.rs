@@ -5,11 +5,13 @@
 //! called and belongs to its shard from then on: dropping the future abandons the answer, never the
 //! operation.
 //!
-//! `builder` opens it, `kv`, `watch` and `lease` are its operations, `sharded` those over several shards;
+//! `builder` opens it, `kv`, `batch`, `watch`, `lease` and `snapshot` are its operations, `sharded` those over
+//! several shards;
 //! `route` decides which shard holds a key, `submit` hands a request over, `ticket` is the waiting;
 //! `keyspace` shows one shard as a whole etcd, `blocking` serves callers without a runtime, `inspect`
-//! tells how it fares, `lifecycle` ends it.
+//! and `stats` tell how it fares, `lifecycle` ends it.
 
+pub mod batch;
 pub mod blocking;
 pub mod builder;
 mod directory;
@@ -24,6 +26,8 @@ pub mod rehome;
 pub mod revisions;
 pub mod route;
 pub mod sharded;
+pub mod snapshot;
+pub mod stats;
 mod submit;
 pub mod ticket;
 mod watch;
@@ -34,6 +38,7 @@ use std::sync::{Arc, Mutex};
 
 use henge_mvcc as mvcc;
 
+pub use self::batch::{Batch, BatchPart, BatchReport};
 pub use self::blocking::Blocking;
 pub use self::builder::{ClusterConfig, EngineBuilder};
 pub use self::keyspace::Keyspace;
@@ -41,6 +46,8 @@ pub use self::layout::Router;
 pub use self::open_error::OpenError;
 pub use self::revisions::Revisions;
 pub use self::sharded::{Sharded, ShardedWatcher};
+pub use self::snapshot::{Snapshot, SnapshotPiece};
+pub use self::stats::Stats;
 pub(crate) use self::submit::owned;
 pub use self::ticket::Operation;
 use self::ticket::Ticket;

@@ -17,6 +17,7 @@ use super::{Engine, Operation, Ticket, owned};
 use crate::api::{
     Error, HashKv, LeaseGranted, Reply, WatchCommand, WatchCreate, WatchResponse, WatchSession as _,
 };
+use crate::failure::{CompactError, LeaseError, RangeError, WatchError};
 use crate::machine::Command;
 use crate::shard::request::RequestKind;
 use crate::shard::session::WatchStream;
@@ -32,7 +33,7 @@ pub struct Sharded<T> {
 
 impl Engine {
     /// How far every shard is, linearizably.
-    pub fn revisions(&self) -> impl Future<Output = Result<Revisions, Error>> + Send + use<> {
+    pub fn revisions(&self) -> impl Future<Output = Result<Revisions, RangeError>> + Send + use<> {
         let tickets: Vec<_> = (0..self.shards())
             .map(|shard| self.submit(shard, RequestKind::Barrier))
             .collect();
@@ -53,7 +54,7 @@ impl Engine {
         &self,
         request: &mvcc::RangeRequest<'_>,
         at: Option<&Revisions>,
-    ) -> impl Future<Output = Result<Sharded<mvcc::RangeResponse>, Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<Sharded<mvcc::RangeResponse>, RangeError>> + Send + use<> {
         let parts = self.range_parts(request, at);
         let (limit, shards) = (request.limit, self.shards());
         let descending = request.sort_order == mvcc::SortOrder::Descend;
@@ -79,10 +80,10 @@ impl Engine {
         &self,
         create: &WatchCreate,
         after: Option<&Revisions>,
-    ) -> Result<ShardedWatcher, Error> {
+    ) -> Result<ShardedWatcher, WatchError> {
         self.check_revisions(after)?;
         if create.start_revision != 0 {
-            return Err(Error::OneShardOnly("watching from a single revision"));
+            return Err(Error::OneShardOnly("watching from a single revision").into());
         }
         let range = mvcc::KeyRange {
             key: &create.key,
@@ -113,7 +114,7 @@ impl Engine {
         &self,
         revisions: &Revisions,
         physical: bool,
-    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<(), CompactError>> + Send + use<> {
         let checked = self.check_revisions(Some(revisions));
         let tickets: Vec<_> = (0..self.shards())
             .filter(|shard| checked.is_ok() && revisions.get(*shard) > 0)
@@ -127,7 +128,7 @@ impl Engine {
             for ticket in tickets {
                 match ticket.await {
                     Ok(_) | Err(Error::Invalid(mvcc::Error::Compacted { .. })) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
             }
             Ok(())
@@ -138,7 +139,7 @@ impl Engine {
     pub fn hashes(
         &self,
         at: Option<&Revisions>,
-    ) -> impl Future<Output = Result<Vec<HashKv>, Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<Vec<HashKv>, RangeError>> + Send + use<> {
         let checked = self.check_revisions(at);
         let tickets: Vec<_> = (0..self.shards())
             .map(|shard| {
@@ -162,7 +163,7 @@ impl Engine {
         &self,
         key: impl AsRef<[u8]>,
         ttl_s: i64,
-    ) -> Operation<Reply<LeaseGranted>> {
+    ) -> Operation<Reply<LeaseGranted>, LeaseError> {
         let shard = self.route(key.as_ref());
         self.lease_grant_on(shard, 0, ttl_s)
     }
@@ -177,7 +178,7 @@ impl Engine {
         shard: usize,
         id: i64,
         ttl_s: i64,
-    ) -> Operation<Reply<LeaseGranted>> {
+    ) -> Operation<Reply<LeaseGranted>, LeaseError> {
         // With one shard the state machine picks, as etcd's does.
         let id = if id == 0 && self.shards() > 1 {
             self.pick_lease_id(shard)

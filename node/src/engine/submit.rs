@@ -91,6 +91,7 @@ answers! {
     ttl: Ttl(LeaseTtl);
     leases: Leases(Vec<i64>);
     hash: Hash(crate::api::HashKv);
+    slice: Slice(mvcc::RangeSlice);
     status: Status(Box<crate::api::Status>);
 }
 

@@ -1,6 +1,7 @@
 //! Waiting for the answer to one request.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -43,7 +44,8 @@ impl Future for Ticket {
     }
 }
 
-/// An operation that was started; awaiting it gives its answer. It borrows nothing and is `Send`.
+/// An operation that was started; awaiting it gives its answer, or the failure `E` of its kind. It borrows
+/// nothing and is `Send`.
 ///
 /// Cancel safety: its shard owns the operation from the call that returned this; dropping this gives up
 /// the answer only.
@@ -59,24 +61,29 @@ impl Future for Ticket {
 /// ```
 #[derive(Debug)]
 #[must_use = "the operation runs anyway; await it to learn what became of it"]
-pub struct Operation<T> {
+pub struct Operation<T, E = Error> {
     ticket: Ticket,
     convert: fn(Reply<Response>) -> Result<T, Error>,
+    failure: PhantomData<fn() -> E>,
 }
 
-impl<T> Operation<T> {
+impl<T, E> Operation<T, E> {
     pub(crate) fn new(ticket: Ticket, convert: fn(Reply<Response>) -> Result<T, Error>) -> Self {
-        Operation { ticket, convert }
+        Operation {
+            ticket,
+            convert,
+            failure: PhantomData,
+        }
     }
 }
 
-impl<T> Future for Operation<T> {
-    type Output = Result<T, Error>;
+impl<T, E: From<Error>> Future for Operation<T, E> {
+    type Output = Result<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let convert = self.convert;
         Pin::new(&mut self.ticket)
             .poll(cx)
-            .map(|answer| answer.and_then(convert))
+            .map(|answer| answer.and_then(convert).map_err(E::from))
     }
 }

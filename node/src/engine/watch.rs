@@ -1,12 +1,17 @@
 //! Watching keys of one shard.
 //!
 //! Promises: responses come in revision order, none twice, none left out; dropping the watcher ends it.
-//! Over several shards: `sharded`. Tested by `tests/engine.rs` and `tests/cancel.rs`.
+//! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine.rs` and `tests/cancel.rs`.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
 use henge_mvcc as mvcc;
 
-use super::Engine;
-use crate::api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use super::{Engine, ShardedWatcher};
+use crate::api::{WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use crate::failure::WatchError;
 use crate::shard::session::WatchStream;
 
 impl Engine {
@@ -28,7 +33,7 @@ impl Engine {
     /// assert_eq!(response.events[0].kv.value, "hello");
     /// # Ok(()) }) }
     /// ```
-    pub fn watch(&self, create: WatchCreate) -> Result<Watcher, Error> {
+    pub fn watch(&self, create: WatchCreate) -> Result<Watcher, WatchError> {
         let range = mvcc::KeyRange {
             key: &create.key,
             end: &create.range_end,
@@ -41,6 +46,27 @@ impl Engine {
 }
 
 /// A stream of one watcher's responses.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+/// # fn main() -> Outcome { on_scratch(async |engine| {
+/// use futures_lite::StreamExt as _;
+/// use henge::api::WatchCreate;
+///
+/// let create = WatchCreate { key: "k".into(), ..WatchCreate::default() };
+/// let watcher = engine.watch(create)?;
+/// for value in ["1", "2", "3"] {
+///     engine.put("k", value).await?;
+/// }
+/// let values: Vec<_> = watcher
+///     .flat_map(|response| futures_lite::stream::iter(response.events))
+///     .map(|event| event.kv.value)
+///     .take(3)
+///     .collect()
+///     .await;
+/// assert_eq!(values, ["1", "2", "3"]);
+/// # Ok(()) }) }
+/// ```
 #[derive(Debug)]
 pub struct Watcher {
     stream: WatchStream,
@@ -68,5 +94,23 @@ impl Watcher {
     /// ```
     pub async fn next(&mut self) -> Option<WatchResponse> {
         self.stream.next().await
+    }
+}
+
+/// As [`Watcher::next`].
+impl Stream for Watcher {
+    type Item = WatchResponse;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchResponse>> {
+        self.stream.poll_next(cx)
+    }
+}
+
+/// As [`ShardedWatcher::next`].
+impl Stream for ShardedWatcher {
+    type Item = (usize, WatchResponse);
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ShardedWatcher::poll_next(self.get_mut(), cx)
     }
 }

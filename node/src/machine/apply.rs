@@ -30,6 +30,8 @@ pub enum Response {
     Delete(mvcc::DeleteRangeResponse),
     /// To a transaction.
     Txn(mvcc::TxnResponse),
+    /// To a cursor that was asked to read on.
+    Slice(mvcc::RangeSlice),
     /// To a request that has nothing to say but "done".
     Done,
     /// To a lease grant.

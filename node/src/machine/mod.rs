@@ -6,8 +6,10 @@
 
 pub mod apply;
 pub mod command;
+pub mod cursor;
 mod decode;
 mod encode;
 
 pub use apply::{Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};
+pub use cursor::Cursor;

@@ -45,6 +45,13 @@ impl Shard {
             RequestKind::Read { encoded, .. } => {
                 self.read_later(Read::Encoded(encoded), answer, now_ms)
             }
+            RequestKind::CursorBegin { encoded, cursor } => {
+                self.read_later(Read::Cursor { encoded, cursor }, answer, now_ms);
+            }
+            RequestKind::CursorNext(cursor) => {
+                let response = self.machine.cursor_next(&cursor);
+                self.answer(answer, response);
+            }
             RequestKind::LeaseKeepAlive(id) => self.keep_alive(id, answer, now_ms),
             RequestKind::LeaseTimeToLive { id, keys } => {
                 self.read_later(Read::TimeToLive { id, keys }, answer, now_ms);

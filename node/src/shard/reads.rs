@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Shard;
 use super::request::Answer;
 use crate::api::{Error, Outcome};
-use crate::machine::Response;
+use crate::machine::{Cursor, Response};
 
 /// Milliseconds until a ReadIndex round without an answer is asked again (etcd: 500).
 pub const RETRY_MS: u64 = 500;
@@ -24,6 +24,13 @@ pub const WAITING_MAX: usize = 65_536;
 pub enum Read {
     /// An encoded range or read-only transaction.
     Encoded(Vec<u8>),
+    /// An encoded range that is to be read in slices from here.
+    Cursor {
+        /// The range.
+        encoded: Vec<u8>,
+        /// Where to keep it.
+        cursor: Cursor,
+    },
     /// A lease's remaining time.
     TimeToLive {
         /// Which lease.
@@ -188,6 +195,9 @@ impl Shard {
                     Read::Encoded(encoded) => {
                         self.read_now(&encoded, waiting.answer, waiting.expires_ms);
                         continue;
+                    }
+                    Read::Cursor { encoded, cursor } => {
+                        self.machine.cursor_begin(&encoded, &cursor)
                     }
                     Read::TimeToLive { id, keys } => Ok(Response::Ttl(
                         self.machine.lease_time_to_live(id, keys, now_ms),

@@ -3,6 +3,7 @@
 //! `answer` is the other direction: the handle that answers the caller.
 
 pub use super::answer::{Answer, AnswerReceiver};
+use crate::machine::Cursor;
 
 /// One request of one caller.
 #[derive(Debug)]
@@ -25,6 +26,15 @@ pub enum RequestKind {
         /// Answer from this replica at once, maybe stale.
         serializable: bool,
     },
+    /// Begin to read a range in slices, linearizably.
+    CursorBegin {
+        /// The range.
+        encoded: Vec<u8>,
+        /// Where to keep it.
+        cursor: Cursor,
+    },
+    /// The next slice.
+    CursorNext(Cursor),
     /// Renew a lease.
     LeaseKeepAlive(i64),
     /// Ask about a lease.
@@ -48,7 +58,9 @@ impl RequestKind {
     /// Bytes it occupies while it waits.
     pub fn bytes(&self) -> usize {
         match self {
-            RequestKind::Write(encoded) | RequestKind::Read { encoded, .. } => encoded.len(),
+            RequestKind::Write(encoded)
+            | RequestKind::Read { encoded, .. }
+            | RequestKind::CursorBegin { encoded, .. } => encoded.len(),
             _ => 0,
         }
     }

@@ -8,7 +8,7 @@ use henge_mvcc as mvcc;
 use super::args::{BenchArgs, Work};
 use super::load::{self, Op, RANGE_KEYS, Shared, Target};
 use super::report::{RunResult, Usage};
-use crate::api::{WatchCommand, WatchCreate, WatchSession};
+use crate::api::{Error, WatchCommand, WatchCreate, WatchSession};
 use crate::engine::Engine;
 
 /// Runs the load to its end.
@@ -112,10 +112,17 @@ struct EmbeddedTarget {
 
 impl Target for EmbeddedTarget {
     async fn execute(&self, _client: u32, op: Op) -> Result<(), String> {
+        let done = self.run(op).await;
+        done.map_err(|error| error.to_string())
+    }
+}
+
+impl EmbeddedTarget {
+    async fn run(&self, op: Op) -> Result<(), Error> {
         match op {
-            Op::Put { key, value } if self.watch => self.put_and_see(&key, &value).await,
-            Op::Put { key, value } => self.engine.put(key, value).await.map(|_| ()),
-            Op::Get { key } => self.engine.get(key).await.map(|_| ()),
+            Op::Put { key, value } if self.watch => self.put_and_see(&key, &value).await?,
+            Op::Put { key, value } => drop(self.engine.put(key, value).await?),
+            Op::Get { key } => drop(self.engine.get(key).await?),
             Op::Range { key } => {
                 let range = mvcc::KeyRange {
                     key: &key,
@@ -126,7 +133,7 @@ impl Target for EmbeddedTarget {
                     limit: RANGE_KEYS,
                     ..Default::default()
                 };
-                self.engine.range(&request).await.map(|_| ())
+                drop(self.engine.range(&request).await?);
             }
             Op::Txn { key, value } => {
                 let put = mvcc::PutRequest {
@@ -143,16 +150,14 @@ impl Target for EmbeddedTarget {
                     success: vec![mvcc::RequestOp::Put(put)],
                     failure: Vec::new(),
                 };
-                self.engine.txn(&txn).await.map(|_| ())
+                drop(self.engine.txn(&txn).await?);
             }
         }
-        .map_err(|error| error.to_string())
+        Ok(())
     }
-}
 
-impl EmbeddedTarget {
     /// Opens a watcher on the key, writes it, and waits for the event.
-    async fn put_and_see(&self, key: &[u8], value: &[u8]) -> Result<(), crate::api::Error> {
+    async fn put_and_see(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
         let mut stream = self.engine.session(self.engine.route(key));
         let create = WatchCreate {
             key: bytes::Bytes::copy_from_slice(key),
