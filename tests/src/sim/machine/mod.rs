@@ -34,10 +34,9 @@ use super::{Options, Stats};
 const START_US: u64 = 3_600_000_000;
 /// Most cores that a start asks for.
 const CORES_MAX: usize = 4;
-/// Bytes of a log segment, unless a run asks for others. One holds a whole run, so that none is given up
-/// or rewritten. Small ones (`--segment-bytes 65536`) put the log's own bookkeeping to the test, too; what
-/// that finds at present is in docs/faults.md, O6.
-const SEGMENT_BYTES: u64 = 8 << 20;
+/// Bytes of a log segment, unless a run asks for others: small, so that segments are given up and groups
+/// rewritten within a run.
+const SEGMENT_BYTES: u64 = 64 << 10;
 /// Mean pause of a client between two operations.
 const THINK_US: u64 = 6_000;
 
