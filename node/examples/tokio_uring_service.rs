@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use henge::api::Error;
 use henge::{Engine, HostKind, Local};
 use tokio_uring::net::{TcpListener, TcpStream};
 
@@ -60,20 +61,23 @@ async fn serve(stream: TcpStream, db: Local) -> std::io::Result<()> {
 }
 
 async fn answer(db: &Local, line: &str) -> String {
-    let mut words = line.trim().splitn(3, ' ');
-    let answer = match (words.next(), words.next(), words.next()) {
-        (Some("put"), Some(key), Some(value)) => db
-            .put(key, value)
-            .await
-            .map(|reply| format!("revision {}", reply.header.revision)),
-        (Some("get"), Some(key), None) => db.get(key).await.map(|found| match found {
-            Some(found) => String::from_utf8_lossy(&found.value).into_owned(),
-            None => "(nothing)".to_owned(),
-        }),
-        _ => Ok("say: put KEY VALUE, or get KEY".to_owned()),
-    };
-    match answer {
+    match execute(db, line).await {
         Ok(text) => format!("{text}\n"),
         Err(error) => format!("error: {error}\n"),
     }
+}
+
+async fn execute(db: &Local, line: &str) -> Result<String, Error> {
+    let mut words = line.trim().splitn(3, ' ');
+    Ok(match (words.next(), words.next(), words.next()) {
+        (Some("put"), Some(key), Some(value)) => {
+            let written = db.put(key, value).await?;
+            format!("revision {}", written.header.revision)
+        }
+        (Some("get"), Some(key), None) => match db.get(key).await? {
+            Some(found) => String::from_utf8_lossy(&found.value).into_owned(),
+            None => "(nothing)".to_owned(),
+        },
+        _ => "say: put KEY VALUE, or get KEY".to_owned(),
+    })
 }
