@@ -71,8 +71,9 @@ fn runs_are_repeatable() {
 fn planted_bugs_are_found() {
     use henge_raft::planted::{Bug, plant};
     const SEEDS_MAX: u64 = 2_000;
-    // It is reached (answers to overtaken appends come while storage has other entries), but the moment in
-    // which storage is read is too short to be met by chance. etcd's `append_aba_race` always finds it.
+    // Not found: an answer to an overtaken append must come while storage holds another entry at its index,
+    // and that entry must be read before it is overwritten. The first was seen in one of 2,000 seeds, the
+    // second never. What shows this bug is etcd's `append_aba_race`, by its log lines.
     const RARE: [Bug; 1] = [Bug::SkipTermOfStorage];
     // What they break is reported by panics, which nobody needs to see here.
     std::panic::set_hook(Box::new(|_| ()));
