@@ -23,7 +23,7 @@ const BATCH: u64 = 20_000;
 /// What the server applies at a time, and therefore announces to the store together.
 const TOUCH: usize = 16;
 /// Budget of one compaction slice, as the shard gives it.
-const COMPACT_SLICE: usize = 1_000;
+const COMPACT_SLICE: usize = 500;
 /// Bytes of a snapshot slice, as the shard takes them.
 const SNAPSHOT_SLICE_BYTES: usize = 64 << 10;
 const VALUE: [u8; VALUE_BYTES] = [7; VALUE_BYTES];

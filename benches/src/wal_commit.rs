@@ -43,7 +43,19 @@ pub enum Backend {
     TokioUring,
     /// Writer threads.
     Thread,
+    /// glommio, on its own executor.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
+
+/// Those of this build.
+pub const BACKENDS: &[Backend] = &[
+    Backend::TokioUring,
+    Backend::Ring,
+    Backend::Thread,
+    #[cfg(feature = "glommio")]
+    Backend::Glommio,
+];
 
 impl Backend {
     /// Its name in tables.
@@ -52,6 +64,8 @@ impl Backend {
             Backend::Ring => "ring",
             Backend::TokioUring => "tokio-uring",
             Backend::Thread => "thread",
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => "glommio",
         }
     }
 
@@ -61,6 +75,11 @@ impl Backend {
             Backend::Ring => block_on_ring(future),
             Backend::TokioUring => tokio_uring::start(future),
             Backend::Thread => block_on(future),
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+                .make()
+                .expect("io_uring is allowed here")
+                .run(future),
         }
     }
 
@@ -70,6 +89,8 @@ impl Backend {
             Backend::Ring => Box::new(RingDisk::new(watch).expect("io_uring is allowed here")),
             Backend::TokioUring => Box::new(uring::UringDisk::new()),
             Backend::Thread => Box::new(thread::ThreadDisk::new(depth)),
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => Box::new(henge_wal::disk::glommio::GlommioDisk::new()),
         }
     }
 

@@ -6,8 +6,21 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Writes per second by fio: `O_DIRECT | O_DSYNC`, `bytes` each, `depth` in flight.
-pub fn writes(dir: &Path, bytes: usize, depth: usize, seconds: f64) -> Result<f64, String> {
+/// What fio says of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fio {
+    /// Writes per second.
+    pub rate: f64,
+    /// Median of the time from submission to completion, in microseconds.
+    pub p50: f64,
+    /// Its 99th percentile.
+    pub p99: f64,
+    /// Its 99.9th percentile.
+    pub p999: f64,
+}
+
+/// fio: `O_DIRECT | O_DSYNC`, `bytes` each, `depth` in flight.
+pub fn writes(dir: &Path, bytes: usize, depth: usize, seconds: f64) -> Result<Fio, String> {
     let file = dir.join("fio.dat");
     let milliseconds = (seconds * 1e3) as u64;
     let output = Command::new("fio")
@@ -28,6 +41,7 @@ pub fn writes(dir: &Path, bytes: usize, depth: usize, seconds: f64) -> Result<f6
             "--thread",
             "--fallocate=none",
             "--end_fsync=0",
+            "--lat_percentiles=1",
         ])
         .arg(format!("--filename={}", file.display()))
         .arg(format!("--bs={bytes}"))
@@ -40,7 +54,12 @@ pub fn writes(dir: &Path, bytes: usize, depth: usize, seconds: f64) -> Result<f6
     let json = text.find('{').map_or("", |at| &text[at..]);
     let parsed: serde_json::Value =
         serde_json::from_str(json).map_err(|e| format!("fio's answer: {e}: {text}"))?;
-    let rate = parsed["jobs"][0]["write"]["iops"].as_f64().unwrap_or(0.0);
+    let write = &parsed["jobs"][0]["write"];
+    let rate = write["iops"].as_f64().unwrap_or(0.0);
+    let percentile = |name: &str| {
+        let nanos = write["lat_ns"]["percentile"][name].as_f64();
+        nanos.map_or(f64::NAN, |nanos| nanos / 1e3)
+    };
     let failed = parsed["jobs"][0]["error"].as_i64() != Some(0);
     if !output.status.success() || failed || rate <= 0.0 {
         return Err(format!(
@@ -48,5 +67,10 @@ pub fn writes(dir: &Path, bytes: usize, depth: usize, seconds: f64) -> Result<f6
             String::from_utf8_lossy(&output.stderr)
         ));
     }
-    Ok(rate)
+    Ok(Fio {
+        rate,
+        p50: percentile("50.000000"),
+        p99: percentile("99.000000"),
+        p999: percentile("99.900000"),
+    })
 }

@@ -8,6 +8,8 @@ use henge_tests::sim::{self, Options};
 
 /// Seeds per run of the suite.
 const SEEDS: u64 = 400;
+/// Machines with many shards per run of the suite.
+const MACHINE_SEEDS: u64 = 60;
 /// A planted bug must be found within so many seeds.
 const PLANTED_SEEDS: u64 = 60;
 
@@ -63,6 +65,29 @@ fn no_seed_breaks_a_promise() {
 }
 
 #[test]
+fn no_seed_breaks_a_shards_promise_on_any_number_of_cores() {
+    let first = first_seed();
+    let mut total = sim::Stats::default();
+    for seed in first..first + MACHINE_SEEDS {
+        total.add(&survives(&Options::machine(seed)));
+    }
+    println!("{total:?}");
+    let fired = [
+        total.crashes,
+        total.failed_starts,
+        total.poisoned,
+        total.moves,
+    ];
+    assert!(
+        fired.iter().all(|fault| *fault > MACHINE_SEEDS / 4),
+        "faults hardly fired: {total:?}"
+    );
+    assert!(total.counts.done > 500 * MACHINE_SEEDS, "{total:?}");
+    let options = Options::machine(first);
+    assert_eq!(survives(&options), survives(&options), "not the same trace");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
     let first = first_seed();
     for seed in first..first + 6 {
@@ -78,12 +103,7 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn every_planted_bug_is_found() {
     for planted in ALL {
-        let options = |seed| Options {
-            planted: Some(planted),
-            nodes: planted.nodes(),
-            ..Options::new(seed)
-        };
-        let found = (1..=PLANTED_SEEDS).find(|seed| sim::run(&options(*seed)).is_err());
+        let found = (1..=PLANTED_SEEDS).find(|seed| sim::run(&planted.options(*seed)).is_err());
         assert!(
             found.is_some(),
             "{planted} was not found in {PLANTED_SEEDS} seeds"

@@ -125,7 +125,8 @@ impl Wal {
         if still && !all {
             // It has not what the groups say it has: reading it again brings nothing.
             self.not_rewritten = rewriting.seq;
-        } else if still && self.poison.is_none() {
+        } else if still && self.poison.is_none() && self.phase == Phase::Running {
+            // (Once the log closes nothing may be staged: no segment would be made for it.)
             self.stage_together(group, entries);
             self.stats.rewritten += entries.len() as u64;
         }

@@ -55,6 +55,42 @@ fn groups_that_lag_are_rewritten_and_their_segments_go() {
 }
 
 #[test]
+fn regression_closing_while_a_group_is_being_read_to_be_rewritten_ends() {
+    // What was read was staged into the closing log, which then waited for a segment that nobody made.
+    let seed = seed(4);
+    let mut rewritten = 0;
+    for life_no in 0..6_000 {
+        let mut dice = Dice(seed.wrapping_mul(37).wrapping_add(life_no));
+        let options = Options {
+            batch_bytes_max: 48 * 1024,
+            ..small()
+        };
+        let mut twin = Twin::new(SimHandle::new(dice.roll(), 2), options);
+        twin.open().expect("a new log");
+        for group in 1..=4 {
+            twin.stage(Rec::Entry(group, 1, 1, vec![group as u8; 10_000]));
+        }
+        twin.submit();
+        twin.settle();
+        for index in 1..=20 + dice.below(30) {
+            let bytes = 500 + dice.below(30_000) as usize;
+            twin.stage(Rec::Entry(9, 1, index, vec![index as u8; bytes]));
+            if index > 3 {
+                twin.stage(Rec::Compacted(9, index - 3, 1));
+            }
+            twin.submit();
+            twin.run(dice.below(12) as usize);
+        }
+        let state = twin.newest();
+        rewritten += stats(&twin).rewritten;
+        twin.close();
+        twin.open().expect("opens");
+        assert!(twin.newest() == state, "life {life_no}");
+    }
+    assert!(rewritten > 0, "none of these lives came to rewriting");
+}
+
+#[test]
 fn restarts_do_not_make_the_log_grow() {
     let mut twin = Twin::new(SimHandle::new(2, 2), small());
     for restart in 1..=60 {

@@ -138,8 +138,8 @@ fn measure(shape: Shape, keys: u64, summary: &mut Summary) {
     duel("range, limit 500", range);
     let count_us = arena.count();
     println!("  {:<34}{count_us:>8.2} µs", "count between two keys");
-    arena.drop_rival();
     let longest_slice_us = compact(&mut arena);
+    arena.drop_rival();
     let (whole_ms, slices) = arena.scan();
     println!(
         "  {:<34}{whole_ms:>8.0} ms in one answer; in slices p99 {:.0} µs, max {:.0} µs, total {:.0} ms",

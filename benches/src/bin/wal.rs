@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use henge_benches::stats::median;
-use henge_benches::wal_commit::{Backend, Run, Turn, append_cpu_ns, commits};
+use henge_benches::wal_commit::{BACKENDS, Backend, Run, Turn, append_cpu_ns, commits};
 use henge_benches::wal_plot::{Series, bars, lines};
 use henge_benches::{wal_checkpoint, wal_fio, wal_peer, wal_recovery};
 
@@ -24,6 +24,9 @@ const GROUPS: u64 = 64;
 /// Turns in flight beside the peers, which can have one; the last is what the ratios are about: the
 /// least that doubles their rate.
 const PEER_DEPTHS: [usize; 2] = [1, 2];
+
+/// What a turn of 64 groups with 256 B each is on disk: fio writes as much, beside the peers.
+const PEER_BATCH_BYTES: usize = 24 << 10;
 
 /// Measures the write-ahead log.
 #[derive(Parser, Debug)]
@@ -155,60 +158,44 @@ impl Bench {
         }
     }
 
-    /// Commit rate against fio: the worst ratio at each depth.
+    /// Commit rate against fio: the worst ratio at each depth, on tokio-uring.
     fn commits(&self) -> Result<[f64; 2], String> {
-        println!("commits per second, batch size by depth, beside fio's writes (median of rounds)");
         println!(
-            "{:>8} {:>5} {:>9} {:>9} {:>12} {:>9} {:>6}",
-            "batch", "depth", "fio", "ring", "tokio-uring", "thread", "ratio"
+            "commits per second, batch size by depth, and of fio's writes (medians of rounds)"
         );
-        let mut worst = [f64::INFINITY; 2];
-        let (mut labels, mut fio, mut ring) = (vec![], vec![], vec![]);
-        let (mut uring, mut thread) = (vec![], vec![]);
+        print!("{:>8} {:>5} {:>9} {:>7}", "batch", "depth", "fio", "spread");
+        for backend in BACKENDS {
+            print!(" {:>12} {:>6}", backend.name(), "of fio");
+        }
+        println!();
+        let mut worst = vec![[f64::INFINITY; 2]; BACKENDS.len()];
+        let mut labels = vec![];
+        let mut columns = vec![Vec::new(); BACKENDS.len() + 1];
         for (at, depth) in DEPTHS.into_iter().enumerate() {
             for bytes in SIZES {
-                let turn = Turn::of_batch(bytes);
-                let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-                for _ in 0..self.rounds {
-                    theirs.push(wal_fio::writes(
-                        &self.dir,
-                        bytes,
-                        depth,
-                        self.time.as_secs_f64(),
-                    )?);
-                    let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
-                    ours.push(run.rate());
-                }
-                let beside = |backend| {
-                    commits(backend, &self.log(), turn, depth, self.time).map(|run| run.rate())
-                };
-                let uring_rate = beside(Backend::TokioUring)?;
-                let thread_rate = beside(Backend::Thread)?;
-                let theirs = median(&theirs).unwrap_or(f64::NAN);
-                let ours = median(&ours).unwrap_or(f64::NAN);
-                println!(
-                    "{:>5}KiB {depth:>5} {theirs:>9.0} {ours:>9.0} {uring_rate:>12.0} {thread_rate:>9.0} {:>6.2}",
-                    bytes >> 10,
-                    ours / theirs
-                );
-                worst[at] = worst[at].min(ours / theirs);
                 labels.push(format!("{}K x{depth}", bytes >> 10));
-                fio.push((0.0, theirs));
-                ring.push((0.0, ours));
-                uring.push((0.0, uring_rate));
-                thread.push((0.0, thread_rate));
+                let rates = self.cell(bytes, depth, &mut columns)?;
+                for (worst, ratio) in worst.iter_mut().zip(rates) {
+                    worst[at] = worst[at].min(ratio);
+                }
             }
         }
-        let rows = [
-            ("fio", fio),
-            ("ring", ring),
-            ("tokio-uring", uring),
-            ("thread", thread),
-        ];
-        let series = rows.map(|(name, points)| Series {
-            name: name.into(),
-            points,
-        });
+        for (backend, worst) in BACKENDS.iter().zip(&worst) {
+            let (name, [one, four]) = (backend.name(), worst);
+            println!(
+                "worst of the sizes on {name}: {one:.2} with one in flight, {four:.2} with four"
+            );
+        }
+        println!("the fio ratios of the last line: {}", BACKENDS[0].name());
+        let names = BACKENDS.iter().map(|backend| backend.name());
+        let series: Vec<_> = std::iter::once("fio")
+            .chain(names)
+            .zip(columns)
+            .map(|(name, points)| Series {
+                name: name.into(),
+                points,
+            })
+            .collect();
         self.plot("wal-commits.png", |path| {
             bars(
                 path,
@@ -218,7 +205,51 @@ impl Bench {
                 &series,
             )
         })?;
-        Ok(worst)
+        Ok(worst[0])
+    }
+
+    /// One line of the table: the ratio to fio of each backend. Each round measures fio and then every
+    /// backend; a ratio is a median of the rounds' ratios, so that a slow second counts on both sides.
+    fn cell(
+        &self,
+        bytes: usize,
+        depth: usize,
+        columns: &mut [Vec<(f64, f64)>],
+    ) -> Result<Vec<f64>, String> {
+        let turn = Turn::of_batch(bytes);
+        let mut fio = Vec::new();
+        let mut rates = vec![Vec::new(); BACKENDS.len()];
+        let mut ratios = vec![Vec::new(); BACKENDS.len()];
+        for _ in 0..self.rounds {
+            let theirs = wal_fio::writes(&self.dir, bytes, depth, self.time.as_secs_f64())?;
+            fio.push(theirs.rate);
+            for (at, backend) in BACKENDS.iter().enumerate() {
+                let run = commits(*backend, &self.log(), turn, depth, self.time)?;
+                rates[at].push(run.rate());
+                ratios[at].push(run.rate() / theirs.rate);
+            }
+        }
+        let middle = |values: &[f64]| median(values).unwrap_or(f64::NAN);
+        let (low, high) = (
+            fio.iter().copied().fold(f64::INFINITY, f64::min),
+            fio.iter().copied().fold(0.0, f64::max),
+        );
+        let theirs = middle(&fio);
+        columns[0].push((0.0, theirs));
+        print!(
+            "{:>5}KiB {depth:>5} {theirs:>9.0} {:>6.0}%",
+            bytes >> 10,
+            (high - low) / theirs * 100.0
+        );
+        let mut found = Vec::new();
+        for (at, (rates, ratios)) in rates.iter().zip(&ratios).enumerate() {
+            let (rate, ratio) = (middle(rates), middle(ratios));
+            print!(" {rate:>12.0} {ratio:>6.2}");
+            columns[at + 1].push((0.0, rate));
+            found.push(ratio);
+        }
+        println!();
+        Ok(found)
     }
 
     /// 64 groups, 256 B entries, one core.
@@ -233,8 +264,17 @@ impl Bench {
             Some(row) => row.1.push(run),
             None => rows.push((name, vec![run])),
         };
+        let mut device: Vec<Vec<wal_fio::Fio>> = vec![Vec::new(); PEER_DEPTHS.len()];
         for _ in 0..self.rounds {
-            for depth in PEER_DEPTHS {
+            for (at, depth) in PEER_DEPTHS.into_iter().enumerate() {
+                // The device's own share of the latency: its tail in the same seconds.
+                let seconds = self.time.as_secs_f64();
+                device[at].push(wal_fio::writes(
+                    &self.dir,
+                    PEER_BATCH_BYTES,
+                    depth,
+                    seconds,
+                )?);
                 let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
                 keep(format!("henge x{depth}"), run);
             }
@@ -264,6 +304,20 @@ impl Bench {
                 of(runs, &|r| r.percentile(99.0)),
                 of(runs, &|r| r.percentile(99.9)),
                 of(runs, &|r| r.amplification),
+            );
+        }
+        for (depth, runs) in PEER_DEPTHS.into_iter().zip(&device) {
+            let of = |f: fn(&wal_fio::Fio) -> f64| {
+                median(&runs.iter().map(f).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+            };
+            println!(
+                "{:>12} {:>10.0} {:>10} {:>8.0} {:>8.0} {:>8.0}",
+                format!("fio x{depth}"),
+                of(|fio| fio.rate),
+                "",
+                of(|fio| fio.p50),
+                of(|fio| fio.p99),
+                of(|fio| fio.p999),
             );
         }
         let percents = [0.0, 50.0, 75.0, 90.0, 95.0, 99.0];

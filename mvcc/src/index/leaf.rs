@@ -64,10 +64,15 @@ impl Leaf {
         self.heads.touch() ^ u64::from(ids)
     }
 
-    /// Position of a key that is here.
-    pub(super) fn find(&self, keys: &Keys, key: &[u8]) -> Option<usize> {
+    /// Position of a key, or where it would be inserted if it belongs here; `None` if the keys beside the
+    /// place that heads point to do not say so.
+    pub(super) fn look_up(&self, keys: &Keys, key: &[u8]) -> Option<Result<usize, usize>> {
         let mut same = self.heads.same(key);
-        same.find(|&at| keys.key(self.id(at)) == key)
+        let guess = same.start;
+        match same.find(|&at| keys.key(self.id(at)) == key) {
+            Some(at) => Some(Ok(at)),
+            None => self.confirm(keys, key, guess),
+        }
     }
 
     /// The key that a search would compare first, by heads alone: no key is read for it.
@@ -77,15 +82,14 @@ impl Leaf {
 
     /// Position of a key, or where it would be inserted.
     pub(super) fn search(&self, keys: &Keys, key: &[u8]) -> Result<usize, usize> {
-        self.confirm(keys, key).unwrap_or_else(|| {
+        let guess = self.heads.same(key).start;
+        self.confirm(keys, key, guess).unwrap_or_else(|| {
             self.load(keys);
             self.ids[..self.len()].binary_search_by(|&id| keys.key(id & !DEAD).cmp(key))
         })
     }
 
-    /// The position as [`Leaf::search`] has it, if the keys beside the place that heads point to say so.
-    pub(super) fn confirm(&self, keys: &Keys, key: &[u8]) -> Option<Result<usize, usize>> {
-        let guess = self.heads.same(key).start;
+    fn confirm(&self, keys: &Keys, key: &[u8], guess: usize) -> Option<Result<usize, usize>> {
         // The keys on both sides of it are read at once.
         let beside = self.ids[guess.saturating_sub(1)..(guess + 1).min(self.len())].iter();
         black_box(beside.fold(0, |sum, id| sum ^ keys.touch(id & !DEAD)));

@@ -38,11 +38,12 @@ impl Index {
     /// Where a key is or would be, for changes at this place.
     pub fn locate(&self, keys: &Keys, key: &[u8]) -> Place {
         let (path, leaf) = self.descend(|inner| inner.likely_child_of(key));
-        if let Some(at) = leaf.find(keys, key) {
-            let id = Some(leaf.id(at));
-            return Place { path, at, id };
-        }
-        match leaf.confirm(keys, key) {
+        match leaf.look_up(keys, key) {
+            Some(Ok(at)) => Place {
+                path,
+                at,
+                id: Some(leaf.id(at)),
+            },
             Some(Err(at)) if path.is_sure(at, leaf.len()) => Place { path, at, id: None },
             _ => self.locate_surely(keys, key),
         }

@@ -63,7 +63,8 @@ pub enum CompactionMode {
 /// Flags of `henge serve`. Each can also be given as an `ETCD_*` variable (`ETCD_DATA_DIR`); the
 /// flag wins. Given twice, the last one wins.
 #[derive(Args, Clone, Debug)]
-#[command(args_override_self = true)]
+// A negative number is a bad value of its flag, not an unknown flag.
+#[command(args_override_self = true, allow_negative_numbers = true)]
 pub struct ServeArgs {
     /// Human-readable name of this member
     #[arg(long, default_value = "default")]

@@ -27,6 +27,8 @@ const QUOTA_DEFAULT_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 /// Quota above which etcd warns, in bytes.
 const QUOTA_ADVICE_BYTES: i64 = 8 * 1024 * 1024 * 1024;
 
+/// Members of a static cluster.
+const MEMBERS_MAX: usize = 5;
 /// Request size above which etcd warns, in bytes.
 const REQUEST_ADVICE_BYTES: usize = 10 * 1024 * 1024;
 
@@ -210,6 +212,13 @@ fn edge(
     if args.max_request_bytes == 0 {
         return wrong("max-request-bytes", "must be >0");
     }
+    if args.max_request_bytes > henge_wal::ENTRY_BYTES_MAX {
+        let why = format!(
+            "must be at most {}, the log's largest entry",
+            henge_wal::ENTRY_BYTES_MAX
+        );
+        return wrong("max-request-bytes", why);
+    }
     if args.max_request_bytes > REQUEST_ADVICE_BYTES {
         warnings.push(format!(
             "--max-request-bytes {} exceeds the recommended {REQUEST_ADVICE_BYTES}",
@@ -254,6 +263,10 @@ fn cluster(args: &ServeArgs) -> Result<InitialCluster, UsageError> {
         };
         return Ok(InitialCluster(vec![(args.name.clone(), urls)]));
     };
+    if cluster.0.len() > MEMBERS_MAX {
+        let why = format!("at most {MEMBERS_MAX} members, not {}", cluster.0.len());
+        return wrong("initial-cluster", why);
+    }
     let Some((_, urls)) = cluster.0.iter().find(|(name, _)| *name == args.name) else {
         let why = format!(
             "couldn't find local name {:?} in the initial cluster configuration",
@@ -378,6 +391,26 @@ mod tests {
         assert!(one.members.windows(2).all(|w| w[0].id < w[1].id));
         let other = parse(&format!("--name a --initial-cluster-token x {cluster}")).expect("a");
         assert_ne!(one.cluster_id, other.cluster_id);
+    }
+
+    #[test]
+    fn what_the_log_could_not_hold_or_a_sixth_member_is_refused_by_its_flag() {
+        let named = |line: &str, flag: &str| {
+            let told = parse(line).expect_err(line);
+            assert!(told.contains(flag), "{line}: {told}");
+        };
+        named("--max-request-bytes 16777217", "max-request-bytes");
+        assert!(parse("--max-request-bytes 16777216").is_ok());
+        named("--max-txn-ops -1", "--max-txn-ops");
+        named("--busy-poll-us -3", "--busy-poll-us");
+        let members = |count: u16| {
+            let one = |at: u16| format!("m{at}=http://127.0.0.1:{}", 1_000 + at);
+            let all: Vec<_> = (0..count).map(one).collect();
+            let own = "--initial-advertise-peer-urls http://127.0.0.1:1000";
+            format!("--name m0 {own} --initial-cluster {}", all.join(","))
+        };
+        assert!(parse(&members(5)).is_ok(), "{:?}", parse(&members(5)).err());
+        named(&members(6), "initial-cluster");
     }
 
     #[test]

@@ -198,8 +198,13 @@ fn classify(error: &OpenError) -> (&'static str, Option<u64>) {
 }
 
 fn good(report: &OpenReport) -> String {
+    let word = match (report.damaged.is_empty(), &report.cut) {
+        (false, _) => "damaged groups",
+        (true, Some(_)) => "torn tail",
+        (true, None) => "whole",
+    };
     format!(
-        "whole: {} segments, {} batches, {} records, {} bytes, last batch {}",
+        "{word}: {} segments, {} batches, {} records, {} bytes, last batch {}",
         report.segments, report.batches, report.records, report.bytes, report.last_lsn
     )
 }
@@ -265,7 +270,7 @@ fn stat(log: &Path, json: bool) -> u8 {
             "groups": groups,
         });
         println!("{object}");
-        return 0;
+        return tell_holes(log, &found.report);
     }
     println!(
         "{}: cluster {:x}, member {:x}; {}",
@@ -286,7 +291,21 @@ fn stat(log: &Path, json: bool) -> u8 {
             stat.compacted
         );
     }
-    0
+    tell_holes(log, &found.report)
+}
+
+/// Says on standard error what could not be shown, so that nobody takes the rest for all; the exit code.
+fn tell_holes(log: &Path, report: &OpenReport) -> u8 {
+    for damage in &report.damaged {
+        eprintln!("henge wal: {}: not shown: {damage}", log.display());
+    }
+    if !report.damaged.is_empty() {
+        EXIT_GROUPS
+    } else if report.cut.is_some() {
+        EXIT_TORN
+    } else {
+        0
+    }
 }
 
 fn dump(log: &Path, json: bool) -> u8 {
@@ -303,7 +322,7 @@ fn dump(log: &Path, json: bool) -> u8 {
         closed = closed || writeln!(out, "{line}").is_err();
     };
     match inspect::read(log, &mut print) {
-        Ok(_) => 0,
+        Ok(found) => tell_holes(log, &found.report),
         Err(error) => refused(log, &error),
     }
 }

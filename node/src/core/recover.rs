@@ -61,7 +61,8 @@ pub enum RecoverFault {
     /// The log begins after a checkpoint that is not there.
     #[error(
         "group {group}: the log goes on after entry {needed}, but the newest checkpoint ends at \
-         entry {found}; put the missing checkpoint file back, or let the member rejoin empty"
+         entry {found}; put the missing checkpoint file back; other members may \
+         have what is lost (docs/faults.md, a member that lost its log)"
     )]
     MissingCheckpoint {
         /// Its group.

@@ -309,6 +309,13 @@ impl EngineBuilder {
         if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {
             return bad("cluster", "this member's id must be one of the members'");
         }
+        // Larger ones could be taken in and never be logged.
+        if self.request_bytes_max > henge_wal::ENTRY_BYTES_MAX {
+            return bad(
+                "request_bytes_max",
+                "must be at most 16 MiB, the log's largest entry",
+            );
+        }
         self.wal.check().map_err(|why| OpenError::Config {
             setting: "wal",
             why: why.to_owned(),
@@ -590,8 +597,8 @@ fn report_damage(group: u64, report: &henge_wal::OpenReport) {
             last = damage.last,
             file = %damage.file.display(),
             offset = damage.offset,
-            "acknowledged entries cannot be read: this group serves nothing; restore the directory from a \
-             copy, let the member rejoin empty, or see what `henge wal repair` would give up"
+            "acknowledged entries cannot be read: this group serves nothing; other members may have them \
+             (docs/faults.md, a member that lost its log); `henge wal repair` says what it would give up"
         );
     }
 }

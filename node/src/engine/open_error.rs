@@ -18,7 +18,7 @@ pub enum OpenError {
     CheckpointFile(#[from] henge_wal::checkpoint::CheckpointError),
     /// A checkpoint's content is not a store.
     #[error(
-        "{path}: {error}; the log before it is gone: restore the directory from a copy, or let the member rejoin empty"
+        "{path}: {error}; the log before it is gone: put the file back from a copy of it; other members may have what is lost (docs/faults.md, a member that lost its log)"
     )]
     Checkpoint {
         /// The file.

@@ -319,6 +319,9 @@ impl Log {
     }
 
     fn close(mut self, ground: &mut dyn Ground) -> Result<(), OpenError> {
+        // The log may have staged something by itself (it rewrites groups that pin old segments), for which
+        // a closing log begins no segment.
+        self.flush(ground)?;
         self.wal.close();
         loop {
             match self.next(ground)? {

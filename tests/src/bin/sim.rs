@@ -1,4 +1,4 @@
-//! Runs the simulator: `sim --seed N [--seconds S] [--seeds K] [--nodes 1|3] [--planted NAME]`.
+//! Runs the simulator: `sim --seed N [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any] [--planted NAME]`.
 //!
 //! Prints the first seed first and a line of `key=value` pairs last; exits with 1 on a violation, with 2
 //! on a bad argument. With neither `--seconds` nor `--seeds`, one seed is run.
@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use henge_tests::sim::{self, Options, Planted, Stats};
 
-const USAGE: &str = "sim [--seed N] [--seconds S] [--seeds K] [--nodes 1|3] [--virtual-ms MS] \
-                     [--planted NAME] [--print]";
+const USAGE: &str = "sim [--seed N] [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any [--segment-bytes B]] \
+                     [--virtual-ms MS] [--planted NAME] [--print]";
 
 struct Arguments {
     seed: u64,
     seconds: Option<u64>,
     seeds: Option<u64>,
     nodes: Option<usize>,
+    /// A machine with so many shards; 0: with as many as the seed decides.
+    shards: Option<usize>,
+    segment_bytes: Option<u64>,
     virtual_ms: Option<u64>,
     planted: Option<Planted>,
     print: bool,
@@ -61,6 +64,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         seconds: None,
         seeds: None,
         nodes: None,
+        shards: None,
+        segment_bytes: None,
         virtual_ms: None,
         planted: None,
         print: false,
@@ -83,11 +88,20 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--seconds" => arguments.seconds = Some(number()?),
             "--seeds" => arguments.seeds = Some(number()?),
             "--virtual-ms" => arguments.virtual_ms = Some(number()?),
+            "--segment-bytes" => match number()? {
+                bytes @ 65_536..=67_108_864 => arguments.segment_bytes = Some(bytes),
+                bytes => return Err(format!("--segment-bytes: {bytes} is not 64 KiB to 64 MiB")),
+            },
             "--planted" => arguments.planted = Some(value.parse()?),
             "--nodes" => match number()? {
                 1 => arguments.nodes = Some(1),
                 3 => arguments.nodes = Some(3),
                 other => return Err(format!("--nodes: {other} is neither 1 nor 3")),
+            },
+            "--shards" if value == "any" => arguments.shards = Some(0),
+            "--shards" => match usize::try_from(number()?) {
+                Ok(shards @ 1..=1_000) => arguments.shards = Some(shards),
+                _ => return Err(format!("--shards: {value} is not between 1 and 1000")),
             },
             _ => return Err(format!("{word:?} is not known")),
         }
@@ -96,12 +110,17 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
 }
 
 fn options(arguments: &Arguments, seed: u64) -> Options {
-    let mut options = Options::new(seed);
+    let mut options = match (arguments.planted, arguments.shards) {
+        (_, Some(_)) => Options::machine(seed),
+        (Some(planted), None) => planted.options(seed),
+        (None, None) => Options::new(seed),
+    };
     options.planted = arguments.planted;
-    options.nodes = arguments
-        .nodes
-        .or(arguments.planted.map(Planted::nodes))
-        .unwrap_or(options.nodes);
+    options.segment_bytes = arguments.segment_bytes;
+    options.nodes = arguments.nodes.unwrap_or(options.nodes);
+    if let Some(shards @ 1..) = arguments.shards {
+        options.shards = shards;
+    }
     options.virtual_ms = arguments.virtual_ms.unwrap_or(options.virtual_ms);
     options.print = arguments.print;
     options
@@ -121,7 +140,7 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
     println!(
         "seeds={seeds} seconds={:.1} virtual_seconds={} events={} turns={} operations={} \
          not_done={} unknown={} revisions={} watch_responses={} watches_compacted={} faults={} \
-         starts={} failed_starts={} crashes={} poisoned={} frames_lost={} trace={:016x} \
+         starts={} failed_starts={} moves={} crashes={} poisoned={} frames_lost={} trace={:016x} \
          violation={violation}",
         elapsed.as_secs_f64(),
         total.virtual_us / 1_000_000,
@@ -136,6 +155,7 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
         total.faults,
         total.starts,
         total.failed_starts,
+        total.moves,
         total.crashes,
         total.poisoned,
         total.frames_lost,

@@ -152,7 +152,7 @@ impl Host {
             };
             recovered.log = Some(TailLog::new(conf_state.clone(), applied));
         }
-        let config = self.shard_config(voters, now_us, seed);
+        let config = shard_config(GROUP, member(self.at), voters, now_us, seed);
         let shard = Shard::start(config, recovered, 0)
             .map_err(|error| StartError::Refused(error.to_string()))?;
         let inbox = Arc::new(Inbox::new());
@@ -184,26 +184,33 @@ impl Host {
         self.drive.crash();
         self.process = None;
     }
+}
 
-    fn shard_config(&self, voters: Vec<u64>, now_us: u64, seed: u64) -> ShardConfig {
-        ShardConfig {
-            group: GROUP,
-            cluster_id: 7,
-            member_id: member(self.at),
-            voters,
-            election_ticks: 10,
-            tick_ms: TICK_MS,
-            request_timeout_ms: REQUEST_TIMEOUT_MS,
-            request_bytes_max: 3 << 19,
-            pending_bytes_max: 64 << 20,
-            apply_gap_max: 5_000,
-            quota_bytes: 0,
-            progress_notify_ms: 500,
-            checkpoint_bytes: u64::MAX,
-            log_bytes_replayed: 0,
-            seed,
-            first_request_id: (WALL_CLOCK_MS + now_us / 1_000) << 20,
-        }
+/// A group of a member, with this world's times. Checkpoints are never due.
+pub(super) fn shard_config(
+    group: u64,
+    member_id: u64,
+    voters: Vec<u64>,
+    now_us: u64,
+    seed: u64,
+) -> ShardConfig {
+    ShardConfig {
+        group,
+        cluster_id: 7,
+        member_id,
+        voters,
+        election_ticks: 10,
+        tick_ms: TICK_MS,
+        request_timeout_ms: REQUEST_TIMEOUT_MS,
+        request_bytes_max: 3 << 19,
+        pending_bytes_max: 64 << 20,
+        apply_gap_max: 5_000,
+        quota_bytes: 0,
+        progress_notify_ms: 500,
+        checkpoint_bytes: u64::MAX,
+        log_bytes_replayed: 0,
+        seed,
+        first_request_id: (WALL_CLOCK_MS + now_us / 1_000) << 20,
     }
 }
 

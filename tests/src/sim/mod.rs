@@ -10,13 +10,15 @@
 //! find every bug in [`planted`].
 //!
 //! `world` is the event loop, `host` one node, `drive` its disk, `net` the links, `faults` the nemesis,
-//! `client` and `op` the load, `model` and `check` the judges, `settle` the final examination.
+//! `client` and `op` the load, `model` and `check` the judges, `settle` the final examination. `machine` is
+//! another world: one machine with many shards on several cores, whose number changes.
 
 pub mod check;
 pub mod client;
 pub mod drive;
 pub mod faults;
 pub mod host;
+pub mod machine;
 pub mod model;
 pub mod net;
 pub mod op;
@@ -32,6 +34,7 @@ pub use check::Violation;
 pub use planted::Planted;
 
 use check::history::Counts;
+use machine::Machine;
 use world::World;
 
 /// What to run.
@@ -41,6 +44,10 @@ pub struct Options {
     pub seed: u64,
     /// Nodes: 1 or 3.
     pub nodes: usize,
+    /// Shards on one machine with several cores; 0: a cluster of nodes with one core and one shard.
+    pub shards: usize,
+    /// Bytes of a log segment of such a machine, if not the default.
+    pub segment_bytes: Option<u64>,
     /// Milliseconds of virtual time under faults.
     pub virtual_ms: u64,
     /// A bug to plant.
@@ -56,21 +63,40 @@ impl Options {
         Options {
             seed,
             nodes,
+            shards: 0,
+            segment_bytes: None,
             virtual_ms: 2_000,
             planted: None,
             print: false,
         }
     }
 
+    /// A machine of a seed, with a number of shards that the seed decides, too.
+    pub fn machine(seed: u64) -> Self {
+        Options {
+            nodes: 1,
+            shards: 2 + usize::try_from(seed % 23).unwrap_or_default(),
+            virtual_ms: 1_000,
+            ..Options::new(seed)
+        }
+    }
+
     /// The command that repeats this run.
     pub fn command(&self) -> String {
+        let shape = match self.shards {
+            0 => format!("--nodes {}", self.nodes),
+            shards => match self.segment_bytes {
+                Some(bytes) => format!("--shards {shards} --segment-bytes {bytes}"),
+                None => format!("--shards {shards}"),
+            },
+        };
         let planted = self
             .planted
             .map_or(String::new(), |planted| format!(" --planted {planted}"));
         format!(
-            "cargo run --release -p henge-tests --bin sim -- --seed {} --seeds 1 --nodes {} \
+            "cargo run --release -p henge-tests --bin sim -- --seed {} --seeds 1 {shape} \
              --virtual-ms {}{planted} --print",
-            self.seed, self.nodes, self.virtual_ms
+            self.seed, self.virtual_ms
         )
     }
 }
@@ -100,6 +126,8 @@ pub struct Stats {
     pub crashes: u64,
     /// Logs poisoned by an error of the disk.
     pub poisoned: u64,
+    /// Starts that found shards to be moved to other cores.
+    pub moves: u64,
     /// Frames lost.
     pub frames_lost: u64,
     /// Responses that watchers got.
@@ -116,7 +144,7 @@ impl Stats {
         self.counts.done += other.counts.done;
         self.counts.not_done += other.counts.not_done;
         self.counts.unknown += other.counts.unknown;
-        let sums: [(&mut u64, u64); 10] = [
+        let sums: [(&mut u64, u64); 11] = [
             (&mut self.events, other.events),
             (&mut self.virtual_us, other.virtual_us),
             (&mut self.turns, other.turns),
@@ -125,6 +153,7 @@ impl Stats {
             (&mut self.failed_starts, other.failed_starts),
             (&mut self.crashes, other.crashes),
             (&mut self.poisoned, other.poisoned),
+            (&mut self.moves, other.moves),
             (&mut self.frames_lost, other.frames_lost),
             (&mut self.watch_responses, other.watch_responses),
         ];
@@ -137,17 +166,21 @@ impl Stats {
 
 /// Runs one seed. A panic anywhere in the engine is a violation, too.
 pub fn run(options: &Options) -> Result<Stats, Violation> {
-    let mut world = World::new(options);
-    let ran = catch_unwind(AssertUnwindSafe(|| world.run(options.virtual_ms * 1_000)));
-    match ran {
-        Ok(Ok(())) => Ok(world.stats),
-        Ok(Err(violation)) => Err(violation),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text
-                .or(panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            Err(Violation(format!("the engine panicked: {text}")))
+    let for_us = options.virtual_ms * 1_000;
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        if options.shards > 0 {
+            let mut machine = Machine::new(options);
+            machine.run(for_us).map(|()| machine.stats)
+        } else {
+            let mut world = World::new(options);
+            world.run(for_us).map(|()| world.stats)
         }
-    }
+    }));
+    ran.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or(panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Violation(format!("the engine panicked: {text}")))
+    })
 }

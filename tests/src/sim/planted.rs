@@ -5,6 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::Options;
+
 /// A bug to plant in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
@@ -24,10 +26,13 @@ pub enum Planted {
     RottenReplica,
     /// One watch response in a hundred never reaches its client.
     LostEvent,
+    /// A power loss undoes what was written to the layout file since the machine started: renamed, never
+    /// synced.
+    LostLayout,
 }
 
 /// All of them.
-pub const ALL: [Planted; 8] = [
+pub const ALL: [Planted; 9] = [
     Planted::AckBeforeDurable,
     Planted::LostWrite,
     Planted::LostTail,
@@ -36,6 +41,7 @@ pub const ALL: [Planted; 8] = [
     Planted::RepeatedProposal,
     Planted::RottenReplica,
     Planted::LostEvent,
+    Planted::LostLayout,
 ];
 
 impl Planted {
@@ -50,6 +56,7 @@ impl Planted {
             Planted::RepeatedProposal => "repeated-proposal",
             Planted::RottenReplica => "rotten-replica",
             Planted::LostEvent => "lost-event",
+            Planted::LostLayout => "lost-layout",
         }
     }
 
@@ -57,8 +64,23 @@ impl Planted {
     pub fn nodes(self) -> usize {
         match self {
             Planted::AckBeforeDurable | Planted::LostWrite | Planted::LostTail => 1,
-            Planted::LostEvent => 1,
+            Planted::LostEvent | Planted::LostLayout => 1,
             _ => 3,
+        }
+    }
+
+    /// A run of a seed in which the bug can show.
+    pub fn options(self, seed: u64) -> Options {
+        let options = match self {
+            Planted::LostLayout => Options::machine(seed),
+            _ => Options {
+                nodes: self.nodes(),
+                ..Options::new(seed)
+            },
+        };
+        Options {
+            planted: Some(self),
+            ..options
         }
     }
 }

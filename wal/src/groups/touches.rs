@@ -3,6 +3,8 @@
 //!
 //! Must never know: what the groups are before.
 
+use std::collections::BTreeMap;
+
 use crate::record::HardState;
 use crate::{GroupId, Record};
 
@@ -29,6 +31,8 @@ pub(crate) struct Touch {
     pub(super) count: u64,
     pub(super) bytes: u64,
     pub(super) hard: Option<HardState>,
+    /// A later touch of the group takes its records now.
+    is_past: bool,
 }
 
 /// What the records of a batch do, in their order.
@@ -37,8 +41,8 @@ pub(crate) struct Touches {
     pub(super) all: Vec<Touch>,
     /// The one that took the last record.
     at: usize,
-    /// There are changes among them: then order between touches of a group matters.
-    changes: bool,
+    /// The latest of each group.
+    latest: BTreeMap<GroupId, usize>,
 }
 
 impl Touches {
@@ -49,11 +53,11 @@ impl Touches {
     pub(crate) fn clear(&mut self) {
         self.all.clear();
         self.at = 0;
-        self.changes = false;
+        self.latest.clear();
     }
 
     pub(crate) fn has(&self, group: GroupId) -> bool {
-        self.all.iter().any(|touch| touch.group == group)
+        self.latest.contains_key(&group)
     }
 
     /// Note a record. Records of one group that follow each other share a touch.
@@ -101,35 +105,48 @@ impl Touches {
     }
 
     pub(crate) fn change(&mut self, group: GroupId, change: Change) {
-        self.changes = true;
-        self.all.push(Touch {
+        self.at = self.push(Touch {
             group,
             change,
             ..Touch::default()
         });
     }
 
-    /// The touch that takes the next record of a group: the one of the last record, or the one after it
-    /// (turns that share a batch visit the groups in the same order: 64 groups of 16 turns would
-    /// otherwise be a thousand touches), or a new one.
+    /// The touch that takes the next record of a group: its latest one, wherever that is (64 groups of 16
+    /// turns would otherwise be a thousand touches), or a new one. Never an earlier one: its records
+    /// would be applied before those that came between, and look like a gap. Tried first are the touch of
+    /// the last record and the one after it, because turns mostly visit the groups in the same order.
     fn touch(&mut self, group: GroupId) -> &mut Touch {
-        let is = |at: usize| self.all.get(at).is_some_and(|touch| touch.group == group);
-        let last = self.all.len().saturating_sub(1);
-        let next = if self.at >= last { 0 } else { self.at + 1 };
-        if self.changes {
-            self.at = last;
-        }
+        let is = |at: usize| {
+            let touch = self.all.get(at);
+            touch.is_some_and(|touch| touch.group == group && !touch.is_past)
+        };
+        let next = if self.at + 1 < self.all.len() {
+            self.at + 1
+        } else {
+            0
+        };
         if !is(self.at) {
-            self.at = if !self.changes && is(next) {
+            self.at = if is(next) {
                 next
+            } else if let Some(latest) = self.latest.get(&group) {
+                *latest
             } else {
-                self.all.push(Touch {
+                self.push(Touch {
                     group,
                     ..Touch::default()
-                });
-                self.all.len() - 1
+                })
             };
         }
         &mut self.all[self.at]
+    }
+
+    fn push(&mut self, touch: Touch) -> usize {
+        let at = self.all.len();
+        if let Some(before) = self.latest.insert(touch.group, at) {
+            self.all[before].is_past = true;
+        }
+        self.all.push(touch);
+        at
     }
 }

@@ -25,6 +25,7 @@ pub enum Work {
 
 /// Loads an engine and measures it.
 #[derive(Args, Clone, Debug)]
+#[command(allow_negative_numbers = true)]
 pub struct BenchArgs {
     /// What each client does
     #[arg(value_enum, default_value = "put")]
@@ -82,6 +83,43 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
+impl BenchArgs {
+    /// What single flags cannot say about each other.
+    pub fn check(&self) -> Result<(), String> {
+        if self.cores > self.shards {
+            return Err(format!(
+                "--cores {} is more than --shards {}: a core without a shard has nothing to do",
+                self.cores, self.shards
+            ));
+        }
+        if self.endpoints.is_empty() {
+            return Ok(());
+        }
+        for url in &self.endpoints {
+            let address = url.strip_prefix("http://").unwrap_or(url);
+            let port = address
+                .rsplit_once(':')
+                .map(|(_, port)| port.trim_end_matches('/'));
+            if url.starts_with("https://") || port.is_none_or(|port| port.parse::<u16>().is_err()) {
+                return Err(format!(
+                    "--endpoints {url}: give http://HOST:PORT or HOST:PORT (no TLS in this version)"
+                ));
+            }
+        }
+        let embedded = [
+            ("--shards", self.shards != 1),
+            ("--cores", self.cores != 1),
+            ("--data-dir", self.data_dir.is_some()),
+        ];
+        match embedded.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(format!(
+                "{flag} is for the embedded engine; servers at --endpoints have their own"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text
         .trim_end_matches('s')
@@ -91,5 +129,41 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(Duration::from_secs_f64(number))
     } else {
         Err("must be between 0.001 and 86400 seconds".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn told(line: &str) -> String {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        match <Line as clap::Parser>::try_parse_from(words) {
+            Ok(line) => line.bench.check().err().unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_name_their_flag() {
+        assert_eq!(told("--shards 4 --cores 2"), "");
+        assert_eq!(told("--endpoints http://127.0.0.1:2379,localhost:2379"), "");
+        let wrong = [
+            ("--shards 2 --cores 4", "--cores"),
+            ("--endpoints foo", "--endpoints"),
+            ("--endpoints https://127.0.0.1:2379", "--endpoints"),
+            ("--endpoints localhost:1 --shards 2", "--shards"),
+            ("--endpoints localhost:1 --data-dir x", "--data-dir"),
+            ("--duration -1", "--duration"),
+        ];
+        for (line, flag) in wrong {
+            assert!(told(line).contains(flag), "{line}: {:?}", told(line));
+        }
     }
 }

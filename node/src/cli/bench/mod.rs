@@ -17,8 +17,16 @@ pub use args::BenchArgs;
 
 use std::process::ExitCode;
 
-/// Runs the load and prints the result. Exit code 1 when it could not be run or operations failed.
+/// For wrong usage, as the flags' own errors.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the load and prints the result. Exit code 1 when it could not be run or operations failed, 2 for
+/// arguments that do not fit together.
 pub fn run(args: &BenchArgs) -> ExitCode {
+    if let Err(why) = args.check() {
+        eprintln!("error: {why}");
+        return ExitCode::from(EXIT_USAGE);
+    }
     let outcome = if args.endpoints.is_empty() {
         embedded::run(args)
     } else {
