@@ -278,7 +278,7 @@ fn shards_are_merged_in_key_order_and_cross_shard_work_is_refused() {
         ));
         drop(engine);
         let other = Engine::builder(dir).host(host).shards(4).open();
-        let other = other.err().expect("refused").to_string();
+        let other = other.expect_err("refused").to_string();
         assert!(other.contains("5 shards, not with 4 shards"), "{other}");
         let engine = builder().open().expect("opens").blocking();
         assert_eq!(engine.range(&all()).expect("range").body.count, 100);
@@ -328,7 +328,7 @@ fn a_log_that_is_gone_is_not_taken_for_an_empty_one() {
     let builder = || Engine::builder(&dir.0).cores(2).shards(2);
     drop(builder().open().expect("opens"));
     std::fs::rename(dir.0.join("core-1"), dir.0.join("elsewhere")).expect("rename");
-    let refused = builder().open().err().expect("refused").to_string();
+    let refused = builder().open().expect_err("refused").to_string();
     assert!(refused.contains("core-1"), "{refused}");
     std::fs::rename(dir.0.join("elsewhere"), dir.0.join("core-1")).expect("rename");
     drop(builder().open().expect("opens"));
@@ -338,11 +338,7 @@ fn a_log_that_is_gone_is_not_taken_for_an_empty_one() {
 fn a_second_engine_on_the_same_directory_is_refused() {
     on_every_host("second", |dir, host| {
         let engine = open(dir, host);
-        let second = Engine::builder(dir)
-            .host(host)
-            .open()
-            .err()
-            .expect("refused");
+        let second = Engine::builder(dir).host(host).open().expect_err("refused");
         let holder = std::process::id().to_string();
         assert!(
             second.to_string().contains(&holder),
@@ -357,7 +353,7 @@ fn somebody_elses_directory_is_not_touched() {
     let dir = Scratch::new("stranger");
     std::fs::create_dir_all(&dir.0).expect("mkdir");
     std::fs::write(dir.0.join("thesis.tex"), "important").expect("write");
-    let refused = Engine::builder(&dir.0).open().err().expect("refused");
+    let refused = Engine::builder(&dir.0).open().expect_err("refused");
     assert!(refused.to_string().contains("thesis.tex"), "{refused}");
     assert_eq!(std::fs::read_dir(&dir.0).expect("list").count(), 1);
 }
@@ -472,7 +468,7 @@ fn a_checkpoint_lets_the_log_go_and_is_what_a_restart_starts_from() {
         drop((engine, blocking));
 
         std::fs::remove_dir_all(&checkpoints).expect("remove");
-        let refused = builder().open().err().expect("refused").to_string();
+        let refused = builder().open().expect_err("refused").to_string();
         assert!(refused.contains("checkpoint"), "{refused}");
     });
 }

@@ -218,8 +218,7 @@ fn keys_in_order_stay_together_and_keep_their_split() {
     let refused = builder()
         .router(splits(&["g", "q"]))
         .open()
-        .err()
-        .expect("refused");
+        .expect_err("refused");
     let refused = refused.to_string();
     assert!(
         refused.contains("\"p\"") && refused.contains("\"q\""),

@@ -109,7 +109,8 @@ impl Engine {
     }
 
     /// Forgets history below these revisions, shard by shard; shards at 0 keep theirs. `physical` waits
-    /// until it is gone. A shard that was compacted farther before is left as it is.
+    /// until it is gone, for which open snapshots have to end. A shard that was compacted farther before is
+    /// left as it is.
     pub fn compact_to(
         &self,
         revisions: &Revisions,
