@@ -6,10 +6,9 @@
 //! operation.
 //!
 //! `builder` opens it, `kv`, `batch`, `watch`, `lease` and `snapshot` are its operations, `sharded` those
-//! over several shards;
-//! `route` decides which shard holds a key, `submit` hands a request over, `ticket` is the waiting;
-//! `keyspace` shows one shard as a whole etcd, `blocking` serves callers without a runtime, `inspect`
-//! and `stats` tell how it fares, `lifecycle` ends it.
+//! over several shards; `route` decides which shard holds a key, `submit` hands a request over, `ticket` is
+//! the waiting; `keyspace` shows one shard as a whole etcd, `blocking` serves callers without a runtime,
+//! `inspect` and `stats` tell how it fares, `lifecycle` ends it.
 
 pub mod batch;
 pub mod blocking;

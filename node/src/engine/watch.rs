@@ -1,7 +1,8 @@
 //! Watching keys of one shard.
 //!
 //! Promises: responses come in revision order, none twice, none left out; dropping the watcher ends it.
-//! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine.rs` and `tests/cancel.rs`.
+//! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine.rs` and
+//! `tests/cancel.rs`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
