@@ -5,11 +5,12 @@
 //!
 //! `HENGE_SEED=n` runs one seed, `HENGE_SEEDS=n` that many (the default is small; 20,000 run clean).
 //!
-//! `sim` has the cluster and the dice, `host` what a node's host does, `wire` the network, `faults` and
-//! `duel` what goes wrong, `workload` what clients and operators want.
+//! `sim` has the cluster and the dice, `host` what a node's host does, `wire` the network, `faults`, `duel`
+//! and `aba` what goes wrong, `workload` what clients and operators want.
 
 #![allow(unexpected_cfgs)] // `henge_planted`: see the end of this file.
 
+mod aba;
 mod duel;
 mod faults;
 mod host;
@@ -71,10 +72,6 @@ fn runs_are_repeatable() {
 fn planted_bugs_are_found() {
     use henge_raft::planted::{Bug, plant};
     const SEEDS_MAX: u64 = 2_000;
-    // Not found: an answer to an overtaken append must come while storage holds another entry at its index,
-    // and that entry must be read before it is overwritten. The first was seen in one of 2,000 seeds, the
-    // second never. What shows this bug is etcd's `append_aba_race`, by its log lines.
-    const RARE: [Bug; 1] = [Bug::SkipTermOfStorage];
     // What they break is reported by panics, which nobody needs to see here.
     std::panic::set_hook(Box::new(|_| ()));
     let mut missed = Vec::new();
@@ -103,8 +100,5 @@ fn planted_bugs_are_found() {
     }
     let _ = std::panic::take_hook();
     println!("not found: {missed:?}");
-    assert!(
-        missed.iter().all(|bug| RARE.contains(bug)),
-        "not found: {missed:?}"
-    );
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }

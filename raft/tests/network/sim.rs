@@ -79,6 +79,8 @@ pub struct Options {
     /// Everybody wants to lead, all the time: entries are overwritten before they are committed, as in
     /// figure 8 of the paper.
     pub is_fickle: bool,
+    /// The run begins with `aba`.
+    pub begins_with_aba: bool,
 }
 
 impl Sim {
@@ -107,6 +109,7 @@ impl Sim {
                 slow_chance: 0,
                 slow_inbox: NONE,
                 is_fickle: false,
+                begins_with_aba: false,
             },
             proposals: 0,
             changes: 0,
@@ -132,6 +135,7 @@ impl Sim {
                 _ => NONE,
             },
             is_fickle: sim.chance(300),
+            begins_with_aba: false,
         };
         if sim.options.is_fickle {
             // Either would keep the peace.
@@ -164,6 +168,8 @@ impl Sim {
             );
             sim.restart(id);
         }
+        // Of fewer than five, nobody is elected without the listener and a rival.
+        sim.options.begins_with_aba = sim.options.is_async && count >= 5 && seed % 8 == 7;
         sim
     }
 
@@ -186,6 +192,9 @@ impl Sim {
         let weights = self.weights();
         let total = weights.iter().map(|(_, weight)| weight).sum();
         self.steps_left = steps as u64;
+        if self.options.begins_with_aba {
+            self.aba();
+        }
         while self.steps_left > 0 {
             self.steps_left -= 1;
             let id = self.any_id();
