@@ -8,6 +8,7 @@
 mod confchange;
 mod datadriven;
 mod interaction;
+mod nodes;
 mod output;
 mod quorum;
 
