@@ -25,9 +25,9 @@ use std::path::Path;
 #[global_allocator]
 static ALLOCATOR: common::allocations::Counting = common::allocations::Counting;
 
-/// About ten seconds each on one slow core.
-const RUNS_CODEC: u64 = 600_000;
-const RUNS_STEP: u64 = 300_000;
+/// About twenty seconds each.
+const RUNS_CODEC: u64 = 12_000_000;
+const RUNS_STEP: u64 = 2_400_000;
 const LENGTH_MAX: u64 = 300;
 /// Inputs kept to be varied.
 const POOL_MAX: usize = 4_096;
