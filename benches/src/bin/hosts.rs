@@ -13,13 +13,14 @@
 )]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::Parser;
 
 use henge_benches::server::{Program, Server, tool_output};
 use henge_benches::stats::median;
+use henge_benches::workspace::{built_henge, target_dir};
 
 /// Callers of a crowd: what one shard serves best (docs/performance.md).
 const IDLE_CROWD: u32 = 1_024;
@@ -75,7 +76,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), String> {
     let binary = match &options.binary {
         Some(path) => path.clone(),
-        None => built_henge()?,
+        // In a folder of its own: the build that the other benchmarks measure has only the default hosts.
+        None => built_henge(&target_dir()?.join("all-hosts"), &["glommio"])?,
     };
     let dir = match &options.dir {
         Some(dir) => dir.clone(),
@@ -296,43 +298,6 @@ fn middle(loads: &[Load]) -> Option<Load> {
         p99_us: of(|l| l.p99_us)?,
         p999_us: of(|l| l.p999_us)?,
     })
-}
-
-/// Cargo's target directory, which this program runs from (`target/release/hosts`).
-fn target_dir() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|e| format!("cannot find my own path: {e}"))?;
-    own.ancestors()
-        .nth(2)
-        .map(Path::to_path_buf)
-        .ok_or_else(|| format!("{} is in no target directory; give --dir", own.display()))
-}
-
-/// The release build of the workspace, with every host it can have, brought up to date first. In a
-/// folder of its own: the build that the other benchmarks measure has only the default hosts.
-fn built_henge() -> Result<PathBuf, String> {
-    let target = target_dir()?.join("all-hosts");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(&cargo)
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "-p",
-            "henge",
-            "--bin",
-            "henge",
-        ])
-        .args(["--features", "glommio", "--target-dir"])
-        .arg(&target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .map_err(|e| format!("cannot run cargo to build henge: {e}; give --binary PATH"))?;
-    if !status.success() {
-        return Err(format!(
-            "building henge failed ({status}); or give --binary PATH"
-        ));
-    }
-    Ok(target.join("release").join("henge"))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use henge_benches::embedded;
 use henge_benches::h2load::{Generator, Load};
 use henge_benches::server::{Program, Server, tool_output};
 use henge_benches::stats::median;
+use henge_benches::workspace::{built_henge, target_dir};
 
 /// Puts sent before measuring: they warm the server up and tell its rate.
 const CROWD_WARM_PUTS: u64 = 10_000;
@@ -109,7 +110,7 @@ fn against_etcd(options: &Options, dir: &Path, rounds: usize, seconds: f64) -> R
     let generator = Generator::new(dir)?;
     let mut henge = Program::henge(match &options.binary {
         Some(path) => path.clone(),
-        None => built_henge()?,
+        None => built_henge(&target_dir()?, &[])?,
     });
     if options.plain {
         henge.subcommand = None;
@@ -238,43 +239,6 @@ fn surroundings(dir: &Path) -> String {
             .unwrap_or("unknown file system"),
         dir.display()
     )
-}
-
-/// Cargo's target directory, which this program runs from (`target/release/peers`).
-fn target_dir() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|e| format!("cannot find my own path: {e}"))?;
-    own.ancestors()
-        .nth(2)
-        .map(Path::to_path_buf)
-        .ok_or_else(|| format!("{} is in no target directory; give --dir", own.display()))
-}
-
-/// The release build of the workspace, brought up to date first: comparing a stale one would be
-/// worse than comparing none.
-fn built_henge() -> Result<PathBuf, String> {
-    let target = target_dir()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(&cargo)
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "-p",
-            "henge",
-            "--bin",
-            "henge",
-            "--target-dir",
-        ])
-        .arg(&target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .map_err(|e| format!("cannot run cargo to build henge: {e}; give --binary PATH"))?;
-    if !status.success() {
-        return Err(format!(
-            "building henge failed ({status}); or give --binary PATH"
-        ));
-    }
-    Ok(target.join("release").join("henge"))
 }
 
 #[cfg(test)]
