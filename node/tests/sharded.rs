@@ -1,4 +1,16 @@
 //! Several shards as one engine: routing by order, ranges and watches with a revision per shard, leases.
+//!
+//! What the engine promises of several shards, and the test that fails if it is not so:
+//!
+//! | promise | test |
+//! |---|---|
+//! | operations on a key are linearizable in its shard, whatever fails | henge-tests `no_seed_breaks_a_shards_promise_on_any_number_of_cores`, `--bin crash -- --embedded-shards` |
+//! | a transaction stays in a shard; else the error names two keys | `keys_in_order_stay_together_and_keep_their_split`, `a_crossing_transaction_is_refused_by_both_keys` |
+//! | ranges merge in key order: limit, order, keys only, count | `sharded_twin.rs`, against one shard |
+//! | the same at a revision of each shard, and its hash, over restarts and other numbers of cores | `sharded_twin.rs`, `pages_read_at_a_revision_of_each_shard_see_one_state` |
+//! | what cannot be merged is refused | `what_has_no_order_over_shards_is_refused` |
+//! | a watch goes on where it was left | `a_watch_over_shards_goes_on_where_it_was_left`, `a_watch_goes_on_over_restarts_with_other_numbers_of_cores` |
+//! | compaction is each shard's own | `compaction_goes_as_far_in_each_shard_as_it_is_told` |
 
 use std::path::PathBuf;
 
@@ -291,4 +303,174 @@ fn a_lease_lives_in_the_shard_its_id_says() {
         .wait(engine.lease_grant(7, 100))
         .expect("the caller's own id");
     assert_eq!(own.body.id, 7);
+}
+
+#[test]
+fn a_crossing_transaction_is_refused_by_both_keys() {
+    let (_dir, builder) = scratch("crossing");
+    let engine = builder().shards(8).open().expect("opens");
+    let wait = engine.blocking();
+    let key = |number: u64| format!("k{number}").into_bytes();
+    let shard = |key: &[u8]| henge::engine::route::shard_of(key, 8);
+    let home = key(0);
+    fn put(key: &[u8]) -> RequestOp<'_> {
+        RequestOp::Put(PutRequest {
+            key,
+            value: b"v",
+            ..Default::default()
+        })
+    }
+    let (mut together, mut apart) = (0, 0);
+    for number in 1..60 {
+        let other = key(number);
+        let txn = TxnRequest {
+            success: vec![put(&home), put(&other)],
+            ..Default::default()
+        };
+        match wait.txn(&txn) {
+            Ok(_) => {
+                assert_eq!(shard(&home), shard(&other));
+                together += 1;
+            }
+            Err(error) => {
+                assert_ne!(shard(&home), shard(&other));
+                let expected = TxnMistake::CrossShard {
+                    first: home.clone().into(),
+                    other: other.clone().into(),
+                };
+                assert_eq!(error, TxnError::Caller(expected));
+                assert!(error.to_string().contains(&format!("k{number}")), "{error}");
+                assert_eq!(wait.get(&other).expect("get"), None, "nothing was done");
+                apart += 1;
+            }
+        }
+    }
+    assert!(together > 0 && apart > 0);
+}
+
+#[test]
+fn what_has_no_order_over_shards_is_refused() {
+    let (_dir, builder) = scratch("orders");
+    let engine = builder().shards(3).open().expect("opens");
+    let wait = engine.blocking();
+    let one_shard_only = |answer| {
+        matches!(
+            answer,
+            Err(RangeError::Caller(RangeMistake::OneShardOnly { .. }))
+        )
+    };
+    let past = RangeRequest {
+        revision: 1,
+        ..span(b"a", b"z")
+    };
+    assert!(one_shard_only(wait.range(&past).map(|_| ())));
+    let by_value = RangeRequest {
+        sort_target: henge::mvcc::SortTarget::Value,
+        ..span(b"a", b"z")
+    };
+    assert!(one_shard_only(wait.range(&by_value).map(|_| ())));
+    assert!(one_shard_only(
+        wait.wait(engine.range_at(&by_value, None)).map(|_| ())
+    ));
+    // One key is one shard's, and may be asked for as in etcd.
+    wait.put("a", "v").expect("put");
+    let now = wait.get("a").expect("get").expect("there").mod_revision;
+    let one = RangeRequest {
+        revision: now,
+        ..span(b"a", b"")
+    };
+    assert_eq!(wait.range(&one).expect("range").body.count, 1);
+}
+
+#[test]
+fn compaction_goes_as_far_in_each_shard_as_it_is_told() {
+    let (_dir, builder) = scratch("compact");
+    let engine = builder().shards(3).cores(2).open().expect("opens");
+    let wait = engine.blocking();
+    for round in 0..4 {
+        for number in 0..30 {
+            wait.put(format!("k{number}"), round.to_string())
+                .expect("put");
+        }
+    }
+    let now = wait.wait(engine.revisions()).expect("revisions");
+    let target: Revisions = [now.get(0), 0, now.get(2) - 5].into_iter().collect();
+    wait.wait(engine.compact_to(&target, true))
+        .expect("compacts");
+    // A vector that one shard cannot serve any more is refused; one at the edge is not.
+    let read = |at: &Revisions| wait.wait(engine.range_at(&span(b"k", b"l"), Some(at)));
+    let edge: Revisions = [target.get(0), 2, target.get(2)].into_iter().collect();
+    assert!(read(&edge).is_ok());
+    for (first, last) in [(0, 1), (1, 0)] {
+        let beyond = [target.get(0) - first, 2, target.get(2) - last];
+        assert!(matches!(
+            read(&beyond.into_iter().collect()),
+            Err(RangeError::Caller(RangeMistake::Compacted { .. }))
+        ));
+    }
+}
+
+#[test]
+fn a_watch_goes_on_over_restarts_with_other_numbers_of_cores() {
+    let (_dir, builder) = scratch("resume");
+    let create = WatchCreate {
+        key: "k".into(),
+        range_end: "l".into(),
+        ..Default::default()
+    };
+    let mut kept = None;
+    let mut seen = Vec::new();
+    let mut written = 0;
+    for cores in [2, 1, 3, 2] {
+        let engine = match kept {
+            None => builder().shards(6).cores(cores).open(),
+            Some(_) => builder().cores(cores).open(),
+        };
+        let engine = engine.expect("opens");
+        let wait = engine.blocking();
+        let mut put = |count: usize| {
+            for _ in 0..count {
+                wait.put(format!("k{written:03}"), "v").expect("put");
+                written += 1;
+            }
+        };
+        // Before it watches again, after, and more than it reads.
+        if kept.is_some() {
+            put(15);
+        }
+        let after = kept
+            .as_ref()
+            .map(|bytes: &bytes::Bytes| Revisions::decode(bytes).expect("as it was encoded"));
+        let mut watcher = engine
+            .watch_after(&create, after.as_ref())
+            .expect("watches");
+        let mut created = 0;
+        while created < 6 {
+            let (_, response) = wait.wait(watcher.next()).expect("response");
+            created += usize::from(response.created);
+            seen.extend(response.events.into_iter().map(|event| event.kv.key));
+        }
+        put(30);
+        while seen.len() < written - 10 {
+            let (_, response) = wait.wait(watcher.next()).expect("response");
+            seen.extend(response.events.into_iter().map(|event| event.kv.key));
+        }
+        kept = Some(watcher.revisions().encode());
+        wait.stop();
+    }
+    let engine = builder().cores(1).open().expect("opens");
+    let after = Revisions::decode(&kept.expect("it was kept")).expect("as it was encoded");
+    let mut watcher = engine.watch_after(&create, Some(&after)).expect("watches");
+    while seen.len() < written {
+        let (_, response) = engine.blocking().wait(watcher.next()).expect("response");
+        seen.extend(response.events.into_iter().map(|event| event.kv.key));
+    }
+    let expected: std::collections::BTreeSet<_> =
+        (0..written).map(|number| format!("k{number:03}")).collect();
+    let found: std::collections::BTreeSet<_> = seen
+        .iter()
+        .map(|key| String::from_utf8_lossy(key).into_owned())
+        .collect();
+    assert_eq!(found, expected, "missed");
+    assert_eq!(seen.len(), written, "repeated");
 }

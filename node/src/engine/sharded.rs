@@ -33,6 +33,16 @@ pub struct Sharded<T> {
 
 impl Engine {
     /// How far every shard is, linearizably.
+    ///
+    /// Cancel safety: dropping the future gives up the answer; nothing else happens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let written = engine.put("greeting", "hello").await?;
+    /// assert_eq!(engine.revisions().await?.get(0), written.header.revision);
+    /// # Ok(()) }) }
+    /// ```
     pub fn revisions(&self) -> impl Future<Output = Result<Revisions, RangeError>> + Send + use<> {
         let tickets: Vec<_> = (0..self.shards())
             .map(|shard| self.submit(shard, RequestKind::Barrier))
@@ -50,6 +60,22 @@ impl Engine {
     /// now. The answer's revisions, handed in with the next page's key, read on in the same state.
     ///
     /// The request's own revision must be 0, and its order that of the keys.
+    ///
+    /// Cancel safety: dropping the future gives up the answer; nothing else happens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::{KeyRange, RangeRequest};
+    ///
+    /// engine.put("greeting", "hello").await?;
+    /// let everything = RangeRequest { range: KeyRange::all(), ..RangeRequest::default() };
+    /// let now = engine.range_at(&everything, None).await?;
+    /// engine.put("greeting", "good-bye").await?;
+    /// let then = engine.range_at(&everything, Some(&now.revisions)).await?;
+    /// assert_eq!(then.body.kvs, now.body.kvs);
+    /// # Ok(()) }) }
+    /// ```
     pub fn range_at(
         &self,
         request: &mvcc::RangeRequest<'_>,
@@ -76,6 +102,26 @@ impl Engine {
 
     /// Watches a key or a range over all shards it touches, from what comes next or after `after`. The
     /// request's own start revision must be 0.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// engine.put("a", "1").await?;
+    /// let seen = engine.revisions().await?;
+    /// engine.put("b", "2").await?;
+    /// let create = WatchCreate { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+    /// let mut watcher = engine.watch_after(&create, Some(&seen))?;
+    /// let missed = loop {
+    ///     let (_, response) = watcher.next().await.expect("the engine runs");
+    ///     if let Some(event) = response.events.into_iter().next() {
+    ///         break event;
+    ///     }
+    /// };
+    /// assert_eq!(missed.kv.key, "b");
+    /// # Ok(()) }) }
+    /// ```
     pub fn watch_after(
         &self,
         create: &WatchCreate,
@@ -111,6 +157,21 @@ impl Engine {
     /// Forgets history below these revisions, shard by shard; shards at 0 keep theirs. `physical` waits
     /// until it is gone, for which open snapshots have to end. A shard that was compacted farther before is
     /// left as it is.
+    ///
+    /// Cancel safety: the compactions start when this is called; dropping the future gives up the answer, never
+    /// them.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// engine.put("greeting", "again").await?;
+    /// let now = engine.revisions().await?;
+    /// engine.compact_to(&now, true).await?;
+    /// let before: henge::Revisions = [now.get(0) - 1].into_iter().collect();
+    /// assert!(engine.hashes(Some(&before)).await.is_err());
+    /// # Ok(()) }) }
+    /// ```
     pub fn compact_to(
         &self,
         revisions: &Revisions,
@@ -136,20 +197,40 @@ impl Engine {
         }
     }
 
-    /// Hashes of the content of every shard, in shard order: at `at`, or as it is now.
+    /// Hashes of the content of every shard, in shard order: at `at`, or as it is now. Linearizable: a shard
+    /// that was just opened first applies what its log holds.
+    ///
+    /// Cancel safety: dropping the future gives up the answer; nothing else happens.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// let now = engine.revisions().await?;
+    /// let before = engine.hashes(Some(&now)).await?;
+    /// engine.put("greeting", "again").await?;
+    /// assert_eq!(engine.hashes(Some(&now)).await?, before);
+    /// # Ok(()) }) }
+    /// ```
     pub fn hashes(
         &self,
         at: Option<&Revisions>,
     ) -> impl Future<Output = Result<Vec<HashKv>, RangeError>> + Send + use<> {
         let checked = self.check_revisions(at);
-        let tickets: Vec<_> = (0..self.shards())
-            .map(|shard| {
-                let revision = at.map_or(0, |at| at.get(shard));
-                self.submit(shard, RequestKind::HashKv(revision))
-            })
+        let asked: Vec<_> = (0..self.shards())
+            .map(|shard| at.map_or(0, |at| at.get(shard)))
             .collect();
+        let there = self.revisions();
+        let engine = self.clone();
         async move {
             checked?;
+            // The hash itself is a look at what is applied here (as etcd's HashKV).
+            there.await?;
+            let tickets: Vec<_> = asked
+                .into_iter()
+                .enumerate()
+                .map(|(shard, revision)| engine.submit(shard, RequestKind::HashKv(revision)))
+                .collect();
             let mut hashes = Vec::with_capacity(tickets.len());
             for ticket in tickets {
                 hashes.push(ticket.await?.hash()?.body);
@@ -160,6 +241,22 @@ impl Engine {
 
     /// Creates a lease of `ttl_s` seconds for keys of the shard that holds `key` (see
     /// [`Engine::lease_grant`]). The engine picks its id.
+    ///
+    /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,
+    /// never the write.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::mvcc::PutRequest;
+    ///
+    /// let lease = engine.lease_grant_for("session", 60).await?.body.id;
+    /// let put = PutRequest { key: b"session", value: b"here", lease, ..PutRequest::default() };
+    /// engine.put_with(&put).await?;
+    /// engine.lease_revoke(lease).await?;
+    /// assert_eq!(engine.get("session").await?, None);
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_grant_for(
         &self,
         key: impl AsRef<[u8]>,
@@ -297,11 +394,29 @@ pub struct ShardedWatcher {
 impl ShardedWatcher {
     /// The next response and the shard it is of: first one `created` from each shard. `None` when the
     /// engine has stopped. Cancel-safe.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
+    /// let (shard, first) = watcher.next().await.expect("the engine runs");
+    /// assert!(shard == 0 && first.created);
+    /// # Ok(()) }) }
+    /// ```
     pub async fn next(&mut self) -> Option<(usize, WatchResponse)> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// As [`ShardedWatcher::next`], for callers that poll by hand.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
+    /// let first = std::future::poll_fn(|cx| watcher.poll_next(cx)).await;
+    /// assert!(first.expect("the engine runs").1.created);
+    /// # Ok(()) }) }
+    /// ```
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, WatchResponse)>> {
         let count = self.streams.len();
         for step in 0..count {
@@ -324,6 +439,17 @@ impl ShardedWatcher {
     }
 
     /// How far it has been read: hand this to [`Engine::watch_after`] to go on.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
+    /// watcher.next().await;
+    /// let left = watcher.revisions().encode(); // keep it with what was done
+    /// let seen = henge::Revisions::decode(&left)?;
+    /// assert_eq!(seen.shards(), engine.shards());
+    /// # Ok(()) }) }
+    /// ```
     pub fn revisions(&self) -> &Revisions {
         &self.revisions
     }
