@@ -287,6 +287,8 @@ pub struct Metrics {
     pub pending: u64,
     /// Requests that ended without being done for certain.
     pub failed: u64,
+    /// Requests refused on their callers' threads because the shard held all it may. Not counted as failed.
+    pub refused: u64,
     /// Live keys.
     pub keys: u64,
     /// Versions held, tombstones included.
@@ -402,7 +404,8 @@ pub struct CoreMetrics {
     pub commit_micros: Buckets,
     /// Items that the last turn found in the inbox.
     pub inbox_items: u64,
-    /// Requests that the inbox refused because it was full.
+    /// Requests refused on their callers' threads: the core or their shard held all it may, or the inbox was
+    /// full.
     pub inbox_refused: u64,
     /// Callers that wait for an answer.
     pub waiting: u64,

@@ -30,3 +30,4 @@ pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;
 pub use host::HostKind;
 pub use local::{Driver, Local};
+pub use shard::retention::AutoCompaction;

@@ -116,11 +116,28 @@ impl EngineBuilder {
 impl Local {
     /// A handle for other threads. They pay a hop to this one; its blocking calls must not be used on
     /// this thread, where they would wait for themselves.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// let remote = db.remote();
+    /// let elsewhere = std::thread::spawn(move || remote.put("greeting", "from another thread"));
+    /// elsewhere.join().expect("it ends").await?;
+    /// assert!(db.get("greeting").await?.is_some());
+    /// # Ok(()) }) }
+    /// ```
     pub fn remote(&self) -> Engine {
         self.engine.clone()
     }
 
-    /// See [`Engine::put`].
+    /// See [`Engine::put`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.put("greeting", "hello").await?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,
@@ -129,7 +146,17 @@ impl Local {
         self.engine.put(key, value)
     }
 
-    /// See [`Engine::put_with`].
+    /// See [`Engine::put_with`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// use henge::mvcc::PutRequest;
+    ///
+    /// let put = PutRequest { key: b"greeting", value: b"hello", prev_kv: true, ..PutRequest::default() };
+    /// assert_eq!(db.put_with(&put).await?.body.prev_kv, None);
+    /// # Ok(()) }) }
+    /// ```
     pub fn put_with(
         &self,
         request: &mvcc::PutRequest<'_>,
@@ -137,12 +164,30 @@ impl Local {
         self.engine.put_with(request)
     }
 
-    /// See [`Engine::get`].
+    /// See [`Engine::get`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.get("greeting").await?, None);
+    /// # Ok(()) }) }
+    /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Operation<Option<mvcc::KeyValue>, RangeError> {
         self.engine.get(key)
     }
 
-    /// See [`Engine::range`].
+    /// See [`Engine::range`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// use henge::mvcc::{KeyRange, RangeRequest};
+    ///
+    /// db.put("greeting", "hello").await?;
+    /// let all = RangeRequest { range: KeyRange::all(), ..RangeRequest::default() };
+    /// assert_eq!(db.range(&all).await?.body.count, 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
@@ -150,7 +195,14 @@ impl Local {
         self.engine.range(request)
     }
 
-    /// See [`Engine::delete`].
+    /// See [`Engine::delete`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.delete("greeting").await?.body.deleted, 0);
+    /// # Ok(()) }) }
+    /// ```
     pub fn delete(
         &self,
         key: impl AsRef<[u8]>,
@@ -158,7 +210,18 @@ impl Local {
         self.engine.delete(key)
     }
 
-    /// See [`Engine::delete_range`].
+    /// See [`Engine::delete_range`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// use henge::mvcc::{DeleteRangeRequest, KeyRange};
+    ///
+    /// db.put("greeting", "hello").await?;
+    /// let all = DeleteRangeRequest { range: KeyRange::all(), prev_kv: false };
+    /// assert_eq!(db.delete_range(&all).await?.body.deleted, 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn delete_range(
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
@@ -166,7 +229,18 @@ impl Local {
         self.engine.delete_range(request)
     }
 
-    /// See [`Engine::txn`].
+    /// See [`Engine::txn`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// use henge::mvcc::{KeyRange, RangeRequest, RequestOp, TxnRequest};
+    ///
+    /// let read = RangeRequest { range: KeyRange::all(), ..RangeRequest::default() };
+    /// let txn = TxnRequest { success: vec![RequestOp::Range(read)], ..TxnRequest::default() };
+    /// assert!(db.txn(&txn).await?.body.succeeded);
+    /// # Ok(()) }) }
+    /// ```
     pub fn txn(
         &self,
         request: &mvcc::TxnRequest<'_>,
@@ -174,37 +248,94 @@ impl Local {
         self.engine.txn(request)
     }
 
-    /// See [`Engine::batch`].
+    /// See [`Engine::batch`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.batch(henge::Batch::new().put("a", "1").put("b", "2")).await.all()?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn batch(&self, batch: &Batch) -> impl Future<Output = BatchReport> + Send + use<> {
         self.engine.batch(batch)
     }
 
-    /// See [`Engine::snapshot`].
+    /// See [`Engine::snapshot`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.put("greeting", "hello").await?;
+    /// let mut snapshot = db.snapshot().await?;
+    /// assert_eq!(snapshot.next().await.expect("a piece")?.kvs.len(), 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot, RangeError>> + Send + use<> {
         self.engine.snapshot()
     }
 
     /// See [`Engine::watch`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let mut watcher = db.watch(WatchCreate { key: "greeting".into(), ..WatchCreate::default() })?;
+    /// assert!(watcher.next().await.expect("the engine runs").created);
+    /// # Ok(()) }) }
+    /// ```
     pub fn watch(&self, create: WatchCreate) -> Result<Watcher, WatchError> {
         self.engine.watch(create)
     }
 
-    /// See [`Engine::lease_grant`].
+    /// See [`Engine::lease_grant`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.lease_grant(7, 60).await?.body.id, 7);
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Operation<Reply<LeaseGranted>, LeaseError> {
         self.engine.lease_grant(id, ttl_s)
     }
 
-    /// See [`Engine::lease_revoke`].
+    /// See [`Engine::lease_revoke`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.lease_grant(7, 60).await?;
+    /// db.lease_revoke(7).await?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_revoke(&self, id: i64) -> Operation<Reply<()>, LeaseError> {
         self.engine.lease_revoke(id)
     }
 
-    /// See [`Engine::lease_keep_alive`].
+    /// See [`Engine::lease_keep_alive`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.lease_grant(7, 60).await?;
+    /// assert_eq!(db.lease_keep_alive(7).await?.body, 60);
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_keep_alive(&self, id: i64) -> Operation<Reply<i64>, LeaseError> {
         self.engine.lease_keep_alive(id)
     }
 
-    /// See [`Engine::lease_time_to_live`].
+    /// See [`Engine::lease_time_to_live`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.lease_grant(7, 60).await?;
+    /// assert_eq!(db.lease_time_to_live(7, true).await?.body.granted_ttl_s, 60);
+    /// # Ok(()) }) }
+    /// ```
     pub fn lease_time_to_live(
         &self,
         id: i64,
@@ -213,32 +344,76 @@ impl Local {
         self.engine.lease_time_to_live(id, keys)
     }
 
-    /// See [`Engine::compact`].
+    /// See [`Engine::compact`]; cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// let now = db.put("greeting", "hello").await?.header.revision;
+    /// db.compact(now, true).await?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>, CompactError> {
         self.engine.compact(revision, physical)
     }
 
     /// See [`Engine::shards`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.shards(), 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn shards(&self) -> usize {
         self.engine.shards()
     }
 
     /// See [`Engine::host`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_ne!(db.host(), henge::HostKind::Auto);
+    /// # Ok(()) }) }
+    /// ```
     pub fn host(&self) -> HostKind {
         self.engine.host()
     }
 
     /// See [`Engine::metrics`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert!(db.metrics(0).is_some() && db.metrics(1).is_none());
+    /// # Ok(()) }) }
+    /// ```
     pub fn metrics(&self, shard: usize) -> Option<Metrics> {
         self.engine.metrics(shard)
     }
 
     /// See [`Engine::stats`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.stats().shards.len(), 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 
-    /// See [`Engine::stop`]. The driver has to run meanwhile.
+    /// See [`Engine::stop`]; cancel safety as there. The driver has to run meanwhile.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// db.stop().await;
+    /// assert!(db.put("greeting", "too late").await.is_err());
+    /// # Ok(()) }) }
+    /// ```
     pub async fn stop(&self) {
         self.engine.stop().await;
     }

@@ -3,27 +3,25 @@
 //! `idle`: 10,000 shards that were used once and rest: processor time and memory. `active`: the same load
 //! over 1 to 1,000 shards: log batches must not grow with them. `overload`: five times what the core can
 //! do: memory, refusals, what still gets done, and how soon it is over. Without a name: all three.
+//! `tail`: what the slowest puts at the peak waited for.
 //! The last line is `key=value` pairs.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark lives in real time")]
 
-use std::collections::VecDeque;
-use std::future::Future as _;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use henge::api::Reply;
-use henge::engine::Operation;
-use henge::mvcc::PutResponse;
-use henge::{Engine, HostKind, PutError, Unavailable};
+use henge::api::CoreMemory;
+use henge::host::place;
+use henge::{AutoCompaction, Engine, HostKind};
+use henge_benches::puts::{Load, closed_loop, closed_loop_of, cpu_seconds, status_bytes};
+use henge_benches::tail;
 
 #[derive(Parser)]
 #[command(about = "Measures many shards and overload on one core")]
 struct Args {
-    /// idle, active or overload; all without it.
+    /// idle, active, overload or tail; the first three without it.
     only: Option<String>,
     /// A minute of overload instead of ten seconds.
     #[arg(long)]
@@ -34,6 +32,9 @@ struct Args {
     /// Shards of `idle`.
     #[arg(long, default_value_t = 10_000)]
     shards: usize,
+    /// Log segments kept ready ahead of use.
+    #[arg(long, default_value_t = 2)]
+    ready_segments: usize,
     /// What drives the core.
     #[arg(long, default_value = "auto")]
     host: HostKind,
@@ -60,6 +61,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if wanted("overload") {
         last.push(overload(&args)?);
     }
+    if args.only.as_deref() == Some("tail") {
+        let (_scratch, engine) = open(&args, 1)?;
+        last.push(tail::trace(&engine, Duration::from_secs(10)));
+        engine.blocking().stop();
+    }
     println!("{}", last.join(" "));
     Ok(())
 }
@@ -71,6 +77,10 @@ fn open(args: &Args, shards: usize) -> Result<(Scratch, Engine), Box<dyn std::er
     let engine = Engine::builder(&dir)
         .host(args.host)
         .shards(shards)
+        .wal(henge_wal::Options {
+            ready_segments: args.ready_segments,
+            ..henge_wal::Options::default()
+        })
         .open()?;
     Ok((Scratch(dir), engine))
 }
@@ -78,6 +88,7 @@ fn open(args: &Args, shards: usize) -> Result<(Scratch, Engine), Box<dyn std::er
 fn idle(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     let mut resident = Vec::new();
     let mut share = 0.0;
+    let seconds = if args.full { 10 } else { 5 };
     for shards in [1, args.shards] {
         let (_scratch, engine) = open(args, shards)?;
         // Keys enough that hashing leaves next to no shard unused.
@@ -88,14 +99,14 @@ fn idle(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
         }
         load.drain();
         drop(load);
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(2));
         let turns = |engine: &Engine| engine.core_metrics(0).map_or(0, |m| m.turn_micros.total());
         let (cpu, began, before) = (cpu_seconds(), Instant::now(), turns(&engine));
-        std::thread::sleep(Duration::from_secs(10));
+        std::thread::sleep(Duration::from_secs(seconds));
         share = (cpu_seconds() - cpu) / began.elapsed().as_secs_f64();
         resident.push(status_bytes("VmRSS:"));
         println!(
-            "idle: {shards} shards: {:.3} % of a processor, {} turns in 10 s, {} MiB resident",
+            "idle: {shards} shards: {:.3} % of a processor, {} turns in {seconds} s, {} MiB resident",
             100.0 * share,
             turns(&engine) - before,
             resident.last().unwrap_or(&0) >> 20,
@@ -116,8 +127,8 @@ fn active(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
         let batches = || engine.core_metrics(0).map_or(0, |m| m.wal_batches);
         closed_loop(&engine, 2_048, Duration::from_secs(1));
         let before = batches();
-        let puts = closed_loop(&engine, 2_048, Duration::from_secs(3));
-        let commits = (batches() - before) as f64 / 3.0;
+        let puts = closed_loop(&engine, 2_048, Duration::from_secs(2));
+        let commits = (batches() - before) as f64 / 2.0;
         println!("active: {shards} shards: {puts:.0} puts/s, {commits:.0} commits/s");
         rates.push(commits);
         engine.blocking().stop();
@@ -126,167 +137,129 @@ fn active(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     Ok(format!("active_commits_growth={growth:.2}"))
 }
 
+/// What an overload came to.
+#[derive(Default)]
+struct Overload {
+    peak: f64,
+    asked: u64,
+    done: u64,
+    seconds: f64,
+    /// Resident bytes, once per second.
+    resident: Vec<u64>,
+    /// What the core says it holds, at the end.
+    memory: CoreMemory,
+    versions: u64,
+    /// Puts per second in the first and the second second after it.
+    after: [f64; 2],
+}
+
 fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
-    let (_scratch, engine) = open(args, 1)?;
-    closed_loop(&engine, 2_048, Duration::from_secs(2));
-    let peak = closed_loop(&engine, 2_048, Duration::from_secs(5));
-    let calm = status_bytes("VmRSS:");
-    let seconds = if args.full { 60 } else { 10 };
+    let dir = args.dir.join(format!("cores-{}-over", std::process::id()));
+    // Overwritten values have to go, or the store grows by everything that is done.
+    let engine = Engine::builder(&dir)
+        .host(args.host)
+        .auto_compaction(AutoCompaction::Revisions(50_000))
+        .open()?;
+    let _scratch = Scratch(dir.clone());
+    // The callers leave the core the processor that hears from its disk, as the core prefers it.
+    let processors = std::thread::available_parallelism()?.get();
+    if let Some(core) = place::disk_cpu(&dir) {
+        let other = (0..processors).find(|cpu| *cpu != core);
+        place::pin(other.unwrap_or(core));
+    }
+    let small = || Load::new(&engine, 256).on_keys(50_000);
+    closed_loop_of(small(), 2_048, Duration::from_secs(3));
+    let mut over = Overload {
+        peak: closed_loop_of(
+            small(),
+            2_048,
+            Duration::from_secs(if args.full { 10 } else { 5 }),
+        ),
+        ..Overload::default()
+    };
+    let mut load = small();
+    let time = Duration::from_secs(if args.full { 60 } else { 10 });
+    ask_too_much(&mut load, time, &mut over);
+    let stats = engine.stats();
+    (over.memory, over.versions) = (stats.memory, stats.versions);
+    // What was taken in still gets its answers; what is asked now must be served as before.
+    for after in &mut over.after {
+        let (began, before) = (Instant::now(), load.done);
+        while began.elapsed() < Duration::from_secs(1) {
+            load.fill(2_048);
+            load.collect();
+        }
+        *after = (load.done - before) as f64 / began.elapsed().as_secs_f64();
+    }
+    load.drain();
+    let (refused, failed) = (load.refused, load.failed);
+    drop(load);
+    engine.blocking().stop();
+    Ok(over.report(refused, failed))
+}
+
+/// Offers five times the peak: every put is really called, and done or refused.
+fn ask_too_much(load: &mut Load<'_>, time: Duration, over: &mut Overload) {
     let began = Instant::now();
-    let mut load = Load::new(&engine, 256);
-    let mut attempts = 0_u64;
-    let mut most = 0;
-    // At most one in 64 looks is for memory: reading /proc is not free.
-    for round in 0_u64.. {
-        let elapsed = began.elapsed().as_secs_f64();
-        if elapsed >= f64::from(seconds) {
+    loop {
+        let elapsed = began.elapsed();
+        if elapsed >= time {
             break;
         }
-        let due = (5.0 * peak * elapsed) as u64;
-        let batch = due.saturating_sub(attempts).min(4_096);
-        load.start(batch as usize);
-        attempts += batch;
+        let due = (5.0 * over.peak * elapsed.as_secs_f64()) as u64;
+        let count = due.saturating_sub(over.asked).min(4_096);
+        load.start(count as usize);
+        over.asked += count;
         load.collect();
-        if round % 64 == 0 {
-            most = most.max(status_bytes("VmRSS:"));
+        if elapsed.as_secs() as usize >= over.resident.len() {
+            over.resident.push(status_bytes("VmRSS:"));
         }
     }
-    let (good, refused, other) = (load.done, load.refused, load.failed);
-    let goodput = good as f64 / began.elapsed().as_secs_f64();
-    let held = engine.core_metrics(0).map(|m| m.memory).unwrap_or_default();
-    // The answers of what was accepted still come; what is asked now must be served as before.
-    let over = Instant::now();
-    load.drain();
-    let drained = over.elapsed();
-    let after = closed_loop(&engine, 2_048, Duration::from_secs(1));
-    let stored = engine.metrics(0).map_or(0, |m| m.db_bytes);
-    println!(
-        "overload: peak {peak:.0}/s; asked {:.0}/s for {seconds} s: {goodput:.0}/s done, {refused} refused, \
-         {other} failed otherwise",
-        attempts as f64 / f64::from(seconds)
-    );
-    println!(
-        "overload: resident {} MiB before, {} MiB at most, of which the store grew to {} MiB; at its end {} \
-         bytes of requests",
-        calm >> 20,
-        most >> 20,
-        stored >> 20,
-        held.pending + held.inbox
-    );
-    println!("overload: drained after {drained:?}, then {after:.0}/s");
-    engine.blocking().stop();
-    Ok(format!(
-        "overload_goodput_ratio={:.2} overload_attempts_ratio={:.1} overload_failed={other} \
-         overload_drain_ms={} overload_after_ratio={:.2} overload_extra_mib={}",
-        goodput / peak,
-        attempts as f64 / f64::from(seconds) / peak,
-        drained.as_millis(),
-        after / peak,
-        most.saturating_sub(calm) >> 20,
-    ))
+    over.done = load.done;
+    over.seconds = began.elapsed().as_secs_f64();
+    over.resident.push(status_bytes("VmRSS:"));
 }
 
-/// Keeps so many puts in flight for a while; puts per second.
-fn closed_loop(engine: &Engine, in_flight: usize, time: Duration) -> f64 {
-    let mut load = Load::new(engine, 256);
-    let began = Instant::now();
-    while began.elapsed() < time {
-        load.fill(in_flight);
-        load.collect();
+impl Overload {
+    /// Prints it; the last line's share of it.
+    fn report(&self, refused: u64, failed: u64) -> String {
+        let (goodput, asked) = (
+            self.done as f64 / self.seconds,
+            self.asked as f64 / self.seconds,
+        );
+        println!(
+            "overload: peak {:.0}/s; asked {asked:.0}/s for {:.0} s: {goodput:.0}/s done, {refused} refused, \
+             {failed} failed otherwise",
+            self.peak, self.seconds
+        );
+        let mib = |bytes: Option<&u64>| bytes.map_or(0, |bytes| bytes >> 20);
+        let (start, end) = (mib(self.resident.first()), mib(self.resident.last()));
+        let middle = mib(self.resident.get(self.resident.len() / 2));
+        let most = mib(self.resident.iter().max());
+        println!(
+            "overload: resident {start} MiB at its start, {middle} in its middle, {end} at its end, {most} at \
+             most"
+        );
+        let memory = &self.memory;
+        println!(
+            "overload: at its end {} MiB of stores ({} versions), {} MiB of requests, {} MiB of log",
+            memory.stores >> 20,
+            self.versions,
+            (memory.pending + memory.inbox) >> 20,
+            (memory.log_tails + memory.log_staged) >> 20,
+        );
+        let [first, second] = self.after;
+        println!(
+            "overload: {first:.0}/s in the first second after it, {second:.0}/s in the second"
+        );
+        format!(
+            "overload_goodput_ratio={:.2} overload_attempts_ratio={:.1} overload_failed={failed} \
+             overload_first_second_ratio={:.2} overload_second_second_ratio={:.2} overload_start_mib={start} \
+             overload_end_mib={end} overload_most_mib={most}",
+            goodput / self.peak,
+            asked / self.peak,
+            first / self.peak,
+            second / self.peak,
+        )
     }
-    let rate = load.done as f64 / began.elapsed().as_secs_f64();
-    load.drain();
-    rate
-}
-
-/// Puts that were started and are not answered yet, looked at from time to time by one thread.
-struct Load<'a> {
-    engine: &'a Engine,
-    value: Vec<u8>,
-    open: VecDeque<Operation<Reply<PutResponse>, PutError>>,
-    number: u64,
-    done: u64,
-    refused: u64,
-    failed: u64,
-}
-
-impl<'a> Load<'a> {
-    fn new(engine: &'a Engine, value_bytes: usize) -> Self {
-        Load {
-            engine,
-            value: vec![b'v'; value_bytes],
-            open: VecDeque::new(),
-            number: 0,
-            done: 0,
-            refused: 0,
-            failed: 0,
-        }
-    }
-
-    fn start(&mut self, count: usize) {
-        for _ in 0..count {
-            self.number += 1;
-            // A fixed set of keys, in an order without pattern (Knuth's multiplier).
-            let key = self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 200_000;
-            let put = self.engine.put(format!("key-{key:012}"), &self.value);
-            self.open.push_back(put);
-        }
-    }
-
-    fn fill(&mut self, in_flight: usize) {
-        self.start(in_flight.saturating_sub(self.open.len()));
-    }
-
-    /// Takes answers, in the order of asking as far as they are there: one that is late hides at most what
-    /// the core holds.
-    fn collect(&mut self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut any = false;
-        for _ in 0..self.open.len() {
-            let Some(mut put) = self.open.pop_front() else {
-                break;
-            };
-            match Pin::new(&mut put).poll(&mut cx) {
-                Poll::Pending => {
-                    // Refusals overtake; what waits is looked at again once the front moves.
-                    self.open.push_front(put);
-                    break;
-                }
-                Poll::Ready(Ok(_)) => self.done += 1,
-                Poll::Ready(Err(PutError::Unavailable(Unavailable::TooManyRequests))) => {
-                    self.refused += 1
-                }
-                Poll::Ready(Err(_)) => self.failed += 1,
-            }
-            any = true;
-        }
-        if !any {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-
-    fn drain(&mut self) {
-        while !self.open.is_empty() {
-            self.collect();
-        }
-    }
-}
-
-/// Processor time of this process, user and system.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = fields.split_ascii_whitespace().skip(11).take(2);
-    ticks
-        .filter_map(|field| field.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
-}
-
-/// A figure of `/proc/self/status`, in bytes.
-fn status_bytes(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1_024
 }

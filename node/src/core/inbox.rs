@@ -2,16 +2,19 @@
 //!
 //! One short lock, one vector swapped out whole per turn: a push costs a few dozen nanoseconds and the
 //! core pays the lock once per turn, however much arrived. Bounded by bytes and count: a full inbox
-//! refuses the caller, it never grows.
+//! refuses the caller, it never grows. Writes are also bounded until they are answered ([`Budget`]).
 //! Promises: what was accepted is seen by the next turn; a push that finds the core waiting wakes it.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use crate::api::Error;
 use crate::api::WatchCommand;
+use crate::shard::STOPPED_QUEUED;
 use crate::shard::request::Request;
 use crate::shard::watch::{SessionHandle, SessionId};
 
@@ -73,6 +76,9 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Inbox {
     inner: Mutex<Inner>,
+    /// Of all shards of the core.
+    budget: Budget,
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -86,9 +92,16 @@ struct Inner {
 }
 
 impl Inbox {
-    /// An empty inbox.
+    /// An empty inbox of a core whose callers may wait for [`BYTES_MAX`] bytes of writes.
     pub fn new() -> Self {
+        Self::with_budget(BYTES_MAX)
+    }
+
+    /// An empty inbox of a core whose callers may wait for so many bytes of writes.
+    pub fn with_budget(bytes_max: usize) -> Self {
         Inbox {
+            budget: Budget::new(bytes_max),
+            closed: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 items: Vec::new(),
                 bytes: 0,
@@ -99,6 +112,25 @@ impl Inbox {
         }
     }
 
+    /// What the core's shards may hold together.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Whether the core has ended: what is handed in is refused as *stopped*.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Why there is no room: a core that has ended gives nothing back any more.
+    pub fn no_room(&self) -> Error {
+        if self.is_closed() {
+            STOPPED_QUEUED
+        } else {
+            Error::TooManyRequests
+        }
+    }
+
     /// Hands a request in; `bytes` is what it occupies. Refuses with the typed error a caller sees.
     pub fn request(
         &self,
@@ -106,13 +138,19 @@ impl Inbox {
         request: Request,
         bytes: usize,
     ) -> Result<(), (Error, Request)> {
+        let held = request.kind.held_bytes();
+        if !self.budget.take(held) {
+            return Err((self.no_room(), request));
+        }
         let mut inner = self.lock();
         if inner.closed {
-            let outcome = crate::api::Outcome::NotDone;
-            return Err((Error::Stopped { outcome }, request));
+            self.budget.give_back(held);
+            return Err((STOPPED_QUEUED, request));
         }
-        if inner.items.len() >= ITEMS_MAX || inner.bytes + bytes > BYTES_MAX {
+        let full = inner.items.len() >= ITEMS_MAX || inner.bytes.saturating_add(bytes) > BYTES_MAX;
+        if full && !inner.items.is_empty() {
             inner.refused += 1;
+            self.budget.give_back(held);
             return Err((Error::TooManyRequests, request));
         }
         inner.bytes += bytes;
@@ -145,7 +183,8 @@ impl Inbox {
         let mut inner = self.lock();
         std::mem::swap(&mut inner.items, into);
         inner.waker = None;
-        (std::mem::take(&mut inner.bytes), inner.refused)
+        let refused = inner.refused + self.budget.refused();
+        (std::mem::take(&mut inner.bytes), refused)
     }
 
     /// At the end of a turn: true if something has arrived meanwhile; otherwise `waker` will be told.
@@ -161,6 +200,7 @@ impl Inbox {
     /// Refuses everything from now on.
     pub fn close(&self) {
         self.lock().closed = true;
+        self.closed.store(true, Ordering::Release);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

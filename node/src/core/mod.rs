@@ -1,7 +1,7 @@
 //! A core: one thread's worth of shards and the log they share.
 //!
-//! `inbox` is its door, `recover` builds its shards from the log, `turn` is what it does again and
-//! again, `agenda` and `timers` say which shards it looks at, `background` is what it does when nobody waits,
+//! `inbox` is its door, `budget` what may wait behind it, `recover` builds its shards from the log, `turn` is what it does again and
+//! again (`intake` its first stage), `agenda` and `timers` say which shards it looks at, `background` is what it does when nobody waits,
 //! `gauges` measures it, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
 //! simulator) lives in `host` and sees only [`turn::Core`].
 //!
@@ -10,8 +10,10 @@
 
 pub mod agenda;
 mod background;
+pub mod budget;
 pub mod gauges;
 pub mod inbox;
+mod intake;
 pub mod pack;
 pub mod recover;
 pub mod timers;

@@ -26,12 +26,13 @@ use henge_wal::{Event, Lsn, ReadId, Wal};
 
 use super::agenda::Agenda;
 use super::background::SCRUB_EVERY_MICROS;
+use super::budget::Budget;
 use super::gauges::{Gauges, Stage, Stopwatch};
 use super::inbox::{Inbox, Input};
 use super::pack;
 use super::timers::Timers;
 use crate::api::{CoreMetrics, Error, Metrics};
-use crate::shard::answer::{CHAIN_MS_MAX, Chain};
+use crate::shard::answer::{CHAIN_MS_MAX, Chain, Delivery};
 use crate::shard::persist::{Outputs, Parked};
 use crate::shard::{STOPPED_PROPOSED, STOPPED_QUEUED, Shard};
 
@@ -89,6 +90,9 @@ impl Peers for () {
 pub struct CoreConfig {
     /// Its door.
     pub inbox: Arc<Inbox>,
+    /// What each shard's callers may wait for, in the shards' order; without it, only the core's own bound
+    /// counts.
+    pub budgets: Vec<Arc<Budget>>,
     /// Where checkpoints are written.
     pub checkpoint_dir: PathBuf,
     /// Bytes of log between two checkpoints of a shard.
@@ -113,13 +117,15 @@ pub struct Core {
     pub(super) gauges: Gauges,
     /// Callers that wait, as of the last look at each shard.
     pub(super) waiting: usize,
+    /// Entries that this turn applied.
+    pub(super) applied: usize,
     /// Entries in log batches so far.
     pub(super) entries_counted: u64,
     /// The log has no segment in reserve and cannot get one.
     pub(super) log_full: bool,
     parked: VecDeque<Parked>,
     messages: Vec<(u64, Message)>,
-    inputs: Vec<Input>,
+    pub(super) inputs: Vec<Input>,
     last_lsn: Lsn,
     durable_lsn: Lsn,
     /// Old entries being read back: for which shard, from which index.
@@ -132,7 +138,7 @@ pub struct Core {
     pub(super) chains: Vec<Arc<Chain>>,
     pub(super) phase: Phase,
     /// This turn had input, or word from the log.
-    worked: bool,
+    pub(super) worked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +166,7 @@ impl Core {
             shards,
             wal,
             waiting: 0,
+            applied: 0,
             entries_counted: 0,
             log_full: false,
             log_stuck: false,
@@ -213,9 +220,13 @@ impl Core {
         self.gauges.lap(Stage::Submit);
         self.send(peers);
         self.gauges.lap(Stage::Send);
+        // Before anybody hears: a caller that asks again at once finds the room that its answer made.
+        self.settle(&run);
+        let mut delivery = Delivery::default();
         for at in &run {
-            self.chains.extend(self.shards[*at].flush_answers());
+            delivery.add(self.shards[*at].answers.drain(..));
         }
+        self.chains.extend(delivery.finish());
         self.gauges.lap(Stage::Answer);
         let mut again = self.background(&run, cx);
         self.scrub(now);
@@ -282,6 +293,19 @@ impl Core {
         self.agenda.give_back(run);
     }
 
+    /// Gives back what callers took for writes that are answered.
+    fn settle(&mut self, run: &[usize]) {
+        let mut freed = 0;
+        for at in run {
+            let freed_here = self.shards[*at].settle();
+            if let Some(budget) = self.config.budgets.get(*at) {
+                budget.give_back(freed_here);
+            }
+            freed += freed_here;
+        }
+        self.config.inbox.budget().give_back(freed);
+    }
+
     fn release_chains(&mut self) {
         for chain in self.chains.drain(..) {
             chain.release();
@@ -326,100 +350,6 @@ impl Core {
         }
     }
 
-    fn intake(&mut self, now: Now) {
-        let mut inputs = std::mem::take(&mut self.inputs);
-        let (bytes, refused) = self.config.inbox.take(&mut inputs);
-        self.worked |= !inputs.is_empty();
-        let metrics = &mut self.gauges.metrics;
-        metrics.inbox_items = inputs.len() as u64;
-        metrics.inbox_refused = refused;
-        metrics.memory.inbox = bytes as u64;
-        for input in inputs.drain(..) {
-            self.take_input(input, now);
-        }
-        self.inputs = inputs;
-    }
-
-    fn take_input(&mut self, input: Input, now: Now) {
-        let running = self.phase == Phase::Running;
-        match input {
-            Input::Request { group, request } => match self.shard(group) {
-                Some(shard) if running => shard.admit(request, now.millis()),
-                _ => request.answer.send(Err(self.refusal())),
-            },
-            Input::Peer { from, frame } if running => self.step_frame(from, frame),
-            Input::PeerLost { peer } if running => {
-                for (at, shard) in self.shards.iter_mut().enumerate() {
-                    shard.raft.report_unreachable(peer);
-                    self.agenda.mark(at);
-                }
-            }
-            Input::WatchOpen { group, session } => match self.shard(group) {
-                Some(shard) if running => shard.watches.open(session),
-                _ => session.end(),
-            },
-            Input::Watch {
-                group,
-                session,
-                command,
-            } => {
-                if let Some(shard) = self.shard(group) {
-                    let header = shard.header();
-                    shard
-                        .watches
-                        .command(&mut shard.machine.store, session, command, header);
-                }
-            }
-            Input::WatchTouch { group, session } => {
-                if let Some(shard) = self.shard(group) {
-                    let header = shard.header();
-                    shard
-                        .watches
-                        .touch(&mut shard.machine.store, session, header);
-                }
-            }
-            Input::Stop => self.stop(),
-            Input::Peer { .. } | Input::PeerLost { .. } => {}
-        }
-    }
-
-    /// The shard of a group, which now has something to do.
-    fn shard(&mut self, group: u64) -> Option<&mut Shard> {
-        let at = self
-            .shards
-            .binary_search_by_key(&group, |shard| shard.config.group)
-            .ok()?;
-        self.agenda.mark(at);
-        self.shards.get_mut(at)
-    }
-
-    fn refusal(&self) -> Error {
-        match self.phase {
-            Phase::Poisoned => Error::Poisoned("an earlier write failed".to_owned()),
-            _ => STOPPED_QUEUED,
-        }
-    }
-
-    fn step_frame(&mut self, from: u64, frame: Bytes) {
-        let messages = match pack::unpack(frame) {
-            Ok(messages) => messages,
-            Err(error) => {
-                tracing::warn!(peer = %format_args!("{from:x}"), %error, "dropped a peer's frame");
-                return;
-            }
-        };
-        for (group, message) in messages {
-            // A peer speaks for itself, except that it may pass on a forwarded proposal or read.
-            let forwarded = matches!(message.kind, MessageKind::Prop | MessageKind::ReadIndex);
-            if message.from != from && !forwarded {
-                continue;
-            }
-            if let Some(shard) = self.shard(group) {
-                shard.step_peer(message);
-            }
-        }
-    }
-
     /// Ready, persist and apply: a share for each shard in turn, until nothing is left or the turn's bound
     /// is met.
     fn process(&mut self, run: &[usize], now: Now) {
@@ -435,6 +365,7 @@ impl Core {
             now_ms: now.millis(),
             stopwatch: &self.config.stopwatch,
             apply_micros: 0,
+            applied: 0,
         };
         let mut left = SHARES_MAX.max(run.len());
         let mut queue = self.agenda.queue(run);
@@ -454,6 +385,7 @@ impl Core {
             }
         }
         let apply_micros = out.apply_micros;
+        self.applied = out.applied;
         self.agenda.keep(queue);
         self.gauges.lap(Stage::Ready);
         self.gauges.split(Stage::Ready, Stage::Apply, apply_micros);
@@ -558,7 +490,7 @@ impl Core {
         }
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         for shard in &mut self.shards {
             shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED);
         }

@@ -70,11 +70,29 @@ impl Batch {
     }
 
     /// Writes a key.
+    ///
+    /// ```
+    /// let mut batch = henge::Batch::new();
+    /// batch.put("a", "1").put("b", "2");
+    /// assert_eq!(batch.len(), 2);
+    /// ```
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.put_with_lease(key, value, 0)
     }
 
     /// Writes a key and attaches it to a lease of the key's shard.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let lease = engine.lease_grant_for("session", 60).await?.body.id;
+    /// let mut batch = henge::Batch::new();
+    /// batch.put_with_lease("session", "here", lease);
+    /// engine.batch(&batch).await.all()?;
+    /// engine.lease_revoke(lease).await?;
+    /// assert_eq!(engine.get("session").await?, None);
+    /// # Ok(()) }) }
+    /// ```
     pub fn put_with_lease(
         &mut self,
         key: impl AsRef<[u8]>,
@@ -89,6 +107,16 @@ impl Batch {
     }
 
     /// Deletes a key; one that does not exist is left as it is.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("old", "1").await?;
+    /// let mut batch = henge::Batch::new();
+    /// engine.batch(batch.put("new", "1").delete("old")).await.all()?;
+    /// assert_eq!(engine.get("old").await?, None);
+    /// # Ok(()) }) }
+    /// ```
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         let key = self.keep(key.as_ref());
         self.operations.push(Step { key, put: None });
@@ -96,21 +124,39 @@ impl Batch {
     }
 
     /// Number of operations.
+    ///
+    /// ```
+    /// assert_eq!(henge::Batch::new().put("a", "1").delete("b").len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
     /// Whether it holds none.
+    ///
+    /// ```
+    /// assert!(henge::Batch::new().is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
     /// Bytes of its keys and values.
+    ///
+    /// ```
+    /// assert_eq!(henge::Batch::new().put("key", "value").bytes(), 8);
+    /// ```
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
     /// Makes it empty.
+    ///
+    /// ```
+    /// let mut batch = henge::Batch::new();
+    /// batch.put("a", "1").clear();
+    /// assert!(batch.is_empty());
+    /// ```
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.operations.clear();

@@ -48,6 +48,7 @@ impl Engine {
         let shard = self.inner.shards.get(shard)?;
         let core = locked(&self.inner.cores[shard.core].metrics);
         let mut metrics = locked(&shard.metrics);
+        metrics.refused = shard.budget.refused();
         metrics.wal_batches = core.wal_batches;
         metrics.wal_bytes = core.wal_bytes;
         metrics.wal_payload_bytes = core.wal_payload_bytes;
@@ -61,19 +62,44 @@ impl Engine {
     }
 
     /// Number of cores.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// assert_eq!(engine.cores(), 1);
+    /// # Ok(()) }) }
+    /// ```
     pub fn cores(&self) -> usize {
         self.inner.cores.len()
     }
 
     /// The core that holds a shard.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// assert_eq!((engine.core_of(0), engine.core_of(1)), (Some(0), None));
+    /// # Ok(()) }) }
+    /// ```
     pub fn core_of(&self, shard: usize) -> Option<usize> {
         Some(self.inner.shards.get(shard)?.core)
     }
 
     /// Counters of one core, as of its last turn; its memory is summed up over its shards here.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// let core = engine.core_metrics(0).expect("it has one core");
+    /// assert!(core.wal_batches > 0);
+    /// println!("half of its turns took less than {} µs", core.turn_micros.permille(500));
+    /// # Ok(()) }) }
+    /// ```
     pub fn core_metrics(&self, core: usize) -> Option<CoreMetrics> {
         let mut metrics = locked(&self.inner.cores.get(core)?.metrics);
         for shard in self.inner.shards.iter().filter(|shard| shard.core == core) {
+            metrics.inbox_refused += shard.budget.refused();
             let shard = shard.metrics.lock().unwrap_or_else(PoisonError::into_inner);
             metrics.memory.stores += shard.db_bytes;
             metrics.memory.log_tails += shard.tail_bytes;

@@ -23,6 +23,14 @@ impl Keyspace {
     }
 
     /// The engine it belongs to.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let keyspace = engine.keyspace(0).expect("it has one shard");
+    /// keyspace.engine().put("greeting", "hello").await?;
+    /// # Ok(()) }) }
+    /// ```
     pub fn engine(&self) -> &Engine {
         &self.engine
     }

@@ -1,7 +1,7 @@
 //! The end of an engine, and what runs beside its cores until then.
 //!
 //! Promises: stopping answers every caller and leaves the directory free; dropping the last handle does
-//! the same and waits for it. Tested by `tests/engine.rs`.
+//! the same and waits for it. Tested by `tests/engine`.
 
 use std::sync::PoisonError;
 

@@ -5,7 +5,7 @@
 //! called and belongs to its shard from then on: dropping the future abandons the answer, never the
 //! operation.
 //!
-//! `builder` opens it, `kv`, `batch`, `watch`, `lease` and `snapshot` are its operations, `sharded` those
+//! `builder` describes it, `opening` makes it, `kv`, `batch`, `watch`, `lease` and `snapshot` are its operations, `sharded` those
 //! over several shards; `route` decides which shard holds a key, `submit` hands a request over, `ticket` is
 //! the waiting; `keyspace` shows one shard as a whole etcd, `blocking` serves callers without a runtime,
 //! `inspect` and `stats` tell how it fares, `lifecycle` ends it.
@@ -21,6 +21,7 @@ pub mod layout;
 mod lease;
 mod lifecycle;
 mod open_error;
+mod opening;
 pub mod rehome;
 pub mod revisions;
 pub mod route;
@@ -52,6 +53,7 @@ pub use self::ticket::Operation;
 use self::ticket::Ticket;
 pub use self::watch::Watcher;
 use crate::api::{CoreMetrics, Member, Metrics};
+use crate::core::budget::Budget;
 use crate::core::inbox::Inbox;
 use crate::host::{HostKind, LocalTask};
 use crate::peer::PeerNet;
@@ -97,6 +99,8 @@ pub(crate) struct ShardHandle {
     pub(crate) core: usize,
     pub(crate) group: u64,
     pub(crate) metrics: Arc<Mutex<Metrics>>,
+    /// What its callers may wait for.
+    pub(crate) budget: Arc<Budget>,
 }
 
 impl Engine {

@@ -33,8 +33,8 @@ use henge_wal::disk::Disk;
 use henge_wal::{Damage, Event, Identity, Lsn, Options, Record, Replay, Wal, WalError};
 
 use super::OpenError;
-use super::builder::group_id;
 use super::layout::{Layout, Placement};
+use super::opening::group_id;
 
 /// Bytes that are copied before they are waited for.
 const FLUSH_BYTES: usize = 8 << 20;

@@ -17,21 +17,43 @@ pub struct RevisionsError(&'static str);
 
 impl Revisions {
     /// Nothing known of so many shards.
+    ///
+    /// ```
+    /// use henge::Revisions;
+    ///
+    /// assert_eq!(Revisions::unknown(3), [0, 0, 0].into_iter().collect());
+    /// ```
     pub fn unknown(shards: usize) -> Self {
         Revisions(vec![0; shards])
     }
 
     /// Number of shards.
+    ///
+    /// ```
+    /// assert_eq!(henge::Revisions::unknown(3).shards(), 3);
+    /// ```
     pub fn shards(&self) -> usize {
         self.0.len()
     }
 
     /// The revision of a shard; 0 if nothing is known of it.
+    ///
+    /// ```
+    /// let revisions: henge::Revisions = [4, 7].into_iter().collect();
+    /// assert_eq!((revisions.get(1), revisions.get(9)), (7, 0));
+    /// ```
     pub fn get(&self, shard: usize) -> i64 {
         self.0.get(shard).copied().unwrap_or(0)
     }
 
     /// A shard is at this revision at least.
+    ///
+    /// ```
+    /// let mut revisions: henge::Revisions = [4, 7].into_iter().collect();
+    /// revisions.advance(0, 9);
+    /// revisions.advance(1, 2);
+    /// assert_eq!(revisions, [9, 7].into_iter().collect());
+    /// ```
     pub fn advance(&mut self, shard: usize, revision: i64) {
         if let Some(known) = self.0.get_mut(shard) {
             *known = revision.max(*known);
@@ -39,6 +61,14 @@ impl Revisions {
     }
 
     /// Whether every shard is as far as in `other`, or farther.
+    ///
+    /// ```
+    /// use henge::Revisions;
+    ///
+    /// let early: Revisions = [4, 7].into_iter().collect();
+    /// let later: Revisions = [4, 8].into_iter().collect();
+    /// assert!(later.covers(&early) && !early.covers(&later));
+    /// ```
     pub fn covers(&self, other: &Revisions) -> bool {
         self.0.len() == other.0.len()
             && self
@@ -49,6 +79,11 @@ impl Revisions {
     }
 
     /// Bytes to keep it in: a count and the revisions, little-endian.
+    ///
+    /// ```
+    /// let revisions: henge::Revisions = [4, 7].into_iter().collect();
+    /// assert_eq!(henge::Revisions::decode(&revisions.encode()), Ok(revisions));
+    /// ```
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(4 + 8 * self.0.len());
         let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
@@ -60,6 +95,10 @@ impl Revisions {
     }
 
     /// Reads what [`Revisions::encode`] wrote.
+    ///
+    /// ```
+    /// assert!(henge::Revisions::decode(b"something else").is_err());
+    /// ```
     pub fn decode(mut bytes: &[u8]) -> Result<Self, RevisionsError> {
         if bytes.len() < 4 {
             return Err(RevisionsError("too short"));

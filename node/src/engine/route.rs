@@ -11,6 +11,13 @@ use super::{Engine, Router, owned};
 use crate::api::Error;
 
 /// The shard of a key among `shards`.
+///
+/// ```
+/// use henge::engine::route::shard_of;
+///
+/// assert!(shard_of(b"accounts/ada", 16) < 16);
+/// assert_eq!(shard_of(b"accounts/ada", 16), shard_of(b"accounts/ada", 16));
+/// ```
 pub fn shard_of(key: &[u8], shards: usize) -> usize {
     if shards <= 1 {
         return 0;

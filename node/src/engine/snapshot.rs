@@ -122,11 +122,31 @@ impl Snapshot {
     ///
     /// Cancel safety: a piece is taken by the poll that returns it; a future that is dropped before takes
     /// none.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.put("greeting", "hello").await?;
+    /// let mut snapshot = engine.snapshot().await?;
+    /// let piece = snapshot.next().await.expect("there is one")?;
+    /// assert_eq!((piece.shard, piece.kvs.len()), (0, 1));
+    /// assert!(snapshot.next().await.is_none());
+    /// # Ok(()) }) }
+    /// ```
     pub async fn next(&mut self) -> Option<Result<SnapshotPiece, RangeError>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
     /// The revision of each shard that it shows: hand these to [`Engine::watch_after`] to follow from there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let written = engine.put("greeting", "hello").await?;
+    /// let snapshot = engine.snapshot().await?;
+    /// assert_eq!(snapshot.revisions().get(0), written.header.revision);
+    /// # Ok(()) }) }
+    /// ```
     pub fn revisions(&self) -> &Revisions {
         &self.revisions
     }

@@ -29,7 +29,7 @@ pub struct Stats {
     pub pending: u64,
     /// Requests that ended without being done for certain, or were refused by a shard.
     pub failed: u64,
-    /// Requests refused because a core's inbox was full.
+    /// Requests refused on their callers' threads: a shard or a core held all it may.
     pub refused: u64,
     /// Log batches made durable.
     pub wal_batches: u64,
@@ -47,6 +47,14 @@ pub struct Stats {
 
 impl Stats {
     /// Bytes held, all uses together.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let stats = engine.stats();
+    /// assert!(stats.memory_bytes() >= stats.memory.stores);
+    /// # Ok(()) }) }
+    /// ```
     pub fn memory_bytes(&self) -> u64 {
         let memory = &self.memory;
         memory.stores + memory.log_tails + memory.pending + memory.inbox + memory.log_staged

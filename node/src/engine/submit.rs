@@ -11,6 +11,7 @@ use henge_mvcc as mvcc;
 use super::ticket::Ticket;
 use super::{Engine, Inner};
 use crate::api::{Error, LeaseGranted, LeaseTtl, Reply};
+use crate::core::budget::REQUEST_BYTES;
 use crate::machine::{Command, Response};
 use crate::shard::request::{Answer, Request, RequestKind};
 use crate::shard::session::WatchStream;
@@ -27,6 +28,9 @@ impl Engine {
     }
 
     pub(crate) fn write(&self, shard: usize, command: &Command<'_>) -> Ticket {
+        if let Err(error) = self.look_for_room(shard, command.bytes_hint()) {
+            return Ticket::failed(error);
+        }
         self.submit(shard, RequestKind::Write(command.encode()))
     }
 
@@ -36,6 +40,9 @@ impl Engine {
         request: &mvcc::TxnRequest<'_>,
         serializable: bool,
     ) -> Ticket {
+        if let Err(error) = self.look_for_room(shard, 0) {
+            return Ticket::failed(error);
+        }
         let encoded = Command::Txn(request.clone()).encode();
         let kind = if request.is_read_only() {
             RequestKind::Read {
@@ -50,15 +57,29 @@ impl Engine {
 
     pub(crate) fn submit(&self, shard: usize, kind: RequestKind) -> Ticket {
         let shard = &self.inner.shards[shard];
-        let bytes = kind.bytes();
+        let (bytes, held) = (kind.bytes(), kind.held_bytes());
+        let inbox = &self.inner.cores[shard.core].inbox;
+        if !shard.budget.take(held) {
+            return Ticket::failed(inbox.no_room());
+        }
         let (answer, receiver) = Answer::channel();
-        match self.inner.cores[shard.core].inbox.request(
-            shard.group,
-            Request { kind, answer },
-            bytes,
-        ) {
+        match inbox.request(shard.group, Request { kind, answer }, bytes) {
             Ok(()) => Ticket::waiting(receiver),
-            Err((error, _)) => Ticket::failed(error),
+            Err((error, _)) => {
+                shard.budget.give_back(held);
+                Ticket::failed(error)
+            }
+        }
+    }
+
+    /// Refuses a write that would be refused anyhow, before it costs its encoding.
+    fn look_for_room(&self, shard: usize, bytes: usize) -> Result<(), Error> {
+        let shard = &self.inner.shards[shard];
+        let inbox = &self.inner.cores[shard.core].inbox;
+        let bytes = bytes + REQUEST_BYTES;
+        match shard.budget.has_room(bytes) && inbox.budget().has_room(bytes) {
+            true => Ok(()),
+            false => Err(inbox.no_room()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Watching keys of one shard.
 //!
 //! Promises: responses come in revision order, none twice, none left out; dropping the watcher ends it.
-//! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine.rs` and
+//! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine` and
 //! `tests/cancel.rs`.
 
 use std::pin::Pin;

@@ -148,7 +148,7 @@ pub fn render(core: usize, m: &CoreMetrics) -> String {
     let name = "henge_core_inbox_refused_total";
     p.head(
         name,
-        "Requests refused because the inbox was full.",
+        "Requests refused before they cost anything: the core or the shard held all it may.",
         "counter",
     );
     p.line(name, &label, m.inbox_refused);

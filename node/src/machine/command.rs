@@ -107,7 +107,7 @@ pub(super) mod tag {
 impl Command<'_> {
     /// Encodes with an empty stamp; [`stamp`] fills it in when the shard takes the request.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_BYTES + self.body_hint());
+        let mut out = Vec::with_capacity(self.bytes_hint());
         out.extend_from_slice(&[VERSION, self.tag(), 0, 0, 0, 0, 0, 0]);
         out.extend_from_slice(&[0; 16]);
         match self {
@@ -126,6 +126,11 @@ impl Command<'_> {
             Command::LeaseRevoke { id } | Command::LeaseRenew { id } => put_i64(&mut out, *id),
         }
         out
+    }
+
+    /// Its encoded size: exact for a put, about right for the rest.
+    pub fn bytes_hint(&self) -> usize {
+        HEADER_BYTES + self.body_hint()
     }
 
     fn tag(&self) -> u8 {

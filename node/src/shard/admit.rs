@@ -184,7 +184,9 @@ impl Shard {
                 max,
             })
         } else if self.apply_gap() > self.config.apply_gap_max
-            || self.pending_bytes + encoded.len() > self.config.pending_bytes_max
+            // One that is alone gets through, however large: as callers' budgets have it.
+            || self.pending_bytes != 0
+                && self.pending_bytes + encoded.len() > self.config.pending_bytes_max
         {
             Some(Error::TooManyRequests)
         } else if self.is_full() && command::adds(&encoded)
@@ -205,7 +207,7 @@ impl Shard {
         }
     }
 
-    fn queue_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
+    pub(super) fn queue_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
         self.pending_bytes += encoded.len();
         let expires_ms = now_ms + self.config.request_timeout_ms;
         self.queue.push_back(Pending {

@@ -135,29 +135,46 @@ impl Chain {
     }
 }
 
-/// Delivers a turn's answers: fills every slot, then wakes one caller with the chain of the others.
-/// The core must release the chain by itself soon (see the file's head).
-pub fn deliver(answers: impl Iterator<Item = (Answer, Outcomes)>) -> Option<Arc<Chain>> {
-    let chain = Arc::<Chain>::default();
-    let mut first = None;
-    let mut others = Vec::new();
-    for (answer, outcome) in answers {
-        match (
-            &first,
-            answer.fill(outcome, first.is_none().then_some(&chain)),
-        ) {
-            (_, None) => {}
-            (None, waker) => first = waker,
-            (Some(_), Some(waker)) => others.push(waker),
+/// A turn's answers on their way: fills every slot, whichever shard it is of, then wakes one caller with the
+/// chain of the others. One per turn, not one per shard: with a thousand active shards a turn would wake a
+/// thousand callers.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    chain: Arc<Chain>,
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+impl Delivery {
+    /// Fills the slots of these.
+    pub fn add(&mut self, answers: impl Iterator<Item = (Answer, Outcomes)>) {
+        for (answer, outcome) in answers {
+            let chain = self.first.is_none().then_some(&self.chain);
+            match (&self.first, answer.fill(outcome, chain)) {
+                (_, None) => {}
+                (None, waker) => self.first = waker,
+                (Some(_), Some(waker)) => self.others.push(waker),
+            }
         }
     }
-    let any = !others.is_empty();
-    // The chain is complete before anybody can be woken by it.
-    *chain.0.lock().unwrap_or_else(PoisonError::into_inner) = others;
-    if let Some(waker) = first {
-        waker.wake();
+
+    /// Wakes the first caller. The core must release the chain by itself soon (see the file's head).
+    pub fn finish(self) -> Option<Arc<Chain>> {
+        let any = !self.others.is_empty();
+        // The chain is complete before anybody can be woken by it.
+        *self.chain.0.lock().unwrap_or_else(PoisonError::into_inner) = self.others;
+        if let Some(waker) = self.first {
+            waker.wake();
+        }
+        any.then_some(self.chain)
     }
-    any.then_some(chain)
+}
+
+/// Delivers answers by themselves.
+pub fn deliver(answers: impl Iterator<Item = (Answer, Outcomes)>) -> Option<Arc<Chain>> {
+    let mut delivery = Delivery::default();
+    delivery.add(answers);
+    delivery.finish()
 }
 
 /// A core that ended without answering may have written the request: nobody can say.

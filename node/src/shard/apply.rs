@@ -8,7 +8,7 @@ use crate::api::Error;
 use crate::machine::{Command, Response, Stamp, command};
 
 /// Versions a compaction may remove in one slice between other work: 0.1 to 0.2 ms.
-const COMPACT_SLICE: usize = 500;
+pub(crate) const COMPACT_SLICE: usize = 500;
 
 /// Entries whose keys are announced to the store together.
 const TOUCH_ENTRIES: usize = 16;

@@ -23,7 +23,8 @@ const SLICE_BYTES: usize = 128 * 1024;
 
 /// A checkpoint in the making.
 pub struct Checkpointing {
-    cursor: SnapshotCursor,
+    /// Holds up the removal of history; none once the store has given all.
+    cursor: Option<SnapshotCursor>,
     writer: Writer,
     position: Position,
     /// Made, but not taken by the writer yet.
@@ -87,7 +88,7 @@ impl Shard {
         };
         match Writer::create(dir, meta) {
             Ok(writer) => {
-                let cursor = self.machine.store.snapshot_begin();
+                let cursor = Some(self.machine.store.snapshot_begin());
                 let ready = VecDeque::new();
                 let running = Checkpointing {
                     cursor,
@@ -108,10 +109,14 @@ impl Shard {
 
     fn make_slice(&self, running: &mut Checkpointing) {
         let mut slice = Vec::with_capacity(SLICE_BYTES + SLICE_BYTES / 2);
-        running.more =
+        running.more = running.cursor.as_mut().is_some_and(|cursor| {
             self.machine
                 .store
-                .snapshot_next(&mut running.cursor, SLICE_BYTES, &mut slice);
+                .snapshot_next(cursor, SLICE_BYTES, &mut slice)
+        });
+        if !running.more {
+            running.cursor = None;
+        }
         let slice = Bytes::from(slice);
         // One very large value can make a slice longer than a chunk may be.
         let pieces = (0..slice.len()).step_by(CHUNK_BYTES_MAX);

@@ -19,6 +19,7 @@ pub mod long_reads;
 pub mod persist;
 pub mod reads;
 pub mod request;
+pub mod retention;
 pub mod session;
 pub mod waiters;
 pub mod watch;
@@ -34,9 +35,11 @@ use self::admit::Pending;
 use self::log::TailLog;
 use self::long_reads::LongReads;
 use self::reads::Reads;
+use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
 use crate::api::{Error, Header, Metrics, Outcome, Status};
+use crate::core::budget::REQUEST_BYTES;
 use crate::core::recover::RecoveredGroup;
 use crate::machine::Machine;
 
@@ -71,6 +74,8 @@ pub struct ShardConfig {
     pub quota_bytes: u64,
     /// Milliseconds between progress notes of idle watchers (etcd: 10 minutes).
     pub progress_notify_ms: u64,
+    /// History that is given up without being asked.
+    pub auto_compaction: AutoCompaction,
     /// Bytes of log between two checkpoints of a member that is alone.
     pub checkpoint_bytes: u64,
     /// Bytes of log replayed at the start.
@@ -99,6 +104,8 @@ pub struct Shard {
     pub(crate) queue: VecDeque<Pending>,
     /// Bytes of requests between admission and answer.
     pub(crate) pending_bytes: usize,
+    /// What this shard's callers have taken of the budgets and the core has not given back.
+    pub(crate) held_bytes: usize,
     /// Callers of physical compactions that are still running.
     pub(crate) compacting: Vec<request::Answer>,
     /// The checkpoint that is being written.
@@ -127,6 +134,7 @@ pub struct Shard {
     leader_changes: u64,
     pub(crate) failed: u64,
     next_tick_ms: u64,
+    retention: Retention,
 }
 
 impl Shard {
@@ -157,6 +165,7 @@ impl Shard {
             answers: Vec::new(),
             queue: VecDeque::new(),
             pending_bytes: 0,
+            held_bytes: 0,
             compacting: Vec::new(),
             checkpointing: None,
             checkpoint_due_bytes: config
@@ -175,6 +184,7 @@ impl Shard {
             leader_changes: 0,
             failed: 0,
             next_tick_ms: now_ms + config.tick_ms,
+            retention: Retention::default(),
             config,
         };
         if shard.is_alone() && !shard.corrupt {
@@ -220,6 +230,7 @@ impl Shard {
             // their full time first.
             self.note_leader(now_ms);
             self.expire_leases(now_ms);
+            self.give_up_history(now_ms);
             self.stats = self.machine.store.stats();
             self.stats_applied = self.machine.applied_index;
         }
@@ -250,7 +261,8 @@ impl Shard {
             && !self.machine.store.compaction_pending();
         let tick_ms = if rests {
             let due = self.machine.store.leases_next_due_ms();
-            due.map_or(u64::MAX, |due| due.max(self.next_tick_ms))
+            let due = due.unwrap_or(u64::MAX).min(self.history_due_ms());
+            due.max(self.next_tick_ms)
         } else {
             self.next_tick_ms
         };
@@ -300,6 +312,15 @@ impl Shard {
             errors,
             is_learner: false,
         }
+    }
+
+    /// What can be given back to the budgets after a turn: what was taken for writes that are answered.
+    pub fn settle(&mut self) -> usize {
+        let holds = self.pending_bytes + self.waiting() * REQUEST_BYTES;
+        // Writes of the shard's own (leases that end) were not taken for: while they wait, less is given back.
+        let freed = self.held_bytes.saturating_sub(holds);
+        self.held_bytes -= freed;
+        freed
     }
 
     /// Callers whose writes were taken and not answered.

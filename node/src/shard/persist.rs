@@ -43,6 +43,8 @@ pub struct Outputs<'a> {
     pub stopwatch: &'a crate::core::gauges::Stopwatch,
     /// Microseconds that it took in this turn.
     pub apply_micros: u64,
+    /// Entries applied in this turn.
+    pub applied: usize,
 }
 
 impl Shard {
@@ -65,6 +67,7 @@ impl Shard {
                     LOCAL_APPEND_THREAD => self.persist(at, message, out),
                     LOCAL_APPLY_THREAD => {
                         let began = out.stopwatch.micros();
+                        out.applied += message.entries.len();
                         self.apply(message, out.now_ms);
                         out.apply_micros += out.stopwatch.micros().saturating_sub(began);
                     }

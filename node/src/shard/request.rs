@@ -3,6 +3,7 @@
 //! `answer` is the other direction: the handle that answers the caller.
 
 pub use super::answer::{Answer, AnswerReceiver};
+use crate::core::budget::REQUEST_BYTES;
 use crate::machine::Cursor;
 
 /// One request of one caller.
@@ -61,6 +62,15 @@ impl RequestKind {
             RequestKind::Write(encoded)
             | RequestKind::Read { encoded, .. }
             | RequestKind::CursorBegin { encoded, .. } => encoded.len(),
+            _ => 0,
+        }
+    }
+
+    /// What it takes of its core's and its shard's budgets until it is answered. Reads are answered in the
+    /// turn that takes them, or wait for one that is: the inbox's own bound is theirs.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            RequestKind::Write(encoded) => encoded.len() + REQUEST_BYTES,
             _ => 0,
         }
     }

@@ -22,6 +22,7 @@ fn config(voters: &[u64], first_request_id: u64) -> ShardConfig {
         request_timeout_ms: 7_000,
         request_bytes_max: 1_000,
         pending_bytes_max: 10_000,
+        auto_compaction: Default::default(),
         apply_gap_max: 5_000,
         quota_bytes: 0,
         progress_notify_ms: 600_000,

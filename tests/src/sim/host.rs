@@ -159,6 +159,7 @@ impl Host {
         let metrics = Arc::new(Mutex::new(Metrics::default()));
         let config = CoreConfig {
             inbox: inbox.clone(),
+            budgets: Vec::new(),
             // Checkpoints are written by a thread, which this world has none of.
             checkpoint_dir: std::path::PathBuf::new(),
             checkpoint_bytes: u64::MAX,
@@ -204,6 +205,7 @@ pub(super) fn shard_config(
         request_timeout_ms: REQUEST_TIMEOUT_MS,
         request_bytes_max: 3 << 19,
         pending_bytes_max: 64 << 20,
+        auto_compaction: Default::default(),
         apply_gap_max: 5_000,
         quota_bytes: 0,
         progress_notify_ms: 500,

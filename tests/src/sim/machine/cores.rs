@@ -79,6 +79,7 @@ impl RunningCore {
         let metrics = Arc::<Mutex<CoreMetrics>>::default();
         let config = CoreConfig {
             inbox: inbox.clone(),
+            budgets: Vec::new(),
             // Checkpoints are written by a thread, which this world has none of.
             checkpoint_dir: PathBuf::new(),
             checkpoint_bytes: u64::MAX,

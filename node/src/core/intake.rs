@@ -1,0 +1,120 @@
+//! What arrives: callers' requests, peers' frames, words on watch streams. The first stage of a turn.
+//!
+//! Promises: everything that was handed in is looked at once, in its order; what names a shard puts it on the
+//! agenda of this turn. What a core that has failed or stops is asked, it refuses.
+//! Must never know: what a request asks. Tested by `tests/engine` and the simulator.
+
+use bytes::Bytes;
+use henge_raft::MessageKind;
+
+use super::inbox::Input;
+use super::pack;
+use super::turn::{Core, Now, Phase};
+use crate::api::Error;
+use crate::shard::{STOPPED_QUEUED, Shard};
+
+impl Core {
+    /// Takes everything that arrived since the last turn.
+    pub(super) fn intake(&mut self, now: Now) {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        let (bytes, refused) = self.config.inbox.take(&mut inputs);
+        self.worked |= !inputs.is_empty();
+        let metrics = &mut self.gauges.metrics;
+        metrics.inbox_items = inputs.len() as u64;
+        metrics.inbox_refused = refused;
+        metrics.memory.inbox = bytes as u64;
+        for input in inputs.drain(..) {
+            self.take_input(input, now);
+        }
+        self.inputs = inputs;
+    }
+
+    fn take_input(&mut self, input: Input, now: Now) {
+        let running = self.phase == Phase::Running;
+        match input {
+            Input::Request { group, request } => {
+                let held = request.kind.held_bytes();
+                match self.shard(group) {
+                    Some(shard) => {
+                        shard.held_bytes += held;
+                        if running {
+                            return shard.admit(request, now.millis());
+                        }
+                    }
+                    None => self.config.inbox.budget().give_back(held),
+                }
+                request.answer.send(Err(self.refusal()));
+            }
+            Input::Peer { from, frame } if running => self.step_frame(from, frame),
+            Input::PeerLost { peer } if running => {
+                for (at, shard) in self.shards.iter_mut().enumerate() {
+                    shard.raft.report_unreachable(peer);
+                    self.agenda.mark(at);
+                }
+            }
+            Input::WatchOpen { group, session } => match self.shard(group) {
+                Some(shard) if running => shard.watches.open(session),
+                _ => session.end(),
+            },
+            Input::Watch {
+                group,
+                session,
+                command,
+            } => {
+                if let Some(shard) = self.shard(group) {
+                    let header = shard.header();
+                    shard
+                        .watches
+                        .command(&mut shard.machine.store, session, command, header);
+                }
+            }
+            Input::WatchTouch { group, session } => {
+                if let Some(shard) = self.shard(group) {
+                    let header = shard.header();
+                    shard
+                        .watches
+                        .touch(&mut shard.machine.store, session, header);
+                }
+            }
+            Input::Stop => self.stop(),
+            Input::Peer { .. } | Input::PeerLost { .. } => {}
+        }
+    }
+
+    /// The shard of a group, which now has something to do.
+    fn shard(&mut self, group: u64) -> Option<&mut Shard> {
+        let at = self
+            .shards
+            .binary_search_by_key(&group, |shard| shard.config.group)
+            .ok()?;
+        self.agenda.mark(at);
+        self.shards.get_mut(at)
+    }
+
+    fn refusal(&self) -> Error {
+        match self.phase {
+            Phase::Poisoned => Error::Poisoned("an earlier write failed".to_owned()),
+            _ => STOPPED_QUEUED,
+        }
+    }
+
+    fn step_frame(&mut self, from: u64, frame: Bytes) {
+        let messages = match pack::unpack(frame) {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::warn!(peer = %format_args!("{from:x}"), %error, "dropped a peer's frame");
+                return;
+            }
+        };
+        for (group, message) in messages {
+            // A peer speaks for itself, except that it may pass on a forwarded proposal or read.
+            let forwarded = matches!(message.kind, MessageKind::Prop | MessageKind::ReadIndex);
+            if message.from != from && !forwarded {
+                continue;
+            }
+            if let Some(shard) = self.shard(group) {
+                shard.step_peer(message);
+            }
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! Opening an engine as it was described: the directory taken, the logs replayed, the cores started.
+//!
+//! Promises: a description that cannot work is refused before the directory is touched; what was started
+//! before a failure ends with it. Must never know: what drives a core. Tested by `tests/engine`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use bytes::Bytes;
+use henge_mvcc as mvcc;
+use henge_raft::ConfState;
+use henge_wal::{Identity, Wal, checkpoint};
+
+use super::builder::EngineBuilder;
+use super::directory::Directory;
+use super::layout::Layout;
+use super::{CoreHandle, Engine, Inner, OpenError, ShardHandle};
+use crate::api::{CoreMetrics, Metrics};
+use crate::core::budget::Budget;
+use crate::core::gauges::Stopwatch;
+use crate::core::inbox::{self, Inbox, Input};
+use crate::core::recover::Recovery;
+use crate::core::{Core, CoreConfig, Peers};
+use crate::host::clock::{Clock, wall_clock_ms};
+use crate::host::place::disk_cpu;
+use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
+use crate::machine::Machine;
+use crate::peer::{PeerConfig, PeerHandler, PeerNet};
+use crate::shard::{Shard, ShardConfig};
+
+/// Most shards of one engine: their ids and buffers are laid out at open.
+const SHARDS_MAX: usize = 65_536;
+
+/// What a shard and its callers share.
+struct ShardDoor {
+    metrics: Arc<Mutex<Metrics>>,
+    budget: Arc<Budget>,
+}
+
+/// Starts a core: host, name, options, builder.
+pub(crate) type StartCore<'a> =
+    &'a mut dyn FnMut(HostKind, &str, HostOptions, CoreBuilder) -> Result<HostHandle, OpenError>;
+
+impl EngineBuilder {
+    /// As [`EngineBuilder::open`], with each core started by `start`.
+    pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
+        self.check()?;
+        let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.identity())?;
+        let layout = directory.layout.clone();
+        let cores = layout.placement.cores;
+        if self.cluster.members.len() > 1 && cores > 1 {
+            return Err(OpenError::Config {
+                setting: "cores",
+                why: "a replicated engine has one core in this version".to_owned(),
+            });
+        }
+        let (host, refused) = self.host.resolve();
+        if let Some(reason) = refused {
+            tracing::warn!(%reason, "io_uring is not available: log writes use a thread");
+        }
+        let pending_max = self.pending_max(layout.shards);
+        let inboxes: Vec<_> = (0..cores)
+            .map(|_| Arc::new(Inbox::with_budget(inbox::BYTES_MAX.max(pending_max))))
+            .collect();
+        let doors: Vec<_> = (0..layout.shards)
+            .map(|_| ShardDoor {
+                metrics: Arc::default(),
+                budget: Arc::new(Budget::new(pending_max)),
+            })
+            .collect();
+        // The cores come first: a peer that connects finds somebody to talk to.
+        let net = Arc::new(OnceLock::new());
+        let mut cores = Vec::with_capacity(cores);
+        let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
+        for (at, inbox) in inboxes.iter().enumerate() {
+            let core_metrics = Arc::new(Mutex::new(CoreMetrics::default()));
+            let door = (inbox.clone(), core_metrics.clone());
+            let build = self.core_builder(at, &layout, door, &doors, net.clone());
+            let (build, ended) = noting_the_end(build);
+            let options = HostOptions {
+                busy_poll_micros: self.busy_poll_micros,
+                cpu: disk_cpu.filter(|_| at == 0),
+            };
+            let HostHandle { thread, tasks } =
+                start(host, &format!("henge-core-{at}"), options, build)?;
+            let thread = Mutex::new(thread);
+            cores.push(CoreHandle {
+                inbox: inbox.clone(),
+                metrics: core_metrics,
+                tasks,
+                thread,
+                ended,
+            });
+        }
+        directory.opened()?;
+        let mut engine = Inner {
+            cores,
+            shards: doors
+                .into_iter()
+                .enumerate()
+                .map(|(at, door)| ShardHandle {
+                    core: layout.placement.home(at),
+                    group: group_id(at),
+                    metrics: door.metrics,
+                    budget: door.budget,
+                })
+                .collect(),
+            members: self.cluster.members.clone(),
+            router: layout.router,
+            limits: mvcc::check::Limits {
+                txn_ops_max: self.txn_ops_max,
+            },
+            host,
+            next_session: AtomicU64::new(1),
+            next_lease: AtomicU64::new(wall_clock_ms() << 20),
+            peers: None,
+        };
+        engine.peers = self.start_peers(&inboxes, &net)?;
+        Ok(Engine {
+            inner: Arc::new(engine),
+        })
+    }
+
+    fn check(&self) -> Result<(), OpenError> {
+        let bad = |setting, why: &str| {
+            Err(OpenError::Config {
+                setting,
+                why: why.to_owned(),
+            })
+        };
+        if self
+            .asked
+            .shards
+            .is_some_and(|shards| shards == 0 || shards > SHARDS_MAX)
+        {
+            return bad("shards", "must be between 1 and 65,536");
+        }
+        if self.tick_ms == 0 || self.election_ticks < 5 {
+            return bad(
+                "timeouts",
+                "the election timeout must be at least 5 heartbeat intervals",
+            );
+        }
+        let cluster = &self.cluster;
+        if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {
+            return bad("cluster", "this member's id must be one of the members'");
+        }
+        // Larger ones could be taken in and never be logged.
+        if self.request_bytes_max > henge_wal::ENTRY_BYTES_MAX {
+            return bad(
+                "request_bytes_max",
+                "must be at most 16 MiB, the log's largest entry",
+            );
+        }
+        self.wal.check().map_err(|why| OpenError::Config {
+            setting: "wal",
+            why: why.to_owned(),
+        })
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            cluster_id: self.cluster.cluster_id,
+            member_id: self.cluster.member_id,
+        }
+    }
+
+    fn pending_max(&self, shards: usize) -> usize {
+        let default = match shards {
+            1 => inbox::BYTES_MAX,
+            _ => inbox::BYTES_MAX / 4,
+        };
+        self.pending_bytes_max.unwrap_or(default)
+    }
+
+    fn shard_config(&self, group: u64, first_request_id: u64, shards: usize) -> ShardConfig {
+        ShardConfig {
+            group,
+            cluster_id: self.cluster.cluster_id,
+            member_id: self.cluster.member_id,
+            voters: self.voters(),
+            election_ticks: self.election_ticks,
+            tick_ms: self.tick_ms,
+            // etcd: 5 s and two election timeouts.
+            request_timeout_ms: 5_000 + 2 * self.election_ticks * self.tick_ms,
+            request_bytes_max: self.request_bytes_max,
+            pending_bytes_max: self.pending_max(shards),
+            apply_gap_max: 5_000,
+            quota_bytes: self.quota_bytes,
+            progress_notify_ms: self.progress_notify_ms,
+            auto_compaction: self.auto_compaction,
+            checkpoint_bytes: self.checkpoint_bytes,
+            log_bytes_replayed: 0,
+            seed: first_request_id,
+            first_request_id,
+        }
+    }
+
+    fn voters(&self) -> Vec<u64> {
+        let mut voters: Vec<_> = self
+            .cluster
+            .members
+            .iter()
+            .map(|member| member.id)
+            .collect();
+        voters.sort_unstable();
+        voters
+    }
+
+    /// Everything that must happen on the core's own thread.
+    fn core_builder(
+        &self,
+        at: usize,
+        layout: &Layout,
+        (inbox, core_metrics): (Arc<Inbox>, Arc<Mutex<CoreMetrics>>),
+        doors: &[ShardDoor],
+        net: Arc<OnceLock<Arc<PeerNet>>>,
+    ) -> CoreBuilder {
+        // Ids start from the wall clock, with room for a million requests per millisecond, so that those
+        // of a later run are always larger.
+        let first_request_id = wall_clock_ms() << 20;
+        let mine = (0..layout.shards).filter(|shard| layout.placement.home(*shard) == at);
+        let configs: Vec<_> = mine
+            .clone()
+            .map(|shard| self.shard_config(group_id(shard), first_request_id, layout.shards))
+            .collect();
+        let doors = mine.map(|shard| &doors[shard]);
+        let metrics = doors.clone().map(|door| door.metrics.clone()).collect();
+        let budgets = doors.map(|door| door.budget.clone()).collect();
+        let conf_state = ConfState {
+            voters: self.voters(),
+            ..ConfState::default()
+        };
+        let dir = self.dir.join(format!("core-{at}"));
+        let checkpoint_dir = self.dir.join("checkpoints");
+        let checkpoint_bytes = self.checkpoint_bytes;
+        let options = self.wal.clone();
+        let all_here = layout.placement.cores == 1;
+        let identity = self.identity();
+        Box::new(move |disk, clock: Clock| {
+            let now_ms = clock.now().millis();
+            let mut recovery = Recovery::new(conf_state, now_ms);
+            recovery.only(configs.iter().map(|config| config.group));
+            recovery.refuse_if_nothing_is_left(all_here);
+            for config in &configs {
+                if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
+                    recovery.restored(config.group, machine);
+                }
+            }
+            let (wal, report) = Wal::open(&dir, &options, &identity, disk, &mut recovery)?;
+            report_open(&dir, &report);
+            let mut groups = recovery.finish()?;
+            let mut shards = Vec::with_capacity(configs.len());
+            for mut config in configs {
+                config.log_bytes_replayed = report.bytes;
+                let recovered = groups.remove(&config.group).unwrap_or_default();
+                if recovered.lost.is_some() {
+                    report_damage(config.group, &report);
+                }
+                let member_id = config.member_id;
+                let shard =
+                    Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
+                        setting: "cluster",
+                        why: format!("{member_id:x}: {error}"),
+                    })?;
+                shards.push(shard);
+            }
+            let config = CoreConfig {
+                inbox,
+                budgets,
+                checkpoint_dir,
+                checkpoint_bytes,
+                metrics,
+                core_metrics,
+                stopwatch: Stopwatch::new(move || clock.now().micros),
+            };
+            let peers: Box<dyn Peers> = Box::new(NetPeers { net });
+            Ok((Core::new(config, shards, wal), peers))
+        })
+    }
+
+    fn start_peers(
+        &self,
+        inboxes: &[Arc<Inbox>],
+        net: &OnceLock<Arc<PeerNet>>,
+    ) -> Result<Option<Arc<PeerNet>>, OpenError> {
+        let cluster = &self.cluster;
+        if cluster.members.len() == 1 {
+            return Ok(None);
+        }
+        let mut config = PeerConfig::new(cluster.cluster_id, cluster.member_id, wall_clock_ms());
+        config.listen = cluster.listen.clone();
+        config.peers = cluster.peers.clone();
+        let handler = Arc::new(Door {
+            inbox: inboxes[0].clone(),
+        });
+        let started =
+            PeerNet::start(config, handler).map_err(|error| OpenError::Peers(error.to_string()))?;
+        let started = Arc::new(started);
+        // Set once, here: `open` runs once per builder.
+        let _ = net.set(started.clone());
+        Ok(Some(started))
+    }
+}
+
+/// A group's state machine from its newest checkpoint, if it has one.
+fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine>, OpenError> {
+    let Some(path) = checkpoint::latest(dir, group)? else {
+        return Ok(None);
+    };
+    let mut reader = checkpoint::Reader::open(&path)?;
+    let meta = *reader.meta();
+    let theirs = (meta.cluster_id, meta.member_id, meta.group);
+    if theirs != (identity.cluster_id, identity.member_id, group) {
+        return Err(OpenError::ForeignCheckpoint { path });
+    }
+    let unreadable = |error: mvcc::SnapshotError| OpenError::Checkpoint {
+        path: path.clone(),
+        error,
+    };
+    let mut restorer = mvcc::Restorer::new();
+    while let Some(chunk) = reader.next_chunk()? {
+        restorer.push(&chunk).map_err(unreadable)?;
+    }
+    let store = restorer.finish().map_err(unreadable)?;
+    Ok(Some(Machine {
+        store,
+        applied_index: meta.index,
+        applied_term: meta.term,
+    }))
+}
+
+/// Groups are numbered from 1; 0 would be easy to write by accident.
+pub(super) fn group_id(shard: usize) -> u64 {
+    shard as u64 + 1
+}
+
+/// Frames from peers go to the core's inbox.
+struct Door {
+    inbox: Arc<Inbox>,
+}
+
+impl PeerHandler for Door {
+    fn message(&self, from: u64, frame: Bytes) {
+        self.inbox.push(Input::Peer { from, frame });
+    }
+
+    fn connected(&self, peer: u64) {
+        tracing::info!(peer = %format_args!("{peer:x}"), "peer connected");
+    }
+
+    fn disconnected(&self, peer: u64, why: &str) {
+        tracing::warn!(peer = %format_args!("{peer:x}"), why, "peer disconnected");
+        self.inbox.push(Input::PeerLost { peer });
+    }
+
+    fn unreachable(&self, peer: u64, why: &str) {
+        tracing::warn!(peer = %format_args!("{peer:x}"), why, "peer cannot be reached");
+    }
+
+    fn refused(&self, from: SocketAddr, why: &str) {
+        tracing::warn!(%from, why, "refused a peer connection");
+    }
+}
+
+/// Frames to peers go to the transport, once it runs.
+struct NetPeers {
+    net: Arc<OnceLock<Arc<PeerNet>>>,
+}
+
+impl Peers for NetPeers {
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
+        if let Some(net) = self.net.get() {
+            // A frame that is not taken is lost on the network's side: raft repeats what matters.
+            let _ = if urgent {
+                net.send_urgent(to, frame)
+            } else {
+                net.send(to, frame)
+            };
+        }
+    }
+}
+
+/// Wraps a builder so that the end of its host thread can be awaited.
+fn noting_the_end(build: CoreBuilder) -> (CoreBuilder, tokio::sync::watch::Receiver<bool>) {
+    let (sender, receiver) = tokio::sync::watch::channel(false);
+    let wrapped: CoreBuilder = Box::new(move |disk, clock| {
+        let (core, peers) = build(disk, clock)?;
+        Ok((
+            core,
+            Box::new(NotingPeers {
+                peers,
+                _ended: sender,
+            }) as Box<dyn Peers>,
+        ))
+    });
+    (wrapped, receiver)
+}
+
+/// Lives as long as its core; dropping the sender ends every wait for it.
+struct NotingPeers {
+    peers: Box<dyn Peers>,
+    _ended: tokio::sync::watch::Sender<bool>,
+}
+
+impl Peers for NotingPeers {
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
+        self.peers.send(to, frame, urgent);
+    }
+}
+
+fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
+    tracing::info!(
+        dir = %dir.display(),
+        backend = report.backend,
+        direct_io = report.direct_io,
+        segments = report.segments,
+        records = report.records,
+        last_lsn = report.last_lsn,
+        "opened the log"
+    );
+    if !report.direct_io {
+        tracing::warn!(
+            dir = %dir.display(),
+            "this file system refuses O_DIRECT: the log uses write and fdatasync, which is slower"
+        );
+    }
+    if let Some(cut) = &report.cut {
+        tracing::warn!(
+            file = %cut.file.display(),
+            offset = cut.offset,
+            bytes = cut.bytes,
+            kept = %cut.kept.display(),
+            "cut a torn tail: a write that was never acknowledged"
+        );
+    }
+}
+
+/// A group that does not start, and why; the others do.
+fn report_damage(group: u64, report: &henge_wal::OpenReport) {
+    for damage in report.damaged.iter().filter(|damage| damage.group == group) {
+        tracing::error!(
+            group,
+            first = damage.first,
+            last = damage.last,
+            file = %damage.file.display(),
+            offset = damage.offset,
+            "acknowledged entries cannot be read: this group serves nothing; other members may have them \
+             (docs/faults.md, a member that lost its log); `henge wal repair` says what it would give up"
+        );
+    }
+}
