@@ -105,5 +105,5 @@ async fn run(
     }
     *first = load.index();
     drop(writer);
-    Ok(load.finish(wal))
+    Ok(load.finish())
 }

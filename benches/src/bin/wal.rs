@@ -14,11 +14,11 @@ use std::time::Duration;
 use clap::Parser;
 
 use henge_benches::stats::median;
-use henge_benches::wal_commit::{BACKENDS, Backend, Run, Turn, append_cpu_ns, commits};
+use henge_benches::wal_bed::Bed;
+use henge_benches::wal_commit::{BACKENDS, Backend, Run, Turn, append_cpu_ns};
 use henge_benches::wal_plot::{Series, bars, lines};
 use henge_benches::{wal_checkpoint, wal_fio, wal_peer, wal_recovery};
 
-const SIZES: [usize; 3] = [4 << 10, 64 << 10, 256 << 10];
 const DEPTHS: [usize; 2] = [1, 4];
 const GROUPS: u64 = 64;
 /// Turns in flight beside the peers, which can have one; the last is what the ratios are about: the
@@ -31,12 +31,18 @@ const PEER_BATCH_BYTES: usize = 24 << 10;
 /// Measures the write-ahead log.
 #[derive(Parser, Debug)]
 struct Options {
-    /// Measure longer: three times the time of each load, and one round more.
+    /// Measure longer: four times the time of each load, and two rounds more.
     #[arg(long)]
     full: bool,
     /// Only these parts: `commits`, `peers`, `cpu`, `recovery`, `checkpoint`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Bytes of a batch of `commits`, in KiB.
+    #[arg(long, value_delimiter = ',', default_values_t = [4, 64, 256])]
+    sizes: Vec<usize>,
+    /// Only these disks in `commits`: `tokio-uring`, `ring`, `thread`, `glommio` (a feature).
+    #[arg(long, value_delimiter = ',')]
+    disks: Vec<String>,
     /// Where the logs go; decides which disk is measured. Default: cargo's target.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -65,17 +71,24 @@ struct Bench {
     time: Duration,
     rounds: usize,
     gib: u64,
+    sizes: Vec<usize>,
+    backends: Vec<Backend>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
     let dir = options.dir.unwrap_or(target).join("henge-bench-wal");
+    let among = |backend: &Backend| {
+        options.disks.is_empty() || options.disks.iter().any(|d| d == backend.name())
+    };
     let bench = Bench {
+        sizes: options.sizes,
+        backends: BACKENDS.iter().copied().filter(among).collect(),
         dir: dir.clone(),
         plots: options.plots,
-        time: Duration::from_millis(if options.full { 2_400 } else { 800 }),
-        rounds: if options.full { 3 } else { 2 },
+        time: Duration::from_millis(if options.full { 1_200 } else { 300 }),
+        rounds: if options.full { 5 } else { 3 },
         gib: options.recovery_gib,
     };
     let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|o| o == part);
@@ -164,30 +177,38 @@ impl Bench {
             "commits per second, batch size by depth, and of fio's writes (medians of rounds)"
         );
         print!("{:>8} {:>5} {:>9} {:>7}", "batch", "depth", "fio", "spread");
-        for backend in BACKENDS {
+        for backend in &self.backends {
             print!(" {:>12} {:>6}", backend.name(), "of fio");
         }
         println!();
-        let mut worst = vec![[f64::INFINITY; 2]; BACKENDS.len()];
+        let beds = self.backends.iter().map(|backend| {
+            let name = format!("log-{}", backend.name());
+            Bed::new(*backend, self.dir.join(name))
+        });
+        let beds = beds.collect::<Result<Vec<_>, _>>()?;
+        let mut worst = vec![[f64::INFINITY; 2]; self.backends.len()];
         let mut labels = vec![];
-        let mut columns = vec![Vec::new(); BACKENDS.len() + 1];
+        let mut columns = vec![Vec::new(); self.backends.len() + 1];
         for (at, depth) in DEPTHS.into_iter().enumerate() {
-            for bytes in SIZES {
+            for bytes in self.sizes.iter().map(|kib| kib << 10) {
                 labels.push(format!("{}K x{depth}", bytes >> 10));
-                let rates = self.cell(bytes, depth, &mut columns)?;
+                let rates = self.cell(&beds, bytes, depth, &mut columns)?;
                 for (worst, ratio) in worst.iter_mut().zip(rates) {
                     worst[at] = worst[at].min(ratio);
                 }
             }
         }
-        for (backend, worst) in BACKENDS.iter().zip(&worst) {
+        for (backend, worst) in self.backends.iter().zip(&worst) {
             let (name, [one, four]) = (backend.name(), worst);
             println!(
                 "worst of the sizes on {name}: {one:.2} with one in flight, {four:.2} with four"
             );
         }
-        println!("the fio ratios of the last line: {}", BACKENDS[0].name());
-        let names = BACKENDS.iter().map(|backend| backend.name());
+        let Some(first) = self.backends.first() else {
+            return Err("no such disk in this build".into());
+        };
+        println!("the fio ratios of the last line: {}", first.name());
+        let names = self.backends.iter().map(|backend| backend.name());
         let series: Vec<_> = std::iter::once("fio")
             .chain(names)
             .zip(columns)
@@ -212,19 +233,20 @@ impl Bench {
     /// backend; a ratio is a median of the rounds' ratios, so that a slow second counts on both sides.
     fn cell(
         &self,
+        beds: &[Bed],
         bytes: usize,
         depth: usize,
         columns: &mut [Vec<(f64, f64)>],
     ) -> Result<Vec<f64>, String> {
         let turn = Turn::of_batch(bytes);
         let mut fio = Vec::new();
-        let mut rates = vec![Vec::new(); BACKENDS.len()];
-        let mut ratios = vec![Vec::new(); BACKENDS.len()];
+        let mut rates = vec![Vec::new(); self.backends.len()];
+        let mut ratios = vec![Vec::new(); self.backends.len()];
         for _ in 0..self.rounds {
             let theirs = wal_fio::writes(&self.dir, bytes, depth, self.time.as_secs_f64())?;
             fio.push(theirs.rate);
-            for (at, backend) in BACKENDS.iter().enumerate() {
-                let run = commits(*backend, &self.log(), turn, depth, self.time)?;
+            for (at, bed) in beds.iter().enumerate() {
+                let run = bed.run(turn, depth, self.time)?;
                 rates[at].push(run.rate());
                 ratios[at].push(run.rate() / theirs.rate);
             }
@@ -264,6 +286,7 @@ impl Bench {
             Some(row) => row.1.push(run),
             None => rows.push((name, vec![run])),
         };
+        let bed = Bed::new(Backend::Ring, self.log())?;
         let mut device: Vec<Vec<wal_fio::Fio>> = vec![Vec::new(); PEER_DEPTHS.len()];
         for _ in 0..self.rounds {
             for (at, depth) in PEER_DEPTHS.into_iter().enumerate() {
@@ -275,7 +298,7 @@ impl Bench {
                     depth,
                     seconds,
                 )?);
-                let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
+                let run = bed.run(turn, depth, self.time)?;
                 keep(format!("henge x{depth}"), run);
             }
             keep(

@@ -25,6 +25,7 @@ pub mod tokio_uring;
 
 mod buf;
 mod files;
+mod kernel;
 
 pub use buf::AlignedBuf;
 
