@@ -13,6 +13,7 @@
 
 pub mod dice;
 pub mod diff_wire;
+pub mod embedded;
 pub mod etcd;
 pub mod full;
 pub mod history;

@@ -16,7 +16,7 @@ use crate::etcd::{Client, DeleteRangeRequest, Op, PutRequest};
 use crate::history::{Operation, Session, Stamp, Write};
 
 /// Keys that a session writes over and over.
-const HOT_KEYS: u64 = 8;
+pub const HOT_KEYS: u64 = 8;
 /// How long a worker waits before it tries the next member.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -79,7 +79,7 @@ async fn session(id: u64, mut client: Client, dice: &mut Dice, board: &Board) ->
         if board.stop.load(Ordering::Relaxed) {
             break;
         }
-        let operation = choose(id, sequence, dice, &mut hot);
+        let operation = choose(id, sequence, dice, &mut hot, String::into_bytes);
         let begun = Instant::now();
         match send(&mut client, &operation).await {
             Ok(revision) => {
@@ -103,8 +103,15 @@ async fn session(id: u64, mut client: Client, dice: &mut Dice, board: &Board) ->
     session
 }
 
-/// Half new keys, else rewritten ones, transactions of three keys, and deletes.
-fn choose(id: u64, sequence: u64, dice: &mut Dice, hot: &mut [bool]) -> Operation {
+/// Half new keys, else rewritten ones, transactions of three keys, and deletes. `hot` says which of its
+/// [`HOT_KEYS`] a session has; `key` makes a key of a name.
+pub fn choose(
+    id: u64,
+    sequence: u64,
+    dice: &mut Dice,
+    hot: &mut [bool],
+    key: impl Fn(String) -> Vec<u8>,
+) -> Operation {
     // A few values are large: they cross block and segment borders.
     let len = if dice.one_in(100) {
         dice.range(4_000, 40_000)
@@ -116,7 +123,7 @@ fn choose(id: u64, sequence: u64, dice: &mut Dice, hot: &mut [bool]) -> Operatio
         sequence,
         len: len as usize,
     };
-    let key = |kind: &str, number: u64| format!("{id:012x}/{kind}/{number:08}").into_bytes();
+    let key = |kind: &str, number: u64| key(format!("{id:012x}/{kind}/{number:08}"));
     let at = dice.range(0, HOT_KEYS);
     match dice.range(0, 20) {
         0..10 => vec![Write::Put(key("once", sequence), stamp)],

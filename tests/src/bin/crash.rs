@@ -2,13 +2,15 @@
 //!
 //!     cargo run --release -p henge-tests --bin crash -- [--rounds 20] [--seed N] [--binary PATH]
 //!     cargo run --release -p henge-tests --bin crash -- --cluster 3 [--rounds 10]
+//!     cargo run --release -p henge-tests --bin crash -- --embedded-shards 64 [--rounds 20]
 //!
 //! Promises: prints the seed first and `key=value` pairs last; exits 1 on a violation and keeps the
 //! data directories then. One server: kill -9, restart (sometimes killed again while it recovers),
 //! then every acknowledged write is there with its value and revisions, unanswered ones wholly or
 //! not at all, and the revision accounts for each. A cluster: the leader is killed, writes resume
 //! through the others within 3 s, the old leader comes back and catches up, and all members hold
-//! the same.
+//! the same. With `--embedded-shards`: a process that embeds an engine with so many shards, killed and
+//! opened again with another number of cores each time (`henge_tests::embedded`).
 //! Must never know: the server's inside; any server that takes etcd's flags will do (`--plain`).
 //! Tested by running it on a real etcd, and by the planted faults in `history.rs`.
 #![allow(
@@ -16,7 +18,7 @@
     reason = "whole-system tests live in real time and wait for real processes"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use henge_tests::dice::Dice;
+use henge_tests::embedded::{self, Planted, child};
 use henge_tests::etcd::{Client, KeyValue, RangeRequest};
 use henge_tests::history::{History, Session};
 use henge_tests::load::{Board, Worker};
@@ -67,6 +70,19 @@ struct Options {
     /// Connections with one operation in flight each.
     #[arg(long, default_value_t = 12)]
     clients: u64,
+    /// Kills a process that embeds an engine with so many shards, instead of servers.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    embedded_shards: Option<u16>,
+    /// With --embedded-shards: a bug that has to be found (lost-tail, split-txn).
+    #[arg(long, requires = "embedded_shards")]
+    planted: Option<Planted>,
+    /// Is the process that is killed, on this directory.
+    #[arg(long, hide = true, requires_all = ["embedded_shards", "cores", "number"])]
+    embedded_child: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    cores: Option<usize>,
+    #[arg(long, hide = true)]
+    number: Option<u64>,
 }
 
 /// One run: the members, those that live, and what they were told.
@@ -84,13 +100,84 @@ struct Run {
 fn main() -> ExitCode {
     let options = Options::parse();
     let seed = options.seed.unwrap_or_else(Dice::fresh_seed);
+    if let Some(dir) = &options.embedded_child {
+        return be_killed(&options, dir, seed);
+    }
     println!("seed={seed}");
+    if let Some(shards) = options.embedded_shards {
+        return embedded(&options, shards.into(), seed);
+    }
     match prepare(&options, seed) {
         Ok((runtime, scratch, run)) => conduct(&options, &runtime, scratch, run, seed),
         Err(why) => {
             eprintln!("error: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The process under test of `--embedded-shards`.
+fn be_killed(options: &Options, dir: &Path, seed: u64) -> ExitCode {
+    let order = child::Order {
+        shards: options.embedded_shards.unwrap_or(1).into(),
+        cores: options.cores.unwrap_or(1),
+        number: options.number.unwrap_or(0),
+        seed,
+        planted: options.planted,
+    };
+    if let Err(why) = child::run(dir, order) {
+        eprintln!("error: {why}");
+    }
+    // It is killed; every other end is one that the killer reports.
+    ExitCode::FAILURE
+}
+
+fn embedded(options: &Options, shards: usize, seed: u64) -> ExitCode {
+    let made = Scratch::new("crash-embedded").and_then(|scratch| {
+        let program = std::env::current_exe().map_err(|e| format!("where am I: {e}"))?;
+        Ok((scratch, program))
+    });
+    let (mut scratch, program) = match made {
+        Ok(made) => made,
+        Err(why) => {
+            eprintln!("error: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let dir = scratch.path().join("data");
+    let mut run = embedded::Run::new(program, dir, shards, seed, options.planted);
+    let mut done = 0;
+    let mut violation = None;
+    while done < options.rounds.unwrap_or(20) && violation.is_none() {
+        match run.round() {
+            Ok(line) => {
+                done += 1;
+                println!("round {done}: {line}");
+            }
+            Err(why) => violation = Some(why),
+        }
+    }
+    if let Some(why) = &violation {
+        eprintln!("VIOLATION in round {}: {why}", done + 1);
+        // What a planted bug left is of no interest.
+        if options.planted.is_none() {
+            scratch.keep();
+            eprintln!("data directory kept in {}", scratch.path().display());
+        }
+    }
+    let (acked, unknown, applied) = run.counts();
+    println!(
+        "seed={seed} rounds={done} shards={shards} acked={acked} unknown={unknown} \
+         unknown_applied={applied} killed_in_recovery={} core_changes={} restart_ms_max={} \
+         violations={}",
+        run.killed_opening,
+        run.moves,
+        run.restart_max.as_millis(),
+        u8::from(violation.is_some())
+    );
+    match violation {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
     }
 }
 
