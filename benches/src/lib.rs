@@ -23,6 +23,7 @@ pub mod raft_tikv;
 pub mod server;
 pub mod stats;
 pub mod tail;
+pub mod wal_bed;
 pub mod wal_checkpoint;
 pub mod wal_commit;
 pub mod wal_fio;

@@ -5,7 +5,7 @@
 //! but what the processor caches. Must never know: the goals. Tested by running it.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use henge_mvcc::{
@@ -14,7 +14,8 @@ use henge_mvcc::{
 };
 
 use crate::mvcc_load::{
-    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, quantile_us, resident_bytes, shuffled, waited_ns,
+    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, cpu_ns, page_faults, quantile_us, resident_bytes,
+    shuffled,
 };
 use crate::mvcc_rival::Rival;
 
@@ -24,6 +25,9 @@ const BATCH: u64 = 20_000;
 const TOUCH: usize = 16;
 /// Budget of one compaction slice, as the shard gives it.
 const COMPACT_SLICE: usize = 500;
+/// How often the shard gives memory back, and how much of it.
+const TICK: Duration = Duration::from_millis(100);
+const TRIM_BYTES: usize = 1 << 20;
 /// Bytes of a snapshot slice, as the shard takes them.
 const SNAPSHOT_SLICE_BYTES: usize = 64 << 10;
 const VALUE: [u8; VALUE_BYTES] = [7; VALUE_BYTES];
@@ -236,26 +240,33 @@ impl Arena {
         }
     }
 
-    /// Compacts all old versions in the shard's slices: how many went, the slices' times in
-    /// nanoseconds, sorted, without the time they waited for a processor, and the longest with it.
-    pub fn compact(&mut self) -> (u64, Vec<u64>, u64) {
-        let before = self.store.stats().versions;
+    /// Compacts all old versions in the shard's slices, and gives memory back as it does.
+    pub fn compact(&mut self) -> Vec<CompactSlice> {
         let compacted = self.store.compact(self.store.revision());
         assert!(compacted.is_ok(), "the present can be compacted");
-        let (mut times, mut longest) = (Vec::new(), 0);
+        let (mut slices, mut tick) = (Vec::new(), Instant::now());
         loop {
-            let waited = waited_ns();
-            let begun = Instant::now();
+            let gives_back = tick.elapsed() >= TICK;
+            if gives_back {
+                tick = Instant::now();
+            }
+            let (versions, faults) = (self.store.stats().versions, page_faults());
+            let (begun, cpu) = (Instant::now(), cpu_ns());
             let more = self.store.compact_step(COMPACT_SLICE);
-            let time = begun.elapsed().as_nanos() as u64;
-            longest = longest.max(time);
-            times.push(time.saturating_sub(waited_ns() - waited));
+            if gives_back {
+                self.store.trim(TRIM_BYTES);
+            }
+            let cpu = cpu_ns() - cpu;
+            slices.push(CompactSlice {
+                cpu_ns: cpu,
+                wall_ns: begun.elapsed().as_nanos() as u64,
+                removed: versions - self.store.stats().versions,
+                faults: page_faults() - faults,
+            });
             if !more {
-                break;
+                return slices;
             }
         }
-        times.sort_unstable();
-        (before - self.store.stats().versions, times, longest)
     }
 
     /// Puts while a snapshot is taken in slices, one slice every `puts_per_slice`: the 99th
@@ -301,7 +312,7 @@ impl Arena {
     }
 
     /// Reads everything in one answer, then in slices: milliseconds of the one, and the slices' times
-    /// in nanoseconds, sorted, without waits for a processor.
+    /// in nanoseconds of processor time, sorted.
     pub fn scan(&mut self) -> (f64, Vec<u64>) {
         let request = RangeRequest {
             range: KeyRange::all(),
@@ -313,11 +324,9 @@ impl Arena {
         let (mut times, mut given) = (Vec::new(), 0);
         if let Ok(mut cursor) = self.store.range_begin(&request) {
             loop {
-                let waited = waited_ns();
-                let begun = Instant::now();
+                let begun = cpu_ns();
                 let slice = self.store.range_next(&mut cursor, SliceLimits::default());
-                let time = begun.elapsed().as_nanos() as u64;
-                times.push(time.saturating_sub(waited_ns() - waited));
+                times.push(cpu_ns() - begun);
                 given += slice.kvs.len();
                 if slice.end.is_some() {
                     break;
@@ -413,6 +422,19 @@ impl Arena {
         });
         rate.ns()
     }
+}
+
+/// One slice of a compaction: its time, and what it did in it.
+#[derive(Clone, Copy, Debug)]
+pub struct CompactSlice {
+    /// Processor time.
+    pub cpu_ns: u64,
+    /// Time on the wall, waits for a processor included.
+    pub wall_ns: u64,
+    /// Versions removed. The slices after the last of them move what is left of segments.
+    pub removed: u64,
+    /// Pages that the kernel had to find.
+    pub faults: u64,
 }
 
 /// What a snapshot does to puts, in microseconds.

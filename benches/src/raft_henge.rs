@@ -15,96 +15,38 @@ use henge_raft::{
 use crate::raft_race::{Applied, MEMBERS, Member, Settings};
 
 /// A member in synchronous mode.
-pub struct Synchronous {
-    node: RawNode<MemoryStorage>,
-    applied: Applied,
-}
-
+pub type Synchronous = Henge<false>;
 /// A member in asynchronous mode, whose two local threads answer within the same turn.
-pub struct Asynchronous {
+pub type Asynchronous = Henge<true>;
+
+/// A member, with asynchronous storage writes or without.
+pub struct Henge<const ASYNC: bool> {
     node: RawNode<MemoryStorage>,
     applied: Applied,
     /// Messages to and from the local threads. Reused.
     local: VecDeque<Message>,
 }
 
-fn start(id: u64, settings: Settings, is_async: bool) -> RawNode<MemoryStorage> {
-    let voters: Vec<u64> = (1..=MEMBERS).collect();
-    let config = Config {
-        heartbeat_tick: settings.heartbeat_tick,
-        election_tick: settings.election_tick,
-        max_inflight_msgs: settings.inflight,
-        async_storage_writes: is_async,
-        ..Config::new(id)
+impl<const ASYNC: bool> Member for Henge<ASYNC> {
+    type Message = Message;
+    const NAME: &'static str = if ASYNC {
+        "henge-raft, asynchronous writes"
+    } else {
+        "henge-raft"
     };
-    RawNode::new(config, MemoryStorage::with_voters(&voters)).expect("a valid configuration")
-}
 
-impl Member for Synchronous {
-    type Message = Message;
-    const NAME: &'static str = "henge-raft";
-
-    fn start(id: u64, settings: Settings) -> Synchronous {
-        Synchronous {
-            node: start(id, settings, false),
-            applied: Applied::default(),
-        }
-    }
-
-    fn campaign(&mut self) {
-        self.node.campaign().expect("a healthy group");
-    }
-
-    fn tick(&mut self) -> bool {
-        self.node.tick();
-        self.node.has_ready()
-    }
-
-    fn propose(&mut self, payloads: &[Bytes]) {
-        self.node
-            .propose_batch(payloads.iter().cloned())
-            .expect("a leader takes proposals");
-    }
-
-    fn step(&mut self, message: Message) {
-        self.node.step(message).expect("members in good faith");
-    }
-
-    fn work(&mut self, out: &mut Vec<(u64, Message)>) {
-        while self.node.has_ready() {
-            let ready = self.node.ready();
-            let storage = self.node.storage_mut();
-            storage.append(&ready.entries).expect("no gaps");
-            storage.set_hard_state(ready.hard_state);
-            for entry in &ready.committed_entries {
-                self.applied.add(entry.index, &entry.data);
-            }
-            self.node.advance();
-            out.extend(ready.messages.into_iter().map(|it| (it.to, it)));
-        }
-    }
-
-    fn leads(&self) -> bool {
-        self.node.role() == RoleKind::Leader
-    }
-
-    fn applied(&self) -> Applied {
-        self.applied
-    }
-
-    fn compact(&mut self, index: u64) {
-        let storage = self.node.storage_mut();
-        storage.compact(index).expect("applied everywhere");
-    }
-}
-
-impl Member for Asynchronous {
-    type Message = Message;
-    const NAME: &'static str = "henge-raft, asynchronous writes";
-
-    fn start(id: u64, settings: Settings) -> Asynchronous {
-        Asynchronous {
-            node: start(id, settings, true),
+    fn start(id: u64, settings: Settings) -> Self {
+        let voters: Vec<u64> = (1..=MEMBERS).collect();
+        let config = Config {
+            heartbeat_tick: settings.heartbeat_tick,
+            election_tick: settings.election_tick,
+            max_inflight_msgs: settings.inflight,
+            async_storage_writes: ASYNC,
+            ..Config::new(id)
+        };
+        let storage = MemoryStorage::with_voters(&voters);
+        Henge {
+            node: RawNode::new(config, storage).expect("a valid configuration"),
             applied: Applied::default(),
             local: VecDeque::new(),
         }
@@ -131,9 +73,13 @@ impl Member for Asynchronous {
 
     fn work(&mut self, out: &mut Vec<(u64, Message)>) {
         while self.node.has_ready() {
-            self.local.extend(self.node.ready().messages);
-            while let Some(message) = self.local.pop_front() {
-                self.handle(message, out);
+            if ASYNC {
+                self.local.extend(self.node.ready().messages);
+                while let Some(message) = self.local.pop_front() {
+                    self.handle(message, out);
+                }
+            } else {
+                self.persist_and_apply(out);
             }
         }
     }
@@ -152,7 +98,19 @@ impl Member for Asynchronous {
     }
 }
 
-impl Asynchronous {
+impl<const ASYNC: bool> Henge<ASYNC> {
+    fn persist_and_apply(&mut self, out: &mut Vec<(u64, Message)>) {
+        let ready = self.node.ready();
+        let storage = self.node.storage_mut();
+        storage.append(&ready.entries).expect("no gaps");
+        storage.set_hard_state(ready.hard_state);
+        for entry in &ready.committed_entries {
+            self.applied.add(entry.index, &entry.data);
+        }
+        self.node.advance();
+        out.extend(ready.messages.into_iter().map(|it| (it.to, it)));
+    }
+
     fn handle(&mut self, message: Message, out: &mut Vec<(u64, Message)>) {
         match message.to {
             LOCAL_APPEND_THREAD => {

@@ -13,6 +13,8 @@ use crate::wal_commit::{Backend, Load, Run, Turn, close, warm};
 /// Both runs, and how fast the checkpoint went, in bytes per second.
 #[derive(Clone, Debug, Default)]
 pub struct Beside {
+    /// Turns in flight.
+    pub depth: usize,
     /// Without a checkpoint.
     pub alone: Run,
     /// While one is written.
@@ -21,39 +23,37 @@ pub struct Beside {
     pub checkpoint_rate: f64,
 }
 
-/// Measures one after the other, on one open log.
+/// Measures both, one after the other, on one open log: each depth so many times.
 pub fn measure(
     backend: Backend,
     dir: &Path,
     turn: Turn,
-    depth: usize,
+    depths: &[usize],
+    rounds: usize,
     time: Duration,
-) -> Result<Beside, String> {
+) -> Result<Vec<Beside>, String> {
     let _ = std::fs::remove_dir_all(dir);
     let out = backend.run(async {
         let (mut wal, _) = backend.open(&dir.join("log"), &Options::default(), &mut ())?;
         let mut first = 0;
         // Segments are made and filled before anything is measured.
         warm(&mut wal).await?;
-        let alone = run(&mut wal, turn, depth, time, &mut first, None).await?;
-        let mut pushed = 0;
         let files = dir.join("checkpoints");
-        let beside = run(
-            &mut wal,
-            turn,
-            depth,
-            time,
-            &mut first,
-            Some((&files, &mut pushed)),
-        )
-        .await?;
+        let mut found = Vec::new();
+        for depth in depths.iter().flat_map(|depth| vec![*depth; rounds]) {
+            let alone = run(&mut wal, turn, depth, time, &mut first, None).await?;
+            let mut pushed = 0;
+            let checkpoint = Some((files.as_path(), &mut pushed));
+            let beside = run(&mut wal, turn, depth, time, &mut first, checkpoint).await?;
+            found.push(Beside {
+                depth,
+                alone,
+                beside,
+                checkpoint_rate: pushed as f64 / (time.as_secs_f64() * 4.0 / 3.0),
+            });
+        }
         close(wal).await;
-        let checkpoint_rate = pushed as f64 / (time.as_secs_f64() * 4.0 / 3.0);
-        Ok(Beside {
-            alone,
-            beside,
-            checkpoint_rate,
-        })
+        Ok(found)
     });
     let _ = std::fs::remove_dir_all(dir);
     out
@@ -105,5 +105,5 @@ async fn run(
     }
     *first = load.index();
     drop(writer);
-    Ok(load.finish(wal))
+    Ok(load.finish())
 }

@@ -216,7 +216,7 @@ pub struct Run {
     pub commits: u64,
     /// Latency of each, in microseconds, sorted.
     pub micros: Vec<f64>,
-    /// Bytes written per byte of payload.
+    /// Bytes written per byte of payload, in this load.
     pub amplification: f64,
 }
 
@@ -275,6 +275,7 @@ pub async fn event(wal: &mut Wal) -> Event {
 
 /// Commits turns for a while, `depth` at a time, and warms up for a third of it before.
 pub async fn load(wal: &mut Wal, turn: Turn, depth: usize, time: Duration) -> Result<Run, String> {
+    let before = (wal.stats().bytes, wal.stats().payload_bytes);
     let mut load = Load::new(turn, time);
     loop {
         while load.in_flight.len() < depth && Instant::now() < load.end {
@@ -285,7 +286,10 @@ pub async fn load(wal: &mut Wal, turn: Turn, depth: usize, time: Duration) -> Re
         }
         load.take(wal).await?;
     }
-    Ok(load.finish(wal))
+    let mut run = load.finish();
+    let payload = wal.stats().payload_bytes - before.1;
+    run.amplification = (wal.stats().bytes - before.0) as f64 / payload.max(1) as f64;
+    Ok(run)
 }
 
 /// Fills segments quickly until they are recycled.
@@ -390,12 +394,10 @@ impl Load {
         Ok(())
     }
 
-    /// What it came to.
-    pub fn finish(mut self, wal: &Wal) -> Run {
+    /// What it came to, but for the bytes.
+    pub fn finish(mut self) -> Run {
         self.run.seconds = (self.end - self.begin).as_secs_f64();
         self.run.micros.sort_by(f64::total_cmp);
-        let stats = wal.stats();
-        self.run.amplification = stats.bytes as f64 / stats.payload_bytes.max(1) as f64;
         self.run
     }
 }
@@ -404,30 +406,6 @@ impl Load {
 pub async fn close(mut wal: Wal) {
     wal.close();
     while event(&mut wal).await != Event::Closed {}
-}
-
-/// Henge's commit rate at a batch size and depth.
-pub fn commits(
-    backend: Backend,
-    dir: &Path,
-    turn: Turn,
-    depth: usize,
-    time: Duration,
-) -> Result<Run, String> {
-    let _ = std::fs::remove_dir_all(dir);
-    let options = Options {
-        depth,
-        ..Options::default()
-    };
-    let run = backend.run(async {
-        let (mut wal, _) = backend.open(dir, &options, &mut ())?;
-        warm(&mut wal).await?;
-        let run = load(&mut wal, turn, depth, time).await;
-        close(wal).await;
-        run
-    });
-    let _ = std::fs::remove_dir_all(dir);
-    run
 }
 
 /// A disk whose writes are done at once and go nowhere: what is left is the processor's work.

@@ -38,6 +38,8 @@ pub struct MemoryBytes {
     /// that are not yet given back (at most half of what lives, but for what compaction is about to
     /// give back).
     pub spare: u64,
+    /// Emptied by compaction and kept for versions to come, until [`Store::trim`] gives it back.
+    pub idle: u64,
     /// The ordered index and the table of keys.
     pub index: u64,
     /// The revision log.
@@ -51,6 +53,11 @@ pub struct MemoryBytes {
 impl MemoryBytes {
     /// All classes.
     pub fn total(&self) -> u64 {
+        self.in_use() + self.idle
+    }
+
+    /// All classes but what is idle: what a quota should look at, as the next versions take no more.
+    pub fn in_use(&self) -> u64 {
         self.keys + self.versions + self.spare + self.index + self.log + self.leases + self.watch
     }
 }
@@ -76,6 +83,7 @@ impl fmt::Display for Stats {
             keys,
             versions,
             spare,
+            idle,
             index,
             log,
             leases,
@@ -86,6 +94,7 @@ impl fmt::Display for Stats {
             ("bytes of keys", keys),
             ("bytes of versions", versions),
             ("bytes to give back or grow", spare),
+            ("bytes idle", idle),
             ("bytes of index", index),
             ("bytes of revision log", log),
             ("bytes of leases", leases),
@@ -100,6 +109,13 @@ impl fmt::Display for Stats {
 }
 
 impl Store {
+    /// Gives up to about `bytes_max` of idle memory back to the allocator; returns whether there is more.
+    /// Whoever has a clock calls it now and then with a little: an allocator may put giving back off and
+    /// then do a second's worth of it in one call (mimalloc takes about 0.1 µs for a page).
+    pub fn trim(&mut self, bytes_max: usize) -> bool {
+        self.keys.trim(bytes_max)
+    }
+
     /// Memory by class. A few additions: cheap enough to ask before every batch of writes.
     pub fn memory(&self) -> MemoryBytes {
         let totals = self.keys.totals();
@@ -107,6 +123,7 @@ impl Store {
             keys: totals.key_bytes,
             versions: totals.version_bytes,
             spare: totals.spare_bytes,
+            idle: totals.idle_bytes,
             index: (self.index.heap_bytes() + self.keys.slot_bytes()) as u64,
             log: self.log.heap_bytes() as u64,
             leases: self.leases.heap_bytes() as u64,

@@ -1,11 +1,16 @@
 //! Leases: what keys are attached to, and when they run out.
 //!
-//! Two parts with different owners. The *replicated* part (id, time to live, attachments) changes
-//! only by commands and is equal on all replicas. The *local* part (deadlines) matters only on the
-//! primary: it is fed by keep-alives, is never in a snapshot, and a new primary starts it afresh
-//! with [`Store::leases_extend`]. Expiry deletes nothing here: the primary proposes a revoke for
-//! each id that [`Store::leases_expired`] reports. Time comes in as milliseconds of any monotonic
-//! clock. Tested here and by `tests/lease.rs`.
+//! Two parts with different owners. The *replicated* part (id, time to live, attachments, the last
+//! command that granted or renewed it) changes only by commands and is equal on all replicas. The
+//! *local* part (deadlines) matters only on the primary: it is fed by keep-alives, is never in a
+//! snapshot, and a new primary starts it afresh with [`Store::leases_extend`]. Expiry deletes nothing
+//! here: the primary proposes a [`Store::lease_expire`] for each id that [`Store::leases_expired`]
+//! reports. Time comes in as milliseconds of any monotonic clock.
+//!
+//! Between the decision that a lease ran out and its command's turn in the log lie other commands; one
+//! of them may renew the lease, and its caller is told so. So an expiry says how much of the log had
+//! been applied when it was decided, and does nothing to a lease that was renewed behind that.
+//! Tested by `tests/lease.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -24,9 +29,20 @@ const EXPIRED_RETRY_MS: u64 = 3_000;
 /// The deadline of a lease that was restored and not yet extended.
 const NEVER: u64 = u64::MAX;
 
+/// What a snapshot says of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseEntry {
+    pub id: i64,
+    pub ttl_s: i64,
+    /// See [`Store::lease_renew`].
+    pub renewed: u64,
+}
+
 #[derive(Debug)]
 struct Lease {
     ttl_s: i64,
+    /// Position in the log of the command that granted it or renewed it last.
+    renewed: u64,
     /// What was left at the last checkpoint since it was renewed.
     checkpoint_s: Option<i64>,
     deadline_ms: u64,
@@ -52,14 +68,18 @@ impl Leases {
         self.by_id.len()
     }
 
-    /// Ids and times to live, by id.
-    pub fn iter(&self) -> impl Iterator<Item = (i64, i64)> {
-        self.by_id.iter().map(|(&id, lease)| (id, lease.ttl_s))
+    /// The replicated part but for the attachments, by id.
+    pub fn iter(&self) -> impl Iterator<Item = LeaseEntry> {
+        self.by_id.iter().map(|(&id, lease)| LeaseEntry {
+            id,
+            ttl_s: lease.ttl_s,
+            renewed: lease.renewed,
+        })
     }
 
     /// Adds a lease whose deadline does not run yet; false if the id is taken.
-    pub fn restore(&mut self, id: i64, ttl_s: i64) -> bool {
-        self.insert(id, ttl_s, NEVER)
+    pub fn restore(&mut self, entry: LeaseEntry) -> bool {
+        self.insert(entry, NEVER)
     }
 
     /// Attaches a key; false if there is no such lease.
@@ -83,12 +103,14 @@ impl Leases {
         (self.by_id.len() * per_lease + self.attached * mem::size_of::<KeyId>()) * 4 / 3
     }
 
-    fn insert(&mut self, id: i64, ttl_s: i64, deadline_ms: u64) -> bool {
+    fn insert(&mut self, entry: LeaseEntry, deadline_ms: u64) -> bool {
+        let LeaseEntry { id, ttl_s, renewed } = entry;
         if self.contains(id) {
             return false;
         }
         let lease = Lease {
             ttl_s,
+            renewed,
             checkpoint_s: None,
             deadline_ms,
             due_ms: deadline_ms,
@@ -97,6 +119,18 @@ impl Leases {
         self.by_id.insert(id, lease);
         self.due.insert((deadline_ms, id));
         true
+    }
+
+    /// Gives a lease its full time from now on; returns that time.
+    fn renew(&mut self, id: i64, now_ms: u64) -> Option<i64> {
+        let lease = self.by_id.get_mut(&id)?;
+        lease.deadline_ms = deadline(now_ms, lease.ttl_s);
+        lease.checkpoint_s = None;
+        let before = mem::replace(&mut lease.due_ms, lease.deadline_ms);
+        let (due_ms, ttl_s) = (lease.due_ms, lease.ttl_s);
+        self.due.remove(&(before, id));
+        self.due.insert((due_ms, id));
+        Some(ttl_s)
     }
 
     fn remove(&mut self, id: i64) -> Option<Lease> {
@@ -114,8 +148,20 @@ fn deadline(now_ms: u64, ttl_s: i64) -> u64 {
 impl Store {
     /// Creates a lease; returns the time to live granted, which is raised to
     /// [`crate::Config::lease_ttl_s_min`]. Id 0 is refused: picking an id is the proposer's job,
-    /// before the command is replicated.
+    /// before the command is replicated. For a store without a log; see [`Store::lease_grant_at`].
     pub fn lease_grant(&mut self, id: i64, ttl_s: i64, now_ms: u64) -> Result<i64, Error> {
+        self.lease_grant_at(id, ttl_s, 0, now_ms)
+    }
+
+    /// [`Store::lease_grant`] by the command at `position` of the log: an expiry decided before it
+    /// meant an older lease of this id (see [`Store::lease_expire`]).
+    pub fn lease_grant_at(
+        &mut self,
+        id: i64,
+        ttl_s: i64,
+        position: u64,
+        now_ms: u64,
+    ) -> Result<i64, Error> {
         if id == 0 {
             return Err(Error::LeaseNotFound);
         }
@@ -123,7 +169,12 @@ impl Store {
             return Err(Error::LeaseTtlTooLarge);
         }
         let ttl_s = ttl_s.max(self.config.lease_ttl_s_min);
-        if self.leases.insert(id, ttl_s, deadline(now_ms, ttl_s)) {
+        let entry = LeaseEntry {
+            id,
+            ttl_s,
+            renewed: position,
+        };
+        if self.leases.insert(entry, deadline(now_ms, ttl_s)) {
             Ok(ttl_s)
         } else {
             Err(Error::LeaseExists)
@@ -141,20 +192,33 @@ impl Store {
         Ok(keys.len() as i64)
     }
 
-    /// Renews a lease; returns its time to live. `None`: unknown, or run out and about to be
-    /// revoked (etcd answers TTL 0 to both).
+    /// Renews a lease on the primary alone; returns its time to live. `None`: unknown, or run out and
+    /// about to be revoked (etcd answers TTL 0 to both): its expiry may be under way.
     pub fn lease_keep_alive(&mut self, id: i64, now_ms: u64) -> Option<i64> {
-        let lease = self.leases.by_id.get_mut(&id)?;
+        let lease = self.leases.by_id.get(&id)?;
         if lease.deadline_ms <= now_ms {
             return None;
         }
-        lease.deadline_ms = deadline(now_ms, lease.ttl_s);
-        lease.checkpoint_s = None;
-        let before = mem::replace(&mut lease.due_ms, lease.deadline_ms);
-        let (due_ms, ttl_s) = (lease.due_ms, lease.ttl_s);
-        self.leases.due.remove(&(before, id));
-        self.leases.due.insert((due_ms, id));
-        Some(ttl_s)
+        self.leases.renew(id, now_ms)
+    }
+
+    /// Renews a lease by the command at `position` of the log (above 0 and growing); returns its time to
+    /// live, `None` if there is no such lease. A lease that is there is renewed, whatever a clock says:
+    /// all replicas must agree, and whoever is told that it lives must find it alive, so expiries that
+    /// were decided before are void (see [`Store::lease_expire`]).
+    pub fn lease_renew(&mut self, id: i64, position: u64, now_ms: u64) -> Option<i64> {
+        let lease = self.leases.by_id.get_mut(&id)?;
+        lease.renewed = position;
+        self.leases.renew(id, now_ms)
+    }
+
+    /// Revokes a lease that had run out when the primary had applied the log up to `seen`; returns how
+    /// many keys went. Nothing happens to a lease that was renewed, or granted anew, behind that.
+    pub fn lease_expire(&mut self, id: i64, seen: u64) -> Result<i64, Error> {
+        match self.leases.by_id.get(&id) {
+            Some(lease) if lease.renewed > seen => Ok(0),
+            _ => self.lease_revoke(id),
+        }
     }
 
     /// What is left of a lease, with its keys if asked for; `None` if unknown.

@@ -4,7 +4,7 @@
 //! filter needs everything, so with order `None` and a target other than the key only the first
 //! `limit + 1` keys in key order are sorted; `count` ignores limit and filters; `count_only` never
 //! says `more`. Not kept: etcd 3.7 loses the lease in `keys_only` answers; here it is filled in, as
-//! in every release before. Tested by `tests/semantics.rs` and the model.
+//! in every release before. Tested by `tests/range.rs` and the model.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;

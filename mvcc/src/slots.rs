@@ -18,13 +18,15 @@ pub(crate) type KeyId = u32;
 pub(crate) const HEAD_BYTES: usize = LOC_BYTES + mem::size_of::<u64>();
 
 const GRAIN_BYTES: usize = 16;
-/// Grains of a block: 64 KiB.
-const BLOCK_GRAINS: usize = 4_096;
+/// Grains of a block: 256 KiB, so that the table of blocks, which is copied when it grows, stays small.
+const BLOCK_GRAINS: usize = 16_384;
 const BLOCK_BYTES: usize = BLOCK_GRAINS * GRAIN_BYTES;
 /// Most blocks, so that numbers stay clear of the index's flag bit: 32 GiB of keys.
 const BLOCKS_MAX: usize = (1 << 31) / BLOCK_GRAINS;
 /// Blocks kept clear of the bound, for the operations of a transaction that was admitted below it.
-const BLOCKS_SPARE: usize = 4_096;
+const BLOCKS_SPARE: usize = 1_024;
+/// Bytes of a slot given up that name the next one.
+const NEXT_BYTES: usize = mem::size_of::<KeyId>();
 
 /// All slots.
 #[derive(Debug, Default)]
@@ -32,8 +34,9 @@ pub(crate) struct Slots {
     blocks: Vec<Vec<u8>>,
     /// The block that small slots are cut from.
     tail: usize,
-    /// Slots given up, by their number of grains.
-    free: Vec<Vec<KeyId>>,
+    /// By their number of grains, the last slot given up, which names the one before, and so on. (A list
+    /// of their own would be copied whole when it grows, in the middle of a delete.)
+    free: Vec<Option<KeyId>>,
     /// Blocks given up by large keys.
     free_blocks: Vec<usize>,
     len: usize,
@@ -78,10 +81,7 @@ impl Slots {
             return self.free_blocks.push(block);
         }
         let grains = bytes.div_ceil(GRAIN_BYTES);
-        if self.free.len() <= grains {
-            self.free.resize_with(grains + 1, Vec::new);
-        }
-        self.free[grains].push(id);
+        self.give_up(id, grains);
     }
 
     /// The key's bytes.
@@ -128,12 +128,8 @@ impl Slots {
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        let free = self
-            .free
-            .iter()
-            .map(|ids| ids.capacity() * mem::size_of::<KeyId>());
-        let tables = self.blocks.capacity() + self.free.capacity();
-        self.capacity + free.sum::<usize>() + tables * mem::size_of::<Vec<u8>>()
+        let free = self.free.capacity() * mem::size_of::<Option<KeyId>>();
+        self.capacity + free + self.blocks.capacity() * mem::size_of::<Vec<u8>>()
     }
 
     /// Is there no room for another key?
@@ -143,7 +139,7 @@ impl Slots {
 
     /// The number of a slot of so many grains.
     fn room(&mut self, grains: usize) -> Option<usize> {
-        if let Some(id) = self.free.get_mut(grains).and_then(Vec::pop) {
+        if let Some(id) = self.take_given_up(grains) {
             return Some(id as usize);
         }
         let bytes = grains * GRAIN_BYTES;
@@ -180,10 +176,35 @@ impl Slots {
         }
         block.resize(BLOCK_BYTES, 0);
         self.capacity += block.capacity() - before;
+        self.give_up(
+            (self.tail * BLOCK_GRAINS + at / GRAIN_BYTES) as KeyId,
+            grains,
+        );
+    }
+
+    /// Notes a slot of so many grains as free.
+    fn give_up(&mut self, id: KeyId, grains: usize) {
         if self.free.len() <= grains {
-            self.free.resize_with(grains + 1, Vec::new);
+            self.free.resize(grains + 1, None);
         }
-        self.free[grains].push((self.tail * BLOCK_GRAINS + at / GRAIN_BYTES) as KeyId);
+        let before = self.free[grains].replace(id);
+        if let Some(next) = self.next_given_up(id) {
+            *next = before.unwrap_or(KeyId::MAX).to_le_bytes();
+        }
+    }
+
+    /// The slot of so many grains given up last.
+    fn take_given_up(&mut self, grains: usize) -> Option<KeyId> {
+        let id = self.free.get(grains).copied().flatten()?;
+        let before = KeyId::from_le_bytes(*self.next_given_up(id)?);
+        self.free[grains] = (before != KeyId::MAX).then_some(before);
+        Some(id)
+    }
+
+    /// Where a slot given up names the next.
+    fn next_given_up(&mut self, id: KeyId) -> Option<&mut [u8; NEXT_BYTES]> {
+        let (block, at) = place(id);
+        self.blocks.get_mut(block)?.get_mut(at..)?.first_chunk_mut()
     }
 
     fn new_block(&mut self, bytes: usize) -> Option<usize> {
@@ -262,7 +283,7 @@ mod tests {
             5_000,
             BLOCK_BYTES - 16,
             BLOCK_BYTES - 15,
-            200_000,
+            BLOCK_BYTES + 100_000,
         ];
         for step in 0..20_000u32 {
             let choices = if dice.below(100) == 0 { 12 } else { 8 };

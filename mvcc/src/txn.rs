@@ -2,7 +2,7 @@
 //!
 //! In etcd's order: all compares, nested ones included, are evaluated on the state before; then
 //! every put, and then every range, on the path taken is checked; only then is anything changed. So a
-//! transaction that fails has changed nothing. Tested by `tests/semantics.rs` and the model.
+//! transaction that fails has changed nothing. Tested by `tests/txn.rs` and the model.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;

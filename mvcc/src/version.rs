@@ -47,7 +47,8 @@ impl<'a> Version<'a> {
         }
     }
 
-    fn flags(&self) -> u8 {
+    /// The first byte of the body, of which the lower four bits are used.
+    pub fn flags(&self) -> u8 {
         let mut flags = 0;
         if self.tombstone {
             flags |= TOMBSTONE;
@@ -84,16 +85,25 @@ impl<'a> Version<'a> {
 
     /// Appends the body.
     pub fn encode_body(&self, out: &mut Vec<u8>) {
-        let flags = self.flags();
-        out.push(flags);
-        self.numbers(flags)
+        out.push(self.flags());
+        self.encode_rest(out);
+    }
+
+    /// Appends the body but for its flags.
+    pub fn encode_rest(&self, out: &mut Vec<u8>) {
+        self.numbers(self.flags())
             .for_each(|number| varint::put(out, number));
         out.extend_from_slice(self.value);
     }
 
     /// Reads a body; `None` if it is not one.
     pub fn decode_body(main: i64, body: &'a [u8]) -> Option<Self> {
-        let (&flags, mut rest) = body.split_first()?;
+        let (&flags, rest) = body.split_first()?;
+        Version::decode_rest(main, flags, rest)
+    }
+
+    /// Reads a body whose flags were kept elsewhere.
+    pub fn decode_rest(main: i64, flags: u8, mut rest: &'a [u8]) -> Option<Self> {
         let mut version = Version {
             main,
             tombstone: flags & TOMBSTONE != 0,

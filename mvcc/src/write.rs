@@ -1,7 +1,7 @@
 //! Puts and deletes.
 //!
 //! All changes of one command share a main revision; readers of the command itself (a transaction's
-//! ranges) see them as they happen, watchers at its end. Tested by `tests/semantics.rs`.
+//! ranges) see them as they happen, watchers at its end. Tested by `tests/write.rs`.
 
 use std::ops::ControlFlow;
 

@@ -75,6 +75,13 @@ fn what_is_deleted_and_compacted_is_given_back() {
     assert_eq!((stats.keys, stats.keys_held, stats.versions), (1, 1, 1));
     assert!(stats.bytes.versions < 20, "{:?}", stats.bytes);
     assert!(stats.bytes.spare < 16 << 10, "{:?}", stats.bytes);
+    // What was emptied waits to be given back, and is, as much at a time as is asked.
+    let idle = stats.bytes.idle;
+    assert!(idle > 1 << 20, "{:?}", stats.bytes);
+    assert!(store.trim(1 << 20), "there is more");
+    assert_eq!(store.memory().idle, idle - (1 << 20));
+    assert!(!store.trim(usize::MAX));
+    assert_eq!(store.memory().idle, 0);
     assert!(stats.bytes.log < full.log / 4, "{:?}", stats.bytes);
     // What was counted key by key is the same as what is there.
     let all = RangeRequest {
@@ -90,7 +97,7 @@ fn the_report_names_every_class_and_adds_up() {
     (0..100).for_each(|n| put_bytes(&mut store, &key(n), &[7; 100]));
     store.lease_grant(1, 60, 0).expect("new");
     let report = store.stats().to_string();
-    assert_eq!(report.lines().count(), 14, "{report}");
+    assert_eq!(report.lines().count(), 15, "{report}");
     assert!(
         report.starts_with("keys                                   100\n"),
         "{report}"

@@ -2,7 +2,7 @@
 
 mod support;
 
-use henge_mvcc::{Error, LEASE_TTL_S_MAX, PutRequest, RequestOp, Store, TxnRequest};
+use henge_mvcc::{Error, LEASE_TTL_S_MAX, PutRequest, RequestOp, Restorer, Store, TxnRequest};
 use support::*;
 
 fn put_leased(store: &mut Store, key: &str, lease: i64) {
@@ -209,4 +209,53 @@ fn a_new_primary_begins_where_the_last_checkpoint_was() {
         (40, 100, 101)
     );
     assert_eq!(store.leases_expired(112_000, 10), [1]);
+}
+
+/// The primary finds a lease run out and proposes its expiry; before that is applied, a renewal is, and its
+/// caller hears that the lease lives. The expiry then has nothing to say, here and on a replica that was
+/// restored from a snapshot in between.
+#[test]
+fn a_renewal_that_overtakes_an_expiry_saves_the_lease() {
+    let mut store = Store::new();
+    store.lease_grant_at(1, 10, 5, 0).expect("new");
+    put_leased(&mut store, "a", 1);
+    assert_eq!(store.leases_expired(10_000, 10), [1], "decided, as of 6");
+    assert_eq!(
+        store.lease_renew(1, 7, 10_001),
+        Some(10),
+        "whatever the clock says"
+    );
+    let mut restored = copy_of(&store);
+    for store in [&mut store, &mut restored] {
+        assert_eq!(store.lease_expire(1, 6), Ok(0));
+        assert_eq!((attached(store, 1).len(), store.revision()), (1, 2));
+    }
+    assert_eq!(store.leases_expired(20_000, 10), [], "its time runs again");
+    assert_eq!(store.leases_expired(20_001, 10), [1]);
+    for store in [&mut store, &mut restored] {
+        assert_eq!(store.lease_expire(1, 8), Ok(1));
+        assert_eq!(store.lease_expire(1, 8), Err(Error::LeaseNotFound));
+        assert_eq!(store.lease_renew(1, 9, 20_002), None);
+        assert_eq!(get(store, "a"), "");
+    }
+}
+
+/// As above, with a revoke and a grant of the same id in between.
+#[test]
+fn an_expiry_of_an_earlier_lease_spares_a_later_one_of_its_id() {
+    let mut store = Store::new();
+    store.lease_grant_at(1, 10, 5, 0).expect("new");
+    assert_eq!(store.leases_expired(10_000, 10), [1], "decided, as of 5");
+    store.lease_revoke(1).expect("known");
+    store.lease_grant_at(1, 60, 7, 10_000).expect("new again");
+    assert_eq!(store.lease_expire(1, 5), Ok(0));
+    assert_eq!(store.leases(), [1]);
+}
+
+fn copy_of(store: &Store) -> Store {
+    let (mut cursor, mut stream) = (store.snapshot_begin(), Vec::new());
+    while store.snapshot_next(&mut cursor, usize::MAX, &mut stream) {}
+    let mut restorer = Restorer::new();
+    restorer.push(&stream).expect("sound");
+    restorer.finish().expect("whole")
 }

@@ -216,7 +216,7 @@ fn foreign_and_newer_streams_are_named() {
         restore(&newer, 100).err(),
         Some(SnapshotError::Version {
             found: 9,
-            supported: 1
+            supported: 2
         })
     );
     let junk = b"this is some text file and surely no snapshot of anything".repeat(9);

@@ -122,7 +122,7 @@ impl Wal {
 
     /// Begin the next ready segment. Everything before is durable.
     fn begin_segment(&mut self) -> bool {
-        let Some(next) = self.pipeline.take() else {
+        let Some(next) = self.pipeline.take(self.now_micros) else {
             return false;
         };
         let header = self.header(next);

@@ -230,7 +230,7 @@ fn give_birth(
             name: prepare.clone(),
             bytes: segment_bytes,
             pause_ms: 0,
-            gentle: false,
+            spread_ms: 0,
         },
         Op::Rename {
             from: prepare,

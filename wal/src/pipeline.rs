@@ -21,6 +21,8 @@ use crate::segment::{self, PREPARE_NAME, SegmentHeader};
 pub(crate) const FREE_MAX: usize = 4;
 /// Wait between attempts to make a segment on a full disk.
 const RETRY_MS: u32 = 1_000;
+/// Longest time over which the making of a segment is spread.
+const SPREAD_MS_MAX: u32 = 400;
 
 /// A segment file and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,9 @@ pub(crate) struct Pipeline {
     segment_bytes: u64,
     /// Number of the next segment.
     next_seq: u64,
+    /// When the newest segment in use was taken, and how long the one before it lasted.
+    taken_micros: u64,
+    used_up_micros: Option<u64>,
     pub(crate) recycled: u64,
 }
 
@@ -96,6 +101,8 @@ impl Pipeline {
             space_low: false,
             segment_bytes,
             next_seq,
+            taken_micros: 0,
+            used_up_micros: None,
             recycled: 0,
         }
     }
@@ -108,9 +115,23 @@ impl Pipeline {
         self.space_low
     }
 
-    /// The next segment to write to.
-    pub(crate) fn take(&mut self) -> Option<SegmentFile> {
-        self.ready.pop_front()
+    /// The next segment to write to, from now on.
+    pub(crate) fn take(&mut self, now_micros: u64) -> Option<SegmentFile> {
+        let next = self.ready.pop_front()?;
+        let since = std::mem::replace(&mut self.taken_micros, now_micros);
+        self.used_up_micros = (since > 0).then(|| now_micros.saturating_sub(since));
+        Some(next)
+    }
+
+    /// How long the next file may take: half of what the log took to fill a segment, so that no commit
+    /// ever waits for one; and not for ever, as the log may be about to write more.
+    fn spread_ms(&self) -> u32 {
+        if self.ready.is_empty() {
+            return 0;
+        }
+        let half = self.used_up_micros.map(|micros| micros / 2_000);
+        half.and_then(|ms| u32::try_from(ms).ok())
+            .map_or(SPREAD_MS_MAX, |ms| ms.min(SPREAD_MS_MAX))
     }
 
     /// A segment nobody needs.
@@ -138,7 +159,7 @@ impl Pipeline {
                 name: PREPARE_NAME.into(),
                 bytes: self.segment_bytes,
                 pause_ms: if self.space_low { RETRY_MS } else { 0 },
-                gentle: !self.ready.is_empty(),
+                spread_ms: self.spread_ms(),
             },
             Step::Name => Op::Rename {
                 from: PREPARE_NAME.into(),
@@ -261,5 +282,49 @@ impl Pipeline {
             true => Notice::Nothing,
             false => Notice::SpaceLow,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: SegmentFile = SegmentFile {
+        seq: 1,
+        file: 1,
+        bytes: 1 << 20,
+    };
+
+    fn spread_of_next(pipeline: &mut Pipeline) -> u32 {
+        match pipeline.next(&SegmentHeader::default()) {
+            Some(Op::Zero { spread_ms, .. }) => spread_ms,
+            other => panic!("not a new file: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn regression_a_segment_is_ready_before_a_fast_log_needs_it() {
+        // The making was spread over 400 ms whatever the log did: one that fills a segment in 360 ms ran
+        // out of them, and its commits waited for a file of zeros (60 to 100 ms, a put in a thousand).
+        let begun = |times: &[u64]| {
+            let ready = times.iter().map(|_| READY).chain([READY]).collect();
+            let mut pipeline = Pipeline::new(ready, 9, 1 << 20, 5);
+            for at in times {
+                assert!(pipeline.take(*at).is_some());
+            }
+            spread_of_next(&mut pipeline)
+        };
+        assert_eq!(begun(&[1_000_000, 1_360_000]), 180);
+        assert_eq!(begun(&[1_000_000, 1_360_000, 61_000_000]), SPREAD_MS_MAX);
+        // Nothing known yet; and a log that is never told the time.
+        assert_eq!(begun(&[1_000_000]), SPREAD_MS_MAX);
+        assert_eq!(begun(&[0, 0, 0]), SPREAD_MS_MAX);
+    }
+
+    #[test]
+    fn nobody_rests_while_the_log_waits_for_a_segment() {
+        let mut pipeline = Pipeline::new(vec![READY], 2, 1 << 20, 5);
+        assert!(pipeline.take(1_000_000).is_some());
+        assert_eq!(spread_of_next(&mut pipeline), 0);
     }
 }

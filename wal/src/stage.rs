@@ -17,8 +17,8 @@ use crate::{ENTRY_BYTES_MAX, GroupId, Lsn, ReadEntry, WalError};
 const POOL_MAX: usize = 16;
 /// A buffer larger than this is given back to the allocator.
 const POOLED_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What a new buffer can hold without moving.
-const BUF_BYTES: usize = 64 * 1024;
+/// What a new buffer can hold without moving. Beyond it lie huge pages.
+const BUF_BYTES: usize = 32 * 1024;
 
 /// A batch before it is sealed.
 #[derive(Debug)]

@@ -14,11 +14,15 @@ use std::time::Duration;
 use clap::Parser;
 
 use henge_benches::stats::median;
-use henge_benches::wal_commit::{BACKENDS, Backend, Run, Turn, append_cpu_ns, commits};
+use henge_benches::wal_bed::Bed;
+use henge_benches::wal_checkpoint::{self, Beside};
+use henge_benches::wal_commit::{BACKENDS, Backend, Run, Turn, append_cpu_ns};
 use henge_benches::wal_plot::{Series, bars, lines};
-use henge_benches::{wal_checkpoint, wal_fio, wal_peer, wal_recovery};
+use henge_benches::{wal_fio, wal_peer, wal_recovery};
 
-const SIZES: [usize; 3] = [4 << 10, 64 << 10, 256 << 10];
+/// What runs in every round: the host that the goal is about, and the default. The others are shown beside
+/// them, from one round.
+const EVERY_ROUND: [Backend; 2] = [Backend::TokioUring, Backend::Ring];
 const DEPTHS: [usize; 2] = [1, 4];
 const GROUPS: u64 = 64;
 /// Turns in flight beside the peers, which can have one; the last is what the ratios are about: the
@@ -31,12 +35,18 @@ const PEER_BATCH_BYTES: usize = 24 << 10;
 /// Measures the write-ahead log.
 #[derive(Parser, Debug)]
 struct Options {
-    /// Measure longer: three times the time of each load, and one round more.
+    /// Measure longer: four times the time of each load, and five rounds instead of two.
     #[arg(long)]
     full: bool,
     /// Only these parts: `commits`, `peers`, `cpu`, `recovery`, `checkpoint`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Bytes of a batch of `commits`, in KiB.
+    #[arg(long, value_delimiter = ',', default_values_t = [4, 64, 256])]
+    sizes: Vec<usize>,
+    /// Only these disks in `commits`: `tokio-uring`, `ring`, `thread`, `glommio` (a feature).
+    #[arg(long, value_delimiter = ',')]
+    disks: Vec<String>,
     /// Where the logs go; decides which disk is measured. Default: cargo's target.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -65,17 +75,24 @@ struct Bench {
     time: Duration,
     rounds: usize,
     gib: u64,
+    sizes: Vec<usize>,
+    backends: Vec<Backend>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
     let dir = options.dir.unwrap_or(target).join("henge-bench-wal");
+    let among = |backend: &Backend| {
+        options.disks.is_empty() || options.disks.iter().any(|d| d == backend.name())
+    };
     let bench = Bench {
+        sizes: options.sizes,
+        backends: BACKENDS.iter().copied().filter(among).collect(),
         dir: dir.clone(),
         plots: options.plots,
-        time: Duration::from_millis(if options.full { 2_400 } else { 800 }),
-        rounds: if options.full { 3 } else { 2 },
+        time: Duration::from_millis(if options.full { 1_200 } else { 300 }),
+        rounds: if options.full { 5 } else { 2 },
         gib: options.recovery_gib,
     };
     let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|o| o == part);
@@ -164,30 +181,38 @@ impl Bench {
             "commits per second, batch size by depth, and of fio's writes (medians of rounds)"
         );
         print!("{:>8} {:>5} {:>9} {:>7}", "batch", "depth", "fio", "spread");
-        for backend in BACKENDS {
+        for backend in &self.backends {
             print!(" {:>12} {:>6}", backend.name(), "of fio");
         }
         println!();
-        let mut worst = vec![[f64::INFINITY; 2]; BACKENDS.len()];
+        let beds = self.backends.iter().map(|backend| {
+            let name = format!("log-{}", backend.name());
+            Bed::new(*backend, self.dir.join(name))
+        });
+        let beds = beds.collect::<Result<Vec<_>, _>>()?;
+        let mut worst = vec![[f64::INFINITY; 2]; self.backends.len()];
         let mut labels = vec![];
-        let mut columns = vec![Vec::new(); BACKENDS.len() + 1];
+        let mut columns = vec![Vec::new(); self.backends.len() + 1];
         for (at, depth) in DEPTHS.into_iter().enumerate() {
-            for bytes in SIZES {
+            for bytes in self.sizes.iter().map(|kib| kib << 10) {
                 labels.push(format!("{}K x{depth}", bytes >> 10));
-                let rates = self.cell(bytes, depth, &mut columns)?;
+                let rates = self.cell(&beds, bytes, depth, &mut columns)?;
                 for (worst, ratio) in worst.iter_mut().zip(rates) {
                     worst[at] = worst[at].min(ratio);
                 }
             }
         }
-        for (backend, worst) in BACKENDS.iter().zip(&worst) {
+        for (backend, worst) in self.backends.iter().zip(&worst) {
             let (name, [one, four]) = (backend.name(), worst);
             println!(
                 "worst of the sizes on {name}: {one:.2} with one in flight, {four:.2} with four"
             );
         }
-        println!("the fio ratios of the last line: {}", BACKENDS[0].name());
-        let names = BACKENDS.iter().map(|backend| backend.name());
+        let Some(first) = self.backends.first() else {
+            return Err("no such disk in this build".into());
+        };
+        println!("the fio ratios of the last line: {}", first.name());
+        let names = self.backends.iter().map(|backend| backend.name());
         let series: Vec<_> = std::iter::once("fio")
             .chain(names)
             .zip(columns)
@@ -212,19 +237,23 @@ impl Bench {
     /// backend; a ratio is a median of the rounds' ratios, so that a slow second counts on both sides.
     fn cell(
         &self,
+        beds: &[Bed],
         bytes: usize,
         depth: usize,
         columns: &mut [Vec<(f64, f64)>],
     ) -> Result<Vec<f64>, String> {
         let turn = Turn::of_batch(bytes);
         let mut fio = Vec::new();
-        let mut rates = vec![Vec::new(); BACKENDS.len()];
-        let mut ratios = vec![Vec::new(); BACKENDS.len()];
-        for _ in 0..self.rounds {
+        let mut rates = vec![Vec::new(); self.backends.len()];
+        let mut ratios = vec![Vec::new(); self.backends.len()];
+        for round in 0..self.rounds {
             let theirs = wal_fio::writes(&self.dir, bytes, depth, self.time.as_secs_f64())?;
             fio.push(theirs.rate);
-            for (at, backend) in BACKENDS.iter().enumerate() {
-                let run = commits(*backend, &self.log(), turn, depth, self.time)?;
+            for (at, bed) in beds.iter().enumerate() {
+                if round > 0 && !EVERY_ROUND.contains(&bed.backend) {
+                    continue;
+                }
+                let run = bed.run(turn, depth, self.time)?;
                 rates[at].push(run.rate());
                 ratios[at].push(run.rate() / theirs.rate);
             }
@@ -264,6 +293,7 @@ impl Bench {
             Some(row) => row.1.push(run),
             None => rows.push((name, vec![run])),
         };
+        let bed = Bed::new(Backend::Ring, self.log())?;
         let mut device: Vec<Vec<wal_fio::Fio>> = vec![Vec::new(); PEER_DEPTHS.len()];
         for _ in 0..self.rounds {
             for (at, depth) in PEER_DEPTHS.into_iter().enumerate() {
@@ -275,7 +305,7 @@ impl Bench {
                     depth,
                     seconds,
                 )?);
-                let run = commits(Backend::Ring, &self.log(), turn, depth, self.time)?;
+                let run = bed.run(turn, depth, self.time)?;
                 keep(format!("henge x{depth}"), run);
             }
             keep(
@@ -298,12 +328,15 @@ impl Bench {
         for (name, runs) in &rows {
             let rate = of(runs, &Run::rate);
             println!(
-                "{name:>12} {rate:>10.0} {:>10.0} {:>8.0} {:>8.0} {:>8.0} {:>6.2}",
+                "{name:>12} {rate:>10.0} {:>10.0} {:>8.0} {:>8.0} {:>8.0} {:>6}",
                 rate * GROUPS as f64,
                 of(runs, &|r| r.percentile(50.0)),
                 of(runs, &|r| r.percentile(99.0)),
                 of(runs, &|r| r.percentile(99.9)),
-                of(runs, &|r| r.amplification),
+                match of(runs, &|r| r.amplification) {
+                    unknown if unknown <= 0.0 => "-".to_owned(),
+                    known => format!("{known:.2}"),
+                },
             );
         }
         for (depth, runs) in PEER_DEPTHS.into_iter().zip(&device) {
@@ -389,29 +422,30 @@ impl Bench {
 
     fn checkpoint(&self) -> Result<f64, String> {
         println!("\ncommit latency beside a checkpoint (4 KiB batches)");
-        let mut worst: f64 = 0.0;
-        for depth in DEPTHS {
-            let mut ratios = Vec::new();
-            for _ in 0..self.rounds {
-                let turn = Turn::of_batch(4 << 10);
-                let time = self.time * 2;
-                let found = wal_checkpoint::measure(Backend::Ring, &self.log(), turn, depth, time)?;
-                let (alone, beside) = (&found.alone, &found.beside);
-                println!(
-                    "depth {depth}: p50 {:.0} -> {:.0} us, p99 {:.0} -> {:.0} us, {:.0} -> {:.0} commits/s, \
-                     checkpoint {:.0} MB/s",
-                    alone.percentile(50.0),
-                    beside.percentile(50.0),
-                    alone.percentile(99.0),
-                    beside.percentile(99.0),
-                    alone.rate(),
-                    beside.rate(),
-                    found.checkpoint_rate / 1e6
-                );
-                ratios.push(beside.percentile(99.0) / alone.percentile(99.0));
-            }
-            worst = worst.max(median(&ratios).unwrap_or(f64::NAN));
+        let turn = Turn::of_batch(4 << 10);
+        let (rounds, time) = (self.rounds, self.time * 2);
+        let runs =
+            wal_checkpoint::measure(Backend::Ring, &self.log(), turn, &DEPTHS, rounds, time)?;
+        for found in &runs {
+            let (alone, beside) = (&found.alone, &found.beside);
+            println!(
+                "depth {}: p50 {:.0} -> {:.0} us, p99 {:.0} -> {:.0} us, {:.0} -> {:.0} commits/s, \
+                 checkpoint {:.0} MB/s",
+                found.depth,
+                alone.percentile(50.0),
+                beside.percentile(50.0),
+                alone.percentile(99.0),
+                beside.percentile(99.0),
+                alone.rate(),
+                beside.rate(),
+                found.checkpoint_rate / 1e6
+            );
         }
-        Ok(worst)
+        let ratio = |found: &Beside| found.beside.percentile(99.0) / found.alone.percentile(99.0);
+        let worst = DEPTHS.iter().map(|depth| {
+            let of_depth = runs.iter().filter(|found| found.depth == *depth);
+            median(&of_depth.map(ratio).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+        });
+        Ok(worst.fold(0.0, f64::max))
     }
 }

@@ -117,15 +117,21 @@ impl Leaf {
         ahead: &mut Ahead,
         visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let mut at = from;
-        while at < self.len() {
-            let end = (at + ahead.0).min(self.len());
-            let ids = self.ids[at..end].iter().map(|id| id & !DEAD);
-            black_box(ids.clone().fold(0, |sum, id| sum ^ keys.touch(id)));
-            black_box(ids.clone().fold(0, |sum, id| sum ^ keys.touch_latest(id)));
-            ids.into_iter().try_for_each(&mut *visit)?;
-            at = end;
+        let touch_keys = |ids: &[u32]| ids.iter().fold(0, |sum, id| sum ^ keys.touch(id & !DEAD));
+        let touch_latest = |ids: &[u32]| {
+            let ids = ids.iter().map(|id| id & !DEAD);
+            ids.fold(0, |sum, id| sum ^ keys.touch_latest(id))
+        };
+        let ids = &self.ids[from.min(self.len())..self.len()];
+        let (mut now, mut rest) = ids.split_at(ids.len().min(ahead.0));
+        black_box(touch_keys(now));
+        while !now.is_empty() {
             ahead.0 = (ahead.0 * 2).min(AHEAD_MAX);
+            let (next, later) = rest.split_at(rest.len().min(ahead.0));
+            // Versions of these and keys of the next are waited for together.
+            black_box(touch_latest(now) ^ touch_keys(next));
+            now.iter().try_for_each(|id| visit(id & !DEAD))?;
+            (now, rest) = (next, later);
         }
         ControlFlow::Continue(())
     }

@@ -4,7 +4,7 @@
 //! stream  = frame*                       HEAD, LEASES*, KEYS*, END
 //! frame   = length:u32le kind:u8 payload (length counts the payload)
 //! HEAD    = "HENGEMV\0" version:u32le revision:varint compacted+1:varint
-//! LEASES  = (id:varint ttl_s:varint)*                      ascending ids
+//! LEASES  = (id:varint ttl_s:varint renewed:varint)*       ascending ids
 //! KEYS    = (klen:varint key count:varint (main:varint blen:varint body)*)*
 //! END     = versions:varint hash:u64le
 //! ```
@@ -13,7 +13,7 @@
 //! (same key again). Bodies are those of `version`. The hash covers every frame before END. In the
 //! stream are exactly the versions readable at the pinned revision or after its compaction (see
 //! `compact`), so two replicas that stand at the same command write the same content. Deadlines of
-//! leases are not in it.
+//! leases are not in it. Version 1 had no `renewed` (see `lease`); it is still read.
 //!
 //! Never knows files, checkpoints or the network. Tested by `tests/snapshot.rs`: round trips in the
 //! middle of writes, every cut and every flipped byte refused.
@@ -27,11 +27,16 @@ use std::sync::Arc;
 
 use crate::hash::Hash64;
 use crate::keys::KeyId;
+use crate::lease::LeaseEntry;
 use crate::store::Store;
 use crate::varint;
 
 pub(crate) const MAGIC: &[u8; 8] = b"HENGEMV\0";
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The oldest that is read.
+pub(crate) const FORMAT_VERSION_MIN: u32 = 1;
+/// The first whose leases say when they were renewed.
+pub(crate) const FORMAT_VERSION_RENEWED: u32 = 2;
 /// Bytes before a frame's payload.
 pub(crate) const FRAME_HEAD: usize = 5;
 
@@ -56,7 +61,7 @@ pub struct SnapshotCursor {
     revision: i64,
     compacted: i64,
     /// As of the beginning; leases are not versioned, so they are copied.
-    leases: Vec<(i64, i64)>,
+    leases: Vec<LeaseEntry>,
     stage: Stage,
     versions: u64,
     hash: Hash64,
@@ -238,12 +243,13 @@ impl Store {
 
 fn leases_frame(cursor: &SnapshotCursor, done: usize, room: usize, out: &mut Vec<u8>) -> Stage {
     let limit = out.len() + room;
-    for (at, &(id, ttl_s)) in cursor.leases.iter().enumerate().skip(done) {
+    for (at, entry) in cursor.leases.iter().enumerate().skip(done) {
         if out.len() >= limit {
             return Stage::Leases { done: at };
         }
-        varint::put(out, id as u64);
-        varint::put(out, ttl_s as u64);
+        varint::put(out, entry.id as u64);
+        varint::put(out, entry.ttl_s as u64);
+        varint::put(out, entry.renewed);
     }
     Stage::Keys(None)
 }

@@ -9,9 +9,11 @@ use crate::compact::CompactEdge;
 use crate::error::SnapshotError;
 use crate::hash::Hash64;
 use crate::keys::KeyId;
+use crate::lease::LeaseEntry;
 use crate::revlog::LogOp;
 use crate::snapshot::{
-    FORMAT_VERSION, FRAME_BYTES_MAX, FRAME_HEAD, KIND_END, KIND_HEAD, KIND_KEYS, KIND_LEASES, MAGIC,
+    FORMAT_VERSION, FORMAT_VERSION_MIN, FORMAT_VERSION_RENEWED, FRAME_BYTES_MAX, FRAME_HEAD,
+    KIND_END, KIND_HEAD, KIND_KEYS, KIND_LEASES, MAGIC,
 };
 use crate::store::{Config, Store};
 use crate::varint;
@@ -27,6 +29,8 @@ pub struct Restorer {
     offset: u64,
     hash: Hash64,
     stage: Stage,
+    /// The stream's format version.
+    format: u32,
     versions: u64,
     ops: Vec<LogOp>,
     /// The key whose versions are coming in.
@@ -64,6 +68,7 @@ impl Restorer {
             offset: 0,
             hash: Hash64::default(),
             stage: Stage::Head,
+            format: FORMAT_VERSION,
             versions: 0,
             ops: Vec::new(),
             key: None,
@@ -160,12 +165,13 @@ impl Restorer {
         let rest = payload.strip_prefix(MAGIC).ok_or(SnapshotError::Magic)?;
         let (found, mut rest) = rest.split_first_chunk().ok_or(damaged("short head"))?;
         let found = u32::from_le_bytes(*found);
-        if found != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&found) {
             return Err(SnapshotError::Version {
                 found,
                 supported: FORMAT_VERSION,
             });
         }
+        self.format = found;
         self.store.revision = take_i64(&mut rest).map_err(damaged)?;
         self.store.compacted = take_i64(&mut rest).map_err(damaged)? - 1;
         if self.store.revision < 1 || self.store.compacted > self.store.revision {
@@ -186,7 +192,13 @@ impl Restorer {
         while !rest.is_empty() {
             let id = varint::take(&mut rest).ok_or("cut lease id")? as i64;
             let ttl_s = take_i64(&mut rest)?;
-            if id == 0 || !self.store.leases.restore(id, ttl_s) {
+            let renewed = if self.format >= FORMAT_VERSION_RENEWED {
+                varint::take(&mut rest).ok_or("cut lease renewal")?
+            } else {
+                0
+            };
+            let entry = LeaseEntry { id, ttl_s, renewed };
+            if id == 0 || !self.store.leases.restore(entry) {
                 return Err("lease twice, or without id");
             }
         }
@@ -338,16 +350,31 @@ mod tests {
         }
     }
 
-    /// A stream with a right hash, whatever is in it.
+    /// What restoring a stream with a right hash, whatever is in it, comes to.
     fn restore(revision: i64, compacted: i64, leases: &[u64], keys: &[Key<'_>]) -> Option<String> {
+        restore_of(FORMAT_VERSION, revision, compacted, leases, keys)
+            .err()
+            .map(|error| error.to_string())
+    }
+
+    fn restore_of(
+        version: u32,
+        revision: i64,
+        compacted: i64,
+        leases: &[u64],
+        keys: &[Key<'_>],
+    ) -> Result<Store, SnapshotError> {
         let mut head = MAGIC.to_vec();
-        head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        head.extend_from_slice(&version.to_le_bytes());
         varint::put(&mut head, revision as u64);
         varint::put(&mut head, (compacted + 1) as u64);
         let mut lease_payload = Vec::new();
         for &id in leases {
             varint::put(&mut lease_payload, id);
             varint::put(&mut lease_payload, 60);
+            if version >= FORMAT_VERSION_RENEWED {
+                varint::put(&mut lease_payload, 3);
+            }
         }
         let (mut key_payload, mut total) = (Vec::new(), 0);
         for (key, versions) in keys {
@@ -378,11 +405,21 @@ mod tests {
         end.extend_from_slice(&hash.finish().to_le_bytes());
         frame(KIND_END, &end, &mut hash);
         let mut restorer = Restorer::new();
-        let pushed = restorer.push(&stream);
-        pushed
-            .and_then(|()| restorer.finish())
-            .err()
-            .map(|error| error.to_string())
+        restorer.push(&stream)?;
+        restorer.finish()
+    }
+
+    /// Snapshots from before leases remembered their renewal.
+    #[test]
+    fn leases_of_version_1_were_never_renewed() {
+        for (version, renewed) in [(1, 0), (2, 3)] {
+            let store = restore_of(version, 1, -1, &[5, 6], &[]).expect("sound");
+            let leases: Vec<_> = store.leases.iter().map(|l| (l.id, l.renewed)).collect();
+            assert_eq!(leases, [(5, renewed), (6, renewed)]);
+        }
+        let refused = restore_of(3, 1, -1, &[], &[]).err();
+        let (found, supported) = (3, 2);
+        assert_eq!(refused, Some(SnapshotError::Version { found, supported }));
     }
 
     /// What a writer with a fault could produce with a right hash is refused too.

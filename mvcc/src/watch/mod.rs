@@ -7,7 +7,7 @@
 //! costs a bounded buffer and no event is lost.
 //!
 //! The nine guarantees (filter, ordered, unique, atomic, bookmarkable, resumable, reliable,
-//! prev_kv, is-create) are checked on random histories by `tests/watch.rs`. Never knows streams,
+//! prev_kv, is-create) are checked on random histories by `tests/watch_guarantees.rs`. Never knows streams,
 //! clients or fragments; those are the edge's.
 
 mod catchup;

@@ -83,7 +83,7 @@ impl Machine {
             None
         } else {
             let (stamp, command) = command::decode(payload)?;
-            Some((stamp, self.execute(&command, stamp, now_ms)))
+            Some((stamp, self.execute(&command, stamp, index, now_ms)))
         };
         self.applied_index = index;
         self.applied_term = term;
@@ -109,6 +109,7 @@ impl Machine {
         &mut self,
         command: &Command<'_>,
         stamp: Stamp,
+        index: u64,
         now_ms: u64,
     ) -> Result<Response, Error> {
         let store = &mut self.store;
@@ -123,7 +124,7 @@ impl Machine {
             }
             Command::LeaseGrant { id, ttl_s } => {
                 let id = if *id == 0 { pick_lease_id(stamp) } else { *id };
-                let ttl_s = store.lease_grant(id, *ttl_s, now_ms)?;
+                let ttl_s = store.lease_grant_at(id, *ttl_s, index, now_ms)?;
                 Response::Granted(LeaseGranted { id, ttl_s })
             }
             Command::LeaseRevoke { id } => {
@@ -131,7 +132,11 @@ impl Machine {
                 Response::Done
             }
             Command::LeaseRenew { id } => {
-                Response::Renewed(store.lease_keep_alive(*id, now_ms).unwrap_or(0))
+                Response::Renewed(store.lease_renew(*id, index, now_ms).unwrap_or(0))
+            }
+            Command::LeaseExpire { id, seen } => {
+                store.lease_expire(*id, *seen)?;
+                Response::Done
             }
         })
     }

@@ -66,6 +66,13 @@ pub enum Command<'a> {
         /// Lease id.
         id: i64,
     },
+    /// Delete a lease that ran out, unless it was renewed behind `seen`.
+    LeaseExpire {
+        /// Lease id.
+        id: i64,
+        /// Applied index of the leader that found it run out.
+        seen: u64,
+    },
 }
 
 /// Bytes that are not a command of this version.
@@ -102,6 +109,7 @@ pub(super) mod tag {
     pub const LEASE_GRANT: u8 = 6;
     pub const LEASE_REVOKE: u8 = 7;
     pub const LEASE_RENEW: u8 = 8;
+    pub const LEASE_EXPIRE: u8 = 9;
 }
 
 impl Command<'_> {
@@ -124,6 +132,10 @@ impl Command<'_> {
                 put_i64(&mut out, *ttl_s);
             }
             Command::LeaseRevoke { id } | Command::LeaseRenew { id } => put_i64(&mut out, *id),
+            Command::LeaseExpire { id, seen } => {
+                put_i64(&mut out, *id);
+                put_i64(&mut out, seen.cast_signed());
+            }
         }
         out
     }
@@ -143,6 +155,7 @@ impl Command<'_> {
             Command::LeaseGrant { .. } => tag::LEASE_GRANT,
             Command::LeaseRevoke { .. } => tag::LEASE_REVOKE,
             Command::LeaseRenew { .. } => tag::LEASE_RENEW,
+            Command::LeaseExpire { .. } => tag::LEASE_EXPIRE,
         }
     }
 
@@ -234,6 +247,10 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
         },
         tag::LEASE_REVOKE => Command::LeaseRevoke { id: reader.i64()? },
         tag::LEASE_RENEW => Command::LeaseRenew { id: reader.i64()? },
+        tag::LEASE_EXPIRE => Command::LeaseExpire {
+            id: reader.i64()?,
+            seen: reader.u64()?,
+        },
         tag => {
             return Err(CommandError::Tag {
                 what: "command",
@@ -308,6 +325,7 @@ mod tests {
             Command::LeaseGrant { id: 1, ttl_s: 60 },
             Command::LeaseRevoke { id: 1 },
             Command::LeaseRenew { id: 1 },
+            Command::LeaseExpire { id: 1, seen: 12 },
         ];
         commands
             .into_iter()
@@ -369,7 +387,10 @@ mod tests {
     #[test]
     fn only_what_adds_data_is_refused_when_full() {
         let adds: Vec<_> = samples().iter().map(|encoded| adds(encoded)).collect();
-        assert_eq!(adds, [true, false, false, true, false, true, false, false]);
+        assert_eq!(
+            adds,
+            [true, false, false, true, false, true, false, false, false]
+        );
     }
 
     proptest! {
@@ -379,7 +400,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_commands_decode_or_are_refused(which in 0..8_usize, at in any::<usize>(), to in any::<u8>()) {
+        fn damaged_commands_decode_or_are_refused(which in 0..9_usize, at in any::<usize>(), to in any::<u8>()) {
             let mut encoded = samples().swap_remove(which);
             let at = at % encoded.len();
             encoded[at] = to;

@@ -138,16 +138,23 @@ impl Shard {
         if !self.is_leader() || self.corrupt {
             return;
         }
-        for id in self
-            .machine
-            .store
-            .leases_expired(now_ms, REVOKES_PER_TICK_MAX)
-        {
-            let encoded = Command::LeaseRevoke { id }.encode();
+        for encoded in self.expiries(now_ms) {
             // Nobody waits for it; if it is lost, the lease is still expired at the next tick.
             let (answer, _) = Answer::channel();
             self.queue_write(encoded, answer, now_ms);
         }
+    }
+
+    /// Commands for leases that ran out, by this member's clock. They say how much was applied when it
+    /// looked: a renewal that is in the log by now counts for more (see decision 2).
+    pub(crate) fn expiries(&mut self, now_ms: u64) -> Vec<Vec<u8>> {
+        let seen = self.machine.applied_index;
+        let store = &mut self.machine.store;
+        let expired = store.leases_expired(now_ms, REVOKES_PER_TICK_MAX);
+        let commands = expired
+            .into_iter()
+            .map(|id| Command::LeaseExpire { id, seen }.encode());
+        commands.collect()
     }
 
     /// Answers the turn's callers, all at once and after its log batch is on the way: a caller's thread
@@ -237,6 +244,6 @@ impl Shard {
     /// No room for more data: by quota, or because the log cannot get another segment.
     fn is_full(&self) -> bool {
         let quota = self.config.quota_bytes;
-        self.space_low || (quota != 0 && self.stats.bytes.total() > quota)
+        self.space_low || (quota != 0 && self.stats.bytes.in_use() > quota)
     }
 }

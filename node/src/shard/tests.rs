@@ -225,3 +225,26 @@ fn a_long_range_ends_at_its_deadline_and_lets_compaction_go() {
     deliver(&mut shard);
     assert!(compacted.try_recv().is_some_and(|answer| answer.is_ok()));
 }
+
+/// A lease's expiry waits in the log behind a renewal that was committed after it was decided: the renewal's
+/// caller was told that the lease lives, so it must.
+#[test]
+fn an_acknowledged_renewal_is_not_undone_by_an_expiry_decided_before_it() {
+    let mut shard = start(&[1], 1);
+    let mut index = shard.machine.applied_index;
+    let mut apply = |shard: &mut Shard, encoded: &[u8], now_ms| {
+        index += 1;
+        let applied = shard.machine.apply(index, 1, encoded, now_ms);
+        applied.expect("known").expect("not empty").1
+    };
+    let grant = Command::LeaseGrant { id: 5, ttl_s: 10 }.encode();
+    apply(&mut shard, &grant, 0).expect("new");
+    let expiry = shard.expiries(10_000).pop().expect("run out");
+    let renewed = apply(&mut shard, &Command::LeaseRenew { id: 5 }.encode(), 10_001);
+    assert_eq!(renewed, Ok(Response::Renewed(10)));
+    apply(&mut shard, &expiry, 10_002).expect("nothing to do");
+    assert_eq!(shard.machine.store.leases(), [5]);
+    let expiry = shard.expiries(20_001).pop().expect("run out again");
+    apply(&mut shard, &expiry, 20_002).expect("run out");
+    assert!(shard.machine.store.leases().is_empty());
+}

@@ -146,7 +146,7 @@ impl Suite {
             name: name.into(),
             bytes: FILE_BYTES,
             pause_ms: 0,
-            gentle: false,
+            spread_ms: 0,
         })
         .await?;
         self.op(Op::SyncDir).await?;

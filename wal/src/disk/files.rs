@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs2::FileExt as _;
 
@@ -25,6 +25,8 @@ const LOCK_TRIES: u32 = 20;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 /// Zeros written at once when a segment is made.
 const ZERO_BYTES: usize = 256 * 1024;
+/// Shorter rests are not worth the waking up.
+const PAUSE_MIN: Duration = Duration::from_micros(200);
 
 /// An open segment file.
 #[derive(Debug)]
@@ -208,20 +210,20 @@ pub(super) enum Named {
     Other(Output),
 }
 
-/// Do an operation that names its file. `pause` waits so many milliseconds.
-pub(super) fn run_named(dir: &Path, op: Op, pause: &dyn Fn(u32)) -> io::Result<Named> {
+/// Do an operation that names its file. `pause` waits so long.
+pub(super) fn run_named(dir: &Path, op: Op, pause: &dyn Fn(Duration)) -> io::Result<Named> {
     let done = Ok(Named::Other(Output::Done));
     match op {
         Op::Zero {
             name,
             bytes,
             pause_ms,
-            gentle,
+            spread_ms,
         } => {
-            pause(pause_ms);
+            let millis = |ms: u32| Duration::from_millis(ms.into());
+            pause(millis(pause_ms));
             let path = dir.join(name);
-            let rest = || pause(u32::from(gentle));
-            zero(&path, bytes, &rest).inspect_err(|_| {
+            zero(&path, bytes, millis(spread_ms), pause).inspect_err(|_| {
                 // Give the space back; if that fails too, the next attempt truncates the file.
                 let _ = std::fs::remove_file(&path);
             })?;
@@ -300,9 +302,14 @@ fn open_segment(path: &Path) -> io::Result<SegmentHandle> {
     })
 }
 
-/// `rest` is called between chunks: filling 64 MiB in one go keeps the device busy for 40 ms on the
+/// Takes about `spread`, in small steps: filling 64 MiB in one go keeps the device busy for 40 ms on the
 /// reference machine, and the commits of that time wait behind it (seen as a p99 of 10 ms).
-fn zero(path: &Path, bytes: u64, rest: &dyn Fn()) -> io::Result<()> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a helper thread, or while a log is opened"
+)]
+fn zero(path: &Path, bytes: u64, spread: Duration, pause: &dyn Fn(Duration)) -> io::Result<()> {
+    let begun = Instant::now();
     let options = OpenOptions::new()
         .write(true)
         .create(true)
@@ -329,7 +336,12 @@ fn zero(path: &Path, bytes: u64, rest: &dyn Fn()) -> io::Result<()> {
         let n = (bytes - at).min(ZERO_BYTES as u64);
         file.write_all_at(&zeros[..n as usize], at)?;
         at += n;
-        rest();
+        let ahead = spread
+            .mul_f64(at as f64 / bytes as f64)
+            .saturating_sub(begun.elapsed());
+        if ahead >= PAUSE_MIN {
+            pause(ahead);
+        }
     }
     file.sync_all()
 }
@@ -456,9 +468,8 @@ impl Drop for Workers {
 
 fn work(shared: &(Mutex<Jobs>, Condvar), dir: &Path, done: &Done) {
     // A pause ends early when the disk is dropped.
-    let pause = |ms: u32| {
-        if ms > 0 {
-            let wait = Duration::from_millis(ms.into());
+    let pause = |wait: Duration| {
+        if !wait.is_zero() {
             let _ = shared
                 .1
                 .wait_timeout_while(take(&shared.0), wait, |jobs| !jobs.stop);

@@ -25,6 +25,7 @@ pub mod tokio_uring;
 
 mod buf;
 mod files;
+mod kernel;
 
 pub use buf::AlignedBuf;
 
@@ -46,8 +47,9 @@ pub enum Op {
         bytes: u64,
         /// Milliseconds to wait before starting.
         pause_ms: u32,
-        /// Leave the device to others in between: nobody waits for this file yet.
-        gentle: bool,
+        /// Milliseconds over which the writing may be spread, leaving the device to others in between;
+        /// 0: somebody waits for this file.
+        spread_ms: u32,
     },
     /// Rename a file. Durable after [`Op::SyncDir`].
     Rename {

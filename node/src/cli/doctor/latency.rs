@@ -174,7 +174,7 @@ impl Bench {
             name: name.clone(),
             bytes: BLOCKS * BLOCK as u64,
             pause_ms: 0,
-            gentle: false,
+            spread_ms: 0,
         };
         disk.run(zero).map_err(|error| failed("write", error))?;
         match disk.run(Op::Open { name }) {
