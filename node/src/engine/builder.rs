@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use henge_wal::disk::Disk;
 
 use super::directory::Asked;
 use super::layout::Router;
 use super::{Engine, OpenError};
 use crate::api::Member;
-use crate::host::HostKind;
+use crate::host::{CoreBuilder, HostKind};
 use crate::shard::retention::AutoCompaction;
 
 /// Who this member is, and who the others are. The membership is static in this version.
@@ -25,12 +28,30 @@ pub struct ClusterConfig {
     pub peers: Vec<(u64, Vec<String>)>,
 }
 
+/// Makes the disk of a core's log, by the core's number.
+#[derive(Clone)]
+pub(super) struct Disks(Arc<dyn Fn(usize) -> Box<dyn Disk> + Send + Sync>);
+
+impl Disks {
+    /// `build` with such a disk instead of the host's.
+    pub(super) fn under(self, core: usize, build: CoreBuilder) -> CoreBuilder {
+        Box::new(move |_, clock| build((self.0)(core), clock))
+    }
+}
+
+impl std::fmt::Debug for Disks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disks")
+    }
+}
+
 /// Settings of an engine. Defaults are safe; each says why it is what it is.
 #[derive(Clone, Debug)]
 pub struct EngineBuilder {
     pub(super) dir: PathBuf,
     pub(super) asked: Asked,
     pub(super) host: HostKind,
+    pub(super) disks: Option<Disks>,
     pub(super) busy_poll_micros: u64,
     pub(super) pin: bool,
     pub(super) cluster: ClusterConfig,
@@ -52,6 +73,7 @@ impl EngineBuilder {
             dir: dir.into(),
             asked: Asked::default(),
             host: HostKind::Auto,
+            disks: None,
             busy_poll_micros: 200,
             pin: true,
             cluster: ClusterConfig {
@@ -135,6 +157,33 @@ impl EngineBuilder {
     /// ```
     pub fn host(mut self, host: HostKind) -> Self {
         self.host = host;
+        self
+    }
+
+    /// Has the logs written through disks of the caller's making, one for each core by its number, instead
+    /// of the host's: for tests on a simulated disk, or on one that fails as the test says. `make` is
+    /// called on the core's own thread. What a directory holds beside its logs is still in the file
+    /// system, and so are logs while they move to another number of cores.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("henge-doc-disks-{}", std::process::id()));
+    /// use henge::wal::disk::sim::{Fault, SimHandle};
+    ///
+    /// let machine = SimHandle::new(1, 1);
+    /// let disks = machine.clone();
+    /// let engine = henge::Engine::builder(&dir)
+    ///     .disks(move |_core| Box::new(disks.disk()))
+    ///     .open()?
+    ///     .blocking();
+    /// engine.put("a", "1")?;
+    /// machine.fail(0, Fault::ErrorForEver(5)); // EIO
+    /// assert!(engine.put("a", "2").is_err());
+    /// # drop(engine);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn disks(mut self, make: impl Fn(usize) -> Box<dyn Disk> + Send + Sync + 'static) -> Self {
+        self.disks = Some(Disks(Arc::new(make)));
         self
     }
 

@@ -78,6 +78,10 @@ impl EngineBuilder {
             let core_metrics = Arc::new(Mutex::new(CoreMetrics::default()));
             let door = (inbox.clone(), core_metrics.clone());
             let build = self.core_builder(at, &layout, door, &doors, net.clone());
+            let build = match self.disks.clone() {
+                Some(disks) => disks.under(at, build),
+                None => build,
+            };
             let (build, ended) = noting_the_end(build);
             let options = HostOptions {
                 busy_poll_micros: self.busy_poll_micros,

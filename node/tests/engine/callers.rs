@@ -7,7 +7,7 @@ use henge::mvcc::{
     Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RequestOp, TxnRequest,
 };
 
-use super::common::on_every_host;
+use super::host::on_every_host;
 use super::{all, open};
 
 #[test]

@@ -5,9 +5,9 @@ use henge::mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest,
     RequestOp, TxnRequest,
 };
-use henge::{Engine, PutError, PutMistake};
+use henge::{PutError, PutMistake};
 
-use super::common::on_every_host;
+use super::host::on_every_host;
 use super::{all, open};
 
 #[test]
@@ -46,8 +46,8 @@ fn a_transaction_takes_one_branch_at_one_revision() {
 #[test]
 fn refusals_are_typed_and_have_no_effect() {
     on_every_host("refusals", |dir, host| {
-        let engine = Engine::builder(dir)
-            .host(host)
+        let engine = host
+            .engine(dir)
             .request_bytes_max(1_000)
             .open()
             .expect("opens")
@@ -149,12 +149,12 @@ fn a_range_can_be_limited_counted_and_deleted() {
 
 #[test]
 fn values_up_to_the_limit_come_back_whole() {
-    let builder = |dir: &std::path::Path, host| {
+    let builder = |dir: &std::path::Path, host: super::host::Host| {
         let wal = henge::wal::Options {
             segment_bytes: 8 << 20,
             ..Default::default()
         };
-        Engine::builder(dir).host(host).wal(wal)
+        host.engine(dir).wal(wal)
     };
     on_every_host("large", |dir, host| {
         let engine = builder(dir, host).open().expect("opens").blocking();

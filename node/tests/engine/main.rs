@@ -5,24 +5,24 @@
 mod common;
 
 mod callers;
+mod host;
 mod kv;
 mod restart;
 mod shards;
+mod simulated;
 mod watch;
 
+use henge::Engine;
 use henge::mvcc::{KeyRange, RangeRequest};
-use henge::{Engine, HostKind};
 
-fn open(dir: &std::path::Path, host: HostKind) -> Engine {
+use host::Host;
+
+fn open(dir: &std::path::Path, host: Host) -> Engine {
     let wal = henge::wal::Options {
         segment_bytes: 1 << 20,
         ..Default::default()
     };
-    Engine::builder(dir)
-        .host(host)
-        .wal(wal)
-        .open()
-        .expect("opens")
+    host.engine(dir).wal(wal).open().expect("opens")
 }
 
 fn all() -> RangeRequest<'static> {

@@ -1,15 +1,15 @@
 //! Several shards: merged, moved to other cores, damaged one by one.
 
 use henge::mvcc::{KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use henge::{Engine, PutError, RangeError, TxnError, TxnMistake};
+use henge::{PutError, RangeError, TxnError, TxnMistake};
 
 use super::all;
-use super::common::on_every_host;
+use super::host::on_every_host;
 
 #[test]
 fn shards_are_merged_in_key_order_and_cross_shard_work_is_refused() {
     on_every_host("shards", |dir, host| {
-        let builder = || Engine::builder(dir).host(host).cores(2).shards(5);
+        let builder = || host.engine(dir).cores(2).shards(5);
         let engine = builder().open().expect("opens").blocking();
         for number in 0..100 {
             engine.put(format!("k{number:03}"), "v").expect("put");
@@ -37,7 +37,7 @@ fn shards_are_merged_in_key_order_and_cross_shard_work_is_refused() {
             Err(TxnError::Caller(TxnMistake::CrossShard { .. }))
         ));
         drop(engine);
-        let other = Engine::builder(dir).host(host).shards(4).open();
+        let other = host.engine(dir).shards(4).open();
         let other = other.expect_err("refused").to_string();
         assert!(other.contains("5 shards, not with 4 shards"), "{other}");
         let engine = builder().open().expect("opens").blocking();
@@ -52,7 +52,7 @@ fn shards_move_to_another_number_of_cores() {
             segment_bytes: 1 << 20,
             ..Default::default()
         };
-        let builder = || Engine::builder(dir).host(host).wal(wal.clone());
+        let builder = || host.engine(dir).wal(wal.clone());
         let mut written = 0;
         for cores in [2, 3, 1, 4, 2] {
             let engine = builder().shards(5).cores(cores);
@@ -85,7 +85,7 @@ fn shards_move_to_another_number_of_cores() {
 #[test]
 fn a_damaged_group_leaves_the_others_serving() {
     on_every_host("damaged-group", |dir, host| {
-        let builder = || Engine::builder(dir).host(host).cores(1).shards(4);
+        let builder = || host.engine(dir).cores(1).shards(4);
         let engine = builder().open().expect("opens").blocking();
         for number in 0..40 {
             engine

@@ -2,7 +2,7 @@
 
 use henge::api::WatchCreate;
 
-use super::common::on_every_host;
+use super::host::on_every_host;
 use super::open;
 
 #[test]
