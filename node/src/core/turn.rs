@@ -117,6 +117,8 @@ pub struct Core {
     pub(super) gauges: Gauges,
     /// Callers that wait, as of the last look at each shard.
     pub(super) waiting: usize,
+    /// Shards whose queues wait for the log to write something.
+    held_back: Vec<usize>,
     /// Entries that this turn applied.
     pub(super) applied: usize,
     /// Entries in log batches so far.
@@ -166,6 +168,7 @@ impl Core {
             shards,
             wal,
             waiting: 0,
+            held_back: Vec::new(),
             applied: 0,
             entries_counted: 0,
             log_full: false,
@@ -293,6 +296,13 @@ impl Core {
         self.agenda.give_back(run);
     }
 
+    /// The log has room for what was held back.
+    fn let_propose(&mut self) {
+        for at in self.held_back.drain(..) {
+            self.agenda.mark(at);
+        }
+    }
+
     /// Gives back what callers took for writes that are answered.
     fn settle(&mut self, run: &[usize]) {
         let mut freed = 0;
@@ -342,6 +352,7 @@ impl Core {
     fn durable(&mut self, lsn: Lsn, now: Now) {
         self.durable_lsn = lsn;
         self.gauges.durable(lsn, now.micros);
+        self.let_propose();
         while let Some(parked) = self.parked.pop_front_if(|parked| parked.lsn <= lsn) {
             if let Some(shard) = self.shards.get_mut(parked.shard) {
                 shard.deliver(parked.responses, &mut self.messages);
@@ -366,6 +377,7 @@ impl Core {
             stopwatch: &self.config.stopwatch,
             apply_micros: 0,
             applied: 0,
+            held_back: &mut self.held_back,
         };
         let mut left = SHARES_MAX.max(run.len());
         let mut queue = self.agenda.queue(run);
@@ -400,6 +412,10 @@ impl Core {
                 let submitted = self.wal.stats().submitted_lsn;
                 self.gauges
                     .submitted(submitted, self.durable_lsn, now.micros);
+                // Several batches may be in flight: what waited only for this one to go need not wait longer.
+                if self.wal.staged_bytes() == 0 {
+                    self.let_propose();
+                }
             }
             Err(error) => self.poison(&error.to_string()),
         }
