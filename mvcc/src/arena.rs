@@ -145,40 +145,42 @@ impl Arena {
         if before.is_some() {
             flags |= HAS_ROOM | HAS_BEFORE;
         }
-        let (main, rest) = (version.main, version.body_len() - 1);
-        self.write(flags, before, id, main, rest, |out| {
-            version.encode_rest(out)
-        })
+        let mut numbers = Head::default();
+        version
+            .numbers(version.flags())
+            .for_each(|number| numbers.put(number));
+        let body = [numbers.bytes(), version.value];
+        self.write(flags, before, id, version.main, body)
     }
 
+    /// Writes a record whose body is in two parts.
+    #[inline]
     fn write(
         &mut self,
         flags: u8,
         before: Option<Loc>,
         id: KeyId,
         main: i64,
-        length: usize,
-        body: impl FnOnce(&mut Vec<u8>),
+        body: [&[u8]; 2],
     ) -> Loc {
-        let room = if flags & HAS_ROOM != 0 { LOC_BYTES } else { 0 };
-        let base = self.segments.get(self.tail).map_or(main, |tail| tail.base);
-        let numbers = varint::len(u64::from(id)) + varint::len(length as u64);
-        let len_max = 1 + room + numbers + varint::len(distance(main, base)) + length;
-        let loc = self.make_room(len_max);
+        let length = body[0].len() + body[1].len();
+        let loc = self.make_room(HEAD_BYTES_MAX + length);
         let Segment { bytes, base, .. } = &mut self.segments[self.tail];
-        let start = bytes.len();
-        if start == 0 {
+        if bytes.is_empty() {
             *base = main;
         }
-        bytes.push(flags);
-        if room > 0 {
-            bytes.extend_from_slice(&before.map_or([0; LOC_BYTES], Loc::to_bytes));
+        let mut head = Head::default();
+        head.push(&[flags]);
+        if flags & HAS_ROOM != 0 {
+            head.push(&before.map_or([0; LOC_BYTES], Loc::to_bytes));
         }
-        varint::put(bytes, u64::from(id));
-        varint::put(bytes, distance(main, *base));
-        varint::put(bytes, length as u64);
-        body(bytes);
-        let len = bytes.len() - start;
+        head.put(u64::from(id));
+        head.put(distance(main, *base));
+        head.put(length as u64);
+        bytes.extend_from_slice(head.bytes());
+        bytes.extend_from_slice(body[0]);
+        bytes.extend_from_slice(body[1]);
+        let len = head.len + length;
         self.live += len;
         self.usual_bytes = (self.usual_bytes * 15 + len.min(SEGMENT_BYTES)) / 16;
         loc
@@ -295,9 +297,7 @@ impl Arena {
             ..
         } = self.get(loc)?;
         scratch.extend_from_slice(body);
-        let copy = self.write(flags, before, id, main, scratch.len(), |out| {
-            out.extend_from_slice(&scratch);
-        });
+        let copy = self.write(flags, before, id, main, [&[], &scratch]);
         if scratch.capacity() <= SEGMENT_BYTES {
             self.scratch = scratch;
         }
@@ -347,7 +347,7 @@ impl Arena {
         self.capacity > BYTES_MAX
     }
 
-    /// The place of a record of `len` bytes, which the last segment then has room for.
+    /// The place of a record of up to `len` bytes, which the last segment then has room for.
     fn make_room(&mut self, len: usize) -> Loc {
         let used = self
             .segments
@@ -450,6 +450,48 @@ impl Segment {
 
     fn is_worth_emptying(&self) -> bool {
         self.dead as usize * 3 >= self.bytes.len()
+    }
+}
+
+/// Numbers on their way into a record: put together here, they are copied in one piece, and nothing is
+/// measured before it is written.
+struct Head {
+    bytes: [u8; HEAD_BYTES_MAX],
+    len: usize,
+}
+
+/// Room for flags, a place and four numbers.
+const HEAD_BYTES_MAX: usize = 48;
+const _: () = assert!(1 + LOC_BYTES + 4 * varint::LEN_MAX <= HEAD_BYTES_MAX);
+
+impl Default for Head {
+    fn default() -> Self {
+        Head {
+            bytes: [0; HEAD_BYTES_MAX],
+            len: 0,
+        }
+    }
+}
+
+impl Head {
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, number: u64) {
+        let rest = self.bytes.get_mut(self.len..).unwrap_or_default();
+        if let Some(room) = rest.first_chunk_mut() {
+            self.len += varint::put_in(room, number).len();
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 

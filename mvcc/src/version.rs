@@ -66,7 +66,7 @@ impl<'a> Version<'a> {
     }
 
     /// The numbers that follow the flags.
-    fn numbers(&self, flags: u8) -> impl Iterator<Item = u64> {
+    pub fn numbers(&self, flags: u8) -> impl Iterator<Item = u64> {
         let past = flags & HAS_PAST != 0;
         [
             (flags & HAS_SUB != 0).then_some(u64::from(self.sub)),
@@ -85,13 +85,9 @@ impl<'a> Version<'a> {
 
     /// Appends the body.
     pub fn encode_body(&self, out: &mut Vec<u8>) {
-        out.push(self.flags());
-        self.encode_rest(out);
-    }
-
-    /// Appends the body but for its flags.
-    pub fn encode_rest(&self, out: &mut Vec<u8>) {
-        self.numbers(self.flags())
+        let flags = self.flags();
+        out.push(flags);
+        self.numbers(flags)
             .for_each(|number| varint::put(out, number));
         out.extend_from_slice(self.value);
     }

@@ -5,7 +5,7 @@ use henge_raft::{Message, MessageKind};
 
 use super::reads::Read;
 use super::request::{Request, RequestKind};
-use super::{Shard, ShardConfig};
+use super::{Shard, ShardConfig, TRIM_BYTES};
 use crate::api::Error;
 use crate::core::recover::RecoveredGroup;
 use crate::machine::{Command, Response};
@@ -247,4 +247,30 @@ fn an_acknowledged_renewal_is_not_undone_by_an_expiry_decided_before_it() {
     let expiry = shard.expiries(20_001).pop().expect("run out again");
     apply(&mut shard, &expiry, 20_002).expect("run out");
     assert!(shard.machine.store.leases().is_empty());
+}
+
+/// What compaction emptied went back at once, and the allocator made one later call pay for all of it.
+#[test]
+fn emptied_memory_goes_back_a_little_with_each_tick() {
+    let mut shard = start(&[1], 1);
+    for n in 0..8_000u32 {
+        let request = PutRequest {
+            key: &(n % 4_000).to_be_bytes(),
+            value: &[7; 1_000],
+            ..PutRequest::default()
+        };
+        shard.machine.store.put(&request).expect("valid");
+    }
+    let now = shard.machine.store.revision();
+    shard.machine.store.compact(now).expect("possible");
+    while shard.compact_slice() {}
+    let idle = |shard: &Shard| shard.machine.store.memory().idle;
+    let (mut before, mut ticks) = (idle(&shard), 0);
+    assert!(before > 3 * TRIM_BYTES as u64, "{before}");
+    while before > 0 {
+        ticks += 1;
+        shard.advance_time(ticks * shard.config.tick_ms);
+        assert_eq!(before - idle(&shard), before.min(TRIM_BYTES as u64));
+        before = idle(&shard);
+    }
 }
