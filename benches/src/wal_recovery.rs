@@ -51,6 +51,8 @@ pub fn write(dir: &Path, bytes: u64, per_turn: u64) -> Result<(), String> {
         let (mut wal, _) = backend.open(dir, &Options::default(), &mut ())?;
         let payload = [9u8; 256];
         let mut index = 0;
+        // Turns share a batch as soon as one has to wait: those of one entry must not.
+        let staged_max = if per_turn == 1 { 0 } else { 1 << 20 };
         while wal.stats().bytes < bytes {
             for _ in 0..per_turn {
                 index += 1;
@@ -60,7 +62,7 @@ pub fn write(dir: &Path, bytes: u64, per_turn: u64) -> Result<(), String> {
                 }
             }
             wal.submit().map_err(|e| e.to_string())?;
-            while wal.staged_bytes() > 1 << 20 {
+            while wal.staged_bytes() > staged_max {
                 if let Event::Poisoned(error) = event(&mut wal).await {
                     return Err(error.to_string());
                 }
