@@ -383,6 +383,8 @@ pub struct CoreMemory {
     pub inbox: u64,
     /// Log batches not handed to the disk yet.
     pub log_staged: u64,
+    /// Where entries lie in the log.
+    pub log_index: u64,
 }
 
 /// Counters and gauges of one core, as of its last turn.
@@ -425,6 +427,8 @@ pub struct CoreMetrics {
     pub wal_in_flight: u64,
     /// Segments that hold log.
     pub wal_segments: u64,
+    /// Places of the log where one of two copies is damaged, as found at the start and by the scrubber.
+    pub wal_healed: u64,
     /// Which disk implementation writes the log.
     pub io_backend: &'static str,
     /// Whether the log bypasses the page cache.

@@ -39,6 +39,8 @@ const FLAG_TRAILER: u16 = 1;
 pub(crate) const FLAG_FOOTER: u16 = 2;
 /// The first batch of its segment: it marks every group of the log.
 pub(crate) const FLAG_FIRST: u16 = 4;
+/// No batch but a bridge over those that cannot be read and of which nobody knows whose they were.
+pub(crate) const FLAG_BRIDGE: u16 = 8;
 
 const _: () =
     assert!(HEADER_BYTES * 2 <= SECTOR_BYTES * 2 && BLOCK_BYTES.is_multiple_of(SECTOR_BYTES));
@@ -68,6 +70,9 @@ pub(crate) struct BatchHeader {
     pub(crate) prev: u32,
     pub(crate) records_crc: u32,
     pub(crate) marks_crc: u32,
+    /// Of a bridge: the last batch it stands for, and the checksum of that one's header. Else 0.
+    pub(crate) until: Lsn,
+    pub(crate) chain: u32,
 }
 
 impl BatchHeader {
@@ -91,7 +96,9 @@ impl BatchHeader {
             .u32(self.record_bytes)
             .u32(self.prev)
             .u32(self.records_crc)
-            .u32(self.marks_crc);
+            .u32(self.marks_crc)
+            .u64(self.until)
+            .u32(self.chain);
         let crc = crc32c::crc32c(&out[..HEADER_BYTES - 4]);
         out[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
         (out, crc)
@@ -130,6 +137,8 @@ impl BatchHeader {
             prev: u32_at(bytes, 84),
             records_crc: u32_at(bytes, 88),
             marks_crc: u32_at(bytes, 92),
+            until: u64_at(bytes, 96),
+            chain: u32_at(bytes, 104),
         };
         let known = u16_at(bytes, 4) == FORMAT && u16_at(bytes, 6) & FLAG_TRAILER == flag;
         (known && header.numbers_fit() && header.sizes_fit()).then_some((header, crc))
@@ -137,7 +146,13 @@ impl BatchHeader {
 
     /// No number is one that no log ever reaches: one more than any of them is a number, too.
     fn numbers_fit(&self) -> bool {
-        let numbers = [self.seq, self.offset, self.lsn, self.durable_lsn];
+        let numbers = [
+            self.seq,
+            self.offset,
+            self.lsn,
+            self.durable_lsn,
+            self.until,
+        ];
         numbers.iter().all(|number| *number <= NUMBER_MAX)
     }
 
@@ -166,6 +181,15 @@ impl BatchHeader {
 
     pub(crate) fn is_footer(&self) -> bool {
         self.flags & FLAG_FOOTER != 0
+    }
+
+    pub(crate) fn is_bridge(&self) -> bool {
+        self.flags & FLAG_BRIDGE != 0
+    }
+
+    /// The header and the trailer, as they lie on the disk.
+    pub(crate) fn copies(&self) -> [[u8; HEADER_BYTES]; 2] {
+        [self.encode(0).0, self.encode(FLAG_TRAILER).0]
     }
 
     /// The checksum of the header: what the next batch's chain says.
@@ -262,6 +286,20 @@ impl Mark {
 pub(crate) fn batch_bytes(record_bytes: usize, marks: usize) -> usize {
     let marks_at = (HEADER_BYTES + record_bytes).next_multiple_of(SECTOR_BYTES);
     (marks_at + marks * MARK_BYTES + HEADER_BYTES).next_multiple_of(BLOCK_BYTES)
+}
+
+/// A bridge of `len` bytes, which lies where unreadable batches lay. `header` says what it says of itself.
+pub(crate) fn bridge(mut header: BatchHeader, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    let marks_at = SECTOR_BYTES;
+    header.flags = FLAG_BRIDGE;
+    (header.len, header.marks_at) = (len as u32, marks_at as u32);
+    header.records_crc = crc32c::crc32c(&out[HEADER_BYTES..marks_at]);
+    header.marks_crc = crc32c::crc32c(&out[marks_at..len - HEADER_BYTES]);
+    let [head, tail] = header.copies();
+    out[..HEADER_BYTES].copy_from_slice(&head);
+    out[len - HEADER_BYTES..].copy_from_slice(&tail);
+    out
 }
 
 /// Turn a buffer that holds 128 bytes of room and then records into a finished batch.

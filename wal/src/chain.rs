@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batch::FORMAT;
 use crate::disk::{AlignedBuf, Disk, FileId, Op, Output};
-use crate::error::Corruption;
+use crate::error::{Corruption, Obstacle};
 use crate::identity::{CUT_DIR, fault};
 use crate::pipeline::SegmentFile;
 use crate::recover::Ahead;
@@ -158,7 +158,8 @@ pub(crate) fn open_files(
         let said = found.header.map_or(Options::SEGMENT_BYTES_MIN, |h| h.bytes);
         if bytes < said {
             let what = format!("the file has {bytes} bytes of at least {said}");
-            return Err(corrupt(disk, seq, Expect::nowhere(), 0, what, vec![]));
+            let nowhere = Expect::nowhere();
+            return Err(corrupt(disk, seq, nowhere, 0, what, Obstacle::Other));
         }
         files.insert(seq, found);
     }
@@ -205,7 +206,7 @@ impl Chain {
                     },
                     header.first_lsn.saturating_sub(1),
                     "both copies of the segment header".into(),
-                    vec![],
+                    Obstacle::Header(header.prev_seq),
                 ));
             }
         }
@@ -294,7 +295,7 @@ pub(crate) fn corrupt(
     expect: Expect,
     durable_lsn: Lsn,
     what: String,
-    groups: Vec<(crate::GroupId, u64, u64)>,
+    obstacle: Obstacle,
 ) -> OpenError {
     let file = disk.path().join(segment::name(seq));
     let (offset, lsn) = (expect.offset, expect.lsn);
@@ -304,7 +305,8 @@ pub(crate) fn corrupt(
         lsn,
         durable_lsn,
         what,
-        groups,
+        groups: vec![],
+        obstacle,
     }))
 }
 

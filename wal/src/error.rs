@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::scan::Expect;
 use crate::{GroupId, Lsn};
 
 /// An operating-system error as a value.
@@ -153,6 +154,19 @@ pub struct Corruption {
     /// Groups with entries in the damaged range: `(group, first index, last index)`. Indexes are 0
     /// where a group is known to be hit but not where; empty when nothing can be said.
     pub groups: Vec<(GroupId, u64, u64)>,
+    /// For a repair.
+    pub(crate) obstacle: Obstacle,
+}
+
+/// What is in the way of a recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// This batch; and the first batch of the next segment, with its chain, if there is one.
+    Batch(Expect, Option<(Lsn, u32)>),
+    /// The header of this segment.
+    Header(u64),
+    /// What only a copy of the files can heal.
+    Other,
 }
 
 impl std::fmt::Display for Corruption {
@@ -174,8 +188,9 @@ impl std::fmt::Display for Corruption {
         }
         write!(
             f,
-            "; nothing was changed: run `henge wal verify` on the directory, restore it from a copy, \
-             or move it away and let the member rejoin empty"
+            "; nothing was changed: `henge wal verify` looks at it again; restore the directory from a copy, or \
+             move it away and let the member rejoin empty; `henge wal repair` says what going on without the \
+             damaged batches may cost"
         )
     }
 }
@@ -260,6 +275,7 @@ mod tests {
             durable_lsn: 7,
             what: "record checksum".into(),
             groups: vec![(1, 5, 6), (2, 0, 0)],
+            obstacle: Obstacle::Other,
         };
         let text = OpenError::Corrupt(Box::new(c)).to_string();
         for part in [

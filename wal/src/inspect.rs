@@ -2,7 +2,7 @@
 //!
 //! Runs the very code of recovery over plain files, read-only and without the lock, and stops before
 //! anything is put in order. A log that is being written to can be looked at; its end is then a
-//! moment's view. Tested with `tests/damage.rs`: what recovery says, this says.
+//! moment's view. Tested with `tests/table.rs`: what recovery says, this says.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -52,10 +52,7 @@ pub fn read(dir: &Path, replay: &mut dyn Replay) -> Result<Found, OpenError> {
         }
     })?;
     let birth = Birth::decode(&bytes, &path)?;
-    let mut disk = ReadOnly {
-        dir: dir.into(),
-        open: BTreeMap::new(),
-    };
+    let mut disk = ReadOnly::new(dir);
     let judged = recover::judge(&mut disk, birth.uuid, replay)?;
     let report = OpenReport {
         log_uuid: birth.uuid,
@@ -72,7 +69,9 @@ pub fn read(dir: &Path, replay: &mut dyn Replay) -> Result<Found, OpenError> {
 /// Judge the log in `dir`: where the first bad place is, and what kind of bad.
 pub fn verify(dir: &Path) -> Verdict {
     match read(dir, &mut ()) {
-        Ok(found) if !found.report.damaged.is_empty() => Verdict::Damaged(found),
+        Ok(found) if !found.report.damaged.is_empty() || found.report.nameless.is_some() => {
+            Verdict::Damaged(found)
+        }
         Ok(found) => match found.report.cut.clone() {
             Some(cut) => Verdict::TornTail(found, cut),
             None => Verdict::Good(found),
@@ -82,9 +81,18 @@ pub fn verify(dir: &Path) -> Verdict {
 }
 
 /// A disk that only reads, through the page cache.
-struct ReadOnly {
+pub(crate) struct ReadOnly {
     dir: PathBuf,
     open: BTreeMap<FileId, File>,
+}
+
+impl ReadOnly {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.into(),
+            open: BTreeMap::new(),
+        }
+    }
 }
 
 fn refused() -> io::Error {
@@ -161,6 +169,7 @@ impl Disk for ReadOnly {
                 buf.resize(filled);
                 Ok(Output::Buf(buf))
             }
+            Op::Load { name } => std::fs::read(self.dir.join(name)).map(Output::Bytes),
             _ => Err(refused()),
         }
     }

@@ -49,7 +49,7 @@ pub use options::{Identity, Options};
 pub use pulse::{BUCKETS, Histogram, Histograms, InFlight};
 pub use reads::{ReadEntry, ReadId};
 pub use record::{BatchInfo, Record, Replay};
-pub use report::{Cut, Damage, OpenReport, Stats};
+pub use report::{Cut, Damage, Healed, OpenReport, Stats};
 pub use rewrite::Pin;
 
 /// Identifies a raft group within a core's log. Chosen by the caller; any value is legal.

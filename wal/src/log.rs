@@ -22,8 +22,8 @@ use crate::scrub::Scrub;
 use crate::segment::DATA_AT;
 use crate::stage::Stage;
 use crate::{
-    Damage, GroupId, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError, ReadId,
-    Replay, Stats, WalError, identity, recover,
+    Damage, GroupId, Healed, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError,
+    ReadId, Replay, Stats, WalError, identity, recover,
 };
 
 /// What [`Wal::poll`] has to say.
@@ -56,6 +56,8 @@ pub enum Event {
         /// Whose entries it held, as far as that can be read.
         groups: Vec<Damage>,
     },
+    /// The scrubber found sealed log of which one of two copies is damaged: nothing is lost yet.
+    Healed(Healed),
     /// A write failed. Said once; nothing is acknowledged after it.
     Poisoned(WalError),
     /// [`Wal::close`] is done: everything submitted is durable (or the log is poisoned) and the
@@ -192,6 +194,7 @@ impl Wal {
             submitted_lsn: found.end.lsn,
             durable_lsn: found.end.lsn,
             low_seq: found.end.low_seq,
+            healed: found.report.healed.len() as u64,
             ..Stats::default()
         };
         Self {
@@ -330,6 +333,12 @@ impl Wal {
         recover::damaged(&self.groups, self.disk.as_ref())
     }
 
+    /// Whether the log has ever said anything of the group: where [`OpenReport::nameless`] is set, a group of
+    /// which it has not may have lost all it had.
+    pub fn knows(&self, group: GroupId) -> bool {
+        self.groups.get(group).is_some()
+    }
+
     /// Running figures.
     pub fn stats(&self) -> Stats {
         let info = self.disk.info();
@@ -343,6 +352,7 @@ impl Wal {
             direct_io: info.direct_io,
             poisoned: self.poison.is_some(),
             space_low: self.pipeline.is_space_low(),
+            index_bytes: self.groups.index_bytes(),
             ..self.stats.clone()
         }
     }

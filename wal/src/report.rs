@@ -34,10 +34,35 @@ pub struct OpenReport {
     /// The torn tail that was cut, if there was one.
     pub cut: Option<Cut>,
     /// Damage that cost nothing, because what was damaged is there twice.
-    pub notes: Vec<String>,
+    pub healed: Vec<Healed>,
     /// Acknowledged entries that cannot be read. Their groups must not serve, vote or campaign; the
     /// others are whole.
     pub damaged: Vec<Damage>,
+    /// Where a repair put a bridge over batches of which nothing can be known, not even which groups
+    /// began in them: a group of which the log knows nothing may have been here, and is then damaged
+    /// as a whole.
+    pub nameless: Option<Damage>,
+}
+
+/// Damage that cost nothing: what cannot be read here was read elsewhere. It costs something as soon as the
+/// other place is hit as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Healed {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Byte offset of what is damaged, or of the batch that it is a part of.
+    pub offset: u64,
+    /// What is damaged: `header of batch 7`.
+    pub what: String,
+    /// A repair can write it again; else it goes with its segment.
+    pub mendable: bool,
+}
+
+impl std::fmt::Display for Healed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (file, offset) = (self.file.display(), self.offset);
+        write!(f, "{file} offset {offset}: {}", self.what)
+    }
 }
 
 /// A hole in a group's log: acknowledged entries that cannot be read.
@@ -47,7 +72,7 @@ pub struct Damage {
     pub group: GroupId,
     /// First lost index.
     pub first: u64,
-    /// Last lost index.
+    /// Last lost index; [`Damage::NO_END`] where nobody knows how many there were.
     pub last: u64,
     /// The segment file.
     pub file: PathBuf,
@@ -57,14 +82,20 @@ pub struct Damage {
     pub lsn: Lsn,
 }
 
+impl Damage {
+    /// As the last lost index: from the first one on, and nobody knows how many.
+    pub const NO_END: u64 = 1 << 62;
+}
+
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (file, offset) = (self.file.display(), self.offset);
-        write!(
-            f,
-            "group {} lost entries {}..={}: {file} offset {offset}, batch {}",
-            self.group, self.first, self.last, self.lsn
-        )
+        write!(f, "group {} lost entries ", self.group)?;
+        match self.last {
+            last if last >= Self::NO_END => write!(f, "from {} on", self.first)?,
+            last => write!(f, "{}..={last}", self.first)?,
+        }
+        write!(f, ": {file} offset {offset}, batch {}", self.lsn)
     }
 }
 
@@ -120,4 +151,9 @@ pub struct Stats {
     pub poisoned: bool,
     /// No new segment can be made for lack of space.
     pub space_low: bool,
+    /// Memory that it takes to know where entries lie, in bytes: 96 for each group and segment with
+    /// entries of it, and 16 for each stretch of a segment (at most 640 KiB per segment).
+    pub index_bytes: usize,
+    /// Damage that cost nothing ([`Healed`]): found when the log was opened, and by the scrubber since.
+    pub healed: u64,
 }

@@ -7,7 +7,6 @@
 //! changed meanwhile, or something of it is staged: a
 //! group that moves does not lag. Nothing is rewritten of a damaged group.
 
-use crate::groups::Run;
 use crate::log::Phase;
 use crate::stage::Stage;
 use crate::{GroupId, Lsn, ReadEntry, ReadError, ReadId, Wal};
@@ -97,8 +96,7 @@ impl Wal {
     /// Something of the group is staged, in flight or lost: not now.
     fn is_held(&self, group: GroupId) -> bool {
         let durable: Lsn = self.stats.durable_lsn;
-        let unfit = |run: &Run| run.lost || run.place.lsn > durable;
-        self.stage.touches(group) || self.groups.any_run(group, unfit)
+        self.stage.touches(group) || self.groups.is_unfit(group, durable)
     }
 
     /// A read ended. `true`: it was the rewrite's.

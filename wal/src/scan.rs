@@ -55,9 +55,12 @@ pub(crate) enum Judged<'a> {
     Lost {
         header: BatchHeader,
         crc: u32,
+        bytes: &'a [u8],
         marks: Vec<Mark>,
         what: &'static str,
     },
+    /// A repair put it over batches that could not be read.
+    Bridge(BatchHeader),
     /// Nothing that can be built on.
     Bad(Bad),
 }
@@ -158,26 +161,51 @@ impl<'s> Window<'s> {
             _ if head.iter().all(|b| *b == 0) => "zeros",
             _ => "no batch header",
         };
-        let (header, crc) = match here {
-            Some(header) => header,
-            None => match self.trailer_for(expect, search)? {
-                // Header and trailer differ in a flag: the chain is built on the header.
-                Some(header) => (header, header.crc()),
-                None => {
-                    return Ok(Judged::Bad(Bad {
-                        what: nothing,
-                        known: None,
-                    }));
-                }
-            },
+        let found = match here {
+            // Header and trailer differ in a flag: the chain is built on the header.
+            None => self.trailer_for(expect, search)?.map(|h| (h, h.crc())),
+            here => here,
+        };
+        let Some((header, crc)) = found else {
+            return Ok(Judged::Bad(Bad {
+                what: nothing,
+                known: None,
+            }));
         };
         if let Some(what) = expect.misfit(&header) {
             let known = Some(header);
             return Ok(Judged::Bad(Bad { what, known }));
         }
+        if header.is_bridge() {
+            return Ok(Judged::Bridge(header));
+        }
         let note = here.is_none().then_some("header");
         let bytes = self.view(offset, header.len as usize)?;
         Ok(judge(header, crc, bytes, note))
+    }
+
+    /// The header of the batch at a place, whatever it says, from either copy.
+    pub(crate) fn header_at(&mut self, expect: &Expect) -> io::Result<Option<BatchHeader>> {
+        let head = BatchHeader::decode(self.view(expect.offset, BLOCK_BYTES)?);
+        match head.filter(|(h, _)| h.is_at(expect.uuid, expect.seq, expect.offset)) {
+            Some((header, _)) => Ok(Some(header)),
+            None => self.trailer_for(expect, expect.limit),
+        }
+    }
+
+    /// The footer somewhere from a place on.
+    pub(crate) fn footer_after(&mut self, expect: &Expect) -> io::Result<Option<BatchHeader>> {
+        let mut at = expect.offset;
+        while at < expect.limit {
+            let block = self.view(at, BLOCK_BYTES)?;
+            let found = BatchHeader::decode(block).map(|(header, _)| header);
+            let here = |h: &BatchHeader| h.is_footer() && h.is_at(expect.uuid, expect.seq, at);
+            if let Some(footer) = found.filter(here) {
+                return Ok(Some(footer));
+            }
+            at += BLOCK_BYTES as u64;
+        }
+        Ok(None)
     }
 
     /// The header of the batch at a place, from its other copy, which ends at `search` at the latest.
@@ -360,6 +388,8 @@ impl Expect {
             Some("broken chain to the batch before")
         } else if self.offset + u64::from(header.len) > self.limit {
             Some("longer than its segment")
+        } else if header.is_bridge() && header.until < header.lsn {
+            Some("a bridge to nowhere")
         } else {
             None
         }
@@ -376,7 +406,7 @@ pub(crate) struct Footer {
 }
 
 /// Everything behind a header that is right. `note`: what is already known to be damaged.
-fn judge<'a>(
+pub(crate) fn judge<'a>(
     header: BatchHeader,
     crc: u32,
     bytes: &'a [u8],
@@ -407,6 +437,7 @@ fn judge<'a>(
                 Some(marks) => Judged::Lost {
                     header,
                     crc,
+                    bytes,
                     marks: marks.collect(),
                     what,
                 },
@@ -434,6 +465,7 @@ pub(crate) fn whole(header: &BatchHeader, bytes: &[u8]) -> Result<(), &'static s
         }
         | Judged::Lost { what, .. }
         | Judged::Bad(Bad { what, .. }) => Err(what),
+        Judged::Bridge(_) => Ok(()),
     }
 }
 

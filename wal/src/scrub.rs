@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use crate::batch::{BatchHeader, Mark};
 use crate::disk::{FileId, Op};
 use crate::log::{Errand, Phase};
-use crate::scan::whole;
+use crate::scan::{Bad, Judged, judge};
 use crate::segment::{self, DATA_AT};
-use crate::{BLOCK_BYTES, Damage, Event, Lsn, Wal};
+use crate::{BLOCK_BYTES, Damage, Event, Healed, Lsn, Wal};
 
 /// Least bytes of a slice: a block tells how long its batch is.
 const SLICE_BYTES_MIN: usize = BLOCK_BYTES;
@@ -133,16 +133,40 @@ impl Wal {
                 .scrub
                 .next
                 .is_none_or(|next| next == (header.lsn, header.prev));
-            let verdict = whole(&header, batch);
-            if let Err(what) = verdict.and(follows.then_some(()).ok_or("broken chain")) {
+            let what = match judge(header, 0, batch, None) {
+                _ if header.is_bridge() => None,
+                Judged::Bad(Bad { what, .. }) | Judged::Lost { what, .. } => Some(what),
+                Judged::Good {
+                    note: Some(part), ..
+                } => {
+                    self.healed(&header, part);
+                    None
+                }
+                Judged::Good { .. } | Judged::Bridge(_) => None,
+            };
+            if let Some(what) = what.or((!follows).then_some("broken chain")) {
                 let marks = header.marks(batch).map(Iterator::collect);
                 return self.rot(what.into(), marks.unwrap_or_default());
             }
-            self.scrub.next = Some((header.lsn + 1, header.crc()));
+            self.scrub.next = Some(match header.is_bridge() {
+                true => (header.until + 1, header.chain),
+                false => (header.lsn + 1, header.crc()),
+            });
             self.scrub.offset += u64::from(header.len);
             self.scrub.needs = 0;
             at += header.len as usize;
         }
+    }
+
+    /// One of two copies: nothing is lost, and the next batch is known.
+    fn healed(&mut self, header: &BatchHeader, part: &str) {
+        self.stats.healed += 1;
+        self.events.push_back(Event::Healed(Healed {
+            file: self.disk.path().join(segment::name(header.seq)),
+            offset: header.offset,
+            what: format!("{part} of batch {}", header.lsn),
+            mendable: part != "marks",
+        }));
     }
 
     /// Say it, and go on with the next segment: where one place is bad, the next place is not known.

@@ -2,10 +2,12 @@
 //! with `--yes`), take no lock to read, and may be pointed at a data directory (all its cores) or at one
 //! core's log.
 //!
-//! Exit codes: 0 whole; 1 the tool could not run; 2 wrong usage; 3 a torn tail (the next start cuts it;
-//! nothing acknowledged is lost); 4 damage, a missing or foreign segment, or a directory that a start
-//! would refuse; 5 damaged groups (a start serves the others; `repair` gives up what was lost). `repair`
-//! without `--yes` answers as `verify` would, with it 0 when the log is whole afterwards.
+//! Exit codes: 0 whole (copies that are damaged and cost nothing are listed); 1 the tool could not run;
+//! 2 wrong usage; 3 a torn tail (the next start cuts it; nothing acknowledged is lost); 4 damage, a missing
+//! or foreign segment, or a directory that a start would refuse; 5 damaged groups (a start serves the
+//! others). `repair` without `--yes` answers as `verify` would. With it: 0 when the log is whole
+//! afterwards; 5 when a log that did not open opens now, with groups that may have lost something damaged
+//! (a second `repair --yes` ends these before what they lost); 4 when nothing can be done.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,8 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use henge_wal::inspect::{self, Verdict};
-use henge_wal::repair::{self, RepairError};
-use henge_wal::{OpenError, OpenReport, Record};
+use henge_wal::repair::{self, Plan, RepairError, Step};
+use henge_wal::{Damage, Healed, OpenError, OpenReport, Record};
 
 use crate::machine::{Command, command};
 
@@ -38,11 +40,13 @@ enum Action {
     Verify(Target),
     /// Count segments, batches, bytes and groups
     Stat(Target),
-    /// End damaged groups before their first lost entry; without --yes, say what that would give up
+    /// Make a log open that does not, make damaged copies good, end damaged groups before their first
+    /// lost entry; without --yes, say what that would give up
     Repair {
         #[command(flatten)]
         target: Target,
-        /// Do it. Entries that were acknowledged are given up: only where no other member has them
+        /// Do it. Where groups are ended, entries that were acknowledged are given up: only where no other
+        /// member has them
         #[arg(long)]
         yes: bool,
     },
@@ -105,9 +109,14 @@ fn logs(dir: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 fn verify(log: &Path, json: bool) -> u8 {
+    let mut report = OpenReport::default();
     let (code, word, text, offset) = match inspect::verify(log) {
-        Verdict::Good(found) => (0, "whole", good(&found.report), None),
-        Verdict::TornTail(_, cut) => {
+        Verdict::Good(found) => {
+            report = found.report;
+            (0, "whole", good(&report), None)
+        }
+        Verdict::TornTail(found, cut) => {
+            report = found.report;
             let text = format!(
                 "torn tail: {} from offset {} on ({} bytes) was never acknowledged; the next start cuts it",
                 cut.file.display(),
@@ -117,8 +126,10 @@ fn verify(log: &Path, json: bool) -> u8 {
             (EXIT_TORN, "torn tail", text, Some(cut.offset))
         }
         Verdict::Damaged(found) => {
-            let damaged = &found.report.damaged;
-            let holes: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+            report = found.report;
+            let damaged = &report.damaged;
+            let mut holes: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+            holes.extend(report.nameless.as_ref().map(nameless));
             let text = format!("damaged groups: {}; the others are whole", holes.join("; "));
             let offset = damaged.first().map(|damage| damage.offset);
             (EXIT_GROUPS, "damaged groups", text, offset)
@@ -132,12 +143,48 @@ fn verify(log: &Path, json: bool) -> u8 {
         let offset = offset.map_or(serde_json::Value::Null, Into::into);
         let object = serde_json::json!({
             "log": log.display().to_string(), "verdict": word, "offset": offset, "text": text,
+            "healed": healed_json(&report.healed),
         });
         println!("{object}");
     } else {
         println!("{}: {text}", log.display());
+        tell_healed(log, &report.healed);
     }
     code
+}
+
+/// Copies that are damaged and cost nothing yet.
+fn tell_healed(log: &Path, healed: &[Healed]) {
+    for one in healed {
+        let hint = if one.mendable {
+            "`henge wal repair --yes` makes it good again"
+        } else {
+            "it goes when its segment is purged"
+        };
+        println!(
+            "{}: damaged, and read from elsewhere: {one}; {hint}",
+            log.display()
+        );
+    }
+}
+
+fn healed_json(healed: &[Healed]) -> Vec<serde_json::Value> {
+    let one = |one: &Healed| {
+        serde_json::json!({
+            "file": one.file.display().to_string(), "offset": one.offset, "what": one.what,
+            "mendable": one.mendable,
+        })
+    };
+    healed.iter().map(one).collect()
+}
+
+fn nameless(place: &Damage) -> String {
+    format!(
+        "groups of which nothing else is in the log may have been in {} from offset {} on, batch {}",
+        place.file.display(),
+        place.offset,
+        place.lsn
+    )
 }
 
 fn mend(log: &Path, json: bool, yes: bool) -> u8 {
@@ -146,8 +193,8 @@ fn mend(log: &Path, json: bool, yes: bool) -> u8 {
     } else {
         repair::plan(log)
     };
-    let steps = match done {
-        Ok(steps) => steps,
+    let plan = match done {
+        Ok(plan) => plan,
         Err(RepairError::Open(error)) => return refused(log, &error),
         Err(error) => {
             eprintln!("henge wal: {}: {error}", log.display());
@@ -155,36 +202,125 @@ fn mend(log: &Path, json: bool, yes: bool) -> u8 {
         }
     };
     if json {
-        let steps: Vec<_> = steps
-            .iter()
-            .map(|step| {
-                serde_json::json!({ "group": step.group, "keep": step.keep, "last": step.last })
-            })
-            .collect();
-        let log = log.display().to_string();
-        println!(
-            "{}",
-            serde_json::json!({ "log": log, "done": yes, "steps": steps })
-        );
-    } else if steps.is_empty() {
-        println!("{}: no group is damaged", log.display());
-    }
-    for step in steps.iter().filter(|_| !json) {
-        let verb = if yes { "ends now" } else { "would end" };
-        println!(
-            "{}: group {} {verb} at entry {}; entries {}..={} are given up",
-            log.display(),
-            step.group,
-            step.keep,
-            step.keep + 1,
-            step.last
-        );
-    }
-    if steps.is_empty() || yes {
-        0
+        println!("{}", plan_json(log, &plan, yes));
     } else {
-        EXIT_GROUPS
+        for line in plan_lines(&plan, yes) {
+            println!("{}: {line}", log.display());
+        }
     }
+    let damaged = !plan.damaged.is_empty() || plan.nameless;
+    match (plan.reopens(), yes) {
+        (true, false) => EXIT_DAMAGED,
+        (true, true) if damaged => EXIT_GROUPS,
+        (false, false) if !plan.steps.is_empty() => EXIT_GROUPS,
+        _ => 0,
+    }
+}
+
+fn plan_json(log: &Path, plan: &Plan, yes: bool) -> serde_json::Value {
+    let bridges = plan.bridges.iter().map(|bridge| {
+        serde_json::json!({
+            "file": bridge.file.display().to_string(), "offset": bridge.offset, "bytes": bridge.bytes,
+            "first_batch": bridge.batches.0, "last_batch": bridge.batches.1,
+        })
+    });
+    let damaged = plan.damaged.iter().map(|damage| {
+        let known = damage.last < Damage::NO_END;
+        let last = known.then_some(damage.last);
+        serde_json::json!({ "group": damage.group, "first": damage.first, "last": last })
+    });
+    let steps = plan.steps.iter().map(|step| {
+        let last = (step.last < Damage::NO_END).then_some(step.last);
+        serde_json::json!({ "group": step.group, "keep": step.keep, "last": last })
+    });
+    let headers = plan.headers.iter().map(|file| file.display().to_string());
+    serde_json::json!({
+        "log": log.display().to_string(), "done": yes,
+        "bridges": bridges.collect::<Vec<_>>(), "headers": headers.collect::<Vec<_>>(),
+        "damaged": damaged.collect::<Vec<_>>(), "nameless": plan.nameless,
+        "mended": healed_json(&plan.mended), "unmended": healed_json(&plan.unmended),
+        "steps": steps.collect::<Vec<_>>(),
+    })
+}
+
+/// What was done, or would be.
+fn plan_lines(plan: &Plan, yes: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    for bridge in &plan.bridges {
+        let verb = if yes {
+            "are bridged"
+        } else {
+            "would be bridged"
+        };
+        let (first, last) = bridge.batches;
+        lines.push(format!(
+            "{} offset {}, {} bytes: batches {first}..={last} cannot be read and {verb}{}",
+            bridge.file.display(),
+            bridge.offset,
+            bridge.bytes,
+            if yes { "; a copy is in cut/" } else { "" }
+        ));
+    }
+    for file in &plan.headers {
+        let verb = if yes { "is made" } else { "would be made" };
+        lines.push(format!("{}: the header {verb} again", file.display()));
+    }
+    for damage in &plan.damaged {
+        let verb = if yes {
+            "is damaged now"
+        } else {
+            "would be damaged"
+        };
+        let what = damage.to_string().replace(" lost ", " may have lost ");
+        lines.push(format!(
+            "{what}; it {verb}, and serves nothing until it is repaired"
+        ));
+    }
+    if plan.reopens() {
+        lines.push(if plan.damaged.is_empty() {
+            "no group that is known lost anything".to_owned()
+        } else {
+            "all other groups are whole".to_owned()
+        });
+    }
+    if plan.nameless {
+        lines.push(
+            "a group of which nothing else is in the log may have been there, too: it is damaged as a whole"
+                .to_owned(),
+        );
+    }
+    for healed in &plan.mended {
+        let verb = if yes {
+            "is good again"
+        } else {
+            "would be made good again"
+        };
+        lines.push(format!("{healed} {verb}"));
+    }
+    for healed in &plan.unmended {
+        lines.push(format!(
+            "{healed} stays damaged; it goes when its segment is purged"
+        ));
+    }
+    for step in &plan.steps {
+        lines.push(step_line(step, yes));
+    }
+    if plan.is_empty() {
+        lines.push("no group is damaged".to_owned());
+    }
+    lines
+}
+
+fn step_line(step: &Step, yes: bool) -> String {
+    let verb = if yes { "ends now" } else { "would end" };
+    let given_up = match step.last {
+        last if last < Damage::NO_END => format!("entries {}..={last}", step.keep + 1),
+        _ => format!("all entries from {} on", step.keep + 1),
+    };
+    format!(
+        "group {} {verb} at entry {}; {given_up} are given up",
+        step.group, step.keep
+    )
 }
 
 fn classify(error: &OpenError) -> (&'static str, Option<u64>) {
@@ -198,7 +334,8 @@ fn classify(error: &OpenError) -> (&'static str, Option<u64>) {
 }
 
 fn good(report: &OpenReport) -> String {
-    let word = match (report.damaged.is_empty(), &report.cut) {
+    let holes = !report.damaged.is_empty() || report.nameless.is_some();
+    let word = match (!holes, &report.cut) {
         (false, _) => "damaged groups",
         (true, Some(_)) => "torn tail",
         (true, None) => "whole",
@@ -267,7 +404,7 @@ fn stat(log: &Path, json: bool) -> u8 {
             "member_id": format!("{:x}", found.identity.member_id),
             "segments": report.segments, "batches": report.batches, "records": report.records,
             "bytes": report.bytes, "last_lsn": report.last_lsn, "torn": report.cut.is_some(),
-            "groups": groups,
+            "healed": healed_json(&report.healed), "groups": groups,
         });
         println!("{object}");
         return tell_holes(log, &found.report);
@@ -279,6 +416,7 @@ fn stat(log: &Path, json: bool) -> u8 {
         found.identity.member_id,
         good(&found.report)
     );
+    tell_healed(log, &found.report.healed);
     for (group, stat) in groups {
         println!(
             "  group {group}: {} entries ({} payload bytes), indexes {}..={}, term {}, commit {}, checkpoint {}",
@@ -299,7 +437,14 @@ fn tell_holes(log: &Path, report: &OpenReport) -> u8 {
     for damage in &report.damaged {
         eprintln!("henge wal: {}: not shown: {damage}", log.display());
     }
-    if !report.damaged.is_empty() {
+    if let Some(place) = &report.nameless {
+        eprintln!(
+            "henge wal: {}: not shown: {}",
+            log.display(),
+            nameless(place)
+        );
+    }
+    if !report.damaged.is_empty() || report.nameless.is_some() {
         EXIT_GROUPS
     } else if report.cut.is_some() {
         EXIT_TORN

@@ -214,6 +214,8 @@ impl Core {
         metrics.background = self.agenda.deferred() as u64;
         metrics.checkpoints = self.agenda.checkpointing.len() as u64;
         metrics.memory.log_staged = stats.staged_bytes as u64;
+        metrics.memory.log_index = stats.index_bytes as u64;
+        metrics.wal_healed = stats.healed;
         metrics.wal_batches = stats.batches;
         metrics.wal_bytes = stats.bytes;
         metrics.wal_payload_bytes = stats.payload_bytes;

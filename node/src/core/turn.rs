@@ -339,6 +339,14 @@ impl Core {
                 } => {
                     tracing::error!(file = %file.display(), offset, what, "sealed log has rotted: see `henge wal verify`");
                 }
+                Event::Healed(healed) => {
+                    tracing::warn!(
+                        file = %healed.file.display(),
+                        offset = healed.offset,
+                        what = healed.what,
+                        "one of two copies in the log has rotted: `henge wal repair` makes it good again"
+                    );
+                }
                 Event::Closed => {
                     self.phase = Phase::Ended;
                     break;

@@ -259,7 +259,10 @@ impl EngineBuilder {
             let mut shards = Vec::with_capacity(configs.len());
             for mut config in configs {
                 config.log_bytes_replayed = report.bytes;
-                let recovered = groups.remove(&config.group).unwrap_or_default();
+                let mut recovered = groups.remove(&config.group).unwrap_or_default();
+                if report.nameless.is_some() && !wal.knows(config.group) {
+                    recovered.lost = Some((1, henge_wal::Damage::NO_END));
+                }
                 if recovered.lost.is_some() {
                     report_damage(config.group, &report);
                 }
@@ -440,11 +443,30 @@ fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
             "cut a torn tail: a write that was never acknowledged"
         );
     }
+    for healed in &report.healed {
+        tracing::warn!(
+            file = %healed.file.display(),
+            offset = healed.offset,
+            what = healed.what,
+            "a damaged part of the log was read from its second copy: `henge wal repair` makes it good again"
+        );
+    }
+    if let Some(place) = &report.nameless {
+        tracing::error!(
+            file = %place.file.display(),
+            offset = place.offset,
+            "the log was repaired here over batches that nobody can read: groups of which it knows nothing \
+             may have lost everything"
+        );
+    }
 }
 
 /// A group that does not start, and why; the others do.
 fn report_damage(group: u64, report: &henge_wal::OpenReport) {
-    for damage in report.damaged.iter().filter(|damage| damage.group == group) {
+    let is_named = report.damaged.iter().any(|damage| damage.group == group);
+    let nameless = report.nameless.iter().filter(|_| !is_named);
+    let named = report.damaged.iter().filter(|damage| damage.group == group);
+    for damage in named.chain(nameless) {
         tracing::error!(
             group,
             first = damage.first,

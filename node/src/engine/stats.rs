@@ -57,7 +57,8 @@ impl Stats {
     /// ```
     pub fn memory_bytes(&self) -> u64 {
         let memory = &self.memory;
-        memory.stores + memory.log_tails + memory.pending + memory.inbox + memory.log_staged
+        let log = memory.log_staged + memory.log_index;
+        memory.stores + memory.log_tails + memory.pending + memory.inbox + log
     }
 
     fn add_core(&mut self, core: CoreMetrics) {
@@ -66,6 +67,7 @@ impl Stats {
         self.memory.pending += core.memory.pending;
         self.memory.inbox += core.memory.inbox;
         self.memory.log_staged += core.memory.log_staged;
+        self.memory.log_index += core.memory.log_index;
         self.refused += core.inbox_refused;
         self.wal_batches += core.wal_batches;
         self.wal_bytes += core.wal_bytes;

@@ -85,6 +85,7 @@ pub fn render(core: usize, m: &CoreMetrics) -> String {
         ("pending", m.memory.pending),
         ("inbox", m.memory.inbox),
         ("log_staged", m.memory.log_staged),
+        ("log_index", m.memory.log_index),
     ];
     by_name(
         p,
@@ -135,6 +136,11 @@ pub fn render(core: usize, m: &CoreMetrics) -> String {
             "henge_core_wal_segments",
             "Segments that hold log.",
             m.wal_segments,
+        ),
+        (
+            "henge_core_wal_healed",
+            "Places of the log that were read from their second copy: `henge wal repair` makes them good.",
+            m.wal_healed,
         ),
         (
             "henge_log_stuck",

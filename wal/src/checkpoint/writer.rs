@@ -93,6 +93,7 @@ impl Writer {
                 dir: &dir,
                 meta,
                 bytes_per_second,
+                gate: Gate::default(),
             };
             let outcome = job.run(&queue, &theirs);
             let mut state = theirs.state();
@@ -157,6 +158,24 @@ struct Job<'a> {
     dir: &'a Path,
     meta: Meta,
     bytes_per_second: u64,
+    gate: Gate,
+}
+
+/// Every operation on a file passes it: tests let one fail, or all from one on.
+#[derive(Clone, Debug, Default)]
+struct Gate {
+    #[cfg(test)]
+    fault: Option<std::rc::Rc<tests::Fault>>,
+}
+
+impl Gate {
+    fn pass(&self) -> std::io::Result<()> {
+        #[cfg(test)]
+        if let Some(fault) = &self.fault {
+            return fault.pass();
+        }
+        Ok(())
+    }
 }
 
 /// The file, written in pieces with rests between them, past the page cache where the file system
@@ -166,10 +185,12 @@ struct Out {
     buf: AlignedBuf,
     at: u64,
     bytes_per_second: u64,
+    gate: Gate,
 }
 
 impl Out {
-    fn create(path: &Path, bytes_per_second: u64) -> std::io::Result<Self> {
+    fn create(path: &Path, bytes_per_second: u64, gate: &Gate) -> std::io::Result<Self> {
+        gate.pass()?;
         let options = OpenOptions::new()
             .write(true)
             .create(true)
@@ -185,6 +206,7 @@ impl Out {
             buf: AlignedBuf::with_capacity(2 * PIECE_BYTES),
             at: 0,
             bytes_per_second,
+            gate: gate.clone(),
         })
     }
 
@@ -202,6 +224,7 @@ impl Out {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
+        self.gate.pass()?;
         self.file.write_all_at(&self.buf, self.at)?;
         self.at += self.buf.len() as u64;
         self.buf.clear();
@@ -224,7 +247,9 @@ impl Out {
         self.buf
             .resize(self.buf.len().next_multiple_of(BLOCK_BYTES));
         self.flush()?;
+        self.gate.pass()?;
         self.file.set_len(bytes)?;
+        self.gate.pass()?;
         self.file.sync_all()
     }
 }
@@ -247,7 +272,8 @@ impl Job<'_> {
                 return unfinished.map(|_| None);
             }
         };
-        std::fs::rename(&tmp, &path).map_err(|e| io(&tmp, "rename", e))?;
+        let renamed = self.gate.pass().and_then(|()| std::fs::rename(&tmp, &path));
+        renamed.map_err(|e| io(&tmp, "rename", e))?;
         self.sync_dir()?;
         self.remove_older()?;
         Ok(Some(Finished {
@@ -268,7 +294,7 @@ impl Job<'_> {
             .mode(0o700)
             .create(self.dir);
         made.map_err(|e| io(self.dir, "make", e))?;
-        let out = Out::create(tmp, self.bytes_per_second);
+        let out = Out::create(tmp, self.bytes_per_second, &self.gate);
         let mut out = out.map_err(|e| io(tmp, "create", e))?;
         let failed = |e| io(tmp, "write", e);
         out.push(&format::header(&self.meta)).map_err(failed)?;
@@ -306,7 +332,8 @@ impl Job<'_> {
     }
 
     fn sync_dir(&self) -> Result<(), CheckpointError> {
-        let synced = File::open(self.dir).and_then(|dir| dir.sync_all());
+        let open = self.gate.pass().and_then(|()| File::open(self.dir));
+        let synced = open.and_then(|dir| dir.sync_all());
         synced.map_err(|e| io(self.dir, "sync", e))
     }
 
@@ -314,9 +341,115 @@ impl Job<'_> {
     fn remove_older(&self) -> Result<(), CheckpointError> {
         for (index, path) in all(self.dir, self.meta.group)? {
             if index < self.meta.index {
-                std::fs::remove_file(&path).map_err(|e| io(&path, "remove", e))?;
+                let removed = self.gate.pass().and_then(|()| std::fs::remove_file(&path));
+                removed.map_err(|e| io(&path, "remove", e))?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::super::{Reader, latest};
+    use super::*;
+
+    /// The n-th operation fails; or all from it on.
+    #[derive(Debug)]
+    pub(super) struct Fault {
+        at: u64,
+        for_ever: bool,
+        passed: Cell<u64>,
+    }
+
+    impl Fault {
+        pub(super) fn pass(&self) -> std::io::Result<()> {
+            let n = self.passed.replace(self.passed.get() + 1);
+            match n == self.at || (self.for_ever && n > self.at) {
+                true => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+                false => Ok(()),
+            }
+        }
+    }
+
+    /// Write the group's snapshot up to `index`; whether the fault was reached.
+    fn write(dir: &Path, index: u64, at: u64, for_ever: bool) -> (bool, Option<Finished>) {
+        let meta = Meta {
+            cluster_id: 1,
+            member_id: 2,
+            group: 7,
+            index,
+            term: 3,
+        };
+        let fault = Rc::new(Fault {
+            at,
+            for_ever,
+            passed: Cell::new(0),
+        });
+        let job = Job {
+            dir,
+            meta,
+            bytes_per_second: 0,
+            gate: Gate {
+                fault: Some(fault.clone()),
+            },
+        };
+        let (chunks, queue) = sync_channel(8);
+        let shared = Shared::default();
+        for n in 0..4 {
+            let chunk = Bytes::from(vec![index as u8 + n; 30_000]);
+            chunks.send(chunk).expect("there is room");
+        }
+        shared.finish.store(true, Ordering::Release);
+        drop(chunks);
+        let done = job.run(&queue, &shared);
+        let reached = fault.passed.get() > at;
+        if let Err(error) = &done {
+            assert!(
+                reached && matches!(error, CheckpointError::Io { .. }),
+                "{error}"
+            );
+        }
+        (reached, done.unwrap_or_default())
+    }
+
+    /// Fault D6 to D8 for checkpoints: the n-th operation fails, for all n, once or from then on. There is
+    /// always a whole snapshot, the older one or the newer, and the next attempt succeeds.
+    #[test]
+    fn the_nth_operation_of_a_checkpoint_fails_for_all_n() {
+        let dir = std::env::temp_dir().join(format!("henge-ckpt-{}", std::process::id()));
+        let mut cases = 0;
+        for for_ever in [false, true] {
+            for at in 0.. {
+                let _ = std::fs::remove_dir_all(&dir);
+                write(&dir, 5, u64::MAX, false).1.expect("the older one");
+                let (reached, done) = write(&dir, 9, at, for_ever);
+                let path = latest(&dir, 7).expect("readable").expect("there is one");
+                let mut reader = Reader::open(&path).expect("whole");
+                let (index, mut chunks) = (reader.meta().index, 0);
+                while let Some(chunk) = reader.next_chunk().expect("whole") {
+                    assert!(chunk.iter().all(|b| *b == index as u8 + chunks));
+                    chunks += 1;
+                }
+                assert_eq!(chunks, 4);
+                assert!(
+                    index == 9 || done.is_none(),
+                    "at {at}: it said that it was there"
+                );
+                if !reached {
+                    assert!(done.is_some());
+                    break;
+                }
+                cases += 1;
+                write(&dir, 9, u64::MAX, false).1.expect("the next attempt");
+                let files = std::fs::read_dir(&dir).expect("a directory").count();
+                assert_eq!(files, 1, "at {at}: nothing is left over");
+            }
+        }
+        let _ = std::fs::remove_dir_all(&dir);
+        assert!(cases > 14, "{cases}");
     }
 }

@@ -28,6 +28,55 @@ const ZERO_BYTES: usize = 256 * 1024;
 /// Shorter rests are not worth the waking up.
 const PAUSE_MIN: Duration = Duration::from_micros(200);
 
+/// The calls of a disk that block, and what it is: the same for every disk that keeps its files in a field
+/// `files`.
+macro_rules! by_files {
+    ($backend:literal) => {
+        fn info(&self) -> $crate::disk::DiskInfo {
+            $crate::disk::DiskInfo {
+                backend: $backend,
+                direct_io: self.files.direct,
+            }
+        }
+
+        fn attach(&mut self, dir: &std::path::Path) {
+            self.files.dir = dir.to_path_buf();
+        }
+
+        fn path(&self) -> &std::path::Path {
+            &self.files.dir
+        }
+
+        fn list(&mut self) -> std::io::Result<Option<Vec<$crate::disk::FileInfo>>> {
+            self.files.list()
+        }
+
+        fn make(&mut self) -> std::io::Result<()> {
+            self.files.make()
+        }
+
+        fn lock(&mut self) -> Result<(), $crate::disk::LockError> {
+            self.files.lock()
+        }
+
+        fn entropy(&mut self) -> std::io::Result<[u8; 32]> {
+            self.files.entropy()
+        }
+
+        fn run(&mut self, op: $crate::disk::Op) -> std::io::Result<$crate::disk::Output> {
+            self.files.run(op)
+        }
+
+        fn reader(
+            &self,
+            file: $crate::disk::FileId,
+        ) -> Option<std::sync::Arc<dyn $crate::disk::ReadAt>> {
+            self.files.reader(file)
+        }
+    };
+}
+pub(super) use by_files;
+
 /// An open segment file.
 #[derive(Debug)]
 pub(super) struct SegmentHandle {

@@ -24,10 +24,8 @@ use std::task::{Context, Poll};
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
-use super::files::{Done, Files, Finished, Job, SegmentHandle, Workers, settle};
-use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
-};
+use super::files::{Done, Files, Finished, Job, SegmentHandle, Workers, by_files, settle};
+use super::{AlignedBuf, Completion, Disk, FileId, Op, Output, Token};
 use crate::BLOCK_BYTES;
 
 /// Bytes of one transfer where the device does not say how much it takes at once: less than any known
@@ -268,40 +266,7 @@ impl Default for GlommioDisk {
 }
 
 impl Disk for GlommioDisk {
-    fn info(&self) -> DiskInfo {
-        DiskInfo {
-            backend: "glommio",
-            direct_io: self.files.direct,
-        }
-    }
-
-    fn attach(&mut self, dir: &Path) {
-        self.files.dir = dir.to_path_buf();
-    }
-
-    fn path(&self) -> &Path {
-        &self.files.dir
-    }
-
-    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        self.files.list()
-    }
-
-    fn make(&mut self) -> io::Result<()> {
-        self.files.make()
-    }
-
-    fn lock(&mut self) -> Result<(), LockError> {
-        self.files.lock()
-    }
-
-    fn entropy(&mut self) -> io::Result<[u8; 32]> {
-        self.files.entropy()
-    }
-
-    fn run(&mut self, op: Op) -> io::Result<Output> {
-        self.files.run(op)
-    }
+    by_files!("glommio");
 
     fn submit(&mut self, token: Token, op: Op) {
         if let Err(e) = self.start(token, op) {

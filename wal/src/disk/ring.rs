@@ -9,17 +9,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use io_uring::IoUring;
 
-use super::files::{Done, Files, Job, Workers, settle};
+use super::files::{Done, Files, Job, Workers, by_files, settle};
 use super::kernel::{self, Transfer, Transfers};
-use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
-};
+use super::{AlignedBuf, Completion, Disk, FileId, Op, Output, Token};
 
 /// Submission queue entries. More operations than this in flight are legal: each submission is
 /// handed to the kernel at once, so the queue is empty between calls.
@@ -180,44 +177,7 @@ fn set_up() -> io::Result<IoUring> {
 }
 
 impl Disk for RingDisk {
-    fn info(&self) -> DiskInfo {
-        DiskInfo {
-            backend: "io_uring",
-            direct_io: self.files.direct,
-        }
-    }
-
-    fn attach(&mut self, dir: &Path) {
-        self.files.dir = dir.to_path_buf();
-    }
-
-    fn path(&self) -> &Path {
-        &self.files.dir
-    }
-
-    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        self.files.list()
-    }
-
-    fn make(&mut self) -> io::Result<()> {
-        self.files.make()
-    }
-
-    fn lock(&mut self) -> Result<(), LockError> {
-        self.files.lock()
-    }
-
-    fn entropy(&mut self) -> io::Result<[u8; 32]> {
-        self.files.entropy()
-    }
-
-    fn run(&mut self, op: Op) -> io::Result<Output> {
-        self.files.run(op)
-    }
-
-    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
-        self.files.reader(file)
-    }
+    by_files!("io_uring");
 
     fn submit(&mut self, token: Token, op: Op) {
         if let Err(e) = self.start(token, op) {

@@ -4,12 +4,11 @@
 //! As many writers as writes should be in flight; making segments never stands in a commit's way.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::files::{Done, Files, Finished, Job, Workers, settle};
-use super::{Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token};
+use super::files::{Done, Files, Finished, Job, Workers, by_files, settle};
+use super::{Completion, Disk, Op, Output, Token};
 
 /// Most writer threads.
 const WRITERS_MAX: usize = 16;
@@ -81,44 +80,7 @@ impl ThreadDisk {
 }
 
 impl Disk for ThreadDisk {
-    fn info(&self) -> DiskInfo {
-        DiskInfo {
-            backend: "thread",
-            direct_io: self.files.direct,
-        }
-    }
-
-    fn attach(&mut self, dir: &Path) {
-        self.files.dir = dir.to_path_buf();
-    }
-
-    fn path(&self) -> &Path {
-        &self.files.dir
-    }
-
-    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        self.files.list()
-    }
-
-    fn make(&mut self) -> io::Result<()> {
-        self.files.make()
-    }
-
-    fn lock(&mut self) -> Result<(), LockError> {
-        self.files.lock()
-    }
-
-    fn entropy(&mut self) -> io::Result<[u8; 32]> {
-        self.files.entropy()
-    }
-
-    fn run(&mut self, op: Op) -> io::Result<Output> {
-        self.files.run(op)
-    }
-
-    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
-        self.files.reader(file)
-    }
+    by_files!("thread");
 
     fn submit(&mut self, token: Token, op: Op) {
         if let Err(e) = self.start(token, op) {

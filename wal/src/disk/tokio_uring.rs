@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,10 +17,8 @@ use std::task::{Context, Poll};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
-use super::files::{Done, Files, Finished, Job, Workers, settle};
-use super::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
-};
+use super::files::{Done, Files, Finished, Job, Workers, by_files, settle};
+use super::{AlignedBuf, Completion, Disk, FileId, Op, Output, Token};
 
 /// Can this process use io_uring? The reason if not: seccomp (EPERM), an old kernel (ENOSYS),
 /// `kernel.io_uring_disabled` (EPERM), or no memory for a ring. Starts and ends a small ring.
@@ -172,44 +169,7 @@ impl Default for UringDisk {
 }
 
 impl Disk for UringDisk {
-    fn info(&self) -> DiskInfo {
-        DiskInfo {
-            backend: "tokio-uring",
-            direct_io: self.files.direct,
-        }
-    }
-
-    fn attach(&mut self, dir: &Path) {
-        self.files.dir = dir.to_path_buf();
-    }
-
-    fn path(&self) -> &Path {
-        &self.files.dir
-    }
-
-    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        self.files.list()
-    }
-
-    fn make(&mut self) -> io::Result<()> {
-        self.files.make()
-    }
-
-    fn lock(&mut self) -> Result<(), LockError> {
-        self.files.lock()
-    }
-
-    fn entropy(&mut self) -> io::Result<[u8; 32]> {
-        self.files.entropy()
-    }
-
-    fn run(&mut self, op: Op) -> io::Result<Output> {
-        self.files.run(op)
-    }
-
-    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
-        self.files.reader(file)
-    }
+    by_files!("tokio-uring");
 
     fn submit(&mut self, token: Token, op: Op) {
         if let Err(e) = self.start(token, op) {

@@ -1,11 +1,13 @@
-//! One group: the ends of its log, and its *runs*, which say where its entries lie.
+//! One group: the ends of its log, and its runs, which say where its entries lie.
 //!
 //! Promises: runs are in index order and do not overlap; none is at or below what is compacted, none ends
-//! behind the last entry; the group never ends below its own compaction. Counts its runs in the caller's
-//! count per segment. Tested by the parent's tests and by every test that opens a log.
+//! behind the last entry; the group never ends below its own compaction; at most one run per segment
+//! beside those that are lost, and of these at most [`HOLES_MAX`]. Counts its runs in the caller's
+//! account. Tested by the parent's tests and by every test that opens a log.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::runs::{Account, Run};
 use super::touches::Touch;
 use crate::batch::Mark;
 use crate::record::HardState;
@@ -21,18 +23,10 @@ pub(crate) struct Place {
     pub(crate) len: u32,
 }
 
-/// Consecutive entries of one group in one batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    /// Bytes of their payloads.
-    pub(crate) bytes: u64,
-    pub(crate) place: Place,
-    /// They were acknowledged and cannot be read: the group is damaged until they are compacted or
-    /// replaced.
-    pub(crate) lost: bool,
-}
+/// Holes of a group that are told apart; of more, the last one takes in what lies between.
+pub(super) const HOLES_MAX: usize = 1_024;
+/// Room for so many runs at a time: one per segment is no reason to double.
+const RUNS_STEP: usize = 4;
 
 /// One group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,14 +64,13 @@ impl Group {
         }
     }
 
-    pub(super) fn compact(&mut self, index: u64, term: u64, live: &mut BTreeMap<u64, u64>) {
+    pub(super) fn compact(&mut self, index: u64, term: u64, account: &mut Account) {
         if index < self.compacted {
             return;
         }
         (self.compacted, self.compacted_term) = (index, term);
-        while let Some(run) = self.runs.front().filter(|run| run.last <= index) {
-            release(live, run.place.seq);
-            self.runs.pop_front();
+        while let Some(run) = self.runs.pop_front_if(|run| run.last <= index) {
+            account.release(&run);
         }
         if let Some(run) = self.runs.front_mut() {
             run.first = run.first.max(index.saturating_add(1));
@@ -88,77 +81,56 @@ impl Group {
     }
 
     /// Entries `first..=last` were in a batch that cannot be read.
-    pub(super) fn lose(
-        &mut self,
-        first: u64,
-        last: u64,
-        place: Place,
-        live: &mut BTreeMap<u64, u64>,
-    ) {
-        let first = first.max(self.compacted.saturating_add(1));
+    pub(super) fn lose(&mut self, first: u64, last: u64, place: Place, account: &mut Account) {
+        let mut first = first.max(self.compacted.saturating_add(1));
         if last < first {
             return;
         }
-        self.keep_until(first.saturating_sub(1), live);
-        *live.entry(place.seq).or_default() += 1;
-        self.runs.push_back(Run {
-            first,
-            last,
-            bytes: 0,
-            place,
-            lost: true,
-        });
+        self.keep_until(first.saturating_sub(1), account);
         self.last = last;
+        let full = self.runs.iter().filter(|run| run.lost).count() >= HOLES_MAX;
+        while full && let Some(run) = self.runs.pop_back_if(|run| !run.lost) {
+            first = first.min(run.first);
+            account.release(&run);
+        }
+        let joins = |run: &Run| run.lost && run.last.checked_add(1) == Some(first);
+        match self.runs.back_mut().filter(|run| joins(run)) {
+            Some(run) if full || run.seq == place.seq => run.last = last,
+            _ => self.push(Run::new(first, last, 0, place, true), account),
+        }
     }
 
     /// Forget entries after `index`.
-    pub(super) fn keep_until(&mut self, index: u64, live: &mut BTreeMap<u64, u64>) {
-        while let Some(run) = self.runs.back().filter(|run| run.first > index) {
-            release(live, run.place.seq);
-            self.runs.pop_back();
+    pub(super) fn keep_until(&mut self, index: u64, account: &mut Account) {
+        while let Some(run) = self.runs.pop_back_if(|run| run.first > index) {
+            account.release(&run);
         }
         if let Some(run) = self.runs.back_mut() {
-            run.last = run.last.min(index);
+            run.keep_until(index, account);
         }
     }
 
-    pub(super) fn append(&mut self, touch: &Touch, place: Place, live: &mut BTreeMap<u64, u64>) {
+    pub(super) fn append(&mut self, touch: &Touch, place: Place, account: &mut Account) {
         // Raft never replaces what is compacted (it is committed); replay ignores it, so do we.
         let first = touch.first.max(self.compacted.saturating_add(1));
         let last = touch.last;
         if last < first {
             return;
         }
-        self.keep_until(first.saturating_sub(1), live);
-        if let Some(run) = self
-            .runs
-            .back()
-            .filter(|run| run.last.saturating_add(1) < first)
-            .copied()
-        {
+        self.keep_until(first.saturating_sub(1), account);
+        let before = self.runs.back().map(|run| run.last.saturating_add(1));
+        if let Some(missing) = before.filter(|missing| *missing < first) {
             if self.runs.iter().any(|run| run.lost) {
                 // What is missing went with what is known to be lost.
-                self.lose(run.last + 1, first - 1, run.place, live);
+                self.lose(missing, first - 1, place, account);
             } else {
                 // A gap: what lies before it was purged, and is compacted further on in the log.
-                self.keep_until(0, live);
+                self.keep_until(0, account);
             }
         }
         match self.runs.back_mut() {
-            Some(run) if run.place == place && !run.lost => {
-                run.last = last;
-                run.bytes += touch.bytes;
-            }
-            _ => {
-                *live.entry(place.seq).or_default() += 1;
-                self.runs.push_back(Run {
-                    first,
-                    last,
-                    bytes: touch.bytes,
-                    place,
-                    lost: false,
-                });
-            }
+            Some(run) if run.takes(first, place) => run.extend(last, touch.bytes, place, account),
+            _ => self.push(Run::new(first, last, touch.bytes, place, false), account),
         }
         (self.last, self.last_term) = (last, touch.last_term);
         if self.batch.0 != place.lsn {
@@ -173,13 +145,15 @@ impl Group {
         };
         self.segment.1 = self.segment.1.saturating_add(touch.count);
     }
-}
 
-fn release(live: &mut BTreeMap<u64, u64>, seq: u64) {
-    if let Some(count) = live.get_mut(&seq) {
-        *count -= 1;
-        if *count == 0 {
-            live.remove(&seq);
+    fn push(&mut self, run: Run, account: &mut Account) {
+        account.add(run.seq);
+        if let Some(run) = self.runs.back_mut() {
+            run.finish();
         }
+        if self.runs.len() == self.runs.capacity() {
+            self.runs.reserve_exact(RUNS_STEP);
+        }
+        self.runs.push_back(run);
     }
 }

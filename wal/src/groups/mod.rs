@@ -1,11 +1,12 @@
-//! What the log knows of each group in memory: hard state, ends of its log, and where its entries
-//! lie: one *run* per group and batch, not one slot per entry.
+//! What the log knows of each group in memory: hard state, ends of its log, and near where its entries
+//! lie: one *run* per group and segment, not one slot per entry or batch (`runs.rs` says how little).
 //!
 //! Updated in log order, by the same code when batches are sealed and when they are replayed. Counts
 //! the runs that live in each segment, so that the oldest segment still needed is known at once.
 //! Must never know: disks, bytes.
 
 mod group;
+mod runs;
 mod touches;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,9 @@ use crate::batch::Mark;
 use crate::record::HardState;
 use crate::{GroupId, Lsn, Pin};
 
-pub(crate) use group::{Group, Place, Run};
+pub(crate) use group::{Group, Place};
+use runs::Account;
+pub(crate) use runs::{Run, Stretch};
 use touches::Touch;
 pub(crate) use touches::{Change, Touches};
 
@@ -25,8 +28,8 @@ pub(crate) type News = (Option<HardState>, Option<(u64, u64)>);
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     map: BTreeMap<GroupId, Group>,
-    /// Segment -> runs in it.
-    live: BTreeMap<u64, u64>,
+    /// What lives in which segment.
+    live: Account,
     /// The batch applied last, and the groups it touched.
     lsn: Lsn,
     touched: Vec<GroupId>,
@@ -43,7 +46,7 @@ impl Groups {
 
     /// The oldest segment with entries that are still needed.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.live.first_key_value().map(|(seq, _)| *seq)
+        self.live.oldest()
     }
 
     /// Apply what a batch does. Afterwards [`Groups::marks`] says what it left behind.
@@ -134,6 +137,14 @@ impl Groups {
     /// What a batch whose records are lost did, as far as its marks say: whether a snapshot took the
     /// place of the group's log; and what is new, as in `adopt`. The group ends as the mark says.
     pub(crate) fn lose(&mut self, mark: &Mark, place: Place) -> (bool, News) {
+        let lost = self.lose_until(mark, place);
+        let group = self.map.entry(mark.group).or_default();
+        group.segment.1 = group.segment.1.saturating_add(mark.count);
+        lost
+    }
+
+    /// The same of batches of another segment, or of which nothing but this end is known.
+    pub(crate) fn lose_until(&mut self, mark: &Mark, place: Place) -> (bool, News) {
         let group = self.map.entry(mark.group).or_default();
         // Nothing else makes a log shorter without entries, or takes a compaction back.
         let restored =
@@ -145,7 +156,6 @@ impl Groups {
         }
         if mark.count > 0 {
             group.lose(mark.first, mark.last, place, &mut self.live);
-            group.segment.1 = group.segment.1.saturating_add(mark.count);
         }
         let news = self.adopt(mark);
         let group = self.map.entry(mark.group).or_default();
@@ -155,24 +165,10 @@ impl Groups {
         (restored, news)
     }
 
-    /// `missing` entries of a group, after its last one and before `before` (if given, else up to
-    /// `last`), were in batches of which nothing can be read.
-    pub(crate) fn lose_between(
-        &mut self,
-        id: GroupId,
-        before: Option<u64>,
-        last: u64,
-        place: Place,
-    ) {
+    /// Entries `first..=last` of a group, and what it had after them, cannot be read.
+    pub(crate) fn lose_span(&mut self, id: GroupId, first: u64, last: u64, place: Place) {
         let group = self.map.entry(id).or_default();
-        let until = before.map_or(last, |b| b.saturating_sub(1));
-        // Where the span says nothing (what was lost had been replaced later) the last entry before
-        // it is as doubtful as those lost: name that.
-        let first = group
-            .last
-            .saturating_add(1)
-            .min(until.max(group.compacted.saturating_add(1)));
-        group.lose(first, until.max(first), place, &mut self.live);
+        group.lose(first, last, place, &mut self.live);
     }
 
     /// Entries of a group in the segment being replayed.
@@ -223,7 +219,7 @@ impl Groups {
     /// The groups with entries in a segment or in older ones.
     pub(crate) fn pins(&self, seq: u64) -> Vec<Pin> {
         let pin = |(id, group): (&GroupId, &Group)| {
-            let old = group.runs.iter().take_while(|run| run.place.seq <= seq);
+            let old = group.runs.iter().take_while(|run| run.seq <= seq);
             Some(Pin {
                 group: *id,
                 index: old.last()?.last,
@@ -233,31 +229,51 @@ impl Groups {
         self.map.iter().filter_map(pin).collect()
     }
 
-    /// Some run of the group is such.
-    pub(crate) fn any_run(&self, id: GroupId, f: impl Fn(&Run) -> bool) -> bool {
+    /// Entries of the group are lost, or in a batch after `durable`.
+    pub(crate) fn is_unfit(&self, id: GroupId, durable: Lsn) -> bool {
         self.map
             .get(&id)
-            .is_some_and(|group| group.runs.iter().any(f))
+            .is_some_and(|group| group.batch.0 > durable || group.runs.iter().any(|run| run.lost))
     }
 
     /// Runs that are lost, by group.
-    pub(crate) fn lost(&self) -> impl Iterator<Item = (GroupId, Run)> {
-        let of = |(id, group): (&GroupId, &Group)| {
-            let id = *id;
-            let lost: Vec<_> = group.runs.iter().filter(|run| run.lost).copied().collect();
-            lost.into_iter().map(move |run| (id, run))
-        };
-        self.map.iter().flat_map(of)
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (GroupId, &Run)> {
+        self.map.iter().flat_map(|(id, group)| {
+            let lost = group.runs.iter().filter(|run| run.lost);
+            lost.map(move |run| (*id, run))
+        })
     }
 
     /// The runs that hold entries `lo..=hi`, from the one with `lo` on.
-    pub(crate) fn runs(&self, group: GroupId, lo: u64, hi: u64) -> impl Iterator<Item = Run> {
+    pub(crate) fn runs(&self, group: GroupId, lo: u64, hi: u64) -> impl Iterator<Item = &Run> {
         let runs = self.map.get(&group).map(|g| &g.runs);
         let skip = runs.map_or(0, |r| r.partition_point(|run| run.last < lo));
         runs.into_iter()
             .flat_map(move |r| r.iter().skip(skip))
             .take_while(move |run| run.first <= hi)
-            .copied()
+    }
+
+    /// Bytes that it takes to know where the entries of all groups lie.
+    pub(crate) fn index_bytes(&self) -> usize {
+        self.live.bytes()
+    }
+
+    /// What lies before `offset` in a segment cannot be read from batch to batch.
+    pub(crate) fn bar(&mut self, seq: u64, offset: u64) {
+        self.live.bar(seq, offset);
+    }
+
+    /// For tests: other limits than those of the index.
+    #[cfg(test)]
+    pub(crate) fn limited(span_bytes: u64, spans_per_doubling: u32, spans_max: u32) -> Self {
+        let mut groups = Self::default();
+        groups.live.limits = Some((span_bytes, spans_per_doubling, spans_max));
+        groups
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spans_max(&self) -> u32 {
+        self.live.spans_max()
     }
 }
 
@@ -281,13 +297,13 @@ mod tests {
 
     fn spans_of(groups: &Groups, group: u64) -> Vec<(u64, u64, u64)> {
         let runs = groups.runs(group, 1, u64::MAX);
-        runs.map(|r| (r.first, r.last, r.place.lsn)).collect()
+        runs.map(|r| (r.first, r.last, r.lsn)).collect()
     }
 
     fn spans(groups: &Groups, lo: u64, hi: u64) -> Vec<(u64, u64, u64)> {
         groups
             .runs(1, lo, hi)
-            .map(|r| (r.first, r.last, r.place.lsn))
+            .map(|r| (r.first, r.last, r.lsn))
             .collect()
     }
 

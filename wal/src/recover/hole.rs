@@ -14,14 +14,14 @@ use crate::disk::FileId;
 use crate::groups::{Place, Touches};
 use crate::scan::{Bad, Expect, Footer, Judged, Window};
 use crate::segment::{self, DATA_AT, SegmentHeader};
-use crate::{GroupId, Lsn, OpenError, Record};
+use crate::{GroupId, Healed, Lsn, OpenError, Record};
 
 /// What of a group lies behind a hole.
 #[derive(Default)]
 struct Behind {
     entries: u64,
-    /// The first index there.
-    first: Option<u64>,
+    /// The first index there, and its term.
+    first: Option<(u64, u64)>,
     last: u64,
     last_term: u64,
     removed: bool,
@@ -45,6 +45,9 @@ impl Recovery<'_> {
         successor: &SegmentHeader,
         size: u64,
     ) -> Result<bool, OpenError> {
+        if self.bridged == expect.seq {
+            return Ok(false); // what the footer counts is no more what there is
+        }
         let next = self.look(file, |window| window.next_header(expect))?;
         // Where nothing follows, the hole reaches to the end that the next segment says.
         let from = next.map_or(
@@ -89,14 +92,17 @@ impl Recovery<'_> {
             self.unmarked = Some((*expect, Bad { what, known: None }));
         }
         self.attribute(&marks, &behind.groups, place);
-        let name = segment::name(expect.seq);
-        let note = format!(
-            "{name} offset {}: batches {}..={} cannot be read",
-            expect.offset,
-            expect.lsn,
-            from.lsn - 1
-        );
-        self.report.notes.push(note);
+        self.report.healed.push(Healed {
+            file: self.disk.path().join(segment::name(expect.seq)),
+            offset: expect.offset,
+            what: format!(
+                "batches {}..={}, but for entries that are named as lost",
+                expect.lsn,
+                from.lsn - 1
+            ),
+            mendable: false,
+        });
+        self.groups.bar(expect.seq, from.offset);
         self.end.offset = from.offset;
         self.end.lsn = from.lsn - 1;
         self.end.crc = from.prev;
@@ -111,22 +117,27 @@ impl Recovery<'_> {
                 .count_in_segment(mark.group)
                 .saturating_add(rest.map_or(0, |r| r.entries));
             let ours = self.groups.get(mark.group);
+            let (last, term) = ours.map_or((0, 0), |g| (g.last, g.last_term));
             let ends = rest
                 .filter(|r| r.entries > 0)
-                .map(|r| (r.last, r.last_term))
-                .or(ours.map(|g| (g.last, g.last_term)))
-                .unwrap_or_default();
-            let same_end = ends == (mark.last, mark.last_term);
-            if entries == mark.count && same_end {
+                .map_or((last, term), |r| (r.last, r.last_term));
+            if entries == mark.count && ends == (mark.last, mark.last_term) {
                 continue;
             }
-            let before = rest.and_then(|r| r.first);
-            let known = ours.map_or(0, |g| g.last);
-            self.groups
-                .lose_between(mark.group, before, mark.last, place);
-            let last = before.map_or(mark.last, |b| b.saturating_sub(1));
-            let first = known.saturating_add(1).min(last.max(1));
-            self.replay.lost(mark.group, first, last.max(first));
+            // As behind a bridge (`suspects.rs`): what may have been replaced in the hole is doubtful, and
+            // what is committed or follows in the same term is not.
+            let committed = ours.map_or(0, |g| g.compacted.max(g.hard.commit.min(g.last)));
+            let floor = committed.max(mark.compacted);
+            let (until, then) = match rest.and_then(|r| r.first) {
+                Some((index, term)) => (index.saturating_sub(1), term),
+                None => (mark.last, mark.last_term),
+            };
+            let follows = then == term && until >= last;
+            let stays = if follows { floor.max(last) } else { floor };
+            if until > stays {
+                self.groups.lose_span(mark.group, stays + 1, until, place);
+                self.replay.lost(mark.group, stays + 1, until);
+            }
         }
         for id in self.groups.ids() {
             let removed = behind.get(&id).is_some_and(|r| r.removed);
@@ -162,7 +173,7 @@ fn rest(window: &mut Window<'_>, from: &Expect) -> std::io::Result<Option<Rest>>
                 } => {
                     let behind = found.groups.entry(group).or_default();
                     behind.entries += 1;
-                    behind.first.get_or_insert(index);
+                    behind.first.get_or_insert((index, term));
                     (behind.last, behind.last_term) = (index, term);
                     behind.removed = false;
                 }

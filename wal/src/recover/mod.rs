@@ -8,6 +8,7 @@
 //!
 //! | row | where                         | found                                | verdict              |
 //! |-----|-------------------------------|--------------------------------------|----------------------|
+//! | 0   | any segment                   | a bridge from L to M, by a repair    | M + 1; groups suspect|
 //! | 1   | any segment                   | good batch L, whole                  | replay, L + 1        |
 //! | 1a  | any segment                   | good batch L, not whole              | replay, note, L + 1  |
 //! | 1b  | oldest segment, first batch   | good, but its marks (the only copy   |                      |
@@ -51,6 +52,7 @@
 mod ahead;
 mod hole;
 mod replay;
+mod suspects;
 mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,12 +64,13 @@ use crate::chain::{
     Chain, DiskSource, FoundFile, LogSource, corrupt, keep_copy, open_files, renumber,
 };
 use crate::disk::{Disk, FileId};
+use crate::error::Obstacle;
 use crate::groups::{Groups, Place, Touches};
 use crate::identity::{Birth, fault};
 use crate::pipeline::SegmentFile;
 use crate::scan::{Bad, Expect, Footer, Judged, Window};
 use crate::segment::{self, DATA_AT, SegmentHeader};
-use crate::{BLOCK_BYTES, Corruption, Damage, Lsn, OpenError, OpenReport, Replay, batch};
+use crate::{BLOCK_BYTES, Corruption, Damage, Healed, Lsn, OpenError, OpenReport, Replay, batch};
 
 /// The log as it was found: everything an open log starts from.
 pub(crate) struct Recovered {
@@ -134,6 +137,7 @@ pub(crate) fn recover(
             durable_lsn: report.durable_lsn,
             what: "entries lost".into(),
             groups: groups.map(|d| (d.group, d.first, d.last)).collect(),
+            obstacle: Obstacle::Other,
         })));
     }
     if let Some(cut) = &report.cut {
@@ -185,6 +189,8 @@ pub(crate) fn judge(
         replay,
         touches: Touches::default(),
         groups: Groups::default(),
+        suspects: suspects::Suspects::default(),
+        bridged: 0,
         durable: 0,
         end: End::default(),
         unmarked: None,
@@ -217,22 +223,24 @@ pub(crate) fn judge(
                 expect,
                 durable,
                 what,
-                vec![],
+                Obstacle::Header(ready.prev_seq),
             ));
         }
         recovery.durable = recovery.durable.max(ready.first_lsn.saturating_sub(1));
     }
     recovery.last(&chain, &files)?;
+    recovery.replaying().settle();
     if let Some((expect, bad)) = recovery.unmarked.take()
         && let Some(file) = chain.files.first()
     {
-        return Err(recovery.corrupt(*file, expect, &bad)?);
+        return Err(recovery.corrupt(*file, expect, &bad, None)?);
     }
     let Recovery {
         groups,
         mut end,
         mut report,
         durable,
+        suspects,
         ..
     } = recovery;
     if chain.before >= end.low_seq.max(1) {
@@ -246,15 +254,25 @@ pub(crate) fn judge(
         .oldest()
         .map_or(end.low_seq, |oldest| end.low_seq.min(oldest));
     for found in files.values().filter(|f| f.copies == 1) {
-        let name = segment::name(found.file.seq);
-        report
-            .notes
-            .push(format!("{name}: one of the two header copies is damaged"));
+        report.healed.push(Healed {
+            file: disk.path().join(segment::name(found.file.seq)),
+            offset: 0,
+            what: "one of the two copies of the segment header".into(),
+            mendable: true,
+        });
     }
     report.segments = chain.segments.len();
     report.last_lsn = end.lsn;
     report.durable_lsn = durable;
     report.damaged = damaged(&groups, disk);
+    report.nameless = suspects.nameless.map(|place| Damage {
+        group: 0,
+        first: 1,
+        last: Damage::NO_END,
+        file: disk.path().join(segment::name(place.seq)),
+        offset: place.offset,
+        lsn: place.lsn,
+    });
     Ok(Judgement {
         groups,
         files,
@@ -266,13 +284,13 @@ pub(crate) fn judge(
 
 /// The holes in the groups' logs.
 pub(crate) fn damaged(groups: &Groups, disk: &dyn Disk) -> Vec<Damage> {
-    let damage = |(group, run): (_, crate::groups::Run)| Damage {
+    let damage = |(group, run): (_, &crate::groups::Run)| Damage {
         group,
         first: run.first,
         last: run.last,
-        file: disk.path().join(segment::name(run.place.seq)),
-        offset: run.place.offset,
-        lsn: run.place.lsn,
+        file: disk.path().join(segment::name(run.seq)),
+        offset: run.offset(),
+        lsn: run.lsn,
     };
     groups.lost().map(damage).collect()
 }
@@ -316,6 +334,9 @@ struct Recovery<'a> {
     replay: &'a mut dyn Replay,
     touches: Touches,
     groups: Groups,
+    suspects: suspects::Suspects,
+    /// The last segment with a bridge in it.
+    bridged: u64,
     /// Highest batch known durable.
     durable: Lsn,
     end: End,
@@ -362,7 +383,7 @@ impl Recovery<'_> {
                     expect,
                     self.durable,
                     what,
-                    vec![],
+                    Obstacle::Other,
                 )); // row 3
             }
         }
@@ -375,14 +396,18 @@ impl Recovery<'_> {
         while let Some(bad) = self.batches(file, limit, limit, Lsn::MAX)? {
             let expect = self.expect(limit);
             if !self.gap(file, &expect, next, size)? {
-                return Err(self.corrupt(file, expect, &bad)?); // row 2b
+                let after = Some((next.first_lsn, next.prev));
+                return Err(self.corrupt(file, expect, &bad, after)?); // row 2b
             }
         }
         let footer = self.footer(file, limit, size)?;
         if footer.is_there && !footer.is_whole {
-            let name = segment::name(self.end.seq);
-            let note = format!("{name}: the footer is damaged");
-            self.report.notes.push(note);
+            self.report.healed.push(Healed {
+                file: self.disk.path().join(segment::name(self.end.seq)),
+                offset: limit,
+                what: "footer".into(),
+                mendable: false,
+            });
         }
         Ok(())
     }
@@ -414,6 +439,16 @@ impl Recovery<'_> {
         }
     }
 
+    fn replaying(&mut self) -> replay::Replaying<'_> {
+        replay::Replaying {
+            groups: &mut self.groups,
+            suspects: &mut self.suspects,
+            touches: &mut self.touches,
+            replay: self.replay,
+            report: &mut self.report,
+        }
+    }
+
     /// Replay the current segment up to `limit`; what stopped it earlier, if something did. Damage is
     /// passed over (rows 1a, 2, 4) in batches up to `durable`; `search`: where trailers may be.
     fn batches(
@@ -423,8 +458,7 @@ impl Recovery<'_> {
         search: u64,
         durable: Lsn,
     ) -> Result<Option<Bad>, OpenError> {
-        let name = segment::name(self.end.seq);
-        let path = self.disk.path().join(&name);
+        let path = self.disk.path().join(segment::name(self.end.seq));
         let mut source = LogSource {
             disk: DiskSource {
                 disk: self.disk,
@@ -436,6 +470,7 @@ impl Recovery<'_> {
         let mut window = Window::new(&mut source);
         let mut to = replay::Replaying {
             groups: &mut self.groups,
+            suspects: &mut self.suspects,
             touches: &mut self.touches,
             replay: self.replay,
             report: &mut self.report,
@@ -457,6 +492,14 @@ impl Recovery<'_> {
             })?;
             let (header, crc, marked) = match judged {
                 Judged::Bad(bad) => return Ok(Some(bad)),
+                Judged::Bridge(header) => {
+                    to.bridge(&header); // row 0
+                    self.bridged = header.seq;
+                    self.durable = self.durable.max(header.durable_lsn).max(header.until);
+                    (self.end.lsn, self.end.crc) = (header.until, header.chain);
+                    self.end.offset += u64::from(header.len);
+                    continue;
+                }
                 Judged::Good {
                     header,
                     crc,
@@ -474,12 +517,12 @@ impl Recovery<'_> {
                         self.unmarked = Some((expect, bad)); // row 1b
                     }
                     if let Some(part) = note {
-                        let offset = expect.offset;
-                        let text = format!(
-                            "{name} offset {offset}: the {part} of batch {} is damaged, and there twice",
-                            header.lsn
-                        );
-                        to.report.notes.push(text);
+                        to.report.healed.push(Healed {
+                            file: path.clone(),
+                            offset: expect.offset,
+                            what: format!("{part} of batch {}", header.lsn),
+                            mendable: part != "marks",
+                        });
                     }
                     to.batch(&header, bytes, Place::of(&header));
                     (header, crc, marked)
@@ -487,6 +530,7 @@ impl Recovery<'_> {
                 Judged::Lost {
                     header,
                     crc,
+                    bytes,
                     marks,
                     what,
                 } => {
@@ -494,7 +538,7 @@ impl Recovery<'_> {
                         let known = Some(header);
                         return Ok(Some(Bad { what, known }));
                     }
-                    to.lost(&header, &marks);
+                    to.lost(&header, bytes, &marks);
                     (header, crc, true)
                 }
             };
@@ -535,22 +579,28 @@ impl Recovery<'_> {
         found.map_err(|e| fault(self.disk, &name, "read", e))
     }
 
-    /// Name what a damaged batch held.
-    fn corrupt(&mut self, file: FileId, expect: Expect, bad: &Bad) -> Result<OpenError, OpenError> {
+    /// Name what a damaged batch held. `after`: the next segment's first batch, and its chain.
+    fn corrupt(
+        &mut self,
+        file: FileId,
+        expect: Expect,
+        bad: &Bad,
+        after: Option<(Lsn, u32)>,
+    ) -> Result<OpenError, OpenError> {
         let here =
             |known: &crate::batch::BatchHeader| known.is_at(expect.uuid, expect.seq, expect.offset);
         let groups = match bad.known.filter(here) {
             None => vec![],
             Some(known) => self.look(file, |window| window.held_by(&known))?,
         };
-        let what = bad.what.into();
-        Ok(corrupt(
-            self.disk,
-            expect.seq,
-            expect,
-            self.durable,
-            what,
+        Ok(OpenError::Corrupt(Box::new(Corruption {
+            file: self.disk.path().join(segment::name(expect.seq)),
+            offset: expect.offset,
+            lsn: expect.lsn,
+            durable_lsn: self.durable,
+            what: bad.what.into(),
             groups,
-        ))
+            obstacle: Obstacle::Batch(expect, after),
+        })))
     }
 }

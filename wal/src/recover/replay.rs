@@ -1,5 +1,6 @@
 //! One batch, or what is left of one, into the groups and to the caller's replay.
 
+use super::suspects::Suspects;
 use crate::batch::{BatchHeader, Mark};
 use crate::groups::{Groups, News, Place, Touches};
 use crate::record::HardState;
@@ -8,6 +9,7 @@ use crate::{BatchInfo, GroupId, OpenReport, Record, Replay};
 /// Gives one batch after the other to the replay and to the groups.
 pub(super) struct Replaying<'a> {
     pub(super) groups: &'a mut Groups,
+    pub(super) suspects: &'a mut Suspects,
     pub(super) touches: &'a mut Touches,
     pub(super) replay: &'a mut dyn Replay,
     pub(super) report: &'a mut OpenReport,
@@ -28,6 +30,7 @@ impl Place {
 impl Replaying<'_> {
     /// A batch whose records are right.
     pub(super) fn batch(&mut self, header: &BatchHeader, bytes: &[u8], place: Place) {
+        self.witness(header, bytes, true);
         self.announce(header);
         self.touches.clear();
         for record in header.records_of(bytes) {
@@ -64,28 +67,39 @@ impl Replaying<'_> {
     }
 
     /// A batch of which only the marks are right.
-    pub(super) fn lost(&mut self, header: &BatchHeader, marks: &[Mark]) {
+    pub(super) fn lost(&mut self, header: &BatchHeader, bytes: &[u8], marks: &[Mark]) {
+        self.witness(header, bytes, false);
         self.announce(header);
         for mark in marks {
             let (restored, news) = self.groups.lose(mark, Place::of(header));
-            let Mark {
-                group,
-                first,
-                last,
-                compacted: index,
-                compacted_term: term,
-                ..
-            } = *mark;
-            if restored {
-                self.replay.record(Record::Restored { group, index, term });
-            }
-            if mark.count > 0 {
-                self.replay.lost(group, first, last);
-            }
-            self.tell(group, news);
+            self.told(mark, restored, news);
         }
         self.report.batches += 1;
         self.report.bytes += u64::from(header.len);
+    }
+
+    /// Batches of which only the end of a group is known.
+    pub(super) fn lost_until(&mut self, mark: &Mark, place: Place) {
+        let (restored, news) = self.groups.lose_until(mark, place);
+        self.told(mark, restored, news);
+    }
+
+    fn told(&mut self, mark: &Mark, restored: bool, news: News) {
+        let Mark {
+            group,
+            first,
+            last,
+            compacted: index,
+            compacted_term: term,
+            ..
+        } = *mark;
+        if restored {
+            self.replay.record(Record::Restored { group, index, term });
+        }
+        if mark.count > 0 {
+            self.replay.lost(group, first, last);
+        }
+        self.tell(group, news);
     }
 
     /// Pass on what a mark knew that no record had said.

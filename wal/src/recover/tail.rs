@@ -9,6 +9,7 @@ use super::{Recovery, limit};
 use crate::batch::{BatchHeader, Mark};
 use crate::chain::{Chain, FoundFile, corrupt};
 use crate::disk::FileId;
+use crate::error::Obstacle;
 use crate::identity::CUT_DIR;
 use crate::pipeline::SegmentFile;
 use crate::record::HardState;
@@ -56,7 +57,7 @@ impl Recovery<'_> {
                 what: "nothing",
                 known: None,
             });
-            return Err(self.corrupt(file, expect, &bad)?); // rows 4a and 10
+            return Err(self.corrupt(file, expect, &bad, None)?); // rows 4a and 10
         }
         // Where the disk cannot read, nobody knows whether there was an end.
         if let Some((_, offset)) = self
@@ -115,7 +116,8 @@ impl Recovery<'_> {
             offset: 0,
             ..*expect
         };
-        corrupt(self.disk, file.seq, expect, self.durable, what, vec![])
+        let obstacle = Obstacle::Header(file.seq);
+        corrupt(self.disk, file.seq, expect, self.durable, what, obstacle)
     }
 
     /// Rows 10 and 11: files after the last segment that were written to.
@@ -128,7 +130,8 @@ impl Recovery<'_> {
                 };
                 let what = "both copies of the segment header".into();
                 let durable = trace.durable_lsn;
-                return Err(corrupt(self.disk, file.seq, expect, durable, what, vec![]));
+                let header = Obstacle::Header(file.seq);
+                return Err(corrupt(self.disk, file.seq, expect, durable, what, header));
             }
             if trace.end > 0 {
                 if self.report.cut.is_none() {

@@ -1,7 +1,10 @@
 //! What the test files share: a naive executor, a way to open logs, and temporary directories.
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
+pub mod layout;
 pub mod model;
+pub mod oracle;
+pub mod sealed;
 
 use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,9 @@
-//! Repair of a log whose damage cost some groups their entries: for `henge wal repair`.
+//! Ending damaged groups before their first lost entry.
 //!
-//! A damaged group ends where its first lost entry was: what is before it stays, what is behind it
-//! cannot be used without it. That is written by the log's own means, as a new batch: an entry that
-//! repeats its index replaces everything after it. Nothing old is changed, and a repair that is
-//! interrupted has either happened or not. It gives up acknowledged entries: right only where no peer
-//! has them. Tested with `tests/repair.rs`.
+//! What is before it stays, what is behind it cannot be used without it. That is written by the log's own
+//! means, as a new batch: an entry that repeats its index replaces everything after it. Nothing old is
+//! changed, and what is interrupted has either happened or not. It gives up acknowledged entries: right
+//! only where no peer has them.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -15,34 +14,10 @@ use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
 
+use super::{RepairError, Step};
 use crate::disk::thread::ThreadDisk;
 use crate::inspect::Found;
-use crate::{
-    Event, GroupId, OpenError, Options, ReadEntry, Record, Replay, Wal, WalError, inspect,
-};
-
-/// What repairing a group means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The group.
-    pub group: GroupId,
-    /// Its last entry afterwards.
-    pub keep: u64,
-    /// Its last entry before: everything between is given up.
-    pub last: u64,
-}
-
-/// Why a repair did not happen. The log is as it was.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RepairError {
-    /// It does not open at all: damage that cannot be attributed to groups.
-    #[error("{0}")]
-    Open(#[from] OpenError),
-    /// It could not be written to.
-    #[error("{0}")]
-    Write(#[from] WalError),
-}
+use crate::{Event, GroupId, Options, ReadEntry, Record, Replay, Wal, inspect};
 
 /// What is needed of a damaged group.
 #[derive(Default)]
@@ -71,7 +46,7 @@ impl Replay for Keeping {
                     return;
                 };
                 kept.last = index;
-                if index.checked_add(1) == Some(kept.first_lost) {
+                if index.checked_add(1) == Some(kept.first_lost) && index > kept.compacted.0 {
                     let payload = Bytes::copy_from_slice(payload);
                     kept.entry = Some(ReadEntry {
                         term,
@@ -131,15 +106,15 @@ fn steps(keeping: &Keeping) -> Vec<Step> {
     keeping.0.iter().map(step).collect()
 }
 
-/// What a repair of the log in `dir` would give up. Nothing is changed.
-pub fn plan(dir: &Path) -> Result<Vec<Step>, RepairError> {
+/// What it would give up. Nothing is changed.
+pub(super) fn plan(dir: &Path) -> Result<Vec<Step>, RepairError> {
     let mut keeping = damaged(&inspect::read(dir, &mut ())?);
     inspect::read(dir, &mut keeping)?;
     Ok(steps(&keeping))
 }
 
-/// Repair the log in `dir`, which nobody else has open.
-pub fn apply(dir: &Path) -> Result<Vec<Step>, RepairError> {
+/// End them.
+pub(super) fn apply(dir: &Path) -> Result<Vec<Step>, RepairError> {
     let found = inspect::read(dir, &mut ())?;
     let mut keeping = damaged(&found);
     if keeping.0.is_empty() {

@@ -1,0 +1,203 @@
+//! Repair of a log: for `henge wal repair`.
+//!
+//! Three things, in this order, each only where there is need:
+//! 1. A log that does not open, because of damage that no group can be named for, is made to open: what
+//!    cannot be read gets a *bridge* over it, a lost segment header is made again. Every group that may
+//!    have had entries there is damaged then (`recover/suspects.rs` says which); nothing that can be read
+//!    is given up, and of what is taken away a copy is kept.
+//! 2. What is there twice and was read from its other copy is made good again in both.
+//! 3. Damaged groups are ended before their first lost entry: acknowledged entries are given up. Right only
+//!    where no peer has them. Never in the same go as 1, so that what it costs can be seen before.
+//!
+//! [`plan`] says what would be done and changes nothing; [`apply`] does it. It can be interrupted anywhere
+//! and begun again: files are replaced whole (`overlay.rs`), groups are ended by ordinary batches. Tested
+//! with `tests/repair.rs` and `tests/bridge.rs`.
+
+use std::path::{Path, PathBuf};
+
+use crate::disk::thread::ThreadDisk;
+use crate::disk::{Disk, LockError, Op, Output};
+use crate::identity::{Birth, IDENTITY_NAME, LOCK_NAME, fault};
+use crate::inspect::ReadOnly;
+use crate::{Damage, GroupId, Healed, Lsn, OpenError, OpenReport, WalError, recover};
+
+mod copies;
+mod fix;
+mod give_up;
+mod overlay;
+
+use fix::Bridge;
+use overlay::Overlay;
+
+/// Obstacles that a repair takes out of the way; a log with more is not one that repair brings back.
+const FIXES_MAX: usize = 256;
+
+/// What repairing a group means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The group.
+    pub group: GroupId,
+    /// Its last entry afterwards.
+    pub keep: u64,
+    /// Its last entry before: everything between is given up. [`Damage::NO_END`]: nobody knows it.
+    pub last: u64,
+}
+
+/// A place that a bridge goes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridged {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Byte offset of the first batch that cannot be read.
+    pub offset: u64,
+    /// Bytes from there to where the log goes on.
+    pub bytes: u64,
+    /// First and last batch that are given up.
+    pub batches: (Lsn, Lsn),
+}
+
+/// What a repair does, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Batches that nobody can read are bridged.
+    pub bridges: Vec<Bridged>,
+    /// Segment headers that are made again.
+    pub headers: Vec<PathBuf>,
+    /// With bridges: the groups that may have lost something by them, or were damaged before. They are
+    /// damaged afterwards: they serve, vote and campaign no more, until a second repair ends them.
+    pub damaged: Vec<Damage>,
+    /// With bridges: groups of which nothing else is in the log may have been there.
+    pub nameless: bool,
+    /// Copies that are made good again.
+    pub mended: Vec<Healed>,
+    /// Copies that stay damaged until their segment is purged: what they repeat is there once more.
+    pub unmended: Vec<Healed>,
+    /// Groups that are ended.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// There is nothing to repair.
+    pub fn is_empty(&self) -> bool {
+        !self.reopens() && self.mended.is_empty() && self.steps.is_empty()
+    }
+
+    /// It makes a log open that did not.
+    pub fn reopens(&self) -> bool {
+        !self.bridges.is_empty() || !self.headers.is_empty()
+    }
+}
+
+/// Why a repair did not happen. The log is as it was.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairError {
+    /// It does not open, and not because of damage that a bridge goes over.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// It could not be written to.
+    #[error("{0}")]
+    Write(#[from] WalError),
+}
+
+/// What was done about an obstacle.
+#[derive(Debug)]
+enum Work {
+    Bridge { file: PathBuf, bridge: Bridge },
+    Header { file: PathBuf },
+}
+
+/// What a repair of the log in `dir` would do. Nothing is changed.
+pub fn plan(dir: &Path) -> Result<Plan, RepairError> {
+    let mut disk = ReadOnly::new(dir);
+    let mut overlay = Overlay::new(&mut disk);
+    let birth = birth(&mut overlay, dir)?;
+    let mut plan = salvage(&mut overlay, &birth)?;
+    if !plan.reopens() {
+        plan.steps = give_up::plan(dir)?;
+    }
+    Ok(plan)
+}
+
+/// Repair the log in `dir`, which nobody else has open: as [`plan`] says.
+pub fn apply(dir: &Path) -> Result<Plan, RepairError> {
+    let mut plan = apply_on(&mut ThreadDisk::new(1), dir)?;
+    if !plan.reopens() {
+        plan.steps = give_up::apply(dir)?;
+    }
+    Ok(plan)
+}
+
+/// Make the log in `dir` open, and what is there twice good, on a disk of the caller's. No group is ended.
+pub fn apply_on(disk: &mut dyn Disk, dir: &Path) -> Result<Plan, RepairError> {
+    disk.attach(dir);
+    let birth = birth(disk, dir)?;
+    disk.lock().map_err(|e| match e {
+        LockError::Held { holder } => OpenError::Locked {
+            path: dir.join(LOCK_NAME),
+            holder,
+        },
+        LockError::Io(e) => fault(disk, LOCK_NAME, "lock", e),
+    })?;
+    let mut overlay = Overlay::new(disk);
+    let plan = salvage(&mut overlay, &birth)?;
+    if !overlay.is_clean() {
+        overlay.write()?;
+    }
+    Ok(plan)
+}
+
+fn birth(disk: &mut dyn Disk, dir: &Path) -> Result<Birth, OpenError> {
+    let path = dir.join(IDENTITY_NAME);
+    let name = IDENTITY_NAME.to_string();
+    let loaded = disk.run(Op::Load { name });
+    match loaded.map_err(|e| fault(disk, IDENTITY_NAME, "read", e))? {
+        Output::Bytes(bytes) => Birth::decode(&bytes, &path),
+        _ => Birth::decode(&[], &path),
+    }
+}
+
+/// Take obstacles out of the way until the log opens; then see to what is there twice.
+fn salvage(overlay: &mut Overlay<'_>, birth: &Birth) -> Result<Plan, OpenError> {
+    let mut works: Vec<Work> = Vec::new();
+    let report = loop {
+        let error = match recover::judge(overlay, birth.uuid, &mut ()) {
+            Ok(judged) => break judged.report,
+            Err(error) => error,
+        };
+        let work = match works.len() < FIXES_MAX {
+            true => fix::fix(overlay, birth, &error)?,
+            false => None,
+        };
+        works.push(work.ok_or(error)?);
+    };
+    let mut plan = Plan::default();
+    let open = works.is_empty();
+    for work in works {
+        match work {
+            Work::Header { file } => plan.headers.push(file),
+            Work::Bridge { file, bridge } => {
+                // What is known of the groups now is all that bears witness.
+                bridge.lay(overlay, report.last_lsn);
+                plan.bridges.push(Bridged {
+                    file,
+                    offset: bridge.header.offset,
+                    bytes: bridge.bytes,
+                    batches: (bridge.header.lsn, bridge.header.until),
+                });
+            }
+        }
+    }
+    let OpenReport {
+        damaged,
+        nameless,
+        healed,
+        ..
+    } = report;
+    if !open {
+        plan.damaged = damaged;
+        plan.nameless = nameless.is_some();
+    }
+    (plan.mended, plan.unmended) = copies::mend(overlay, birth, healed)?;
+    Ok(plan)
+}
