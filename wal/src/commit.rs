@@ -343,6 +343,7 @@ impl Wal {
                 return;
             }
             self.scrub.sealed.remove(&seq);
+            self.reads.forget(seq);
             if let Some(segment) = self.segments.remove(&seq) {
                 self.pipeline.give_back(segment);
             }
@@ -374,9 +375,10 @@ impl Wal {
         loop {
             let segments = &self.segments;
             let file_of = |seq| segments.get(&seq).map(|s| s.file);
+            let log = (self.uuid, self.end.seq);
             match self
                 .reads
-                .step(&self.groups, self.stats.durable_lsn, file_of)
+                .step(&self.groups, self.stats.durable_lsn, log, file_of)
             {
                 None => return,
                 Some(Ok((id, op))) => self.errand(Errand::Read(id), op),

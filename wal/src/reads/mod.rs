@@ -3,7 +3,8 @@
 //! A read takes one stretch of a segment after the other, as the group's runs say, walks the batches in
 //! it, and ends after about `max_bytes` of payload. What cannot be read on the way is passed over: it
 //! matters only where an entry that was asked for does not turn up. The segments it reads from are pinned
-//! meanwhile: a recycled file must not change under a read.
+//! meanwhile: a recycled file must not change under a read. Of sealed segments whole windows are read, and
+//! kept for others within a bound ([`cache`]).
 //! What the log is while a read runs may change (entries compacted or replaced): the reader compares
 //! terms, as raft does anyway.
 
@@ -14,10 +15,12 @@ use crate::disk::{FileId, Op, Output};
 use crate::groups::Groups;
 use crate::{GroupId, Lsn, ReadError, segment};
 
+mod cache;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+use cache::{Cache, WINDOW_BYTES};
 pub use walk::ReadEntry;
 use walk::Walk;
 
@@ -37,6 +40,8 @@ struct Reading {
     entries: Vec<ReadEntry>,
     /// The stretch being read; its segment is pinned.
     walk: Option<Walk>,
+    /// Where the window begins that was asked of the disk, to be kept.
+    window: Option<u64>,
 }
 
 /// A finished read.
@@ -50,6 +55,7 @@ pub(crate) struct Reads {
     active: BTreeMap<ReadId, Reading>,
     /// Segment -> reads that walk it.
     pins: BTreeMap<u64, usize>,
+    cache: Cache,
 }
 
 impl Reads {
@@ -64,6 +70,7 @@ impl Reads {
             bytes_left,
             entries: Vec::new(),
             walk: None,
+            window: None,
         };
         self.waiting.push_back(reading);
         id
@@ -73,39 +80,58 @@ impl Reads {
         self.pins.contains_key(&seq)
     }
 
-    /// The next read that can go on: its next disk operation, or its end.
+    /// The segment is let go.
+    pub(crate) fn forget(&mut self, seq: u64) {
+        self.cache.forget(seq);
+    }
+
+    /// The next read that can go on: its next disk operation, or its end. Nothing is written any more to
+    /// segments before `unsealed`.
     pub(crate) fn step(
         &mut self,
         groups: &Groups,
         durable: Lsn,
+        (uuid, unsealed): (u128, u64),
         file_of: impl Fn(u64) -> Option<FileId>,
     ) -> Option<Result<(ReadId, Op), Finished>> {
-        if self.active.len() >= ACTIVE_MAX {
-            return None;
-        }
-        let mut reading = self.waiting.pop_front()?;
-        if reading.walk.is_none() {
-            reading.walk = reading.begin(groups, durable);
-            if let Some(walk) = &reading.walk {
-                *self.pins.entry(walk.seq()).or_default() += 1;
+        while self.active.len() < ACTIVE_MAX {
+            let mut reading = self.waiting.pop_front()?;
+            if reading.walk.is_none() {
+                reading.walk = reading.begin(groups, durable);
+                if let Some(walk) = &reading.walk {
+                    *self.pins.entry(walk.seq()).or_default() += 1;
+                }
             }
-        }
-        let file = reading.walk.as_ref().and_then(|walk| file_of(walk.seq()));
-        let (Some(walk), Some(file)) = (&reading.walk, file) else {
-            self.unpin(&mut reading);
-            return Some(Err(reading.end(groups)));
-        };
-        let (offset, bytes) = walk.wants();
-        let id = reading.id;
-        self.active.insert(id, reading);
-        Some(Ok((
-            id,
-            Op::Read {
+            let file = reading.walk.as_ref().and_then(|walk| file_of(walk.seq()));
+            let (Some(walk), Some(file)) = (&mut reading.walk, file) else {
+                self.unpin(&mut reading);
+                return Some(Err(reading.end(groups)));
+            };
+            let (seq, (at, bytes)) = (walk.seq(), walk.wants());
+            let window = at - at % WINDOW_BYTES;
+            let whole = seq < unsealed && at + bytes as u64 <= window + WINDOW_BYTES;
+            if whole && let Some(kept) = self.cache.get(seq, window) {
+                let on = walk.take(part(&kept, window, walk.wants()), uuid);
+                match self.took(reading, on, groups) {
+                    Some(finished) => return Some(Err(finished)),
+                    None => continue,
+                }
+            }
+            let (offset, bytes) = match whole {
+                true => (window, WINDOW_BYTES as usize),
+                false => (at, bytes),
+            };
+            reading.window = whole.then_some(window);
+            let id = reading.id;
+            self.active.insert(id, reading);
+            let op = Op::Read {
                 file,
                 offset,
                 bytes,
-            },
-        )))
+            };
+            return Some(Ok((id, op)));
+        }
+        None
     }
 
     /// A disk operation of a read ended. `Some` if the read is over.
@@ -117,12 +143,26 @@ impl Reads {
         groups: &Groups,
     ) -> Option<Finished> {
         let mut reading = self.active.remove(&id)?;
+        let window = reading.window.take();
         let walk = reading.walk.as_mut()?;
         let on = match result {
-            Ok(Output::Buf(buf)) => walk.take(&buf, uuid),
+            Ok(Output::Buf(buf)) => {
+                let wants = walk.wants();
+                let on = walk.take(part(&buf, window.unwrap_or(wants.0), wants), uuid);
+                if let Some(window) = window.filter(|_| !walk.is_damaged()) {
+                    self.cache.keep(walk.seq(), window, buf);
+                }
+                on
+            }
             Ok(_) => walk.fail("no bytes came back".into()),
             Err(e) => walk.fail(e.to_string()),
         };
+        self.took(reading, on, groups)
+    }
+
+    /// A read has looked at some bytes; `on`: it wants more of this stretch. `Some` if it is over.
+    fn took(&mut self, mut reading: Reading, on: bool, groups: &Groups) -> Option<Finished> {
+        let id = reading.id;
         if on {
             self.waiting.push_front(reading);
             return None;
@@ -169,6 +209,13 @@ impl Reads {
         ids.chain(std::mem::take(&mut self.active).into_keys())
             .collect()
     }
+}
+
+/// What a walk wants of bytes that lie at `base`; less where the file ends.
+fn part(bytes: &[u8], base: u64, (at, wanted): (u64, usize)) -> &[u8] {
+    let from = (at - base) as usize;
+    let to = (from + wanted).min(bytes.len());
+    bytes.get(from..to).unwrap_or_default()
 }
 
 impl Reading {

@@ -147,14 +147,28 @@ impl Log {
         hi: u64,
         bytes: usize,
     ) -> Result<Vec<ReadEntry>, ReadError> {
-        let mut reads = Reads::default();
+        self.read_with(&mut Reads::default(), group, lo, hi, bytes)
+            .0
+    }
+
+    /// The same with what other reads left; and how many disk operations it took.
+    fn read_with(
+        &self,
+        reads: &mut Reads,
+        group: u64,
+        lo: u64,
+        hi: u64,
+        bytes: usize,
+    ) -> (Result<Vec<ReadEntry>, ReadError>, usize) {
         let id = reads.add(group, lo, hi, bytes);
+        let mut operations = 0;
         loop {
-            let step = reads.step(&self.groups, self.lsn, |seq| Some(seq as FileId));
+            let log = (UUID, self.seq);
+            let step = reads.step(&self.groups, self.lsn, log, |seq| Some(seq as FileId));
             match step.expect("one read is under way") {
                 Err((done, result)) => {
                     assert!(done == id && reads.pins.is_empty());
-                    return result;
+                    return (result, operations);
                 }
                 Ok((
                     _,
@@ -164,15 +178,16 @@ impl Log {
                         bytes,
                     },
                 )) => {
+                    operations += 1;
                     let segment = &self.segments[&u64::from(file)];
                     assert!(reads.is_pinned(file.into()));
-                    let mut buf = AlignedBuf::zeroed(bytes);
                     let end = (offset as usize + bytes).min(segment.len());
+                    let mut buf = AlignedBuf::zeroed(end - offset as usize);
                     buf[..end - offset as usize].copy_from_slice(&segment[offset as usize..end]);
                     let done = reads.done(id, Ok(Output::Buf(buf)), UUID, &self.groups);
                     if let Some((_, result)) = done {
                         assert!(reads.pins.is_empty());
-                        return result;
+                        return (result, operations);
                     }
                 }
                 Ok((_, op)) => panic!("{op:?}"),
@@ -182,6 +197,8 @@ impl Log {
 
     /// All entries of all groups, read from some index on and in small parts.
     fn compare(&mut self, seed: u64) {
+        // All but the first group meet what the reads before them left.
+        let mut reads = Reads::default();
         for group in 1..=3 {
             let due = self.twin.groups.get(&group).cloned().unwrap_or_default();
             let mut next = due.compacted + 1;
@@ -189,7 +206,7 @@ impl Log {
             while next <= due.last() {
                 let hi = next + self.roll(40);
                 let bytes = self.roll(5_000) as usize;
-                let part = self.read(group, next, hi, bytes);
+                let (part, _) = self.read_with(&mut reads, group, next, hi, bytes);
                 let part = part.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
                 let payload: usize = part.iter().map(|e| e.payload.len()).sum();
                 assert!(part.len() == 1 || payload <= bytes, "seed {seed}");
@@ -313,4 +330,36 @@ fn what_cannot_be_read_costs_only_what_lies_there() {
         }
         assert_eq!(log.read(1, 3, 4, usize::MAX).map(|all| all.len()), Ok(2));
     }
+}
+
+#[test]
+fn what_one_group_read_of_sealed_segments_is_not_read_again_for_the_others() {
+    let mut log = Log::new(3, Groups::default());
+    while log.seq < 3 {
+        let mut buf = AlignedBuf::zeroed(HEADER_BYTES);
+        let mut touches = Touches::default();
+        for group in 1..=3 {
+            let index = log.last(group) + 1;
+            log.put(&mut buf, &mut touches, (group, index), &[7; 900]);
+        }
+        log.seal(buf, &touches, 3);
+    }
+    let mut reads = Reads::default();
+    let mut all = |group, hi| {
+        let (found, operations) = log.read_with(&mut reads, group, 1, hi, usize::MAX);
+        let found = found.expect("all of it");
+        assert!(
+            found
+                .iter()
+                .eq(log.twin.groups[&group].entries.iter().take(hi as usize))
+        );
+        operations
+    };
+    // Two segments, each shorter than a window; what is being written is read each time.
+    let last = log.last(1);
+    assert_eq!(
+        (all(1, last - 1), all(2, last - 1), all(3, last - 1)),
+        (2, 0, 0)
+    );
+    assert_eq!((all(1, last), all(1, last)), (1, 1));
 }

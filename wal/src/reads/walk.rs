@@ -6,13 +6,11 @@
 
 use bytes::Bytes;
 
+use super::cache::WINDOW_BYTES;
 use crate::batch::BatchHeader;
 use crate::groups::Stretch;
 use crate::record::Records;
 use crate::{BLOCK_BYTES, GroupId, Lsn, Record};
-
-/// Bytes read at once, unless a batch is longer.
-const READ_BYTES: u64 = 1024 * 1024;
 
 /// An entry read back from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,10 +95,16 @@ impl Walk {
         self.found
     }
 
-    /// What to read next: offset and bytes.
+    /// What to read next: offset and bytes. Up to the end of a window, unless a batch is longer.
     pub(super) fn wants(&self) -> (u64, usize) {
-        let bytes = self.needs.max(READ_BYTES).min(self.stretch.to - self.at);
+        let window = WINDOW_BYTES - self.at % WINDOW_BYTES;
+        let bytes = self.needs.max(window).min(self.stretch.to - self.at);
         (self.at, bytes as usize)
+    }
+
+    /// Something could not be read on the way.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.found.damage.is_some()
     }
 
     /// The read failed: that is the end of the walk.
