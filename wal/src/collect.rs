@@ -38,8 +38,10 @@ impl GroupLog {
         if entry.index <= self.compacted {
             return;
         }
-        if self.lost.is_some_and(|(first, _)| entry.index <= first) {
-            self.lost = None;
+        // It takes the place of what was lost from there on.
+        if let Some((first, last)) = self.lost {
+            let left = last.min(entry.index - 1);
+            self.lost = (left >= first).then_some((first, left));
         }
         if self.lost.is_none() && entry.index > self.last().saturating_add(1) {
             self.entries.clear();
@@ -55,7 +57,8 @@ impl GroupLog {
             return;
         }
         (self.compacted, self.compacted_term) = (index, term);
-        self.lost = self.lost.filter(|(_, last)| *last > index);
+        let left = |(first, last): (u64, u64)| (last > index).then(|| (first.max(index + 1), last));
+        self.lost = self.lost.and_then(left);
         while self.entries.front().is_some_and(|e| e.index <= index) {
             self.entries.pop_front();
         }

@@ -119,7 +119,8 @@ fn is_honest(opened: &Opened, due: &Collect, what: &str) {
         if holes.is_empty() {
             assert!(
                 found == log,
-                "{what}: group {group} is not named and differs"
+                "{what}: group {group} is not named and differs: {}",
+                differ(found, log)
             );
         }
         for entry in &log.entries {
@@ -461,4 +462,19 @@ fn damaged_copies_are_reported_and_made_good_again() {
     drop(opened.wal);
     let plan = repair(&copy).expect("it opens");
     assert_eq!((plan.mended.len(), plan.unmended.len()), (0, 1));
+}
+
+/// How a group's logs differ, in few words.
+fn differ(found: &henge_wal::GroupLog, due: &henge_wal::GroupLog) -> String {
+    let brief = |log: &henge_wal::GroupLog| {
+        let ends = log.entries.front().map(|e| (e.index, e.term));
+        let ends = (ends, log.entries.back().map(|e| (e.index, e.term)));
+        let hard = (log.term, log.vote, log.commit);
+        let compacted = (log.compacted, log.compacted_term);
+        format!(
+            "hard {hard:?}, compacted {compacted:?}, entries {ends:?}, lost {:?}",
+            log.lost
+        )
+    };
+    format!("{}; due {}", brief(found), brief(due))
 }
