@@ -17,7 +17,7 @@ pub(super) const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 struct Kept {
     bytes: Arc<AlignedBuf>,
-    /// When it was last asked for, in askings.
+    /// When it was last asked for or brought; the clock counts both.
     used: u64,
 }
 
@@ -39,6 +39,7 @@ impl Cache {
 
     /// Keeps a window; what was asked for longest ago makes room.
     pub(super) fn keep(&mut self, seq: u64, window: u64, bytes: AlignedBuf) {
+        self.asked += 1;
         self.bytes += bytes.len();
         let kept = Kept {
             bytes: Arc::new(bytes),
