@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::disk::AlignedBuf;
 
-/// Bytes of a window, the unit that is read and kept; it begins at a multiple of that in its segment.
-pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
+/// Bytes of a window, the unit that is read and kept; it begins at a multiple of that in its segment. Small
+/// enough that a single entry is not long in coming, large enough that few batches lie across an end.
+pub(super) const WINDOW_BYTES: u64 = 256 * 1024;
 /// Most bytes kept, per log.
 pub(super) const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
