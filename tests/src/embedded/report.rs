@@ -143,9 +143,9 @@ mod tests {
     use super::*;
 
     fn lines() -> Vec<Line> {
-        let put = |key: &str| {
+        let put = |session: u64, key: &str| {
             let stamp = Stamp {
-                session: 7,
+                session,
                 sequence: 3,
                 len: 50,
             };
@@ -153,10 +153,10 @@ mod tests {
         };
         vec![
             Line::Opened(vec![1, 5]),
-            Line::Begin(7, vec![put("a"), put("b")]),
+            Line::Begin(7, vec![put(7, "a"), put(7, "b")]),
             Line::Acked(7, 6),
             Line::Begin(7, vec![Write::Delete("a".into())]),
-            Line::Begin(8, vec![put("c")]),
+            Line::Begin(8, vec![put(8, "c")]),
             Line::Wrong("no".to_owned()),
         ]
     }
@@ -181,7 +181,9 @@ mod tests {
 
     #[test]
     fn what_has_no_answer_is_unknown() {
-        let said: Vec<String> = lines().iter().map(Line::text).collect();
+        let lines = lines();
+        let said = lines.iter().map(|line| line.text().trim_end().to_owned());
+        let said: Vec<String> = said.collect();
         let (wrong, good) = said.split_last().expect("there are lines");
         let report = Report::read(good).expect("nothing wrong");
         assert_eq!(report.opened, Some(vec![1, 5]));
