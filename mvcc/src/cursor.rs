@@ -136,7 +136,7 @@ impl Store {
             count,
             after: None,
             done: false,
-            _pin: Arc::clone(&self.pin),
+            _pin: self.pins.pin(),
         })
     }
 

@@ -63,7 +63,7 @@ impl Store {
             compacted: self.compacted,
             after: None,
             hash: Hash64::default(),
-            _pin: Arc::clone(&self.pin),
+            _pin: self.pins.pin(),
         })
     }
 

@@ -102,7 +102,7 @@ impl Store {
             stage: Stage::Head,
             versions: 0,
             hash: Hash64::default(),
-            _pin: Arc::clone(&self.pin),
+            _pin: self.pins.pin(),
         }
     }
 
