@@ -80,7 +80,7 @@ impl Store {
     /// [`Store::compaction_pending`]. A version costs well under a microsecond.
     pub fn compact_step(&mut self, budget: usize) -> bool {
         let mut left = self.keys.bury(budget);
-        if let Some(floor) = self.pins.newest(self.revision) {
+        if let Some(floor) = self.pins.newest() {
             return self.thin(left, floor);
         }
         while left > 0 && self.is_log_pending() {

@@ -17,7 +17,7 @@ pub(crate) const FLOOR_NONE: i64 = i64::MIN;
 
 /// A walk to the oldest version that stays which is longer than this is not made for every change of
 /// the key: its end becomes a waypoint, of 16 bytes beside at least so many versions.
-const WALK_MAX: usize = 8;
+const WALK_MAX: usize = 4;
 
 /// A chain of versions that nothing leads to.
 #[derive(Clone, Copy, Debug)]
