@@ -13,14 +13,18 @@
 //!
 //! (The tombstone at C is what a watcher that starts at C must still see: etcd #18089, #19179.)
 //! The log keeps revision C for the same reason: changes at C are walked once more by the next
-//! compaction, which is what removes such a tombstone. Physical removal waits while a cursor
-//! (snapshot or hash) is open. Tested by `tests/compaction.rs` and the model.
+//! compaction, which is what removes such a tombstone.
+//!
+//! At its first change a key loses all that the compact revision hides, so what is far behind costs no
+//! more to catch up with. While a cursor (snapshot, hash, long read) is open, what it may read stays:
+//! only versions newer than its revision go. Without that a checkpoint of a few seconds would leave a
+//! backlog of all that was overwritten meanwhile.
+//! Tested by `tests/compaction.rs` and the model.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use crate::error::Error;
-use crate::keys::KeyId;
+use crate::keys::{FLOOR_NONE, KeyId, Reach};
 use crate::revlog::LogOp;
 use crate::store::Store;
 use crate::version::Version;
@@ -28,10 +32,10 @@ use crate::version::Version;
 /// Changes whose keys are loaded together.
 const AHEAD_CHANGES: usize = 16;
 
-/// What looking at so many versions of a key costs, in changes: most changes look at two or three,
-/// which are somewhere in memory each.
+/// What looking at so many versions of a key costs, in versions removed: most changes look at two or
+/// three, which are somewhere in memory each.
 fn cost(looked_at: usize) -> usize {
-    1 + looked_at / 2
+    looked_at.div_ceil(2)
 }
 
 /// How far physical compaction is with the changes at the compact revision, which come last.
@@ -71,15 +75,14 @@ impl Store {
         Ok(())
     }
 
-    /// Does up to about `budget` changes' worth of physical compaction; returns whether to call
-    /// again. Does nothing and returns false while a cursor is open; see
-    /// [`Store::compaction_pending`]. A change costs well under a microsecond; looking through the
-    /// past of a key that changed often counts as several.
+    /// Does physical compaction for a budget of versions looked at or removed; returns whether to call
+    /// again. While a cursor is open only what is newer than its revision goes; see
+    /// [`Store::compaction_pending`]. A version costs well under a microsecond.
     pub fn compact_step(&mut self, budget: usize) -> bool {
-        if self.pinned() {
-            return false;
+        let mut left = self.keys.bury(budget);
+        if let Some(floor) = self.pins.newest() {
+            return self.thin(left, floor);
         }
-        let mut left = budget;
         while left > 0 && self.is_log_pending() {
             let group = left.min(AHEAD_CHANGES);
             let mut next = [0; AHEAD_CHANGES];
@@ -91,7 +94,11 @@ impl Store {
             self.load(&next[..count]);
             for _ in 0..count {
                 let Some(op) = self.log.front() else { break };
-                left = left.saturating_sub(self.compact_change(op));
+                left = self.cut(op.id, op.main, FLOOR_NONE, left);
+                if self.keys.has_to_bury() {
+                    return true;
+                }
+                self.remove_if_dead(op);
                 self.log.pop_front();
             }
         }
@@ -99,6 +106,41 @@ impl Store {
             self.keys.give_back(left);
         }
         self.compaction_pending()
+    }
+
+    /// Compacts between what open cursors may read, which ends at `floor`, and the compact revision; the
+    /// log stays, as what is older still has to be done. Returns whether there is more.
+    fn thin(&mut self, budget: usize, floor: i64) -> bool {
+        let from = self.thinned.max(floor).saturating_add(1);
+        let changes = self.log.since(from);
+        let slice: Vec<_> = changes
+            .take_while(|op| op.main < self.compacted)
+            .take(budget)
+            .collect();
+        let mut left = budget;
+        for group in slice.chunks(AHEAD_CHANGES) {
+            let mut ids = [0; AHEAD_CHANGES];
+            ids.iter_mut().zip(group).for_each(|(id, op)| *id = op.id);
+            self.load(&ids[..group.len()]);
+            for op in group {
+                // Of a revision with more changes than a slice the rest waits for the cursor's end.
+                self.thinned = op.main;
+                left = self.cut(op.id, op.main, floor, left);
+                if left == 0 {
+                    return true;
+                }
+            }
+        }
+        // Cursors know keys, not places.
+        self.keys.give_back(left) == 0
+    }
+
+    /// Removes what cannot be read of a key that changed at `main`. Returns what is left of the budget; if
+    /// nothing is, removal may have to go on.
+    fn cut(&mut self, id: KeyId, main: i64, floor: i64, budget: usize) -> usize {
+        let at = self.compacted;
+        let looked_at = self.keys.cut(id, main, Reach { floor, at });
+        self.keys.bury(budget.saturating_sub(cost(looked_at)))
     }
 
     /// The keys of the next changes below the compact revision.
@@ -129,11 +171,6 @@ impl Store {
         self.compact_edge != CompactEdge::Done { main }
     }
 
-    /// Is a cursor open?
-    pub(crate) fn pinned(&self) -> bool {
-        Arc::strong_count(&self.pin) > 1
-    }
-
     /// Changes at the compact revision itself: what is older of their keys goes, they stay. Returns
     /// what is left of the budget.
     fn compact_edge(&mut self, budget: usize) -> usize {
@@ -148,8 +185,10 @@ impl Store {
             if left == 0 {
                 break;
             }
-            let (_, looked_at) = self.keys.drop_older_than(id, main);
-            left = left.saturating_sub(cost(looked_at));
+            left = self.cut(id, main, FLOOR_NONE, left);
+            if self.keys.has_to_bury() {
+                break;
+            }
             done += 1;
         }
         if done == slice.len() && slice.len() < budget {
@@ -162,25 +201,17 @@ impl Store {
         left
     }
 
-    /// One change below the compact revision: it hides everything older of its key. If it is a
-    /// delete, it hides itself too. Returns what it cost.
-    fn compact_change(&mut self, op: LogOp) -> usize {
-        let (_, looked_at) = self.keys.drop_older_than(op.id, op.main);
-        let spent = cost(looked_at);
-        let Some(version) = self.keys.at(op.id, op.main) else {
-            return spent;
-        };
-        // The same key changed again in this revision: the later change decides.
-        if !version.tombstone || version.main != op.main || version.sub != op.sub {
-            return spent;
+    /// A key whose last change, below the compact revision, is a delete is forgotten: with that change, as
+    /// the log must not name a key that is none.
+    fn remove_if_dead(&mut self, op: LogOp) {
+        if !self.keys.newest(op.id).tombstone {
+            return;
         }
-        if self.keys.latest(op.id).main == op.main {
+        let latest = self.keys.latest(op.id);
+        if (latest.main, latest.sub) == (op.main, op.sub) {
             self.index.remove(&self.keys, self.keys.key(op.id));
             self.keys.remove(op.id);
-        } else {
-            self.keys.drop_older_than(op.id, op.main + 1);
         }
-        spent + 2
     }
 
     /// The versions of a key that can be read at some revision from `compacted` to `upto`, plus a

@@ -14,9 +14,9 @@
 //! in between, against the plain range.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::error::Error;
+use crate::pins::Pin;
 use crate::range::{has_filters, passes, to_pairs};
 use crate::store::Store;
 use crate::types::{
@@ -43,7 +43,7 @@ pub struct RangeCursor {
     /// The key to go on after.
     after: Option<Vec<u8>>,
     done: bool,
-    _pin: Arc<()>,
+    _pin: Pin,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,7 @@ impl Store {
             count,
             after: None,
             done: false,
-            _pin: Arc::clone(&self.pin),
+            _pin: self.pins.pin(self.revision_seen()),
         })
     }
 

@@ -9,9 +9,9 @@
 //! by the model.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::error::Error;
+use crate::pins::Pin;
 use crate::store::Store;
 
 const MULTIPLIERS: [u64; 2] = [0xa076_1d64_78bd_642f, 0xe703_7ed1_a0b4_28db];
@@ -24,7 +24,7 @@ pub struct HashCursor {
     /// The key to go on after.
     after: Option<Vec<u8>>,
     hash: Hash64,
-    _pin: Arc<()>,
+    _pin: Pin,
 }
 
 impl Store {
@@ -63,7 +63,7 @@ impl Store {
             compacted: self.compacted,
             after: None,
             hash: Hash64::default(),
-            _pin: Arc::clone(&self.pin),
+            _pin: self.pins.pin(self.revision_seen()),
         })
     }
 

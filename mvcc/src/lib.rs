@@ -28,6 +28,7 @@ mod hash;
 mod index;
 mod keys;
 mod lease;
+mod pins;
 mod range;
 mod revlog;
 mod slots;

@@ -1,7 +1,7 @@
 //! Reading: one key or an interval, at the current revision or an older one.
 //!
 //! Quirks of etcd that are kept: the limit is applied while scanning unless a sort or a revision
-//! filter needs everything, so with order `None` and a target other than the key only the first
+//! filter needs everything (descending keys are read from the end instead), so with order `None` and a target other than the key only the first
 //! `limit + 1` keys in key order are sorted; `count` ignores limit and filters; `count_only` never
 //! says `more`. Not kept: etcd 3.7 loses the lease in `keys_only` answers; here it is filled in, as
 //! in every release before. Tested by `tests/range.rs` and the model.
@@ -83,7 +83,11 @@ impl Store {
         let limit = usize::try_from(request.limit).unwrap_or(0);
         let in_key_order = request.sort_order == SortOrder::None
             || request.sort_order == SortOrder::Ascend && request.sort_target == SortTarget::Key;
-        let fetch = if limit > 0 && in_key_order && !has_filters(request) {
+        // The last keys of a range are found from its end, so filters need not see everything either.
+        let from_end = limit > 0
+            && request.sort_order == SortOrder::Descend
+            && request.sort_target == SortTarget::Key;
+        let fetch = if from_end || limit > 0 && in_key_order && !has_filters(request) {
             limit.saturating_add(1)
         } else {
             usize::MAX
@@ -93,7 +97,7 @@ impl Store {
         let mut stopped = false;
         let mut found: Vec<Found<'_>> = Vec::new();
         let mut seen = 0;
-        self.scan_range(request.range, |id| {
+        let visit = |id| {
             if let Some(version) = self.keys.at(id, at).filter(|version| !version.tombstone) {
                 seen += 1;
                 if found.len() < fetch && passes(&version, main, create) {
@@ -106,7 +110,12 @@ impl Store {
             } else {
                 ControlFlow::Continue(())
             }
-        });
+        };
+        if from_end {
+            self.scan_range_back(request.range, visit);
+        } else {
+            self.scan_range(request.range, visit);
+        }
         let count = if stopped {
             self.count(request.range, at)
         } else {
@@ -190,6 +199,23 @@ impl Store {
         let end = range.end_bound();
         self.index.scan(&self.keys, range.key, |id| {
             if end.is_some_and(|end| self.keys.key(id) >= end) {
+                return ControlFlow::Break(());
+            }
+            visit(id)
+        });
+    }
+
+    /// The same in descending order.
+    fn scan_range_back(
+        &self,
+        range: KeyRange<'_>,
+        mut visit: impl FnMut(KeyId) -> ControlFlow<()>,
+    ) {
+        if range.is_one() {
+            return self.scan_range(range, visit);
+        }
+        self.index.scan_back(&self.keys, range.end_bound(), |id| {
+            if self.keys.key(id) < range.key {
                 return ControlFlow::Break(());
             }
             visit(id)

@@ -9,12 +9,11 @@
 //! replica; there is no clock, no dice, no hasher with a seed. It does not panic on any request.
 //! Tested by `tests/`: tables of etcd's semantics, and random histories against a naive model.
 
-use std::sync::Arc;
-
 use crate::compact::CompactEdge;
 use crate::index::Index;
 use crate::keys::Keys;
 use crate::lease::Leases;
+use crate::pins::Pins;
 use crate::revlog::RevLog;
 use crate::watch::Watchers;
 
@@ -57,8 +56,10 @@ pub struct Store {
     pub(crate) compact_edge: CompactEdge,
     /// Changes made by the write command that is going on.
     pub(crate) changes: u32,
-    /// Cloned by cursors that need what is there to stay; see `compact`.
-    pub(crate) pin: Arc<()>,
+    /// Up to here, what cursors that are open hold up is compacted already; see `compact`.
+    pub(crate) thinned: i64,
+    /// Cursors that need what is there to stay.
+    pub(crate) pins: Pins,
 }
 
 impl Default for Store {
@@ -88,7 +89,8 @@ impl Store {
                 main: COMPACTED_NONE,
             },
             changes: 0,
-            pin: Arc::new(()),
+            thinned: COMPACTED_NONE,
+            pins: Pins::default(),
         }
     }
 

@@ -148,3 +148,62 @@ fn a_cursor_holds_physical_compaction_up() {
     assert!(!store.compaction_pending());
     assert_eq!(store.stats().versions, 1);
 }
+
+/// A hot key that was far behind cost a walk of its versions for each of its changes: removal took
+/// longer the farther it was behind.
+#[test]
+fn what_is_far_behind_costs_no_more_to_remove() {
+    let budget_for = |versions: usize, kept: usize| {
+        let mut store = Store::new();
+        for n in 0..versions + kept {
+            put(&mut store, "hot", &n.to_string());
+        }
+        store.compact(1 + versions as i64).expect("possible");
+        let mut steps = 1;
+        while store.compact_step(10) {
+            steps += 1;
+        }
+        assert_eq!(store.stats().versions, 1 + kept as u64);
+        steps * 10 / versions
+    };
+    for (versions, kept) in [(1_000, 0), (1_000, 20), (1_000, 1_000), (30_000, 20)] {
+        let each = budget_for(versions, kept);
+        assert!(each <= 4, "{each} a version of {versions}, {kept} kept");
+    }
+}
+
+/// All that was overwritten while a checkpoint was written used to stay until its end.
+#[test]
+fn what_is_newer_than_a_cursor_goes_while_it_is_open() {
+    let mut store = Store::new();
+    for n in 0..100 {
+        put(&mut store, "a", &n.to_string());
+        put(&mut store, "b", &n.to_string());
+    }
+    let mut cursor = store.snapshot_begin();
+    let held = store.stats().versions;
+    let mut unchanged = Vec::new();
+    let mut before = store.snapshot_begin();
+    while store.snapshot_next(&mut before, 1_000, &mut unchanged) {}
+    drop(before);
+    for round in 0..10 {
+        for n in 0..100 {
+            put(&mut store, "a", &format!("{round}-{n}"));
+        }
+        delete(&mut store, "b");
+        put(&mut store, "c", "new");
+        delete(&mut store, "c");
+        store.compact(store.revision()).expect("possible");
+        while store.compact_step(7) {}
+        // What hides nothing yet of `a`, the tombstones of `b` and `c`.
+        assert!(store.stats().versions <= held + 6, "{:?}", store.stats());
+        assert!(store.compaction_pending());
+    }
+    let mut read = Vec::new();
+    while store.snapshot_next(&mut cursor, 1_000, &mut read) {}
+    assert_eq!(read, unchanged, "the cursor reads what it would have read");
+    drop(cursor);
+    compact_all(&mut store);
+    // The last put of `a`, and the tombstone at the compact revision.
+    assert_eq!((store.stats().versions, store.stats().keys_held), (2, 2));
+}

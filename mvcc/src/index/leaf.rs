@@ -136,6 +136,27 @@ impl Leaf {
         ControlFlow::Continue(())
     }
 
+    /// Visits the keys before a position, the last first, touched ahead as in [`Leaf::visit`].
+    pub(super) fn visit_back<B>(
+        &self,
+        keys: &Keys,
+        upto: usize,
+        ahead: &mut Ahead,
+        visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let mut rest = &self.ids[..upto.min(self.len())];
+        while !rest.is_empty() {
+            let (before, now) = rest.split_at(rest.len().saturating_sub(ahead.0));
+            ahead.0 = (ahead.0 * 2).min(AHEAD_MAX);
+            let ids = || now.iter().map(|id| id & !DEAD);
+            black_box(ids().fold(0, |sum, id| sum ^ keys.touch(id)));
+            black_box(ids().fold(0, |sum, id| sum ^ keys.touch_latest(id)));
+            ids().rev().try_for_each(&mut *visit)?;
+            rest = before;
+        }
+        ControlFlow::Continue(())
+    }
+
     /// Inserts a key at its position. When full, the upper half moves to a new right sibling, which
     /// comes back with the separator before it.
     pub(super) fn insert(

@@ -203,6 +203,21 @@ impl Index {
             .break_value()
     }
 
+    /// Visits keys in descending order, from the last one before `end` on, or else from the last of all, live
+    /// or not, until told to stop.
+    pub fn scan_back<B>(
+        &self,
+        keys: &Keys,
+        end: Option<&[u8]>,
+        mut visit: impl FnMut(KeyId) -> ControlFlow<B>,
+    ) -> Option<B> {
+        let place = end.map(|end| (self.locate(keys, end), end));
+        let end = place.as_ref().map(|(place, end)| (place, *end));
+        let ahead = &mut Ahead::new();
+        let walk = self.root.scan_back(keys, end, 0, ahead, &mut visit);
+        walk.break_value()
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.root.heap_bytes()

@@ -128,6 +128,33 @@ impl Node {
         }
     }
 
+    /// Visits keys in descending order, from before a place on or else all.
+    pub(super) fn scan_back<B>(
+        &self,
+        keys: &Keys,
+        end: Option<(&Place, &[u8])>,
+        level: usize,
+        ahead: &mut Ahead,
+        visit: &mut impl FnMut(KeyId) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        match self {
+            Node::Leaf(leaf) => {
+                let upto = end.map_or(leaf.len(), |(place, _)| place.at);
+                leaf.visit_back(keys, upto, ahead, visit)
+            }
+            Node::Inner(inner) => {
+                let last = inner.children.len() - 1;
+                let from = end.map_or(last, |(place, key)| inner.step(&place.path, level, key));
+                inner.children[from].scan_back(keys, end, level + 1, ahead, visit)?;
+                let before = inner.children[..from].iter().rev();
+                before
+                    .map(|child| child.scan_back(keys, None, level + 1, ahead, visit))
+                    .find(ControlFlow::is_break)
+                    .unwrap_or(ControlFlow::Continue(()))
+            }
+        }
+    }
+
     /// Loads every cache line that a search of this node may read. The result only keeps the loads.
     pub(super) fn touch(&self) -> u64 {
         match self {

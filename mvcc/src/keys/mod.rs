@@ -9,6 +9,7 @@
 //! Knows no order of keys and no rules of revisions. Tested here against a list, and through the
 //! store.
 
+mod cut;
 mod since;
 mod summary;
 
@@ -19,6 +20,8 @@ use crate::arena::{Arena, LOC_BYTES, Loc, Move, Record};
 pub(crate) use crate::slots::KeyId;
 use crate::slots::{HEAD_BYTES, Slots};
 use crate::version::Version;
+use cut::Doomed;
+pub(crate) use cut::{FLOOR_NONE, Reach};
 pub(crate) use summary::Newest;
 use summary::{HAS_WAYPOINTS, INCOMPLETE, Summary, TOMBSTONE};
 
@@ -54,6 +57,8 @@ pub(crate) struct Keys {
     arena: Arena,
     waypoints: BTreeMap<KeyId, VecDeque<Waypoint>>,
     waypoint_count: usize,
+    /// Cut out and not removed yet.
+    doomed: Option<Doomed>,
     versions: u64,
 }
 
@@ -99,35 +104,11 @@ impl Keys {
         self.set_head(id, loc, Summary::new(version, changes, has_waypoints));
     }
 
-    /// Removes the versions older than `main`, but not the newest; returns how many, and how many
-    /// versions were looked at to find them.
-    pub fn drop_older_than(&mut self, id: KeyId, main: i64) -> (usize, usize) {
-        let mut survivor = self.walk_from(id, |waypoint| waypoint.main >= main);
-        let mut looked_at = 1;
-        let mut gone = loop {
-            let Some(older) = self.arena.get(survivor).and_then(|record| record.before) else {
-                return (0, looked_at);
-            };
-            looked_at += 1;
-            match self.arena.get(older) {
-                Some(record) if record.main >= main => survivor = older,
-                _ => break Some(older),
-            }
-        };
-        self.arena.set_before(survivor, None);
-        let mut dropped = 0;
-        while let Some(loc) = gone {
-            gone = self.arena.kill(loc);
-            dropped += 1;
-        }
-        self.versions -= dropped as u64;
-        self.drop_waypoints(id, main);
-        (dropped, looked_at + dropped)
-    }
-
     /// Does up to `budget` records' worth of giving back what dead versions took; returns what is
     /// left of the budget, 0 if there may be more to do.
     pub fn give_back(&mut self, budget: usize) -> usize {
+        // Who moves a record has to find what leads to it.
+        let budget = self.bury(budget);
         for left in (1..=budget).rev() {
             match self.arena.next_to_move() {
                 Move::Live(loc) => self.move_away(loc),
@@ -140,7 +121,7 @@ impl Keys {
 
     /// Would [`Keys::give_back`] do something?
     pub fn has_to_give_back(&self) -> bool {
-        self.arena.has_to_move()
+        self.has_to_bury() || self.arena.has_to_move()
     }
 
     /// Gives memory that is kept for versions to come back to the allocator; whether there is more.
@@ -315,23 +296,6 @@ impl Keys {
             self.waypoints.get(&id)
         } else {
             None
-        }
-    }
-
-    fn drop_waypoints(&mut self, id: KeyId, main: i64) {
-        let (loc, summary) = self.head(id);
-        if !summary.has(HAS_WAYPOINTS) {
-            return;
-        }
-        let Some(waypoints) = self.waypoints.get_mut(&id) else {
-            return;
-        };
-        let gone = waypoints.partition_point(|waypoint| waypoint.main < main);
-        waypoints.drain(..gone);
-        self.waypoint_count -= gone;
-        if waypoints.is_empty() {
-            self.waypoints.remove(&id);
-            self.set_head(id, loc, Summary(summary.0 & !HAS_WAYPOINTS));
         }
     }
 

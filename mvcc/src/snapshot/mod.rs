@@ -23,11 +23,11 @@ mod restore;
 pub use restore::Restorer;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::hash::Hash64;
 use crate::keys::KeyId;
 use crate::lease::LeaseEntry;
+use crate::pins::Pin;
 use crate::store::Store;
 use crate::varint;
 
@@ -65,7 +65,7 @@ pub struct SnapshotCursor {
     stage: Stage,
     versions: u64,
     hash: Hash64,
-    _pin: Arc<()>,
+    _pin: Pin,
 }
 
 impl SnapshotCursor {
@@ -102,7 +102,7 @@ impl Store {
             stage: Stage::Head,
             versions: 0,
             hash: Hash64::default(),
-            _pin: Arc::clone(&self.pin),
+            _pin: self.pins.pin(self.revision_seen()),
         }
     }
 

@@ -22,6 +22,10 @@ const SLICES_MAX: usize = 32;
 /// reads history, holds removal up. Measured with one and with two slices' worth: history that was given
 /// up grew by more than a gigabyte in ten seconds of overload, and what took longer cost more.
 const APPLIED_PER_SLICE: usize = COMPACT_SLICE / 8;
+/// Applied entries for which a turn makes another slice of a checkpoint, which is a tenth of a millisecond:
+/// a core with too much to do has a hundred long turns a second, and history that was overwritten since
+/// the checkpoint began cannot all go before its end.
+const APPLIED_PER_CHECKPOINT_SLICE: usize = 256;
 /// Checkpoints being written at a time.
 const CHECKPOINTS_MAX: usize = 2;
 /// Log between two checkpoints while the disk is full: one segment, the least that can be given back.
@@ -39,6 +43,10 @@ const SLOW_MICROS: u64 = 5_000_000;
 /// A log write older than this is not coming back soon: no disk that works takes so long, and most that
 /// do not need longer (the kernel's own timeout for a device is 30 s).
 const STUCK_MICROS: u64 = 10_000_000;
+
+fn checkpoint_slices(applied: usize) -> usize {
+    SLICES_MAX.min(1 + applied / APPLIED_PER_CHECKPOINT_SLICE)
+}
 
 impl Core {
     /// Work without a caller waiting: slices of compaction and checkpoints, watchers that are behind, old
@@ -104,7 +112,13 @@ impl Core {
         let mut go_on = false;
         for at in std::mem::take(&mut self.agenda.checkpointing) {
             let shard = &mut self.shards[at];
-            go_on |= shard.checkpoint_slice(&mut self.wal, cx);
+            let mut slices = checkpoint_slices(self.applied);
+            let mut goes_on = true;
+            while goes_on && slices > 0 && shard.checkpointing.is_some() {
+                goes_on = shard.checkpoint_slice(&mut self.wal, cx);
+                slices -= 1;
+            }
+            go_on |= goes_on;
             if shard.checkpointing.is_some() {
                 self.agenda.checkpointing.push(at);
             } else {
