@@ -108,7 +108,7 @@ impl Shard {
             let encoded = Command::Compact { revision, physical }.encode();
             // Nobody waits for it; if it is lost, the next one covers it.
             let (answer, _) = Answer::channel();
-            self.queue_write(encoded, answer, now_ms);
+            self.queue_first(encoded, answer, now_ms);
         }
     }
 
