@@ -90,6 +90,26 @@ impl Twin {
             .collect();
         assert_eq!(seen, expected);
         assert_eq!(stopped.is_some(), seen.len() == 100);
+        self.probe_back(Some(key));
+        self.probe_back(None);
+    }
+
+    fn probe_back(&self, end: Option<&[u8]>) {
+        let mut seen = Vec::new();
+        self.index.scan_back(&self.keys, end, |id| {
+            seen.push(id);
+            match seen.len() {
+                100 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        let before = self
+            .naive
+            .iter()
+            .rev()
+            .filter(|(key, _)| end.is_none_or(|end| key.as_slice() < end));
+        let expected: Vec<_> = before.map(|(_, entry)| entry.0).take(100).collect();
+        assert_eq!(seen, expected);
     }
 }
 
