@@ -102,6 +102,29 @@ impl SimHandle {
         writes.sum()
     }
 
+    /// Those of [`SimHandle::sectors_in_flight`] that are not what lies there already: whether the others
+    /// arrive makes no difference.
+    pub fn sectors_that_matter(&self) -> Vec<usize> {
+        let mut state = self.state();
+        let pending = std::mem::take(&mut state.pending);
+        let (mut found, mut first) = (Vec::new(), 0);
+        for op in pending.iter().map(|pending| &pending.op) {
+            let Op::Write { file, offset, buf } = op else {
+                continue;
+            };
+            let now = state.data(*file).map_or(&[][..], |bytes| bytes);
+            for (n, new) in buf.chunks(SECTOR_BYTES).enumerate() {
+                let at = *offset as usize + n * SECTOR_BYTES;
+                if now.get(at..at + new.len()) != Some(new) {
+                    found.push(first + n);
+                }
+            }
+            first += buf.len().div_ceil(SECTOR_BYTES);
+        }
+        state.pending = pending;
+        found
+    }
+
     /// Operations in flight.
     pub fn pending(&self) -> usize {
         self.state().pending.len()
