@@ -89,8 +89,8 @@ pub enum OpenError {
     },
     /// The IDENTITY file is damaged, or gone while segments are there.
     #[error(
-        "{path}: {what}; restore the file from a backup, or move the directory away and let the \
-         member rejoin empty"
+        "{path}: {what}; restore the file from a backup; without one, read \"A member that lost its \
+         log\" in docs/faults.md before this directory is given up"
     )]
     BadIdentity {
         /// The IDENTITY file.
@@ -110,8 +110,8 @@ pub enum OpenError {
     },
     /// A segment that must be there is not.
     #[error(
-        "{path}: segment is missing but the log needs it (lost or moved away?); put it back, or \
-         move the directory away and let the member rejoin empty"
+        "{path}: segment is missing but the log needs it (lost or moved away?); put it back; if it is \
+         gone, `henge wal repair` says what going on without it may cost"
     )]
     MissingSegment {
         /// The file that should be there.
@@ -188,9 +188,8 @@ impl std::fmt::Display for Corruption {
         }
         write!(
             f,
-            "; nothing was changed: `henge wal verify` looks at it again; restore the directory from a copy, or \
-             move it away and let the member rejoin empty; `henge wal repair` says what going on without the \
-             damaged batches may cost"
+            "; nothing was changed: `henge wal verify` looks at it again, `henge wal repair` says what going on \
+             without the damaged batches may cost"
         )
     }
 }
@@ -287,6 +286,31 @@ mod tests {
             "verify",
         ] {
             assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
+
+    #[test]
+    fn regression_no_advice_to_rejoin_empty() {
+        // A member that comes back without what it acknowledged can cost acknowledged writes.
+        let c = Corruption {
+            file: "1.seg".into(),
+            offset: 0,
+            lsn: 1,
+            durable_lsn: 1,
+            what: "x".into(),
+            groups: vec![],
+            obstacle: Obstacle::Other,
+        };
+        let what = "IDENTITY is damaged";
+        for error in [
+            OpenError::Corrupt(Box::new(c)),
+            OpenError::BadIdentity {
+                path: "IDENTITY".into(),
+                what,
+            },
+        ] {
+            let text = error.to_string();
+            assert!(!text.contains("rejoin empty"), "{text}");
         }
     }
 }
