@@ -2,41 +2,9 @@
 
 mod support;
 
-use henge_mvcc::{
-    DeleteRangeRequest, Error, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget, Store,
-    TxnRequest, check,
-};
+use henge_mvcc::{Error, PutRequest, RangeRequest, SortOrder, SortTarget, Store, check};
+use support::ops::*;
 use support::*;
-
-/// a=1@2 b=2@3 c=3@4, then b=4@5, delete c @6, c=5@7.
-fn some_store() -> Store {
-    let mut store = Store::new();
-    put(&mut store, "a", "1");
-    put(&mut store, "b", "2");
-    put(&mut store, "c", "3");
-    put(&mut store, "b", "4");
-    delete(&mut store, "c");
-    put(&mut store, "c", "5");
-    store
-}
-
-fn put_op<'a>(key: &'a str, value: &'a str) -> RequestOp<'a> {
-    RequestOp::Put(put_request(key, value))
-}
-
-fn delete_op(range: &str) -> RequestOp<'_> {
-    RequestOp::DeleteRange(DeleteRangeRequest {
-        range: keys(range),
-        prev_kv: false,
-    })
-}
-
-fn success(ops: Vec<RequestOp<'_>>) -> TxnRequest<'_> {
-    TxnRequest {
-        success: ops,
-        ..TxnRequest::default()
-    }
-}
 
 #[test]
 fn range_ends_mean_what_etcd_says() {

@@ -3,50 +3,17 @@
 mod support;
 
 use henge_mvcc::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, Error, RangeRequest, RequestOp,
-    ResponseOp, Store, TxnRequest,
+    Compare, CompareResult, CompareTarget, Error, RangeRequest, RequestOp, ResponseOp, Store,
+    TxnRequest,
 };
+use support::ops::*;
 use support::*;
-
-/// a=1@2 b=2@3 c=3@4, then b=4@5, delete c @6, c=5@7.
-fn some_store() -> Store {
-    let mut store = Store::new();
-    put(&mut store, "a", "1");
-    put(&mut store, "b", "2");
-    put(&mut store, "c", "3");
-    put(&mut store, "b", "4");
-    delete(&mut store, "c");
-    put(&mut store, "c", "5");
-    store
-}
-
-fn put_op<'a>(key: &'a str, value: &'a str) -> RequestOp<'a> {
-    RequestOp::Put(put_request(key, value))
-}
-
-fn delete_op(range: &str) -> RequestOp<'_> {
-    RequestOp::DeleteRange(DeleteRangeRequest {
-        range: keys(range),
-        prev_kv: false,
-    })
-}
-
-fn range_op(range: &str) -> RequestOp<'_> {
-    RequestOp::Range(range_request(range))
-}
 
 fn compare<'a>(range: &'a str, result: CompareResult, target: CompareTarget<'a>) -> Compare<'a> {
     Compare {
         range: keys(range),
         result,
         target,
-    }
-}
-
-fn success(ops: Vec<RequestOp<'_>>) -> TxnRequest<'_> {
-    TxnRequest {
-        success: ops,
-        ..TxnRequest::default()
     }
 }
 

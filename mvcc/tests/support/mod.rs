@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod model;
+pub mod ops;
 pub mod watch;
 
 use henge_mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RangeResponse, Store};
