@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use henge::api::CoreMemory;
+use henge::api::{CoreMemory, CoreMetrics};
+use henge::core::gauges::STAGE_NAMES;
 use henge::host::place;
 use henge::{AutoCompaction, Engine, HostKind};
 use henge_benches::puts::{Load, closed_loop, closed_loop_of, cpu_seconds, status_bytes};
@@ -35,6 +36,9 @@ struct Args {
     /// Log segments kept ready ahead of use.
     #[arg(long, default_value_t = 2)]
     ready_segments: usize,
+    /// MiB of requests that may wait in `overload`, instead of the engine's default.
+    #[arg(long)]
+    pending_mib: Option<usize>,
     /// What drives the core.
     #[arg(long, default_value = "auto")]
     host: HostKind,
@@ -156,10 +160,13 @@ struct Overload {
 fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     let dir = args.dir.join(format!("cores-{}-over", std::process::id()));
     // Overwritten values have to go, or the store grows by everything that is done.
-    let engine = Engine::builder(&dir)
+    let mut builder = Engine::builder(&dir)
         .host(args.host)
-        .auto_compaction(AutoCompaction::Revisions(50_000))
-        .open()?;
+        .auto_compaction(AutoCompaction::Revisions(50_000));
+    if let Some(mib) = args.pending_mib {
+        builder = builder.pending_bytes_max(mib << 20);
+    }
+    let engine = builder.open()?;
     let _scratch = Scratch(dir.clone());
     // The callers leave the core the processor that hears from its disk, as the core prefers it.
     let processors = std::thread::available_parallelism()?.get();
@@ -169,6 +176,7 @@ fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     }
     let small = || Load::new(&engine, 256).on_keys(50_000);
     closed_loop_of(small(), 2_048, Duration::from_secs(3));
+    let mut spent = Spent::begin(&engine);
     let mut over = Overload {
         peak: closed_loop_of(
             small(),
@@ -177,9 +185,11 @@ fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
         ),
         ..Overload::default()
     };
+    spent.report("at the peak");
     let mut load = small();
     let time = Duration::from_secs(if args.full { 60 } else { 10 });
     ask_too_much(&mut load, time, &mut over);
+    spent.report("overloaded");
     let stats = engine.stats();
     (over.memory, over.versions) = (stats.memory, stats.versions);
     // What was taken in still gets its answers; what is asked now must be served as before.
@@ -190,12 +200,58 @@ fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
             load.collect();
         }
         *after = (load.done - before) as f64 / began.elapsed().as_secs_f64();
+        spent.report("after it");
     }
     load.drain();
     let (refused, failed) = (load.refused, load.failed);
     drop(load);
     engine.blocking().stop();
     Ok(over.report(refused, failed))
+}
+
+/// What the core did since the last look.
+struct Spent<'a> {
+    engine: &'a Engine,
+    before: CoreMetrics,
+    applied: u64,
+    began: Instant,
+    cpu: f64,
+}
+
+impl<'a> Spent<'a> {
+    fn begin(engine: &'a Engine) -> Self {
+        Spent {
+            engine,
+            before: engine.core_metrics(0).unwrap_or_default(),
+            applied: engine.stats().applied,
+            began: Instant::now(),
+            cpu: cpu_seconds(),
+        }
+    }
+
+    /// Microseconds per put in each stage of the core's turns, and how large turns and batches were.
+    fn report(&mut self, when: &str) {
+        let now = Spent::begin(self.engine);
+        let puts = (now.applied - self.applied).max(1) as f64;
+        let stages = STAGE_NAMES.iter().zip(now.before.stage_micros);
+        let stages: Vec<_> = stages
+            .zip(self.before.stage_micros)
+            .map(|((name, after), before)| (name, (after - before) as f64 / puts))
+            .filter(|(_, micros)| *micros > 0.004)
+            .map(|(name, micros)| format!("{name} {micros:.2}"))
+            .collect();
+        let turns = now.before.turn_micros.total() - self.before.turn_micros.total();
+        let batches = now.before.wal_batches - self.before.wal_batches;
+        let elapsed = (now.began - self.began).as_secs_f64();
+        println!(
+            "overload: {when}: {:.0} puts a turn, {:.0} a batch, {:.2} processors; µs per put: {}",
+            puts / turns.max(1) as f64,
+            puts / batches.max(1) as f64,
+            (now.cpu - self.cpu) / elapsed,
+            stages.join(", "),
+        );
+        *self = now;
+    }
 }
 
 /// Offers five times the peak: every put is really called, and done or refused.
