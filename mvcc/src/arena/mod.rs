@@ -225,6 +225,25 @@ impl Arena {
             .unwrap_or_default()
     }
 
+    /// Loads the beginning of a record. The result only keeps the load.
+    pub fn touch_head(&self, loc: Loc) -> u8 {
+        let segment = self.segments.get(loc.segment());
+        let flags = segment.and_then(|segment| segment.bytes.get(loc.offset()));
+        flags.copied().unwrap_or_default()
+    }
+
+    /// Where the version before a record is.
+    pub fn before(&self, loc: Loc) -> Option<Loc> {
+        let bytes = self
+            .segments
+            .get(loc.segment())?
+            .bytes
+            .get(loc.offset()..)?;
+        let (&flags, place) = bytes.split_first()?;
+        let place = place.first_chunk::<LOC_BYTES>()?;
+        (flags & HAS_BEFORE != 0).then(|| Loc::from_bytes(*place))
+    }
+
     /// Nobody needs this record any more. Returns the version before it.
     pub fn kill(&mut self, loc: Loc) -> Option<Loc> {
         let Record {

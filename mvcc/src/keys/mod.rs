@@ -27,6 +27,12 @@ use summary::{HAS_WAYPOINTS, INCOMPLETE, Summary, TOMBSTONE};
 
 /// Changes of a key between two waypoints.
 const WAYPOINT_CHANGES: u64 = 32;
+/// Keys whose versions are loaded together.
+const TOUCH_KEYS: usize = 16;
+/// Versions loaded of each: compaction of a key that changes now and then looks at one that stays above
+/// the compact revision, one that stays at it, and one that goes.
+const TOUCH_VERSIONS: usize = 3;
+
 /// A change of a key that has many.
 #[derive(Clone, Copy, Debug)]
 struct Waypoint {
@@ -142,6 +148,27 @@ impl Keys {
     /// Loads the beginning of the newest version. The result only keeps the load.
     pub fn touch_latest(&self, id: KeyId) -> u8 {
         self.arena.touch(self.head(id).0)
+    }
+
+    /// Loads the beginnings of the newest versions of some keys and of those before: step by step for all
+    /// keys, since only what was loaded tells where the next is. The result only keeps the loads.
+    pub fn touch_chains(&self, ids: &[KeyId]) -> u8 {
+        let mut loaded = 0;
+        let mut places = [None; TOUCH_KEYS];
+        for ids in ids.chunks(TOUCH_KEYS) {
+            let places = &mut places[..ids.len()];
+            for (place, &id) in places.iter_mut().zip(ids) {
+                *place = Some(self.head(id).0);
+            }
+            for _ in 0..TOUCH_VERSIONS {
+                let known = places.iter().flatten();
+                loaded ^= known.fold(0, |sum, &loc| sum ^ self.arena.touch_head(loc));
+                for place in places.iter_mut() {
+                    *place = place.and_then(|loc| self.arena.before(loc));
+                }
+            }
+        }
+        loaded
     }
 
     /// The key's bytes.
