@@ -18,7 +18,11 @@ pub const REQUEST_BYTES: usize = 256;
 pub struct Budget {
     held: AtomicUsize,
     max: usize,
+    /// What is held now at most: all of `max`, or less (see `pressure`).
+    limit: AtomicUsize,
     refused: AtomicU64,
+    /// Of those, what was seen already.
+    refused_seen: AtomicU64,
 }
 
 impl Budget {
@@ -27,7 +31,9 @@ impl Budget {
         Budget {
             held: AtomicUsize::new(0),
             max,
+            limit: AtomicUsize::new(max),
             refused: AtomicU64::new(0),
+            refused_seen: AtomicU64::new(0),
         }
     }
 
@@ -70,10 +76,21 @@ impl Budget {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Whether a request was refused since this was asked last.
+    pub(super) fn refused_lately(&self) -> bool {
+        let refused = self.refused();
+        self.refused_seen.swap(refused, Ordering::Relaxed) != refused
+    }
+
+    /// Holds no more than this from now on, if that is less than the whole. What is held already stays.
+    pub(super) fn limit_to(&self, bytes: usize) {
+        self.limit.store(bytes.min(self.max), Ordering::Relaxed);
+    }
+
     /// A request that is larger than the whole fits when nothing else waits: it has to hear from its shard
     /// that it is too large, instead of trying for ever.
     fn fits(&self, held: usize, bytes: usize) -> bool {
-        held == 0 || held.saturating_add(bytes) <= self.max
+        held == 0 || held.saturating_add(bytes) <= self.limit.load(Ordering::Relaxed)
     }
 }
 

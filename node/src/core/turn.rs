@@ -30,6 +30,7 @@ use super::budget::Budget;
 use super::gauges::{Gauges, Stage, Stopwatch};
 use super::inbox::{Inbox, Input};
 use super::pack;
+use super::pressure::Pressure;
 use super::timers::Timers;
 use crate::api::{CoreMetrics, Error, Metrics};
 use crate::shard::answer::{CHAIN_MS_MAX, Chain, Delivery};
@@ -115,6 +116,8 @@ pub struct Core {
     pub(super) agenda: Agenda,
     timers: Timers,
     pub(super) gauges: Gauges,
+    /// What its budgets refuse.
+    pub(super) pressure: Pressure,
     /// Callers that wait, as of the last look at each shard.
     pub(super) waiting: usize,
     /// Shards whose queues wait for the log to write something.
@@ -167,6 +170,7 @@ impl Core {
             config,
             shards,
             wal,
+            pressure: Pressure::default(),
             waiting: 0,
             held_back: Vec::new(),
             applied: 0,
@@ -225,6 +229,7 @@ impl Core {
         self.gauges.lap(Stage::Send);
         // Before anybody hears: a caller that asks again at once finds the room that its answer made.
         self.settle(&run);
+        self.press(&run, now);
         let mut delivery = Delivery::default();
         for at in &run {
             delivery.add(self.shards[*at].answers.drain(..));
@@ -254,6 +259,7 @@ impl Core {
         if !self.chains.is_empty() {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
+        next_ms = next_ms.min(self.pressure.next_ms());
         if self.wal.is_saturated() {
             // New requests could not be written before a write completes, which wakes the core: being
             // woken for each of them would only cost wake-ups. The bound is for what needs no log.

@@ -270,7 +270,8 @@ impl EngineBuilder {
     /// beyond is refused as [`crate::Unavailable::TooManyRequests`] before it costs anything. The shards of
     /// a core hold together no more than the larger of this and 64 MiB, what a core writes in well under a
     /// second. Default: 64 MiB for an engine with one shard, a quarter of it for each of several, so that
-    /// one shard's callers leave room for the others'.
+    /// one shard's callers leave room for the others'. A queue that refuses callers is kept at 4 MiB until it
+    /// has refused nobody for a tenth of a second: a longer one would only make everybody wait.
     ///
     /// ```
     /// let builder = henge::Engine::builder("data.henge").pending_bytes_max(8 << 20);

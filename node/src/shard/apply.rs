@@ -50,6 +50,7 @@ impl Shard {
             let _ = self.raft.step(response);
         }
         self.raft.storage_mut().trim(applied, keep);
+        self.give_up_revisions(now_ms);
     }
 
     /// Serves watchers that are behind; returns whether more is left.

@@ -2,7 +2,7 @@
 //!
 //! As etcd's `--auto-compaction-*`, but the leader itself proposes it through the log, so that every replica
 //! gives up the same. etcd looks at revisions every five minutes, in which an embedded engine makes a
-//! hundred million of them; here every tick does.
+//! hundred million of them; here every tick does, and revisions are counted as they are applied.
 //! Promises: what is younger than asked for stays; a shard at rest comes to its bound as well, and then
 //! costs nothing.
 //! Must never know: a clock. Tested below and by `tests/compaction.rs`.
@@ -109,6 +109,14 @@ impl Shard {
             // Nobody waits for it; if it is lost, the next one covers it.
             let (answer, _) = Answer::channel();
             self.queue_first(encoded, answer, now_ms);
+        }
+    }
+
+    /// The same where revisions are counted: what is due is asked for at once. A tick would find sixty thousand
+    /// due in a busy shard, which are in no cache any more.
+    pub(super) fn give_up_revisions(&mut self, now_ms: u64) {
+        if matches!(self.config.auto_compaction, AutoCompaction::Revisions(_)) {
+            self.give_up_history(now_ms);
         }
     }
 
