@@ -352,7 +352,7 @@ impl Wal {
 
     /// Keep the pipeline of ready segments going.
     fn prepare(&mut self) {
-        if let Some(file) = self.pipeline.close() {
+        if let Some(file) = self.pipeline.close(self.now_micros) {
             self.errand(Errand::Close, Op::Close { file });
         }
         let nowhere = SegmentFile {

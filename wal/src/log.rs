@@ -254,6 +254,12 @@ impl Wal {
         self.stage.change(group, Change::Compacted(index, term))
     }
 
+    /// Give the segments that are kept for the log's growth back to the file system, as something else needs
+    /// the room: all but [`Options::ready_segments`].
+    pub fn release_spare(&mut self) {
+        self.pipeline.release_spare();
+    }
+
     /// Stage that a snapshot up to `index` replaced the group's log: all its entries are void, also
     /// later ones. The hard state stays.
     pub fn restored(&mut self, group: GroupId, index: u64, term: u64) -> Lsn {

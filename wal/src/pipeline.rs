@@ -7,6 +7,13 @@
 //! numbers are never reused, so stale blocks cannot be taken for new ones, and zeroing would double
 //! the bytes written.
 //!
+//! What a log used up between two checkpoints it will use up again: that many old segments are kept when a
+//! checkpoint sets them free, instead of being removed and made anew. (Seen: fourteen files of 64 MiB removed
+//! in a row, 12 ms each, held commits up for 70 to 300 ms after every checkpoint, and as many bytes of zeros
+//! were written as of log.) The most that a log ever takes of the disk is the same. They stay as they are
+//! until they are needed, so that what was rewritten from them is there twice. What is too much is removed one
+//! at a time, with rests.
+//!
 //! A full disk is no failure: the log goes on with what is ready, and the making is tried again,
 //! a second apart (the disk has the clock) or as soon as a segment comes back.
 
@@ -17,8 +24,12 @@ use crate::IoFault;
 use crate::disk::{FileId, Op, Output};
 use crate::segment::{self, PREPARE_NAME, SegmentHeader};
 
-/// Old segments kept for reuse; more are removed.
-pub(crate) const FREE_MAX: usize = 4;
+/// Old segments kept for reuse, however few the log uses; see [`Pipeline::give_back`] for how many more.
+const SPARE_MIN: usize = 4;
+/// Time between two removals: each is a commit of the file system's journal, and may tell the device.
+const REMOVE_EVERY_MICROS: u64 = 100_000;
+/// A log that took no new segment for so long gives back what it keeps beyond [`SPARE_MIN`].
+const REST_MICROS: u64 = 60_000_000;
 /// Wait between attempts to make a segment on a full disk.
 const RETRY_MS: u32 = 1_000;
 /// Longest time over which the making of a segment is spread.
@@ -81,6 +92,15 @@ pub(crate) struct Pipeline {
     /// When the newest segment in use was taken, and how long the one before it lasted.
     taken_micros: u64,
     used_up_micros: Option<u64>,
+    /// Segments taken since old ones came back last.
+    used: usize,
+    /// None was taken since then.
+    gave_back: bool,
+    /// Spare ones worth keeping.
+    spare: usize,
+    /// Spare ones are wanted back at once: the disk is full.
+    releasing: bool,
+    removed_micros: u64,
     pub(crate) recycled: u64,
 }
 
@@ -103,6 +123,11 @@ impl Pipeline {
             next_seq,
             taken_micros: 0,
             used_up_micros: None,
+            used: 0,
+            gave_back: false,
+            spare: SPARE_MIN,
+            releasing: false,
+            removed_micros: 0,
             recycled: 0,
         }
     }
@@ -118,6 +143,8 @@ impl Pipeline {
     /// The next segment to write to, from now on.
     pub(crate) fn take(&mut self, now_micros: u64) -> Option<SegmentFile> {
         let next = self.ready.pop_front()?;
+        self.used += 1;
+        self.gave_back = false;
         let since = std::mem::replace(&mut self.taken_micros, now_micros);
         self.used_up_micros = (since > 0).then(|| now_micros.saturating_sub(since));
         Some(next)
@@ -134,9 +161,20 @@ impl Pipeline {
             .map_or(SPREAD_MS_MAX, |ms| ms.min(SPREAD_MS_MAX))
     }
 
-    /// A segment nobody needs.
+    /// A segment nobody needs. They come back in bursts, after a checkpoint; the log is expected to use as
+    /// many until the next burst as it did until this one (or nearly as many as before earlier ones: groups
+    /// write their checkpoints at different times).
     pub(crate) fn give_back(&mut self, segment: SegmentFile) {
+        if !std::mem::replace(&mut self.gave_back, true) {
+            let before = self.spare - self.spare / 8;
+            self.spare = std::mem::take(&mut self.used).max(before).max(SPARE_MIN);
+        }
         self.free.push(segment);
+    }
+
+    /// Gives all spare segments back to the file system, for something that needs the room more.
+    pub(crate) fn release_spare(&mut self) {
+        (self.spare, self.releasing) = (SPARE_MIN, true);
     }
 
     /// Begin nothing more; what is half made is put in order at the next open.
@@ -195,16 +233,33 @@ impl Pipeline {
         Some(op)
     }
 
-    /// A file that must be closed before [`Pipeline::next`] is asked again.
-    pub(crate) fn close(&mut self) -> Option<FileId> {
+    /// A file that must be closed before [`Pipeline::next`] is asked again, as it is to be removed.
+    pub(crate) fn close(&mut self, now_micros: u64) -> Option<FileId> {
         if self.in_flight || self.stopped || self.step != Step::Idle {
             return None;
         }
-        let odd = self.free.iter().position(|s| s.bytes != self.segment_bytes);
-        let extra = (self.free.len() > FREE_MAX).then_some(0);
-        let segment = self.free.swap_remove(odd.or(extra)?);
+        if now_micros.saturating_sub(self.taken_micros) > REST_MICROS {
+            self.spare = SPARE_MIN;
+        }
+        let rested = now_micros.saturating_sub(self.removed_micros) >= REMOVE_EVERY_MICROS;
+        if !rested && now_micros > 0 && !self.releasing {
+            return None;
+        }
+        let Some(segment) = self.take_needless() else {
+            self.releasing = false;
+            return None;
+        };
+        self.removed_micros = now_micros;
         self.step = Step::Remove(segment.seq);
         Some(segment.file)
+    }
+
+    /// A segment of another size, or one too many.
+    fn take_needless(&mut self) -> Option<SegmentFile> {
+        let odd = self.free.iter().position(|s| s.bytes != self.segment_bytes);
+        let spare = if self.releasing { 0 } else { self.spare };
+        let extra = (self.free.len() > spare).then_some(0);
+        Some(self.free.swap_remove(odd.or(extra)?))
     }
 
     fn choose(&mut self) {
@@ -319,6 +374,101 @@ mod tests {
         // Nothing known yet; and a log that is never told the time.
         assert_eq!(begun(&[1_000_000]), SPREAD_MS_MAX);
         assert_eq!(begun(&[0, 0, 0]), SPREAD_MS_MAX);
+    }
+
+    fn segment(seq: u64) -> SegmentFile {
+        SegmentFile {
+            seq,
+            file: seq as FileId,
+            ..READY
+        }
+    }
+
+    /// Does all that the pipeline wants at a time; how many files it recycled, made and removed.
+    fn settle(pipeline: &mut Pipeline, now_micros: u64) -> [usize; 3] {
+        let mut counts = [0; 3];
+        loop {
+            pipeline.close(now_micros);
+            let Some(op) = pipeline.next(&SegmentHeader::default()) else {
+                return counts;
+            };
+            let output = match op {
+                Op::Open { .. } => Output::Opened {
+                    file: 99,
+                    bytes: READY.bytes,
+                },
+                _ => Output::Done,
+            };
+            match op {
+                Op::Rename { from, .. } if from != PREPARE_NAME => counts[0] += 1,
+                Op::Zero { .. } => counts[1] += 1,
+                Op::Remove { .. } => counts[2] += 1,
+                _ => {}
+            }
+            assert_eq!(pipeline.done(Ok(output)), Notice::Nothing);
+        }
+    }
+
+    #[test]
+    fn regression_what_a_checkpoint_sets_free_is_kept_for_the_next() {
+        // All but four were removed, in a row, and made anew.
+        let mut pipeline = Pipeline::new(vec![], 2, READY.bytes, 1);
+        let second = 1_000_000;
+        assert_eq!(settle(&mut pipeline, second), [0, 2, 0]);
+        let mut in_use = Vec::new();
+        let mut made = 0;
+        for _ in 0..16 {
+            in_use.push(pipeline.take(2 * second).expect("ready"));
+            made += settle(&mut pipeline, 2 * second)[1];
+        }
+        assert_eq!(made, 16);
+        for checkpoint in 1..5 {
+            in_use.drain(..14).for_each(|s| pipeline.give_back(s));
+            let now = (2 + checkpoint) * second;
+            assert_eq!(settle(&mut pipeline, now), [0, 0, 0]);
+            for _ in 0..14 {
+                in_use.push(pipeline.take(now).expect("ready"));
+                assert_eq!(settle(&mut pipeline, now), [1, 0, 0]);
+            }
+        }
+    }
+
+    /// A pipeline with two ready and twenty spare segments, which were used before.
+    fn with_twenty(now_micros: u64) -> Pipeline {
+        let mut pipeline = Pipeline::new(vec![segment(1), segment(2)], 2, READY.bytes, 3);
+        for seq in 100..120 {
+            pipeline.take(now_micros).expect("ready");
+            pipeline.ready.push_back(segment(seq));
+        }
+        (200..220).for_each(|seq| pipeline.give_back(segment(seq)));
+        pipeline
+    }
+
+    #[test]
+    fn what_is_too_much_is_removed_one_at_a_time() {
+        let mut now = 1_000_000;
+        let mut pipeline = with_twenty(now);
+        now += REST_MICROS;
+        assert_eq!(settle(&mut pipeline, now), [0, 0, 0]);
+        for _ in SPARE_MIN..20 {
+            now += REMOVE_EVERY_MICROS;
+            assert_eq!(settle(&mut pipeline, now), [0, 0, 1]);
+            assert_eq!(settle(&mut pipeline, now + 1), [0, 0, 0]);
+        }
+        now += REMOVE_EVERY_MICROS;
+        assert_eq!(settle(&mut pipeline, now), [0, 0, 0]);
+        assert_eq!(pipeline.free.len(), SPARE_MIN);
+    }
+
+    #[test]
+    fn a_full_disk_gets_all_spare_segments_at_once() {
+        let mut pipeline = with_twenty(1_000_000);
+        pipeline.release_spare();
+        assert_eq!(settle(&mut pipeline, 1_000_001), [0, 0, 20]);
+        assert_eq!(pipeline.ready_count(), 2);
+        // Later ones are kept again.
+        pipeline.give_back(segment(500));
+        assert_eq!(settle(&mut pipeline, 1_000_002), [0, 0, 0]);
     }
 
     #[test]

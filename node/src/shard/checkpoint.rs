@@ -64,6 +64,8 @@ impl Shard {
             }
             Poll::Ready(Err(error)) => {
                 tracing::warn!(group = self.config.group, %error, "a checkpoint failed; the log is kept");
+                // Most likely for lack of room.
+                wal.release_spare();
                 false
             }
         }
