@@ -79,6 +79,62 @@ fn what_goes_beyond_the_budget_is_refused_at_once_and_room_comes_back() {
     );
 }
 
+/// On one thread, so that nothing happens between a burst's puts.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test waits, not a core")]
+fn a_queue_that_refuses_gets_short_and_has_its_whole_length_again_after_a_rest() {
+    const WHOLE: usize = 12 << 20;
+    let dir = Scratch::new("pressure");
+    let engine = builder(&dir).pending_bytes_max(WHOLE);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (db, driver) = engine.open_local().expect("opens");
+        let driver = tokio::task::spawn_local(driver);
+        // How many of as many as do not fit are taken in; all of them are done afterwards.
+        let burst = async || {
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut waiting = Vec::new();
+            for _ in 0..12_000 {
+                let mut put = db.put("key", [7; 1_000]);
+                if Pin::new(&mut put).poll(&mut cx).is_pending() {
+                    waiting.push(put);
+                }
+            }
+            let taken = waiting.len();
+            for put in waiting {
+                put.await.expect("what was taken in is done");
+            }
+            taken
+        };
+        let whole = burst().await;
+        assert!((8_000..12_000).contains(&whole), "{whole}");
+        // The refusals are looked at every tenth of a second; before that another burst may find all.
+        let mut short = whole;
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            short = burst().await;
+            if short < whole {
+                break;
+            }
+        }
+        assert!(short * 3 <= whole + 1_000, "{short} of {whole}");
+        let mut again = short;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            again = burst().await;
+            if again > short {
+                break;
+            }
+        }
+        assert_eq!(again, whole);
+        db.stop().await;
+        driver.await.expect("the driver ends");
+    });
+}
+
 #[test]
 fn one_shards_burst_leaves_room_for_the_others() {
     let dir = Scratch::new("neighbours");

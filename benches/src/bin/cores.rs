@@ -155,6 +155,8 @@ struct Overload {
     versions: u64,
     /// Puts per second in the first and the second second after it.
     after: [f64; 2],
+    /// The peak once more, since the machine may have changed meanwhile.
+    peak_after: f64,
 }
 
 fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
@@ -205,6 +207,7 @@ fn overload(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
     load.drain();
     let (refused, failed) = (load.refused, load.failed);
     drop(load);
+    over.peak_after = closed_loop_of(small(), 2_048, Duration::from_secs(5));
     engine.blocking().stop();
     Ok(over.report(refused, failed))
 }
@@ -306,7 +309,9 @@ impl Overload {
         );
         let [first, second] = self.after;
         println!(
-            "overload: {first:.0}/s in the first second after it, {second:.0}/s in the second"
+            "overload: {first:.0}/s in the first second after it, {second:.0}/s in the second; then at the \
+             peak {:.0}/s",
+            self.peak_after
         );
         format!(
             "overload_goodput_ratio={:.2} overload_attempts_ratio={:.1} overload_failed={failed} \
