@@ -12,7 +12,8 @@ use crate::host::LocalTask;
 impl Engine {
     /// Runs a task beside a core: on its thread where the host has a runtime there.
     ///
-    /// False if that core has ended, if there is none of that number, or if the engine is a local one.
+    /// False if that core has ended, if there is none of that number, if 1,024 others wait there to be
+    /// started, or if the engine is a local one.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -27,7 +28,7 @@ impl Engine {
         self.inner
             .cores
             .get(core)
-            .is_some_and(|core| core.tasks.send(task).is_ok())
+            .is_some_and(|core| core.tasks.try_send(task).is_ok())
     }
 
     /// Answers every waiting caller with *stopped*, makes durable what was accepted, ends the cores.

@@ -90,7 +90,7 @@ pub(crate) struct Inner {
 pub(crate) struct CoreHandle {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) metrics: Arc<Mutex<CoreMetrics>>,
-    pub(crate) tasks: tokio::sync::mpsc::UnboundedSender<LocalTask>,
+    pub(crate) tasks: tokio::sync::mpsc::Sender<LocalTask>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     ended: tokio::sync::watch::Receiver<bool>,
 }
