@@ -3,7 +3,7 @@
 //! Promises: responses come in revision order, none twice, none left out; a watcher that is cancelled says
 //! why and ends; dropping it ends it too.
 //! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine` and
-//! `tests/cancel.rs`.
+//! `tests/cancel`.
 
 use std::future::poll_fn;
 use std::pin::Pin;
