@@ -7,6 +7,7 @@ mod common;
 mod batch;
 mod bounds;
 mod callers;
+mod failing;
 mod host;
 mod kv;
 mod regressions;
