@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use henge::wal::disk::{
 };
 use henge::{Engine, EngineBuilder, HostKind, PutError};
 
-use super::common::Scratch;
+use super::common::{HOSTS, Scratch, usable};
 use super::simulated::SimulatedDisk;
 
 /// A disk that does something of its own at each submission.
@@ -143,13 +143,21 @@ fn one_cores_failed_log_is_said_and_leaves_the_other_serving() {
 
 #[test]
 fn a_core_that_panics_answers_its_callers_and_the_other_serves() {
+    let hosts = HOSTS.iter().filter(|host| usable(**host).is_ok());
+    for host in hosts {
+        panic_on(*host);
+    }
+}
+
+fn panic_on(host: HostKind) {
     let dir = Scratch::new("panic");
-    let submissions = Arc::new(AtomicUsize::new(usize::MAX));
-    let left = submissions.clone();
-    let engine = small(&dir.0).shards(2).cores(2).disks(move |core| {
-        let left = left.clone();
+    let armed = Arc::new(AtomicBool::new(false));
+    let shared = armed.clone();
+    let builder = small(&dir.0).shards(2).cores(2).host(host);
+    let engine = builder.disks(move |core| {
+        let armed = shared.clone();
         let submitting = move || {
-            if core == 1 && left.load(Ordering::SeqCst) == 0 {
+            if core == 1 && armed.load(Ordering::SeqCst) {
                 panic!("planted: the disk's code has a bug");
             }
         };
@@ -161,16 +169,16 @@ fn a_core_that_panics_answers_its_callers_and_the_other_serves() {
     let (good, bad) = (key_of(0), key_of(1));
     db.put(&bad, "x").expect("put");
     let watch = db.watch(watch_of(&bad)).expect("handed in");
-    submissions.store(0, Ordering::SeqCst);
+    armed.store(true, Ordering::SeqCst);
     let puts: Vec<_> = (0..100).map(|n| engine.put(&bad, n.to_string())).collect();
     for put in puts {
         db.wait(put).expect_err("nobody is there");
     }
     db.put(&bad, "later").expect_err("nobody is there");
     assert!(watch.count() <= 1);
-    assert!(engine.has_ended());
     db.put(&good, "y").expect("the other core serves");
     db.stop();
+    assert!(engine.has_ended());
 }
 
 #[test]
