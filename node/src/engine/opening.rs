@@ -147,6 +147,9 @@ impl EngineBuilder {
                 "the election timeout must be at least 5 heartbeat intervals",
             );
         }
+        if self.progress_notify_ms == 0 {
+            return bad("progress_notify_ms", "must be at least a millisecond");
+        }
         let cluster = &self.cluster;
         if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {
             return bad("cluster", "this member's id must be one of the members'");

@@ -98,8 +98,9 @@ impl Engine {
         }
     }
 
-    /// Watches a key or a range over all shards it touches, from what comes next or after `after`. The
-    /// request's own start revision must be 0. Fails as [`Engine::watch`] does.
+    /// Watches a key or a range over all shards it touches, from what comes next or after `after`; a shard
+    /// at 0 in it (which was not read) from what comes next. The request's own start revision must be 0.
+    /// Fails as [`Engine::watch`] does.
     ///
     /// Cancel safety: dropping the watcher ends the watch.
     ///

@@ -146,7 +146,9 @@ impl Watches {
             if !owner.progress_notify || active || !store.watch_synced(*watcher) {
                 continue;
             }
-            if let Some(session) = self.sessions.get(&owner.session) {
+            // Whoever does not read gets no more of them: the stream's queue is bounded.
+            let session = self.sessions.get(&owner.session);
+            if let Some(session) = session.filter(|session| session.handle.has_room()) {
                 session.handle.push(WatchResponse {
                     header,
                     watch_id: owner.watch_id,
