@@ -270,6 +270,19 @@ pub struct WatchResponse {
     pub events: Vec<mvcc::Event>,
 }
 
+impl WatchResponse {
+    /// The first and last answer of a watcher that was not let in.
+    pub(crate) fn refused(cancel_reason: String) -> Self {
+        WatchResponse {
+            watch_id: -1,
+            created: true,
+            canceled: true,
+            cancel_reason,
+            ..WatchResponse::default()
+        }
+    }
+}
+
 /// Counters and gauges of one shard and its core, as of its last turn.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {

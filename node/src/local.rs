@@ -6,7 +6,12 @@
 //! task into the core's inbox and from there, in the next turn of the same thread, into the log.
 //!
 //! Promises: the same operations, errors and cancel-safety as [`Engine`]'s; whoever waits is answered
-//! even if the driver is dropped half-way. Must never know: what executor it runs in (the hosts do).
+//! even if the driver is dropped half-way. The only helper threads (but for [`HostKind::Thread`], whose
+//! purpose they are) do what the kernel blocks on anyhow, off every operation's path: they make log files
+//! and write checkpoints. Must never know: what executor it runs in (the hosts do). Tested by
+//! `tests/own_thread.rs` and `tests/cancel`.
+
+mod sharded;
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -16,7 +21,7 @@ use std::task::{Context, Poll};
 
 use henge_mvcc as mvcc;
 
-use crate::api::{LeaseGranted, LeaseTtl, Metrics, Reply, WatchCreate};
+use crate::api::{CoreMetrics, LeaseGranted, LeaseTtl, Metrics, Reply, WatchCreate};
 use crate::engine::{
     Batch, BatchReport, Engine, EngineBuilder, OpenError, Operation, Snapshot, Stats, Watcher,
 };
@@ -97,7 +102,7 @@ impl EngineBuilder {
             }
             driven = Some(here::start(host, options, build)?);
             // Nobody takes tasks: the caller owns the executor and can spawn them there.
-            let (tasks, _) = tokio::sync::mpsc::unbounded_channel();
+            let (tasks, _) = tokio::sync::mpsc::channel(1);
             Ok(HostHandle {
                 thread: None,
                 tasks,
@@ -355,6 +360,42 @@ impl Local {
     /// ```
     pub fn compact(&self, revision: i64, physical: bool) -> Operation<Reply<()>, CompactError> {
         self.engine.compact(revision, physical)
+    }
+
+    /// See [`Engine::cores`]: always one.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.cores(), 1);
+    /// # Ok(()) }) }
+    /// ```
+    pub fn cores(&self) -> usize {
+        self.engine.cores()
+    }
+
+    /// See [`Engine::core_metrics`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert!(db.core_metrics(0).is_some() && db.core_metrics(1).is_none());
+    /// # Ok(()) }) }
+    /// ```
+    pub fn core_metrics(&self, core: usize) -> Option<CoreMetrics> {
+        self.engine.core_metrics(core)
+    }
+
+    /// See [`Engine::has_ended`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert!(!db.has_ended());
+    /// # Ok(()) }) }
+    /// ```
+    pub fn has_ended(&self) -> bool {
+        self.engine.has_ended()
     }
 
     /// See [`Engine::shards`].

@@ -6,9 +6,9 @@ use std::fmt;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{FmtSpan, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::args::{LogFormat, LogLevel};
@@ -23,6 +23,9 @@ pub fn start(format: LogFormat, level: LogLevel) {
     };
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
+        .with_ansi(matches!(format, LogFormat::Console))
+        // A span says what it has measured when it ends: sampled turns, at the level `debug`.
+        .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr);
     // An error means that somebody set a logger before us: theirs stays.
     let _ = match format {
@@ -44,7 +47,7 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -60,6 +63,13 @@ where
         )?;
         for (name, value) in fields.others {
             write!(writer, ",{}:{value}", serde_json::Value::from(name))?;
+        }
+        if let Some(span) = context.parent_span() {
+            let extensions = span.extensions();
+            let fields = extensions.get::<FormattedFields<N>>();
+            let fields = fields.map_or("", |fields| fields.as_str());
+            let (name, fields) = (span.name(), serde_json::Value::from(fields));
+            write!(writer, ",\"{name}\":{fields}")?;
         }
         writeln!(writer, "}}")
     }

@@ -2,7 +2,8 @@
 //!
 //! The turn reads no clock; it is given a [`Stopwatch`], which in the simulator stands still. Reading it
 //! costs some 30 ns, eight times per turn. A turn that takes longer than [`SLOW_TURN_MICROS`] is counted
-//! and logged with the stage that took longest, as that is where its callers' time went.
+//! and logged with the stage that took longest, as that is where its callers' time went. One turn in
+//! [`SPAN_EVERY`] is a `tracing` span with the microseconds of each stage, around whatever is logged in it.
 //! Must never know: shards, logs.
 
 use std::collections::VecDeque;
@@ -10,6 +11,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use henge_wal::Lsn;
+use tracing::field::Empty;
+use tracing::span::EnteredSpan;
 
 use crate::api::{Buckets, CoreMetrics};
 
@@ -17,6 +20,9 @@ use crate::api::{Buckets, CoreMetrics};
 pub const SLOW_TURN_MICROS: u64 = 20_000;
 /// At most one slow turn is logged in this time.
 const LOG_EVERY_MICROS: u64 = 1_000_000;
+
+/// One turn in so many is a span: under load some tens of them a second, and next to nothing to pay for it.
+pub const SPAN_EVERY: u64 = 1_024;
 
 /// Microseconds that only grow; where from is the host's business.
 #[derive(Clone)]
@@ -94,6 +100,10 @@ pub struct Gauges {
     /// Of this turn.
     stages: [u64; STAGES],
     logged_at: Option<u64>,
+    /// Turns begun.
+    turns: u64,
+    /// This turn's, if it is one that is shown.
+    span: Option<EnteredSpan>,
     /// Log batches in flight, when they were handed over, and entries in them.
     written: VecDeque<(Lsn, u64)>,
     /// Everything so far.
@@ -119,6 +129,10 @@ impl Gauges {
         self.turn_began = self.stopwatch.micros();
         self.lap_began = self.turn_began;
         self.stages = [0; STAGES];
+        if self.turns.is_multiple_of(SPAN_EVERY) {
+            self.span = Some(turn_span().entered());
+        }
+        self.turns += 1;
     }
 
     /// What was done since the last lap was this.
@@ -137,10 +151,16 @@ impl Gauges {
 
     /// The turn is over; turns that found nothing to do are not counted.
     pub fn end(&mut self, worked: bool) {
+        let micros = self.lap_began.saturating_sub(self.turn_began);
+        if let Some(span) = self.span.take() {
+            span.record("micros", micros);
+            for (stage, micros) in STAGE_NAMES.iter().zip(self.stages) {
+                span.record(*stage, micros);
+            }
+        }
         if !worked {
             return;
         }
-        let micros = self.lap_began.saturating_sub(self.turn_began);
         self.metrics.turn_micros.record(micros);
         for (sum, stage) in self.metrics.stage_micros.iter_mut().zip(self.stages) {
             *sum += stage;
@@ -167,6 +187,7 @@ impl Gauges {
 
     /// A batch was handed to the disk.
     pub fn submitted(&mut self, lsn: Lsn, durable: Lsn, now_micros: u64) {
+        let now_micros = self.at_least(now_micros);
         let last = self.written.back().map_or(durable, |(lsn, _)| *lsn);
         if lsn > last {
             self.written.push_back((lsn, now_micros));
@@ -175,6 +196,7 @@ impl Gauges {
 
     /// All batches up to this one are durable.
     pub fn durable(&mut self, lsn: Lsn, now_micros: u64) {
+        let now_micros = self.at_least(now_micros);
         while let Some((_, at)) = self.written.pop_front_if(|(written, _)| *written <= lsn) {
             let micros = now_micros.saturating_sub(at);
             self.metrics.commit_micros.record(micros);
@@ -183,6 +205,29 @@ impl Gauges {
             self.metrics.wal_write_seconds_sum += micros as f64 / 1e6;
         }
     }
+
+    /// The time of a turn is that of its beginning; what was submitted and heard of in one long turn would
+    /// seem to have taken no time.
+    fn at_least(&self, turn_micros: u64) -> u64 {
+        turn_micros.max(self.stopwatch.micros())
+    }
+}
+
+/// A span with a field for each of [`STAGE_NAMES`].
+fn turn_span() -> tracing::Span {
+    tracing::debug_span!(
+        "turn",
+        micros = Empty,
+        completions = Empty,
+        intake = Empty,
+        time = Empty,
+        ready = Empty,
+        apply = Empty,
+        submit = Empty,
+        send = Empty,
+        answer = Empty,
+        background = Empty,
+    )
 }
 
 impl Buckets {
@@ -208,9 +253,96 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata};
+
     use super::*;
+
+    /// Keeps the spans' names and what was recorded in them.
+    #[derive(Clone, Default)]
+    struct Spans(Arc<Mutex<Vec<(String, u64)>>>);
+
+    impl Spans {
+        fn note(&self, name: &str, value: u64) {
+            let mut seen = self.0.lock().expect("no test panics with it");
+            seen.push((name.to_owned(), value));
+        }
+    }
+
+    impl Visit for Spans {
+        fn record_u64(&mut self, field: &Field, value: u64) {
+            self.note(field.name(), value);
+        }
+        fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+    }
+
+    impl tracing::Subscriber for Spans {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, span: &Attributes<'_>) -> Id {
+            self.note(span.metadata().name(), 0);
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, values: &Record<'_>) {
+            values.record(&mut self.clone());
+        }
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, event: &Event<'_>) {
+            self.note(event.metadata().target(), 0);
+        }
+        fn enter(&self, _: &Id) {
+            self.note("entered", 0);
+        }
+        fn exit(&self, _: &Id) {
+            self.note("left", 0);
+        }
+    }
+
+    #[test]
+    fn one_turn_in_many_is_a_span_with_its_stages() {
+        let spans = Spans::default();
+        let clock = Arc::new(AtomicU64::new(0));
+        let reader = clock.clone();
+        let mut gauges = Gauges::new(Stopwatch::new(move || reader.load(Ordering::Relaxed)));
+        tracing::subscriber::with_default(spans.clone(), || {
+            for _ in 0..SPAN_EVERY + 1 {
+                gauges.begin();
+                for stage in [Stage::Intake, Stage::Ready, Stage::Background] {
+                    clock.fetch_add(1 + stage as u64, Ordering::Relaxed);
+                    gauges.lap(stage);
+                }
+                gauges.end(true);
+            }
+        });
+        let seen = spans.0.lock().expect("no test panics with it").clone();
+        let one = [("turn", 0), ("entered", 0), ("micros", 15)];
+        let stages = [0, 2, 0, 4, 0, 0, 0, 0, 9];
+        let one = one.into_iter().chain(STAGE_NAMES.into_iter().zip(stages));
+        let one: Vec<_> = one.chain([("left", 0)]).collect();
+        let seen: Vec<_> = seen.iter().map(|(name, at)| (&name[..], *at)).collect();
+        assert_eq!(seen, [&one[..], &one[..]].concat());
+    }
+
+    #[test]
+    fn a_commit_within_one_turn_took_the_time_it_took() {
+        let clock = Arc::new(AtomicU64::new(1_000));
+        let reader = clock.clone();
+        let mut gauges = Gauges::new(Stopwatch::new(move || reader.load(Ordering::Relaxed)));
+        gauges.submitted(1, 0, 1_000);
+        clock.store(1_150, Ordering::Relaxed);
+        gauges.durable(1, 1_000);
+        assert_eq!(gauges.metrics.commit_micros.sum, 150);
+        // Without a clock, by turns.
+        let mut gauges = Gauges::new(Stopwatch::default());
+        gauges.submitted(1, 0, 1_000);
+        gauges.durable(1, 1_300);
+        assert_eq!(gauges.metrics.commit_micros.sum, 300);
+    }
 
     #[test]
     fn a_slow_turn_is_put_down_to_the_stage_that_took_longest() {

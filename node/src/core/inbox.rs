@@ -2,7 +2,8 @@
 //!
 //! One short lock, one vector swapped out whole per turn: a push costs a few dozen nanoseconds and the
 //! core pays the lock once per turn, however much arrived. Bounded by bytes and count: a full inbox
-//! refuses the caller, it never grows. Writes are also bounded until they are answered ([`Budget`]).
+//! refuses the caller, requests and words on watch streams alike, it never grows. Writes are also bounded
+//! until they are answered ([`Budget`]).
 //! Promises: what was accepted is seen by the next turn; a push that finds the core waiting wakes it.
 
 use std::sync::Mutex;
@@ -143,34 +144,37 @@ impl Inbox {
             return Err((self.no_room(), request));
         }
         let mut inner = self.lock();
-        if inner.closed {
+        if let Err(error) = inner.admit(bytes) {
             self.budget.give_back(held);
-            return Err((STOPPED_QUEUED, request));
+            return Err((error, request));
         }
-        let full = inner.items.len() >= ITEMS_MAX || inner.bytes.saturating_add(bytes) > BYTES_MAX;
-        if full && !inner.items.is_empty() {
-            inner.refused += 1;
-            self.budget.give_back(held);
-            return Err((Error::TooManyRequests, request));
-        }
-        inner.bytes += bytes;
         inner.items.push(Input::Request { group, request });
         wake(inner);
         Ok(())
     }
 
-    /// Hands in anything else. Frames beyond the bound are dropped (raft repeats itself); control words
-    /// always pass. Returns false once the core has ended.
+    /// Hands in a word of a watch stream; `bytes` is what it occupies. Refuses as [`Inbox::request`].
+    pub fn word(&self, input: Input, bytes: usize) -> Result<(), Error> {
+        let mut inner = self.lock();
+        inner.admit(bytes)?;
+        inner.items.push(input);
+        wake(inner);
+        Ok(())
+    }
+
+    /// Hands in anything else. Frames beyond the bound are dropped (raft repeats itself); what remains is
+    /// the engine's own, or one for each stream that was let in, and passes. Returns false once the core
+    /// has ended.
     pub fn push(&self, input: Input) -> bool {
         let mut inner = self.lock();
         if inner.closed {
             return false;
         }
         if let Input::Peer { frame, .. } = &input {
-            if inner.items.len() >= ITEMS_MAX || inner.bytes + frame.len() > BYTES_MAX {
+            if inner.is_full(frame.len()) {
                 return true;
             }
-            inner.bytes += frame.len();
+            inner.bytes = inner.bytes.saturating_add(frame.len());
         }
         inner.items.push(input);
         wake(inner);
@@ -208,6 +212,25 @@ impl Inbox {
         self.inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn is_full(&self, bytes: usize) -> bool {
+        self.items.len() >= ITEMS_MAX || self.bytes.saturating_add(bytes) > BYTES_MAX
+    }
+
+    /// Counts what comes in, or refuses it. One thing that is larger than all gets through alone.
+    fn admit(&mut self, bytes: usize) -> Result<(), Error> {
+        if self.closed {
+            return Err(STOPPED_QUEUED);
+        }
+        if self.is_full(bytes) && !self.items.is_empty() {
+            self.refused += 1;
+            return Err(Error::TooManyRequests);
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@
 //! is wrong, it is that it stands.)
 //! Promises: whom the whole budget would hold is never refused by a budget that has refused nobody within
 //! two windows.
-//! Knows budgets only. Tested below, by `tests/bounds.rs` and by `benches --bin cores -- overload`.
+//! Knows budgets only. Tested below, by `tests/pressure.rs` and by `benches --bin cores -- overload`.
 
 use super::budget::Budget;
 use super::turn::{Core, Now};

@@ -16,6 +16,7 @@
 //! what is left goes first in the next turn (see `agenda`).
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -534,22 +535,23 @@ impl Core {
     }
 }
 
-/// A core that is dropped before it ended (the executor it ran on was shut down) leaves nobody waiting.
+/// A core that is dropped before it ended (the executor it ran on was shut down, or it panicked) leaves nobody
+/// waiting.
 impl Drop for Core {
     fn drop(&mut self) {
         self.config.inbox.close();
-        // A panic is on its way up already: another one would abort the caller's process.
-        if std::thread::panicking() {
-            return;
-        }
         if self.phase != Phase::Ended {
             for shard in &mut self.shards {
-                shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED);
+                let end = AssertUnwindSafe(|| shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED));
+                // If a panic is on its way up already, another one would abort the caller's process.
+                let _ = std::panic::catch_unwind(end);
             }
         }
         self.release_chains();
-        let mut late = Vec::new();
-        self.config.inbox.take(&mut late);
+        let mut late = std::mem::take(&mut self.inputs);
+        let mut unread = Vec::new();
+        self.config.inbox.take(&mut unread);
+        late.append(&mut unread);
         for input in late {
             match input {
                 Input::Request { request, .. } => request.answer.send(Err(STOPPED_QUEUED)),

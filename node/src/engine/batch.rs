@@ -3,7 +3,7 @@
 //! Promises: what a batch holds for one shard happens whole, in one revision, or not at all. Between shards
 //! there is no such promise: each part has its own outcome. A batch that is wrong in form is refused whole.
 //! Must never know: what a shard makes of its part (it is a transaction without comparisons). Tested by
-//! `tests/batch.rs`.
+//! `tests/engine/batch.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

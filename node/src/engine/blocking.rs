@@ -1,4 +1,9 @@
 //! The engine for callers without an async runtime: each call blocks its thread until the answer is there.
+//!
+//! Promises: every operation of [`Engine`] is here, under its name (`tests/surface.rs` compares them).
+
+mod lease;
+mod sharded;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -172,7 +177,7 @@ impl Blocking {
         std::iter::from_fn(move || wait(poll_fn(|cx| Pin::new(&mut stream).poll_next(cx))))
     }
 
-    /// Any other operation of the engine, awaited on this thread: `blocking.wait(engine.compact(7, true))`.
+    /// Any future, awaited on this thread: for operations that were begun before.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));

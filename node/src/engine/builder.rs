@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use henge_wal::disk::Disk;
 
-use super::directory::Asked;
+use super::directory::{Asked, Cores};
 use super::layout::Router;
 use super::{Engine, OpenError};
 use crate::api::Member;
@@ -108,7 +108,24 @@ impl EngineBuilder {
     /// # drop(builder);
     /// ```
     pub fn cores(mut self, cores: usize) -> Self {
-        self.asked.cores = Some(cores);
+        self.asked.cores = Some(Cores::Are(cores));
+        self
+    }
+
+    /// As [`EngineBuilder::cores`], as many as this process may keep busy: as its affinity and its control
+    /// group's quota of processor time allow at this moment, and no more than there are shards. Where those
+    /// differ from start to start, each such start copies logs.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("henge-doc-available-{}", std::process::id()));
+    /// let engine = henge::Engine::builder(&dir).shards(2).cores_available().open()?;
+    /// assert!((1..=2).contains(&engine.cores()));
+    /// # drop(engine);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn cores_available(mut self) -> Self {
+        self.asked.cores = Some(Cores::Available);
         self
     }
 

@@ -16,16 +16,36 @@ use henge_wal::{Identity, Options};
 use super::OpenError;
 use super::layout::{self, Layout, Placement, Router};
 use super::rehome::{Ground, rehome};
+use crate::host::place::processors;
 
 /// Longest sleep between two looks at a disk that does not answer.
 const WAIT: Duration = Duration::from_millis(100);
 /// The log of a core that is no more, on its way out.
 const RETIRED: &str = "retired-";
 
+/// How many cores.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cores {
+    /// So many.
+    Are(usize),
+    /// One for each shard, and for each processor this process may use.
+    Available,
+}
+
+impl Cores {
+    /// Their number, for so many shards.
+    fn count(self, shards: usize) -> usize {
+        match self {
+            Cores::Are(cores) => cores,
+            Cores::Available => processors().min(shards),
+        }
+    }
+}
+
 /// What a caller asked for; what it left open is as the directory has it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
-    pub(super) cores: Option<usize>,
+    pub(super) cores: Option<Cores>,
     pub(super) shards: Option<usize>,
     pub(super) homes: Vec<usize>,
     pub(super) router: Option<Router>,
@@ -113,7 +133,9 @@ impl Directory {
         }
         // As it is, or as a move that was cut short would have made it.
         let present = layout.moving.as_ref().unwrap_or(&layout.placement);
-        let cores = asked.cores.unwrap_or(present.cores);
+        let cores = asked
+            .cores
+            .map_or(present.cores, |cores| cores.count(layout.shards));
         let wanted = if asked.homes.is_empty() && cores == present.cores {
             present.clone()
         } else {
@@ -195,7 +217,7 @@ fn fresh(asked: &Asked) -> Result<Layout, OpenError> {
     let shards = asked.shards.unwrap_or(1);
     let router = asked.router.clone().unwrap_or_default();
     let placement = Placement {
-        cores: asked.cores.unwrap_or(1),
+        cores: asked.cores.map_or(1, |cores| cores.count(shards)),
         homes: asked.homes.clone(),
     };
     check("cores", placement.check(shards))?;

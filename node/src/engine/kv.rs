@@ -2,7 +2,7 @@
 //!
 //! Promises: a request is checked, routed and encoded before the method returns, so no future borrows
 //! from its caller, and a write happens whether or not its future is awaited.
-//! Must never know: what a shard does with a request. Tested by `tests/engine` and `tests/sharded.rs`.
+//! Must never know: what a shard does with a request. Tested by `tests/engine`.
 
 use henge_mvcc as mvcc;
 

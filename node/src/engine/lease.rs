@@ -1,6 +1,6 @@
 //! Leases: granted, renewed, asked about, revoked. Where they live among several shards: `sharded`.
 //!
-//! Tested by `tests/engine` and `tests/sharded.rs`.
+//! Tested by `tests/engine`.
 
 use super::{Engine, Operation};
 use crate::api::{LeaseGranted, LeaseTtl, Reply};

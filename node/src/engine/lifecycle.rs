@@ -5,14 +5,15 @@
 
 use std::sync::PoisonError;
 
-use super::{Engine, Inner};
+use super::{Cores, Engine, Inner};
 use crate::core::inbox::Input;
 use crate::host::LocalTask;
 
 impl Engine {
     /// Runs a task beside a core: on its thread where the host has a runtime there.
     ///
-    /// False if that core has ended, if there is none of that number, or if the engine is a local one.
+    /// False if that core has ended, if there is none of that number, if 1,024 others wait there to be
+    /// started, or if the engine is a local one.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -27,7 +28,7 @@ impl Engine {
         self.inner
             .cores
             .get(core)
-            .is_some_and(|core| core.tasks.send(task).is_ok())
+            .is_some_and(|core| core.tasks.try_send(task).is_ok())
     }
 
     /// Answers every waiting caller with *stopped*, makes durable what was accepted, ends the cores.
@@ -45,7 +46,7 @@ impl Engine {
     /// ```
     pub async fn stop(&self) {
         self.inner.ask_to_stop();
-        for core in &self.inner.cores {
+        for core in self.inner.cores.iter() {
             let mut ended = core.ended.clone();
             // An error means that the thread is gone: ended too.
             let _ = ended.wait_for(|ended| *ended).await;
@@ -72,21 +73,34 @@ impl Engine {
 
 impl Inner {
     fn ask_to_stop(&self) {
-        for core in &self.cores {
-            core.inbox.push(Input::Stop);
-        }
+        self.cores.ask_to_stop();
         if let Some(peers) = &self.peers {
             peers.shutdown();
         }
     }
 }
 
-/// The last handle stops the engine and waits for its threads, so that a program that drops it and
-/// opens the directory again finds it free.
+/// The last handle stops the engine and waits for its threads (see [`Cores`]), so that a program that drops
+/// it and opens the directory again finds it free.
 impl Drop for Inner {
     fn drop(&mut self) {
         self.ask_to_stop();
-        for core in &self.cores {
+    }
+}
+
+impl Cores {
+    fn ask_to_stop(&self) {
+        for core in self.iter() {
+            core.inbox.push(Input::Stop);
+        }
+    }
+}
+
+/// Also when only some of an engine's cores could be started.
+impl Drop for Cores {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        for core in self.iter() {
             let thread = core
                 .thread
                 .lock()

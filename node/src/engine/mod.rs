@@ -32,6 +32,7 @@ mod submit;
 pub mod ticket;
 mod watch;
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -76,7 +77,7 @@ pub struct Engine {
 }
 
 pub(crate) struct Inner {
-    pub(crate) cores: Vec<CoreHandle>,
+    pub(crate) cores: Cores,
     pub(crate) shards: Vec<ShardHandle>,
     pub(crate) members: Vec<Member>,
     pub(crate) router: Router,
@@ -87,10 +88,21 @@ pub(crate) struct Inner {
     peers: Option<Arc<PeerNet>>,
 }
 
+/// Cores that run; they end with it.
+pub(crate) struct Cores(Vec<CoreHandle>);
+
+impl Deref for Cores {
+    type Target = [CoreHandle];
+
+    fn deref(&self) -> &[CoreHandle] {
+        &self.0
+    }
+}
+
 pub(crate) struct CoreHandle {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) metrics: Arc<Mutex<CoreMetrics>>,
-    pub(crate) tasks: tokio::sync::mpsc::UnboundedSender<LocalTask>,
+    pub(crate) tasks: tokio::sync::mpsc::Sender<LocalTask>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     ended: tokio::sync::watch::Receiver<bool>,
 }

@@ -16,7 +16,7 @@ use henge_wal::{Identity, Wal, checkpoint};
 use super::builder::EngineBuilder;
 use super::directory::Directory;
 use super::layout::Layout;
-use super::{CoreHandle, Engine, Inner, OpenError, ShardHandle};
+use super::{CoreHandle, Cores, Engine, Inner, OpenError, ShardHandle};
 use crate::api::{CoreMetrics, Metrics};
 use crate::core::budget::Budget;
 use crate::core::gauges::Stopwatch;
@@ -72,7 +72,7 @@ impl EngineBuilder {
             .collect();
         // The cores come first: a peer that connects finds somebody to talk to.
         let net = Arc::new(OnceLock::new());
-        let mut cores = Vec::with_capacity(cores);
+        let mut cores = Cores(Vec::with_capacity(cores));
         let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
         for (at, inbox) in inboxes.iter().enumerate() {
             let core_metrics = Arc::new(Mutex::new(CoreMetrics::default()));
@@ -90,7 +90,7 @@ impl EngineBuilder {
             let HostHandle { thread, tasks } =
                 start(host, &format!("henge-core-{at}"), options, build)?;
             let thread = Mutex::new(thread);
-            cores.push(CoreHandle {
+            cores.0.push(CoreHandle {
                 inbox: inbox.clone(),
                 metrics: core_metrics,
                 tasks,
@@ -146,6 +146,9 @@ impl EngineBuilder {
                 "timeouts",
                 "the election timeout must be at least 5 heartbeat intervals",
             );
+        }
+        if self.progress_notify_ms == 0 {
+            return bad("progress_notify_ms", "must be at least a millisecond");
         }
         let cluster = &self.cluster;
         if cluster.member_id == 0 || !cluster.members.iter().any(|m| m.id == cluster.member_id) {

@@ -14,9 +14,7 @@ use henge_mvcc as mvcc;
 
 use super::revisions::Revisions;
 use super::{Engine, Operation, Ticket, owned};
-use crate::api::{
-    Error, HashKv, LeaseGranted, Reply, WatchCommand, WatchCreate, WatchResponse, WatchSession as _,
-};
+use crate::api::{Error, HashKv, LeaseGranted, Reply, WatchCreate, WatchResponse};
 use crate::failure::{CompactError, LeaseError, RangeError, WatchError};
 use crate::machine::Command;
 use crate::shard::request::RequestKind;
@@ -100,8 +98,11 @@ impl Engine {
         }
     }
 
-    /// Watches a key or a range over all shards it touches, from what comes next or after `after`. The
-    /// request's own start revision must be 0.
+    /// Watches a key or a range over all shards it touches, from what comes next or after `after`; a shard
+    /// at 0 in it (which was not read) from what comes next. The request's own start revision must be 0.
+    /// Fails as [`Engine::watch`] does.
+    ///
+    /// Cancel safety: dropping the watcher ends the watch.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -136,15 +137,14 @@ impl Engine {
             end: &create.range_end,
         };
         let streams = self.shards_of(&range).map(|shard| {
-            let mut stream = self.session(shard);
             let known = after.map_or(0, |after| after.get(shard));
-            stream.command(WatchCommand::Create(WatchCreate {
+            let create = WatchCreate {
                 start_revision: if known == 0 { 0 } else { known + 1 },
                 ..create.clone()
-            }));
-            (shard, stream)
+            };
+            Ok((shard, self.watch_on(shard, create)?))
         });
-        let streams: Vec<_> = streams.collect();
+        let streams: Vec<_> = streams.collect::<Result<_, WatchError>>()?;
         let revisions = after.cloned();
         Ok(ShardedWatcher {
             first: 0,
@@ -392,8 +392,12 @@ pub struct ShardedWatcher {
 }
 
 impl ShardedWatcher {
-    /// The next response and the shard it is of: first one `created` from each shard. `None` when the
-    /// engine has stopped. Cancel-safe.
+    /// The next response and the shard it is of: first one `created` from each shard. A shard whose response
+    /// is `canceled` (its history was compacted, or it is damaged) has no more; the others go on. `None`
+    /// after the last shard's, and when the engine has stopped or a core's log failed.
+    ///
+    /// Cancel safety: a response is taken by the poll that returns it; a future that is dropped before
+    /// takes none.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -422,20 +426,28 @@ impl ShardedWatcher {
         for step in 0..count {
             let at = (self.first + step) % count;
             let (shard, stream) = &mut self.streams[at];
+            let shard = *shard;
             match stream.poll_next(cx) {
                 Poll::Pending => {}
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(response)) => {
-                    self.first = (at + 1) % count;
+                    self.first = at + 1;
                     // The creation's header is ahead of the history that is still to come.
                     if !(response.created && self.resumed) {
-                        self.revisions.advance(*shard, response.header.revision);
+                        self.revisions.advance(shard, response.header.revision);
                     }
-                    return Poll::Ready(Some((*shard, response)));
+                    if response.canceled {
+                        // The others go on.
+                        self.streams.remove(at);
+                    }
+                    return Poll::Ready(Some((shard, response)));
                 }
             }
         }
-        Poll::Pending
+        match count {
+            0 => Poll::Ready(None),
+            _ => Poll::Pending,
+        }
     }
 
     /// How far it has been read: hand this to [`Engine::watch_after`] to go on.

@@ -3,7 +3,7 @@
 //! Promises: the pieces of a shard together are its keys at [`Snapshot::revisions`], each once, whatever is
 //! written or compacted meanwhile; one piece is in memory at a time. The shard holds nothing for it but
 //! history: the cursors are here, and go with the snapshot. Must never know: how a shard is stored.
-//! Tested by `tests/snapshot.rs`.
+//! Tested by `tests/engine/snapshot.rs`.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

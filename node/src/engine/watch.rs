@@ -1,23 +1,30 @@
 //! Watching keys of one shard.
 //!
-//! Promises: responses come in revision order, none twice, none left out; dropping the watcher ends it.
+//! Promises: responses come in revision order, none twice, none left out; a watcher that is cancelled says
+//! why and ends; dropping it ends it too.
 //! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine` and
-//! `tests/cancel.rs`.
+//! `tests/cancel`.
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use henge_mvcc as mvcc;
 
 use super::{Engine, ShardedWatcher};
-use crate::api::{WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use crate::api::{WatchCreate, WatchResponse};
 use crate::failure::WatchError;
 use crate::shard::session::WatchStream;
 
 impl Engine {
     /// Watches a key or a range from a revision on, in one shard. For a range over several, use
     /// [`Engine::watch_after`].
+    ///
+    /// Fails at once if the request is wrong, if the core has as many requests in its inbox as it may, or if
+    /// the engine has stopped. What the shard refuses it says in the watcher's first response, which is then
+    /// `canceled`, with the reason.
     ///
     /// Cancel safety: dropping the watcher ends the watch.
     ///
@@ -40,9 +47,23 @@ impl Engine {
             end: &create.range_end,
         };
         let shard = self.route_range(&range, "watching a range")?;
-        let mut stream = self.session(shard);
-        stream.command(WatchCommand::Create(create));
-        Ok(Watcher { stream })
+        let stream = self.watch_on(shard, create)?;
+        Ok(Watcher {
+            stream: Some(stream),
+        })
+    }
+
+    /// A stream of one shard's, with one watcher.
+    pub(super) fn watch_on(
+        &self,
+        shard: usize,
+        create: WatchCreate,
+    ) -> Result<WatchStream, WatchError> {
+        let inner = self.inner();
+        let id = inner.next_session.fetch_add(1, Ordering::Relaxed);
+        let shard = &inner.shards[shard];
+        let inbox = inner.cores[shard.core].inbox.clone();
+        Ok(WatchStream::begin(id, shard.group, inbox, create)?)
     }
 }
 
@@ -70,12 +91,13 @@ impl Engine {
 /// ```
 #[derive(Debug)]
 pub struct Watcher {
-    stream: WatchStream,
+    /// None once it was cancelled: nothing more will come.
+    stream: Option<WatchStream>,
 }
 
 impl Watcher {
     /// The next response: first `created`, then events in revision order. `None` when the engine has
-    /// stopped.
+    /// stopped or its log failed, or after the response that is `canceled`.
     ///
     /// Cancel safety: a response is taken by the poll that returns it; a future that is dropped before
     /// takes none.
@@ -94,7 +116,7 @@ impl Watcher {
     /// # Ok(()) }) }
     /// ```
     pub async fn next(&mut self) -> Option<WatchResponse> {
-        self.stream.next().await
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
 
@@ -103,7 +125,16 @@ impl Stream for Watcher {
     type Item = WatchResponse;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchResponse>> {
-        self.stream.poll_next(cx)
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(None);
+        };
+        let next = stream.poll_next(cx);
+        if let Poll::Ready(Some(response)) = &next
+            && response.canceled
+        {
+            self.stream = None;
+        }
+        next
     }
 }
 

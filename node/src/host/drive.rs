@@ -7,7 +7,7 @@ use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::LocalTask;
@@ -96,7 +96,7 @@ pub(super) async fn drive(
 }
 
 /// Starts local tasks as they come.
-pub(super) async fn run_tasks(mut tasks: UnboundedReceiver<LocalTask>) {
+pub(super) async fn run_tasks(mut tasks: Receiver<LocalTask>) {
     while let Some(task) = tasks.recv().await {
         tokio::task::spawn_local(task());
     }
@@ -104,7 +104,7 @@ pub(super) async fn run_tasks(mut tasks: UnboundedReceiver<LocalTask>) {
 
 /// Runs local tasks on a thread of their own, for hosts that have no tokio runtime beside the core. The
 /// thread ends when the engine drops its end of the queue.
-pub(super) fn run_tasks_elsewhere(tasks: UnboundedReceiver<LocalTask>) -> std::io::Result<()> {
+pub(super) fn run_tasks_elsewhere(tasks: Receiver<LocalTask>) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("henge-tasks".to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ::glommio::timer::{Timer, sleep};
 use ::glommio::{LocalExecutorBuilder, Placement, executor};
 use henge_wal::disk::glommio::{Flights, GlommioDisk};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::clock::Clock;
 use super::drive::{Pace, drive, run_tasks_elsewhere};
@@ -32,7 +32,7 @@ const TIMER_MS_MAX: u64 = 86_400_000;
 pub fn run(
     build: CoreBuilder,
     opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: UnboundedReceiver<LocalTask>,
+    tasks: Receiver<LocalTask>,
 ) {
     let fail = |why: String| {
         let host = HostKind::Glommio;

@@ -29,6 +29,9 @@ use henge_wal::disk::Disk;
 use crate::core::{Core, Peers};
 use crate::engine::OpenError;
 
+/// Local tasks that wait to be started beside a core, at most.
+const TASKS_MAX: usize = 1_024;
+
 /// Which host drives the cores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostKind {
@@ -70,7 +73,7 @@ pub struct HostHandle {
     /// The thread; none if the core runs on its caller's.
     pub thread: Option<std::thread::JoinHandle<()>>,
     /// Runs local tasks beside the core.
-    pub tasks: tokio::sync::mpsc::UnboundedSender<LocalTask>,
+    pub tasks: tokio::sync::mpsc::Sender<LocalTask>,
 }
 
 impl HostKind {
@@ -93,7 +96,7 @@ impl HostKind {
         build: CoreBuilder,
     ) -> Result<HostHandle, OpenError> {
         let (opened, open_result) = mpsc::channel();
-        let (tasks, task_queue) = tokio::sync::mpsc::unbounded_channel();
+        let (tasks, task_queue) = tokio::sync::mpsc::channel(TASKS_MAX);
         let (kind, _) = self.resolve();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())

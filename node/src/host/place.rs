@@ -17,6 +17,12 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// How deep devices may be stacked (encryption on a volume on a disk).
 const DEPTH_MAX: usize = 8;
 
+/// How many processors this process may keep busy: those its affinity allows, fewer if its control group
+/// (either version) has a quota of processor time. At least one.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The one processor that completions of the directory's disk arrive at.
 pub fn disk_cpu(dir: &Path) -> Option<usize> {
     single_queue_cpu(Path::new("/"), &device_number(dir)?)

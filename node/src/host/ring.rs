@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use henge_wal::disk::ring::{Bell, RingDisk};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 
 use super::clock::Clock;
@@ -26,7 +26,7 @@ use crate::engine::OpenError;
 pub fn run(
     build: CoreBuilder,
     opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: UnboundedReceiver<LocalTask>,
+    tasks: Receiver<LocalTask>,
     options: HostOptions,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread()

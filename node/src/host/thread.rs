@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::clock::Clock;
 use super::drive::run_tasks_elsewhere;
@@ -21,7 +21,7 @@ pub(super) const WRITERS: usize = 4;
 pub fn run(
     build: CoreBuilder,
     opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: UnboundedReceiver<LocalTask>,
+    tasks: Receiver<LocalTask>,
 ) {
     let clock = Clock::start();
     let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new(WRITERS));

@@ -7,7 +7,7 @@
 
 use std::sync::mpsc;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::clock::Clock;
 use super::drive::{TokioPace, drive, run_tasks};
@@ -19,7 +19,7 @@ use crate::engine::OpenError;
 pub fn run(
     build: CoreBuilder,
     opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: UnboundedReceiver<LocalTask>,
+    tasks: Receiver<LocalTask>,
 ) {
     // Starting the runtime where it cannot run would panic.
     if let Err(why) = henge_wal::disk::tokio_uring::probe() {

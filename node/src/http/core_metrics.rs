@@ -214,6 +214,7 @@ mod tests {
         for micros in [0, 1, 3, 900, u64::MAX >> 1] {
             metrics.turn_micros.record(micros);
         }
+        metrics.slow_turns[3] = 7;
         let text = render(2, &metrics);
         let bucket = |le: &str| {
             let line = format!("henge_core_turn_seconds_bucket{{core=\"2\",le=\"{le}\"}} ");
@@ -229,6 +230,7 @@ mod tests {
             ("3".into(), "5".into())
         );
         assert!(text.contains("henge_core_turn_seconds_count{core=\"2\"} 5\n"));
+        assert!(text.contains("henge_core_slow_turns_total{core=\"2\",stage=\"ready\"} 7\n"));
         assert!(text.contains("henge_core_memory_bytes{core=\"2\",class=\"stores\"} 0\n"));
     }
 }

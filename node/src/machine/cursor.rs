@@ -2,7 +2,7 @@
 //!
 //! Promises: all slices are of the revision at which it was begun, whatever is written or compacted
 //! meanwhile; nothing of it stays in the shard when the caller drops it. A slice is bounded by
-//! [`mvcc::SliceLimits`]. Must never know: who reads, and how often. Tested by `tests/snapshot.rs`.
+//! [`mvcc::SliceLimits`]. Must never know: who reads, and how often. Tested by `tests/engine/snapshot.rs`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

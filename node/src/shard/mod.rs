@@ -191,7 +191,9 @@ impl Shard {
             retention: Retention::default(),
             config,
         };
-        if shard.is_alone() && !shard.corrupt {
+        if shard.corrupt {
+            shard.watches.close(Error::Corrupt);
+        } else if shard.is_alone() {
             // Nobody else could be leader: waiting for an election timeout would only delay the start.
             let _ = shard.raft.campaign();
         }
@@ -297,6 +299,8 @@ impl Shard {
     /// Stops serving: a committed entry could not be understood.
     pub(crate) fn poison(&mut self) {
         self.corrupt = true;
+        // First, with the reason: what ends without one has stopped.
+        self.watches.close(Error::Corrupt);
         self.end(&Error::Corrupt, &Error::Corrupt);
     }
 

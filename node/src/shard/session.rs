@@ -2,13 +2,13 @@
 //!
 //! The shard pushes, the client's task pops. Bounded by bytes: when it is full the shard stops
 //! delivering to this stream (its watchers then fall back to reading history) and the client's next pop
-//! tells the shard that there is room again.
+//! tells the shard that there is room again. The way in, through the core's inbox, has the inbox's bounds.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::api::{WatchCommand, WatchResponse, WatchSession};
+use crate::api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession};
 use crate::core::inbox::{Inbox, Input};
 
 /// Bytes of undelivered events one stream may hold before its watchers have to wait.
@@ -90,22 +90,61 @@ impl SessionHandle {
 }
 
 impl WatchStream {
-    /// Opens a stream on a shard.
+    /// Opens a stream on a shard. One that the core does not let in says so itself, and ends.
     pub fn open(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
-        let handle = SessionHandle {
-            id,
-            queue: Arc::default(),
-        };
-        if !inbox.push(Input::WatchOpen {
-            group,
-            session: handle.clone(),
-        }) {
-            handle.end();
+        let stream = Self::new(id, group, inbox);
+        if let Err(error) = stream.hand_in() {
+            stream.refuse(&error);
+            stream.handle.end();
         }
+        stream
+    }
+
+    /// Opens a stream on a shard with its first watcher; fails if the core lets it in no more.
+    pub fn begin(
+        id: SessionId,
+        group: u64,
+        inbox: Arc<Inbox>,
+        create: WatchCreate,
+    ) -> Result<Self, Error> {
+        let stream = Self::new(id, group, inbox);
+        stream.hand_in()?;
+        stream.say(WatchCommand::Create(create))?;
+        Ok(stream)
+    }
+
+    fn new(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
+        let queue = Arc::default();
         WatchStream {
-            handle,
+            handle: SessionHandle { id, queue },
             group,
             inbox,
+        }
+    }
+
+    fn hand_in(&self) -> Result<(), Error> {
+        let (group, session) = (self.group, self.handle.clone());
+        self.inbox.word(Input::WatchOpen { group, session }, 0)
+    }
+
+    fn say(&self, command: WatchCommand) -> Result<(), Error> {
+        let bytes = match &command {
+            WatchCommand::Create(create) => create.key.len() + create.range_end.len(),
+            _ => 0,
+        };
+        let word = Input::Watch {
+            group: self.group,
+            session: self.handle.id,
+            command,
+        };
+        self.inbox.word(word, bytes)
+    }
+
+    /// Answers a watcher that was not let in. Nothing waits for a core that has stopped.
+    fn refuse(&self, error: &Error) {
+        if *error == Error::TooManyRequests {
+            let reason = format!("etcdserver: {error}");
+            self.handle.push(WatchResponse::refused(reason));
         }
     }
 
@@ -139,12 +178,16 @@ impl WatchStream {
 
 impl WatchSession for WatchStream {
     fn command(&mut self, command: WatchCommand) {
-        let (group, session) = (self.group, self.handle.id);
-        if !self.inbox.push(Input::Watch {
-            group,
-            session,
-            command,
-        }) {
+        let creates = matches!(command, WatchCommand::Create(_));
+        let Err(error) = self.say(command) else {
+            return;
+        };
+        // A word that is lost without an answer leaves its client waiting; so does an answer that finds
+        // no room because nobody reads: then the stream ends.
+        let answered = creates && error == Error::TooManyRequests && self.handle.has_room();
+        if answered {
+            self.refuse(&error);
+        } else {
             self.handle.end();
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, WatcherId};
 
 pub use super::session::{SessionHandle, SessionId};
-use crate::api::{Header, WatchCommand, WatchCreate, WatchResponse};
+use crate::api::{Error, Header, WatchCommand, WatchCreate, WatchResponse};
 
 /// Bytes of events in one response, as far as whole revisions allow.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -27,6 +27,8 @@ pub struct Watches {
     noted: usize,
     /// When they get the next one.
     next_progress_ms: u64,
+    /// Why nobody is let in any more.
+    closed: Option<Error>,
 }
 
 struct Session {
@@ -56,6 +58,10 @@ impl Watches {
 
     /// Adds a stream.
     pub fn open(&mut self, handle: SessionHandle) {
+        if let Some(why) = &self.closed {
+            handle.push(WatchResponse::refused(format!("etcdserver: {why}")));
+            return handle.end();
+        }
         let session = Session {
             handle: handle.clone(),
             watchers: BTreeMap::new(),
@@ -140,7 +146,9 @@ impl Watches {
             if !owner.progress_notify || active || !store.watch_synced(*watcher) {
                 continue;
             }
-            if let Some(session) = self.sessions.get(&owner.session) {
+            // Whoever does not read gets no more of them: the stream's queue is bounded.
+            let session = self.sessions.get(&owner.session);
+            if let Some(session) = session.filter(|session| session.handle.has_room()) {
                 session.handle.push(WatchResponse {
                     header,
                     watch_id: owner.watch_id,
@@ -158,6 +166,22 @@ impl Watches {
         }
         self.owners.clear();
         self.noted = 0;
+    }
+
+    /// Ends every stream, its watchers told why; whoever comes later is told the same.
+    pub fn close(&mut self, why: Error) {
+        for session in self.sessions.values() {
+            for watch_id in session.watchers.keys() {
+                session.handle.push(WatchResponse {
+                    watch_id: *watch_id,
+                    canceled: true,
+                    cancel_reason: format!("etcdserver: {why}"),
+                    ..WatchResponse::default()
+                });
+            }
+        }
+        self.end();
+        self.closed = Some(why);
     }
 
     fn create(

@@ -4,25 +4,39 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod batch;
+mod bounds;
 mod callers;
+mod failing;
 mod host;
 mod kv;
+mod regressions;
 mod restart;
+mod sharded;
 mod shards;
 mod simulated;
+mod snapshot;
+mod twin;
 mod watch;
 
-use henge::Engine;
+use std::path::Path;
+
 use henge::mvcc::{KeyRange, RangeRequest};
+use henge::{Engine, EngineBuilder};
 
 use host::Host;
 
-fn open(dir: &std::path::Path, host: Host) -> Engine {
+/// An engine with small segments of log.
+fn small(dir: &Path, host: Host) -> EngineBuilder {
     let wal = henge::wal::Options {
         segment_bytes: 1 << 20,
         ..Default::default()
     };
-    host.engine(dir).wal(wal).open().expect("opens")
+    host.engine(dir).wal(wal)
+}
+
+fn open(dir: &Path, host: Host) -> Engine {
+    small(dir, host).open().expect("opens")
 }
 
 fn all() -> RangeRequest<'static> {

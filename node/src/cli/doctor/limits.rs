@@ -19,7 +19,7 @@ pub(super) fn processors() -> Check {
         .lines()
         .filter(|l| l.starts_with("processor"))
         .count();
-    let usable = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let usable = crate::host::place::processors();
     let allowed = sched_getaffinity(None).map_or(usable, |set| set.count() as usize);
     let found = format!("{usable} usable ({allowed} by affinity, {online} in the machine)");
     let check = Check::ok("processors", found)

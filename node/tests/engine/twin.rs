@@ -3,16 +3,17 @@
 //!
 //! Prints its seed; `HENGE_SEED` repeats it.
 
-#[allow(dead_code, reason = "shared with the tests that run on every host")]
-mod common;
+use std::path::Path;
 
-use common::Scratch;
 use henge::mvcc::{DeleteRangeRequest, KeyRange, RangeRequest, SortOrder};
-use henge::{Engine, EngineBuilder, HostKind, Revisions, Router};
+use henge::{Engine, Revisions, Router};
+
+use super::host::{Host, on_every_host};
+use super::small;
 
 const SHARDS: usize = 5;
 const KEYS: u64 = 60;
-const MOMENTS: usize = 6;
+const MOMENTS: usize = 4;
 
 /// SplitMix64.
 struct Dice(u64);
@@ -32,14 +33,6 @@ fn seed() -> u64 {
     let seed = given.and_then(|text| text.parse().ok()).unwrap_or(1);
     println!("HENGE_SEED={seed}");
     seed
-}
-
-fn builder(dir: &Scratch) -> EngineBuilder {
-    let wal = henge::wal::Options {
-        segment_bytes: 1 << 20,
-        ..Default::default()
-    };
-    Engine::builder(&dir.0).host(HostKind::Thread).wal(wal)
 }
 
 fn name(number: u64) -> Vec<u8> {
@@ -104,14 +97,15 @@ fn compare(dice: &mut Dice, sharded: &Engine, single: &Engine, moment: Option<&M
     );
 }
 
-fn run(router: Option<Router>, dice: &mut Dice) {
-    let (many, one) = (Scratch::new("twin-many"), Scratch::new("twin-one"));
-    let mut describe = builder(&many).shards(SHARDS).cores(2);
+fn run(dir: &Path, host: Host, router: Option<Router>, dice: &mut Dice) {
+    std::fs::create_dir_all(dir).expect("mkdir");
+    let (many, one) = (dir.join("many"), dir.join("one"));
+    let mut describe = small(&many, host).shards(SHARDS).cores(2);
     if let Some(router) = router {
         describe = describe.router(router);
     }
     let mut sharded = describe.open().expect("opens");
-    let single = builder(&one).open().expect("opens");
+    let single = small(&one, host).open().expect("opens");
     let mut moments = Vec::new();
     for at in 0..MOMENTS {
         for _ in 0..40 {
@@ -150,7 +144,7 @@ fn run(router: Option<Router>, dice: &mut Dice) {
         };
         let before = hashes(&sharded);
         drop(sharded);
-        sharded = builder(&many)
+        sharded = small(&many, host)
             .cores(1 + at % 3)
             .open()
             .expect("opens again");
@@ -160,11 +154,16 @@ fn run(router: Option<Router>, dice: &mut Dice) {
 
 #[test]
 fn ranges_over_hashed_shards_are_those_of_one_shard() {
-    run(None, &mut Dice(seed()));
+    on_every_host("twin-hash", |dir, host| {
+        run(dir, host, None, &mut Dice(seed()))
+    });
 }
 
 #[test]
 fn ranges_over_ordered_shards_are_those_of_one_shard() {
     let splits = [10, 20, 30, 55].map(|number| name(number).into());
-    run(Some(Router::Ranges(splits.to_vec())), &mut Dice(seed() + 1));
+    on_every_host("twin-ranges", |dir, host| {
+        let router = Router::Ranges(splits.to_vec());
+        run(dir, host, Some(router), &mut Dice(seed() + 1));
+    });
 }
