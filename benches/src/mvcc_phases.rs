@@ -1,7 +1,8 @@
 //! What the `mvcc` measurement does with the store and its rival.
 //!
-//! Promises: both sides do each batch of the same keys in turn, first one first, then the other; what
-//! a read returns is compared once per batch, outside of the clock; nothing is cached between phases
+//! Promises: both sides do each batch of the same keys in turn, first one first, then the other, and
+//! both put every second batch in another manner: keys announced by [`TOUCH`], or looked up so many ahead.
+//! What a read returns is compared once per batch, outside of the clock; nothing is cached between phases
 //! but what the processor caches. Must never know: the goals. Tested by running it.
 
 use std::hint::black_box;
@@ -14,8 +15,8 @@ use henge_mvcc::{
 };
 
 use crate::mvcc_load::{
-    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, cpu_ns, page_faults, quantile_us, resident_bytes,
-    shuffled,
+    Batch, Dice, Duel, PutDuel, Rate, Shape, VALUE_BYTES, cpu_ns, page_faults, quantile_us,
+    resident_bytes, shuffled,
 };
 use crate::mvcc_rival::Rival;
 
@@ -56,7 +57,7 @@ pub struct Overhead {
 
 impl Arena {
     /// Loads `keys` keys in random order into both sides, and measures it and the store's memory.
-    pub fn load(shape: Shape, keys: u64) -> (Self, Duel, Overhead) {
+    pub fn load(shape: Shape, keys: u64) -> (Self, PutDuel, Overhead) {
         let mut arena = Arena {
             shape,
             keys,
@@ -64,23 +65,16 @@ impl Arena {
             rival: Rival::default(),
             dice: Dice(keys),
         };
-        let mut duel = Duel::default();
+        let mut duel = PutDuel::default();
         let (mut bytes, mut resident) = (0, 0);
         let mut order = shuffled(keys);
-        loop {
+        for turn in 0.. {
             let batch = Batch::new(shape, order.by_ref().take(BATCH as usize));
             if batch.is_empty() {
                 break;
             }
             bytes += batch.iter().map(<[u8]>::len).sum::<usize>() + batch.len() * VALUE_BYTES;
-            let before = resident_bytes();
-            duel.ours.time(batch.len(), || {
-                batch.iter().for_each(|key| put(&mut arena.store, key))
-            });
-            resident += resident_bytes().saturating_sub(before);
-            duel.rival.time(batch.len(), || {
-                batch.iter().for_each(|key| arena.rival.insert(key, &VALUE));
-            });
+            resident += arena.put_both(&mut duel, turn, &batch, Rival::insert);
         }
         let per_key = |total: u64| (total as f64 - bytes as f64) / keys as f64;
         let overhead = Overhead {
@@ -90,53 +84,68 @@ impl Arena {
         (arena, duel, overhead)
     }
 
+    /// Puts a batch into both sides, each in the manner whose turn it is; returns by how many resident
+    /// bytes the store grew.
+    fn put_both(
+        &mut self,
+        duel: &mut PutDuel,
+        turn: usize,
+        batch: &Batch,
+        rival_put: fn(&mut Rival, &[u8], &[u8]),
+    ) -> u64 {
+        let keys: Vec<&[u8]> = batch.iter().collect();
+        let before = resident_bytes();
+        let store = &mut self.store;
+        if turn % 2 == 0 {
+            duel.announced.time(keys.len(), || {
+                for group in keys.chunks(TOUCH) {
+                    store.touch(group);
+                    group.iter().for_each(|key| put(store, key));
+                }
+            });
+        } else {
+            duel.plain
+                .time(keys.len(), || keys.iter().for_each(|key| put(store, key)));
+        }
+        let grown = resident_bytes().saturating_sub(before);
+        let rival = &mut self.rival;
+        // Both manners of the rival meet both of the store's.
+        if turn / 2 % 2 == 0 {
+            duel.rival_plain.time(keys.len(), || {
+                keys.iter().for_each(|key| rival_put(rival, key, &VALUE))
+            });
+        } else {
+            duel.rival_announced.time(keys.len(), || {
+                for group in keys.chunks(TOUCH) {
+                    black_box(rival.look_up(group));
+                    group.iter().for_each(|key| rival_put(rival, key, &VALUE));
+                }
+            });
+        }
+        grown
+    }
+
     fn some_keys(&mut self, count: u64) -> Batch {
         let (dice, keys) = (&mut self.dice, self.keys);
         Batch::new(self.shape, (0..count).map(|_| dice.below(keys)))
     }
 
     /// Overwrites random keys, as many as there are; also the store's memory per old version.
-    pub fn overwrite(&mut self) -> (Duel, Overhead) {
-        let mut duel = Duel::default();
+    pub fn overwrite(&mut self) -> (PutDuel, Overhead) {
+        let mut duel = PutDuel::default();
         let (accounted, mut resident) = (self.store.memory().total(), 0);
-        let versions = self.keys / BATCH * BATCH;
-        for _ in 0..self.keys / BATCH {
+        let turns = (self.keys / BATCH) as usize;
+        for turn in 0..turns {
             let batch = self.some_keys(BATCH);
-            let before = resident_bytes();
-            duel.ours.time(batch.len(), || {
-                batch.iter().for_each(|key| put(&mut self.store, key))
-            });
-            resident += resident_bytes().saturating_sub(before);
-            duel.rival.time(batch.len(), || {
-                batch
-                    .iter()
-                    .for_each(|key| self.rival.overwrite(key, &VALUE));
-            });
+            resident += self.put_both(&mut duel, turn, &batch, Rival::overwrite);
         }
-        let per_version = |bytes: u64| bytes as f64 / versions.max(1) as f64 - VALUE_BYTES as f64;
+        let versions = (turns as u64 * BATCH).max(1);
+        let per_version = |bytes: u64| bytes as f64 / versions as f64 - VALUE_BYTES as f64;
         let overhead = Overhead {
             accounted: per_version(self.store.memory().total() - accounted),
             resident: per_version(resident),
         };
         (duel, overhead)
-    }
-
-    /// Overwrites a tenth of the keys in batches that are announced, as a shard applies them.
-    pub fn overwrite_announced(&mut self) -> Rate {
-        let mut rate = Rate::default();
-        for _ in 0..self.keys / BATCH / 10 {
-            let batch = self.some_keys(BATCH);
-            let keys: Vec<&[u8]> = batch.iter().collect();
-            rate.time(batch.len(), || {
-                for group in keys.chunks(TOUCH) {
-                    self.store.touch(group);
-                    group.iter().for_each(|key| put(&mut self.store, key));
-                }
-            });
-            keys.iter()
-                .for_each(|key| self.rival.overwrite(key, &VALUE));
-        }
-        rate
     }
 
     /// Reads random keys one at a time.
@@ -381,13 +390,15 @@ impl Arena {
             .collect();
         cost.unmatched = self.puts_ns(puts);
         let mut rate = Rate::default();
-        for n in 0..1_000 {
-            let key = format!("zz/{:08}/x", n * 7 % watchers);
-            rate.time(1, || {
+        let keys: Vec<_> = (0..1_000)
+            .map(|n| format!("zz/{:08}/x", n * 7 % watchers))
+            .collect();
+        rate.time(keys.len(), || {
+            for key in &keys {
                 put(&mut self.store, key.as_bytes());
-                drain(&mut self.store)
-            });
-        }
+                black_box(drain(&mut self.store));
+            }
+        });
         cost.one_of_many = rate.ns();
         ids.drain(..).for_each(|id| {
             self.store.unwatch(id);

@@ -38,6 +38,7 @@ mod store;
 mod testing;
 mod txn;
 mod types;
+mod usual;
 mod varint;
 mod version;
 mod watch;
