@@ -33,6 +33,7 @@ mod range;
 mod revlog;
 mod slots;
 mod snapshot;
+mod sorter;
 mod store;
 #[cfg(test)]
 mod testing;
