@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use henge_mvcc::{
-    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, SliceLimits, Store, WatchBatch,
-    WatchSpec,
+    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, SliceLimits, SortOrder, SortTarget,
+    Store, WatchBatch, WatchSpec,
 };
 
 use crate::mvcc_load::{
@@ -44,6 +44,46 @@ pub struct Arena {
     /// The map; gone once only the store is of interest.
     pub rival: Rival,
     dice: Dice,
+}
+
+/// A range of everything.
+pub struct Scan {
+    /// For the table.
+    pub name: &'static str,
+    order: SortOrder,
+    target: SortTarget,
+    limit: i64,
+}
+
+/// Ranges of everything, sorted and not.
+pub const SCANS: [Scan; 6] = [
+    Scan::new("range of everything", SortOrder::None, SortTarget::Key, 0),
+    Scan::new(
+        "  by key descending",
+        SortOrder::Descend,
+        SortTarget::Key,
+        0,
+    ),
+    Scan::new("  by value", SortOrder::Ascend, SortTarget::Value, 0),
+    Scan::new("  by version", SortOrder::Ascend, SortTarget::Version, 0),
+    Scan::new("  by mod revision", SortOrder::Descend, SortTarget::Mod, 0),
+    Scan::new(
+        "  by mod revision, limit 1",
+        SortOrder::Descend,
+        SortTarget::Mod,
+        1,
+    ),
+];
+
+impl Scan {
+    const fn new(name: &'static str, order: SortOrder, target: SortTarget, limit: i64) -> Self {
+        Scan {
+            name,
+            order,
+            target,
+            limit,
+        }
+    }
 }
 
 /// What the store takes beside the bytes of keys and values.
@@ -320,29 +360,33 @@ impl Arena {
         batch.iter().map(time).collect()
     }
 
-    /// Reads everything in one answer, then in slices: milliseconds of the one, and the slices' times
-    /// in nanoseconds of processor time, sorted.
-    pub fn scan(&mut self) -> (f64, Vec<u64>) {
+    /// Reads a range of everything in one answer, then in slices: milliseconds of the one, and the slices'
+    /// times in nanoseconds of processor time, sorted.
+    pub fn scan(&mut self, scan: &Scan) -> (f64, Vec<u64>) {
         let request = RangeRequest {
             range: KeyRange::all(),
+            sort_order: scan.order,
+            sort_target: scan.target,
+            limit: scan.limit,
             ..RangeRequest::default()
         };
         let mut whole = Rate::default();
         let found = whole.time(1, || self.store.range(&request));
-        let pairs = found.map(|found| found.kvs.len()).unwrap_or_default();
-        let (mut times, mut given) = (Vec::new(), 0);
+        let found = found.map(|found| found.kvs).unwrap_or_default();
+        let (mut times, mut given) = (Vec::new(), Vec::new());
         if let Ok(mut cursor) = self.store.range_begin(&request) {
+            given.reserve_exact(found.len());
             loop {
                 let begun = cpu_ns();
-                let slice = self.store.range_next(&mut cursor, SliceLimits::default());
+                let mut slice = self.store.range_next(&mut cursor, SliceLimits::default());
                 times.push(cpu_ns() - begun);
-                given += slice.kvs.len();
+                given.append(&mut slice.kvs);
                 if slice.end.is_some() {
                     break;
                 }
             }
         }
-        assert_eq!(given, pairs, "the slices make up the whole");
+        assert!(given == found, "the slices make up the whole");
         times.sort_unstable();
         (whole.ns() / 1e6, times)
     }

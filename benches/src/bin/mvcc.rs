@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use henge_benches::mvcc_load::{Duel, PutDuel, Shape, quantile_us};
-use henge_benches::mvcc_phases::{Arena, Overhead};
+use henge_benches::mvcc_phases::{Arena, Overhead, SCANS};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -203,14 +203,17 @@ fn memory(name: &str, overhead: Overhead) {
 }
 
 fn scan(arena: &mut Arena) {
-    let (whole_ms, slices) = arena.scan();
-    println!(
-        "  {:<34}{whole_ms:>8.0} ms in one answer; in slices p99 {:.0} µs, max {:.0} µs, total {:.0} ms",
-        "range of everything",
-        quantile_us(&slices, 0.99),
-        quantile_us(&slices, 1.0),
-        slices.iter().sum::<u64>() as f64 / 1e6,
-    );
+    for scan in &SCANS {
+        let (whole_ms, slices) = arena.scan(scan);
+        println!(
+            "  {:<34}{whole_ms:>8.0} ms in one answer; in {} slices p99 {:.0} µs, max {:.0} µs, total {:.0} ms",
+            scan.name,
+            slices.len(),
+            quantile_us(&slices, 0.99),
+            quantile_us(&slices, 1.0),
+            slices.iter().sum::<u64>() as f64 / 1e6,
+        );
+    }
 }
 
 fn snapshot(arena: &mut Arena) {
