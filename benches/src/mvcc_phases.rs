@@ -1,7 +1,8 @@
 //! What the `mvcc` measurement does with the store and its rival.
 //!
-//! Promises: both sides do each batch of the same keys in turn, first one first, then the other; what
-//! a read returns is compared once per batch, outside of the clock; nothing is cached between phases
+//! Promises: both sides do each batch of the same keys in turn, first one first, then the other, and
+//! both put every second batch in another manner: keys announced by [`TOUCH`], or looked up so many ahead.
+//! What a read returns is compared once per batch, outside of the clock; nothing is cached between phases
 //! but what the processor caches. Must never know: the goals. Tested by running it.
 
 use std::hint::black_box;
@@ -9,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use henge_mvcc::{
-    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, SliceLimits, Store, WatchBatch,
-    WatchSpec,
+    KeyRange, OwnedRange, PutRequest, RangeRequest, Restorer, SliceLimits, SortOrder, SortTarget,
+    Store, WatchBatch, WatchSpec,
 };
 
 use crate::mvcc_load::{
-    Batch, Dice, Duel, Rate, Shape, VALUE_BYTES, cpu_ns, page_faults, quantile_us, resident_bytes,
-    shuffled,
+    Batch, Dice, Duel, PutDuel, Rate, Shape, VALUE_BYTES, cpu_ns, page_faults, quantile_us,
+    resident_bytes, shuffled,
 };
 use crate::mvcc_rival::Rival;
 
@@ -45,6 +46,46 @@ pub struct Arena {
     dice: Dice,
 }
 
+/// A range of everything.
+pub struct Scan {
+    /// For the table.
+    pub name: &'static str,
+    order: SortOrder,
+    target: SortTarget,
+    limit: i64,
+}
+
+/// Ranges of everything, sorted and not.
+pub const SCANS: [Scan; 6] = [
+    Scan::new("range of everything", SortOrder::None, SortTarget::Key, 0),
+    Scan::new(
+        "  by key descending",
+        SortOrder::Descend,
+        SortTarget::Key,
+        0,
+    ),
+    Scan::new("  by value", SortOrder::Ascend, SortTarget::Value, 0),
+    Scan::new("  by version", SortOrder::Ascend, SortTarget::Version, 0),
+    Scan::new("  by mod revision", SortOrder::Descend, SortTarget::Mod, 0),
+    Scan::new(
+        "  by mod revision, limit 1",
+        SortOrder::Descend,
+        SortTarget::Mod,
+        1,
+    ),
+];
+
+impl Scan {
+    const fn new(name: &'static str, order: SortOrder, target: SortTarget, limit: i64) -> Self {
+        Scan {
+            name,
+            order,
+            target,
+            limit,
+        }
+    }
+}
+
 /// What the store takes beside the bytes of keys and values.
 #[derive(Clone, Copy, Debug)]
 pub struct Overhead {
@@ -56,7 +97,7 @@ pub struct Overhead {
 
 impl Arena {
     /// Loads `keys` keys in random order into both sides, and measures it and the store's memory.
-    pub fn load(shape: Shape, keys: u64) -> (Self, Duel, Overhead) {
+    pub fn load(shape: Shape, keys: u64) -> (Self, PutDuel, Overhead) {
         let mut arena = Arena {
             shape,
             keys,
@@ -64,23 +105,16 @@ impl Arena {
             rival: Rival::default(),
             dice: Dice(keys),
         };
-        let mut duel = Duel::default();
+        let mut duel = PutDuel::default();
         let (mut bytes, mut resident) = (0, 0);
         let mut order = shuffled(keys);
-        loop {
+        for turn in 0.. {
             let batch = Batch::new(shape, order.by_ref().take(BATCH as usize));
             if batch.is_empty() {
                 break;
             }
             bytes += batch.iter().map(<[u8]>::len).sum::<usize>() + batch.len() * VALUE_BYTES;
-            let before = resident_bytes();
-            duel.ours.time(batch.len(), || {
-                batch.iter().for_each(|key| put(&mut arena.store, key))
-            });
-            resident += resident_bytes().saturating_sub(before);
-            duel.rival.time(batch.len(), || {
-                batch.iter().for_each(|key| arena.rival.insert(key, &VALUE));
-            });
+            resident += arena.put_both(&mut duel, turn, &batch, Rival::insert);
         }
         let per_key = |total: u64| (total as f64 - bytes as f64) / keys as f64;
         let overhead = Overhead {
@@ -90,53 +124,68 @@ impl Arena {
         (arena, duel, overhead)
     }
 
+    /// Puts a batch into both sides, each in the manner whose turn it is; returns by how many resident
+    /// bytes the store grew.
+    fn put_both(
+        &mut self,
+        duel: &mut PutDuel,
+        turn: usize,
+        batch: &Batch,
+        rival_put: fn(&mut Rival, &[u8], &[u8]),
+    ) -> u64 {
+        let keys: Vec<&[u8]> = batch.iter().collect();
+        let before = resident_bytes();
+        let store = &mut self.store;
+        if turn % 2 == 0 {
+            duel.announced.time(keys.len(), || {
+                for group in keys.chunks(TOUCH) {
+                    store.touch(group);
+                    group.iter().for_each(|key| put(store, key));
+                }
+            });
+        } else {
+            duel.plain
+                .time(keys.len(), || keys.iter().for_each(|key| put(store, key)));
+        }
+        let grown = resident_bytes().saturating_sub(before);
+        let rival = &mut self.rival;
+        // Both manners of the rival meet both of the store's.
+        if turn / 2 % 2 == 0 {
+            duel.rival_plain.time(keys.len(), || {
+                keys.iter().for_each(|key| rival_put(rival, key, &VALUE))
+            });
+        } else {
+            duel.rival_announced.time(keys.len(), || {
+                for group in keys.chunks(TOUCH) {
+                    black_box(rival.look_up(group));
+                    group.iter().for_each(|key| rival_put(rival, key, &VALUE));
+                }
+            });
+        }
+        grown
+    }
+
     fn some_keys(&mut self, count: u64) -> Batch {
         let (dice, keys) = (&mut self.dice, self.keys);
         Batch::new(self.shape, (0..count).map(|_| dice.below(keys)))
     }
 
     /// Overwrites random keys, as many as there are; also the store's memory per old version.
-    pub fn overwrite(&mut self) -> (Duel, Overhead) {
-        let mut duel = Duel::default();
+    pub fn overwrite(&mut self) -> (PutDuel, Overhead) {
+        let mut duel = PutDuel::default();
         let (accounted, mut resident) = (self.store.memory().total(), 0);
-        let versions = self.keys / BATCH * BATCH;
-        for _ in 0..self.keys / BATCH {
+        let turns = (self.keys / BATCH) as usize;
+        for turn in 0..turns {
             let batch = self.some_keys(BATCH);
-            let before = resident_bytes();
-            duel.ours.time(batch.len(), || {
-                batch.iter().for_each(|key| put(&mut self.store, key))
-            });
-            resident += resident_bytes().saturating_sub(before);
-            duel.rival.time(batch.len(), || {
-                batch
-                    .iter()
-                    .for_each(|key| self.rival.overwrite(key, &VALUE));
-            });
+            resident += self.put_both(&mut duel, turn, &batch, Rival::overwrite);
         }
-        let per_version = |bytes: u64| bytes as f64 / versions.max(1) as f64 - VALUE_BYTES as f64;
+        let versions = (turns as u64 * BATCH).max(1);
+        let per_version = |bytes: u64| bytes as f64 / versions as f64 - VALUE_BYTES as f64;
         let overhead = Overhead {
             accounted: per_version(self.store.memory().total() - accounted),
             resident: per_version(resident),
         };
         (duel, overhead)
-    }
-
-    /// Overwrites a tenth of the keys in batches that are announced, as a shard applies them.
-    pub fn overwrite_announced(&mut self) -> Rate {
-        let mut rate = Rate::default();
-        for _ in 0..self.keys / BATCH / 10 {
-            let batch = self.some_keys(BATCH);
-            let keys: Vec<&[u8]> = batch.iter().collect();
-            rate.time(batch.len(), || {
-                for group in keys.chunks(TOUCH) {
-                    self.store.touch(group);
-                    group.iter().for_each(|key| put(&mut self.store, key));
-                }
-            });
-            keys.iter()
-                .for_each(|key| self.rival.overwrite(key, &VALUE));
-        }
-        rate
     }
 
     /// Reads random keys one at a time.
@@ -311,29 +360,33 @@ impl Arena {
         batch.iter().map(time).collect()
     }
 
-    /// Reads everything in one answer, then in slices: milliseconds of the one, and the slices' times
-    /// in nanoseconds of processor time, sorted.
-    pub fn scan(&mut self) -> (f64, Vec<u64>) {
+    /// Reads a range of everything in one answer, then in slices: milliseconds of the one, and the slices'
+    /// times in nanoseconds of processor time, sorted.
+    pub fn scan(&mut self, scan: &Scan) -> (f64, Vec<u64>) {
         let request = RangeRequest {
             range: KeyRange::all(),
+            sort_order: scan.order,
+            sort_target: scan.target,
+            limit: scan.limit,
             ..RangeRequest::default()
         };
         let mut whole = Rate::default();
         let found = whole.time(1, || self.store.range(&request));
-        let pairs = found.map(|found| found.kvs.len()).unwrap_or_default();
-        let (mut times, mut given) = (Vec::new(), 0);
+        let found = found.map(|found| found.kvs).unwrap_or_default();
+        let (mut times, mut given) = (Vec::new(), Vec::new());
         if let Ok(mut cursor) = self.store.range_begin(&request) {
+            given.reserve_exact(found.len());
             loop {
                 let begun = cpu_ns();
-                let slice = self.store.range_next(&mut cursor, SliceLimits::default());
+                let mut slice = self.store.range_next(&mut cursor, SliceLimits::default());
                 times.push(cpu_ns() - begun);
-                given += slice.kvs.len();
+                given.append(&mut slice.kvs);
                 if slice.end.is_some() {
                     break;
                 }
             }
         }
-        assert_eq!(given, pairs, "the slices make up the whole");
+        assert!(given == found, "the slices make up the whole");
         times.sort_unstable();
         (whole.ns() / 1e6, times)
     }
@@ -381,13 +434,15 @@ impl Arena {
             .collect();
         cost.unmatched = self.puts_ns(puts);
         let mut rate = Rate::default();
-        for n in 0..1_000 {
-            let key = format!("zz/{:08}/x", n * 7 % watchers);
-            rate.time(1, || {
+        let keys: Vec<_> = (0..1_000)
+            .map(|n| format!("zz/{:08}/x", n * 7 % watchers))
+            .collect();
+        rate.time(keys.len(), || {
+            for key in &keys {
                 put(&mut self.store, key.as_bytes());
-                drain(&mut self.store)
-            });
-        }
+                black_box(drain(&mut self.store));
+            }
+        });
         cost.one_of_many = rate.ns();
         ids.drain(..).for_each(|id| {
             self.store.unwatch(id);

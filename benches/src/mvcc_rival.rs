@@ -3,7 +3,9 @@
 //! Promises: the plainest code that keeps every version and can read each, with the cheapest call of
 //! std for each job (one lookup per put, no key allocated for a key that is there). It does less than
 //! the store: no create revision, version number, lease, revision log or watcher. So a ratio against
-//! it is a bound from below.
+//! it is a bound from below. It is given the store's chance as well, to look the next few keys up before
+//! it puts them; whichever manner is faster for it counts. (Looking up ahead is the slower one, by a tenth
+//! to a sixth at a million keys and at ten: its look-ups are chains of waits that do not overlap.)
 //! Must never know: how the store works. Tested below, and by every phase comparing its answers.
 
 use std::collections::BTreeMap;
@@ -48,6 +50,13 @@ impl Rival {
         }
     }
 
+    /// Looks up keys that will be put next; how many are there.
+    pub fn look_up(&self, keys: &[&[u8]]) -> usize {
+        keys.iter()
+            .filter(|key| self.map.contains_key(**key))
+            .count()
+    }
+
     /// The newest version of a key.
     pub fn get(&self, key: &[u8]) -> Option<Pair> {
         let (revision, value) = self.map.get(key)?.last()?;
@@ -77,6 +86,7 @@ mod tests {
         rival.overwrite(b"b", b"2");
         rival.overwrite(b"a", b"3");
         assert_eq!(rival.get(b"a"), Some((b"a".to_vec(), 4, b"3".to_vec())));
+        assert_eq!(rival.look_up(&[b"b", b"c", b"a"]), 2);
         assert_eq!(rival.range(b"a", None, 1).len(), 1);
         assert_eq!(rival.range(b"a", Some(b"b"), 5).len(), 1);
         assert_eq!(rival.range(b"a", None, 5)[1].1, 3);

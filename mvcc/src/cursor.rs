@@ -4,24 +4,26 @@
 //! [`RangeCursor`] gives it in pieces, each bounded by keys looked at and by bytes. All pieces are of
 //! the revision at which the cursor began: put together they are what [`Store::range`] would have
 //! answered then, with `more` and `count` in the last. That is etcd 3.7's RangeStream, and serves a
-//! large unary Range as well.
+//! large unary Range as well. A range sorted by anything but the key needs everything before its first
+//! pair: its slices are empty but for the last, and no longer than others (see `sorter`).
 //!
 //! A compaction past its revision does not end a cursor: it began before, and is served as etcd
 //! serves a read transaction that is open. The price is that physical compaction waits while a cursor
-//! exists, so whoever holds one for a client bounds for how long. Custom sorts need everything
-//! before the first pair, so they are not for cursors ([`RangeCursor::serves`]), nor in etcd's
-//! RangeStream. Never knows streams or chunks' framing. Tested by `tests/cursor.rs`: random histories
-//! in between, against the plain range.
+//! exists that has not seen all its keys, so whoever holds one for a client bounds for how long.
+//! Never knows streams or chunks' framing. Tested by `tests/cursor.rs`: random histories in between,
+//! against the plain range.
 
 use std::ops::ControlFlow;
 
 use crate::error::Error;
 use crate::pins::Pin;
 use crate::range::{has_filters, passes, to_pairs};
+use crate::sorter::{By, Sorter};
 use crate::store::Store;
 use crate::types::{
     KeyRange, KeyValue, OwnedRange, RangeRequest, RangeResponse, SortOrder, SortTarget,
 };
+use crate::version::Version;
 
 /// A range that is being read. Drop it when done: physical compaction waits for it.
 #[derive(Debug)]
@@ -32,7 +34,11 @@ pub struct RangeCursor {
     keys_only: bool,
     count_only: bool,
     filters: Filters,
-    /// Pairs that may still be given out.
+    /// From the end.
+    descending: bool,
+    /// Of a range that is sorted by anything but the key.
+    sorter: Option<Box<Sorter>>,
+    /// Pairs that may still be given out, or sorted.
     left: usize,
     /// A pair passed that was not given out, for the limit.
     more: bool,
@@ -42,8 +48,11 @@ pub struct RangeCursor {
     count: Option<i64>,
     /// The key to go on after.
     after: Option<Vec<u8>>,
+    /// All keys were looked at.
+    scanned: bool,
     done: bool,
-    _pin: Pin,
+    /// Held until then.
+    pin: Option<Pin>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +64,7 @@ struct Filters {
 /// A piece of a range's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSlice {
-    /// The next pairs, in key order; may be none before the end.
+    /// The next pairs, in the order asked for; may be none before the end.
     pub kvs: Vec<KeyValue>,
     /// With the last piece: `more` and `count` of the whole.
     pub end: Option<RangeEnd>,
@@ -90,9 +99,36 @@ impl Default for SliceLimits {
 }
 
 impl RangeCursor {
-    /// Can a cursor answer this request? Not if it is to be sorted by anything but ascending keys.
-    pub fn serves(request: &RangeRequest<'_>) -> bool {
-        request.sort_order != SortOrder::Descend && request.sort_target == SortTarget::Key
+    /// Do the pairs of this request come as they are found? Not if they are to be sorted by anything but the
+    /// key: then the last slice gives them all.
+    pub fn streams(request: &RangeRequest<'_>) -> bool {
+        request.sort_target == SortTarget::Key || request.count_only
+    }
+
+    /// Bytes that it holds of pairs not given out yet.
+    pub fn held_bytes(&self) -> usize {
+        self.sorter.as_ref().map_or(0, |sorter| sorter.held_bytes())
+    }
+
+    /// Is there nothing more to be learnt from other keys?
+    fn knows_all(&self) -> bool {
+        let is_cut = self.left == 0 && (self.more || self.sorter.is_some());
+        self.count.is_some() && (is_cut || self.count_only)
+    }
+
+    /// Is a version that exists to be given out, or sorted?
+    fn takes(&mut self, version: &Version<'_>) -> bool {
+        if self.count_only || !self.filters.pass(version) {
+            return false;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.more = true;
+            return false;
+        };
+        self.left = left;
+        self.sorter
+            .as_mut()
+            .is_none_or(|sorter| sorter.wants(version))
     }
 
     /// The revision that is read, which is the one that the answer's header has to say: a client
@@ -103,52 +139,62 @@ impl RangeCursor {
 }
 
 impl Store {
-    /// Begins to read. Refuses what [`Store::range`] refuses, and a custom sort.
+    /// Begins to read. Refuses what [`Store::range`] refuses.
     pub fn range_begin(&self, request: &RangeRequest<'_>) -> Result<RangeCursor, Error> {
         let revision = self.range_revision(request)?;
-        if !RangeCursor::serves(request) {
-            return Err(Error::InvalidSortOption);
-        }
         let KeyRange { key, end } = request.range;
+        let by = By::of(request).filter(|_| !request.count_only);
+        let limit = usize::try_from(request.limit)
+            .ok()
+            .filter(|&limit| limit > 0);
+        let left = match limit {
+            _ if request.count_only => 0,
+            // All is sorted, but for etcd's quirk: see `range`.
+            Some(_) if by.is_some() && !is_sorted_cut(request) => usize::MAX,
+            Some(limit) if by.is_some() => limit.saturating_add(1),
+            Some(limit) => limit,
+            None => usize::MAX,
+        };
         // Who reads all of it counts on the way; so does who reads a past that is not quickly counted.
-        let reads_all = request.limit <= 0 && !request.count_only;
-        let is_known = !reads_all && self.counts_quickly(revision);
+        let is_known = left < usize::MAX && self.counts_quickly(revision);
         let count = is_known.then(|| self.count(request.range, revision));
+        let by_value = by.is_some_and(By::is_by_value);
+        let strip = by_value && request.keys_only;
+        let sorter = by.map(|by| Box::new(Sorter::new(by, limit.unwrap_or(usize::MAX), strip)));
         Ok(RangeCursor {
             range: OwnedRange {
                 key: key.to_vec().into(),
                 end: end.to_vec().into(),
             },
             revision,
-            keys_only: request.keys_only,
+            keys_only: request.keys_only && !by_value,
             count_only: request.count_only,
             filters: Filters {
                 mod_revision: (request.min_mod_revision, request.max_mod_revision),
                 create_revision: (request.min_create_revision, request.max_create_revision),
             },
-            left: match usize::try_from(request.limit) {
-                _ if request.count_only => 0,
-                Ok(limit) if limit > 0 => limit,
-                _ => usize::MAX,
-            },
+            descending: by.is_none() && request.sort_order == SortOrder::Descend,
+            sorter,
+            left,
             more: false,
             seen: 0,
             count,
             after: None,
+            scanned: false,
             done: false,
-            _pin: self.pins.pin(self.revision_seen()),
+            pin: Some(self.pins.pin(self.revision_seen())),
         })
     }
 
-    /// Should a range be read with a cursor, as [`Store::range`] might take longer for it than a slice? Not
-    /// said of custom sorts, for which there is no cursor.
+    /// Should a range be read with a cursor, as [`Store::range`] might take longer for it than a slice?
     pub fn range_is_long(&self, request: &RangeRequest<'_>) -> bool {
-        if request.range.is_one() || !RangeCursor::serves(request) {
+        if request.range.is_one() {
             return false;
         }
         let keys_max = SliceLimits::default().keys_max as i64;
-        let is_paged = request.count_only || (1..=keys_max).contains(&request.limit);
-        !is_paged || has_filters(request) || !self.counts_quickly(request.revision)
+        let is_page = RangeCursor::streams(request) && (1..=keys_max).contains(&request.limit);
+        let is_short = (is_page && !has_filters(request)) || request.count_only;
+        !is_short || !self.counts_quickly(request.revision)
     }
 
     /// Is a range counted within a slice? The present is counted by the index, the near past by what
@@ -159,13 +205,13 @@ impl Store {
         is_now || self.log.len_since(revision + 1) <= SliceLimits::default().keys_max
     }
 
-    /// About how many pairs a cursor has yet to give, for whoever makes room for them: no more than its
-    /// limit, nor than there are in its range now.
+    /// About how many pairs a cursor has yet to give piece by piece, for whoever makes room for them: no more
+    /// than its limit, nor than there are in its range now.
     pub fn range_left(&self, cursor: &RangeCursor) -> usize {
-        let mut rest = cursor.range.as_range();
-        rest.key = cursor.after.as_deref().unwrap_or(rest.key);
-        let count = self.count(rest, self.revision_seen());
-        cursor.left.min(usize::try_from(count).unwrap_or(0))
+        match cursor.sorter {
+            Some(_) => 0,
+            None => cursor.left.min(self.keys_left(cursor)),
+        }
     }
 
     /// Reads on. After the last piece there are only empty ones. The cursor has to be of this store.
@@ -173,27 +219,52 @@ impl Store {
         if cursor.done {
             return RangeSlice::default();
         }
+        let (mut kvs, mut looked_at) = (Vec::new(), 0);
+        if !cursor.scanned {
+            let is_first = cursor.after.is_none();
+            (kvs, looked_at) = self.range_scan(cursor, limits);
+            let room = match cursor.sorter {
+                Some(_) if is_first && !cursor.scanned => self.keys_left(cursor),
+                _ => 0,
+            };
+            if let Some(sorter) = &mut cursor.sorter {
+                sorter.push(&mut kvs);
+                sorter.reserve(room);
+            }
+        }
+        if !cursor.scanned {
+            return RangeSlice { kvs, end: None };
+        }
+        cursor.pin = None;
+        if let Some(sorter) = &mut cursor.sorter {
+            let keys = limits.keys_max.saturating_sub(looked_at);
+            match (keys > 0).then(|| sorter.step(keys)).flatten() {
+                Some(sorted) => kvs = sorted,
+                None => return RangeSlice::default(),
+            }
+            cursor.more = sorter.cuts_off();
+        }
+        cursor.done = true;
+        let end = Some(RangeEnd {
+            more: cursor.more,
+            count: cursor.count.unwrap_or(cursor.seen),
+        });
+        RangeSlice { kvs, end }
+    }
+
+    /// Looks at the next keys; their pairs, and how many they were.
+    fn range_scan(&self, cursor: &mut RangeCursor, limits: SliceLimits) -> (Vec<KeyValue>, usize) {
         let mut found = Vec::new();
         let (mut looked_at, mut bytes) = (0, 0);
         let resume = cursor.after.take();
-        let range = cursor.range.clone();
-        let rest = KeyRange {
-            key: resume.as_deref().unwrap_or(&range.key),
-            end: if range.as_range().is_one() {
-                b""
-            } else {
-                &range.end
-            },
-        };
+        let (range, descending) = (cursor.range.clone(), cursor.descending);
         let mut stopped_before = false;
-        self.scan_range(rest, |id| {
+        let visit = |id| {
             let key = self.keys.key(id);
             if resume.as_deref() == Some(key) {
                 return ControlFlow::Continue(());
             }
-            // Nothing more can be learnt: the count is known and the limit passed.
-            let all_known = cursor.count.is_some() && cursor.left == 0 && cursor.more;
-            if all_known || cursor.count.is_some() && cursor.count_only {
+            if cursor.knows_all() {
                 return ControlFlow::Break(());
             }
             looked_at += 1;
@@ -203,20 +274,14 @@ impl Store {
                 .filter(|version| !version.tombstone);
             if let Some(version) = version {
                 cursor.seen += 1;
-                if !cursor.count_only && cursor.filters.pass(&version) {
-                    match cursor.left.checked_sub(1) {
-                        Some(left) => {
-                            cursor.left = left;
-                            bytes += key.len();
-                            bytes += if cursor.keys_only {
-                                0
-                            } else {
-                                version.value.len()
-                            };
-                            found.push((key, version));
-                        }
-                        None => cursor.more = true,
-                    }
+                if cursor.takes(&version) {
+                    bytes += key.len();
+                    bytes += if cursor.keys_only {
+                        0
+                    } else {
+                        version.value.len()
+                    };
+                    found.push((key, version));
                 }
             }
             if looked_at >= limits.keys_max || bytes >= limits.bytes_max {
@@ -225,16 +290,21 @@ impl Store {
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
-        });
-        cursor.done = !stopped_before;
-        let end = cursor.done.then(|| RangeEnd {
-            more: cursor.more,
-            count: cursor.count.unwrap_or(cursor.seen),
-        });
-        RangeSlice {
-            kvs: to_pairs(&found, cursor.keys_only),
-            end,
+        };
+        match rest(&range, resume.as_deref(), descending) {
+            None => {}
+            Some(rest) if descending => self.scan_range_back(rest, visit),
+            Some(rest) => self.scan_range(rest, visit),
         }
+        cursor.scanned = !stopped_before;
+        (to_pairs(&found, cursor.keys_only), looked_at)
+    }
+
+    /// Keys that a cursor has yet to look at, as far as they exist now.
+    fn keys_left(&self, cursor: &RangeCursor) -> usize {
+        let rest = rest(&cursor.range, cursor.after.as_deref(), cursor.descending);
+        let count = rest.map_or(0, |rest| self.count(rest, self.revision_seen()));
+        usize::try_from(count).unwrap_or(0)
     }
 
     /// Reads a whole range in slices: what [`Store::range`] answers, for comparison and for callers
@@ -256,8 +326,35 @@ impl Store {
     }
 }
 
+/// What of a range has not been looked at; its first key may be the last that was. `None`: nothing.
+fn rest<'a>(
+    range: &'a OwnedRange,
+    after: Option<&'a [u8]>,
+    descending: bool,
+) -> Option<KeyRange<'a>> {
+    let whole = range.as_range();
+    let Some(after) = after else {
+        return Some(whole);
+    };
+    if !descending {
+        let end = if whole.is_one() { b"" } else { whole.end };
+        return Some(KeyRange { key: after, end });
+    }
+    // The first of all keys would be read as "no end"; and nothing is before it.
+    let has_more = !whole.is_one() && after != b"\0";
+    has_more.then_some(KeyRange {
+        key: whole.key,
+        end: after,
+    })
+}
+
+/// Does etcd cut the range in key order and sort what is left? See `range`.
+fn is_sorted_cut(request: &RangeRequest<'_>) -> bool {
+    request.sort_order == SortOrder::None && !has_filters(request)
+}
+
 impl Filters {
-    fn pass(&self, version: &crate::version::Version<'_>) -> bool {
+    fn pass(&self, version: &Version<'_>) -> bool {
         passes(version, self.mod_revision, self.create_revision)
     }
 }

@@ -33,11 +33,13 @@ mod range;
 mod revlog;
 mod slots;
 mod snapshot;
+mod sorter;
 mod store;
 #[cfg(test)]
 mod testing;
 mod txn;
 mod types;
+mod usual;
 mod varint;
 mod version;
 mod watch;

@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// The same in descending order.
-    fn scan_range_back(
+    pub(crate) fn scan_range_back(
         &self,
         range: KeyRange<'_>,
         mut visit: impl FnMut(KeyId) -> ControlFlow<()>,

@@ -9,6 +9,7 @@
 use std::mem;
 
 use crate::arena::LOC_BYTES;
+use crate::usual::Usual;
 use crate::varint;
 
 /// Names a slot. 31 bits: the index keeps a flag in the top bit.
@@ -43,8 +44,7 @@ pub(crate) struct Slots {
     /// Bytes of slots in use, not rounded.
     used_bytes: usize,
     capacity: usize,
-    /// About how long slots are: where the last byte of one is to be expected.
-    usual_bytes: usize,
+    usual: Usual,
 }
 
 impl Slots {
@@ -66,7 +66,7 @@ impl Slots {
         rest[HEAD_BYTES..].copy_from_slice(key);
         self.len += 1;
         self.used_bytes += bytes;
-        self.usual_bytes = (self.usual_bytes * 15 + bytes.min(BLOCK_BYTES)) / 16;
+        self.usual.note(bytes.min(BLOCK_BYTES));
         Some(id as KeyId)
     }
 
@@ -112,7 +112,7 @@ impl Slots {
         let (block, at) = place(id);
         let slot = self.blocks.get(block).and_then(|block| block.get(at..));
         // Most slots lie in two cache lines; touching a third that is not needed costs as much as one.
-        slot.and_then(|slot| Some(slot.first()? ^ slot.get(self.usual_bytes).unwrap_or(&0)))
+        slot.and_then(|slot| Some(slot.first()? ^ slot.get(self.usual.last()).unwrap_or(&0)))
             .unwrap_or_default()
     }
 

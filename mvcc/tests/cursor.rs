@@ -3,7 +3,9 @@
 
 mod support;
 
-use henge_mvcc::{Error, RangeCursor, RangeRequest, RangeResponse, SliceLimits, SortOrder, Store};
+use henge_mvcc::{
+    RangeCursor, RangeRequest, RangeResponse, SliceLimits, SortOrder, SortTarget, Store,
+};
 use support::commands::{Pair, some_range};
 use support::*;
 
@@ -14,7 +16,7 @@ const SMALL: SliceLimits = SliceLimits {
 
 #[test]
 fn slices_make_up_the_range_at_the_revision_where_the_cursor_began() {
-    let mut slices = 0;
+    let (mut slices, mut held) = (0, 0);
     for_seeds("cursor", 100, |seed| {
         let mut pair = Pair::new(Store::new(), seed);
         for _ in 0..100 {
@@ -30,16 +32,21 @@ fn slices_make_up_the_range_at_the_revision_where_the_cursor_began() {
             let mut cursor = match pair.store.range_begin(&request) {
                 Ok(cursor) => cursor,
                 Err(error) => {
-                    let sorted = error == Error::InvalidSortOption;
-                    assert!(sorted && !RangeCursor::serves(&request) || expected == Err(error));
+                    assert_eq!(expected, Err(error));
                     continue;
                 }
             };
             let mut whole = RangeResponse::default();
+            let limits = SliceLimits {
+                keys_max: 1 + pair.dice.below(3) as usize,
+                ..SMALL
+            };
             loop {
-                let slice = pair.store.range_next(&mut cursor, SMALL);
+                let slice = pair.store.range_next(&mut cursor, limits);
                 slices += 1;
-                assert!(slice.kvs.len() <= SMALL.keys_max);
+                let is_whole = !RangeCursor::streams(&request) && slice.end.is_some();
+                assert!(is_whole || slice.kvs.len() <= limits.keys_max);
+                held = held.max(cursor.held_bytes());
                 whole.kvs.extend(slice.kvs);
                 if let Some(end) = slice.end {
                     (whole.more, whole.count) = (end.more, end.count);
@@ -60,6 +67,7 @@ fn slices_make_up_the_range_at_the_revision_where_the_cursor_began() {
         }
     });
     assert!(slices > 100, "{slices} slices");
+    assert!(held > 100, "{held} bytes were held by a sorter");
 }
 
 #[test]
@@ -144,6 +152,19 @@ fn which_ranges_are_long() {
         sort_order: SortOrder::Descend,
         ..all.clone()
     };
+    let last = RangeRequest {
+        sort_order: SortOrder::Descend,
+        ..page.clone()
+    };
+    let newest = RangeRequest {
+        sort_target: SortTarget::Mod,
+        limit: 1,
+        ..last.clone()
+    };
+    let sorted_count = RangeRequest {
+        count_only: true,
+        ..newest.clone()
+    };
     let table = [
         (range_request("k0001"), false),
         (all.clone(), true),
@@ -153,7 +174,10 @@ fn which_ranges_are_long() {
         (count.clone(), false),
         (at(&count, 100), true),
         (filtered, true),
-        (sorted, false),
+        (sorted, true),
+        (last, false),
+        (newest, true),
+        (sorted_count, false),
     ];
     for (request, long) in table {
         assert_eq!(store.range_is_long(&request), long, "{request:?}");

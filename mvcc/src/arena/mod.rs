@@ -22,6 +22,7 @@ mod emptying;
 use std::mem;
 
 use crate::keys::KeyId;
+use crate::usual::Usual;
 use crate::varint;
 use crate::version::Version;
 use emptying::{Emptying, Level};
@@ -137,8 +138,7 @@ pub(crate) struct Arena {
     capacity: usize,
     live: usize,
     scratch: Vec<u8>,
-    /// About how long records are: where the last byte of one is to be expected.
-    usual_bytes: usize,
+    usual: Usual,
 }
 
 impl Arena {
@@ -185,7 +185,7 @@ impl Arena {
         bytes.extend_from_slice(body[1]);
         let len = head.len + length;
         self.live += len;
-        self.usual_bytes = (self.usual_bytes * 15 + len.min(SEGMENT_BYTES)) / 16;
+        self.usual.note(len.min(SEGMENT_BYTES));
         loc
     }
 
@@ -221,7 +221,7 @@ impl Arena {
         let segment = self.segments.get(loc.segment());
         let record = segment.and_then(|segment| segment.bytes.get(loc.offset()..));
         record
-            .and_then(|r| Some(r.first()? ^ r.get(self.usual_bytes).unwrap_or(&0)))
+            .and_then(|r| Some(r.first()? ^ r.get(self.usual.last()).unwrap_or(&0)))
             .unwrap_or_default()
     }
 

@@ -75,9 +75,16 @@ impl Leaf {
         }
     }
 
-    /// The key that a search would compare first, by heads alone: no key is read for it.
-    pub(super) fn likely(&self, key: &[u8]) -> Option<KeyId> {
-        self.heads.same(key).next().map(|at| self.id(at))
+    /// The keys that a look-up will compare, as far as heads tell: that with the same head, or else those
+    /// on both sides of the place. No key is read for it.
+    pub(super) fn likely(&self, key: &[u8]) -> [Option<KeyId>; 2] {
+        let same = self.heads.same(key);
+        let at = |at: usize| (at < self.len()).then(|| self.id(at));
+        if same.is_empty() {
+            [same.start.checked_sub(1).and_then(at), at(same.start)]
+        } else {
+            [at(same.start), None]
+        }
     }
 
     /// Position of a key, or where it would be inserted.
@@ -223,7 +230,7 @@ impl Leaf {
         let ids = &self.ids[..len];
         black_box(ids.iter().fold(0, |sum, id| sum ^ keys.touch(id & !DEAD)));
         let key = |at: usize| keys.key(ids[at] & !DEAD);
-        self.heads.choose(len, key, iter::empty());
+        self.heads.choose(len, key, iter::empty(), iter::empty());
     }
 
     fn load(&self, keys: &Keys) {

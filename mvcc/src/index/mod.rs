@@ -37,15 +37,21 @@ impl Index {
 
     /// Where a key is or would be, for changes at this place.
     pub fn locate(&self, keys: &Keys, key: &[u8]) -> Place {
+        self.guess(keys, key)
+            .unwrap_or_else(|| self.locate_surely(keys, key))
+    }
+
+    /// As [`Index::locate`], by heads; `None` if they misjudge the key.
+    fn guess(&self, keys: &Keys, key: &[u8]) -> Option<Place> {
         let (path, leaf) = self.descend(|inner| inner.likely_child_of(key));
-        match leaf.look_up(keys, key) {
-            Some(Ok(at)) => Place {
+        match leaf.look_up(keys, key)? {
+            Ok(at) => Some(Place {
                 path,
                 at,
                 id: Some(leaf.id(at)),
-            },
-            Some(Err(at)) if path.is_sure(at, leaf.len()) => Place { path, at, id: None },
-            _ => self.locate_surely(keys, key),
+            }),
+            Err(at) if path.is_sure(at, leaf.len()) => Some(Place { path, at, id: None }),
+            Err(_) => None,
         }
     }
 
@@ -94,36 +100,33 @@ impl Index {
                 let touched = nodes.iter().fold(0, |sum, node| sum ^ node.touch());
                 std::hint::black_box(touched);
             }
-            let mut found = [None; TOUCH_MAX];
-            for ((id, node), key) in found.iter_mut().zip(nodes).zip(group) {
+            let mut found = [[None; 2]; TOUCH_MAX];
+            for ((ids, node), key) in found.iter_mut().zip(nodes).zip(group) {
                 if let Node::Leaf(leaf) = *node {
-                    *id = leaf.likely(key);
+                    *ids = leaf.likely(key);
                 }
             }
-            let touched = found
-                .iter()
-                .flatten()
-                .fold(0, |sum, &id| sum ^ keys.touch(id));
-            std::hint::black_box(touched);
+            let ids = found.as_flattened().iter().flatten();
+            std::hint::black_box(ids.fold(0, |sum, &id| sum ^ keys.touch(id)));
         }
     }
 
     /// Adds a key that is not in the tree, as live, at its place.
     pub fn insert(&mut self, keys: &Keys, place: &Place, id: KeyId) {
         let split = self.root.insert(keys, place, 0, keys.key(id), id);
-        self.grow(split);
+        self.grow(keys, split);
     }
 
     /// Adds a key that is greater than all in the tree, as live.
     pub fn append(&mut self, keys: &Keys, id: KeyId) {
         let split = self.root.append(keys, keys.key(id), id);
-        self.grow(split);
+        self.grow(keys, split);
     }
 
-    fn grow(&mut self, split: Split) {
+    fn grow(&mut self, keys: &Keys, split: Split) {
         if let Some((separator, right)) = split {
             let left = std::mem::take(&mut self.root);
-            self.root = Node::Inner(Box::new(Inner::of_two(left, separator, right)));
+            self.root = Node::Inner(Box::new(Inner::of_two(keys, left, separator, right)));
         }
     }
 

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use super::super::keys::{KeyId, Keys};
 use super::leaf::{Ahead, LEAF_MAX, Leaf};
 use super::path::{Path, Place};
-use super::places::Heads;
+use super::places::{Heads, common};
 
 /// Children of an inner node.
 pub(super) const INNER_MAX: usize = 64;
@@ -60,7 +60,9 @@ impl Node {
             Node::Leaf(leaf) => add_to(leaf, keys, place.at, key, id),
             Node::Inner(inner) => {
                 let at = inner.step(&place.path, level, key);
-                inner.add(at, |child| child.insert(keys, place, level + 1, key, id))
+                inner.add(keys, at, |child| {
+                    child.insert(keys, place, level + 1, key, id)
+                })
             }
         }
     }
@@ -71,7 +73,7 @@ impl Node {
             Node::Leaf(leaf) => add_to(leaf, keys, leaf.len(), key, id),
             Node::Inner(inner) => {
                 let last = inner.children.len() - 1;
-                inner.add(last, |child| child.append(keys, key, id))
+                inner.add(keys, last, |child| child.append(keys, key, id))
             }
         }
     }
@@ -176,6 +178,20 @@ impl Node {
         }
     }
 
+    /// The key at the end of this subtree that `choose` picks of so many.
+    fn end_key<'a>(&self, keys: &'a Keys, choose: impl Fn(usize) -> usize) -> Option<&'a [u8]> {
+        let mut node = self;
+        loop {
+            match node {
+                Node::Inner(inner) => node = inner.children.get(choose(inner.children.len()))?,
+                Node::Leaf(leaf) => {
+                    let at = choose(leaf.len());
+                    return (at < leaf.len()).then(|| keys.key(leaf.id(at)));
+                }
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Node::Leaf(leaf) => leaf.len() == 0,
@@ -200,7 +216,7 @@ impl Node {
                 left.separators.append(&mut right.separators);
                 left.live.append(&mut right.live);
                 left.children.append(&mut right.children);
-                left.choose();
+                left.choose(keys);
                 left.count_bytes();
                 Ok(())
             }
@@ -210,12 +226,12 @@ impl Node {
 }
 
 impl Inner {
-    pub(super) fn of_two(left: Node, separator: Box<[u8]>, right: Node) -> Self {
+    pub(super) fn of_two(keys: &Keys, left: Node, separator: Box<[u8]>, right: Node) -> Self {
         let live = vec![left.live() as u32, right.live() as u32];
-        Inner::new(vec![left, right], live, vec![separator])
+        Inner::new(keys, vec![left, right], live, vec![separator])
     }
 
-    fn new(children: Vec<Node>, live: Vec<u32>, separators: Vec<Box<[u8]>>) -> Self {
+    fn new(keys: &Keys, children: Vec<Node>, live: Vec<u32>, separators: Vec<Box<[u8]>>) -> Self {
         let mut inner = Inner {
             heads: Heads::new(),
             children,
@@ -223,7 +239,7 @@ impl Inner {
             separators,
             bytes: 0,
         };
-        inner.choose();
+        inner.choose(keys);
         inner.count_bytes();
         inner
     }
@@ -247,7 +263,7 @@ impl Inner {
     }
 
     /// Adds a key under the child at a position.
-    fn add(&mut self, at: usize, insert: impl FnOnce(&mut Node) -> Split) -> Split {
+    fn add(&mut self, keys: &Keys, at: usize, insert: impl FnOnce(&mut Node) -> Split) -> Split {
         let before = self.children[at].heap_bytes();
         let Some((separator, right)) = insert(&mut self.children[at]) else {
             self.live[at] += 1;
@@ -259,26 +275,27 @@ impl Inner {
         self.children.insert(at + 1, right);
         self.separators.insert(at, separator);
         if self.heads.insert(at, &self.separators[at]) {
-            self.choose();
+            self.choose(keys);
         }
         self.count_bytes();
-        (self.children.len() > INNER_MAX).then(|| self.split(at + 2 == self.children.len()))
+        (self.children.len() > INNER_MAX).then(|| self.split(keys, at + 2 == self.children.len()))
     }
 
     /// Moves the upper half (when appending: the last child) to a new right sibling.
-    fn split(&mut self, appending: bool) -> (Box<[u8]>, Node) {
+    fn split(&mut self, keys: &Keys, appending: bool) -> (Box<[u8]>, Node) {
         let middle = if appending {
             self.children.len() - 1
         } else {
             self.children.len() / 2
         };
         let right = Inner::new(
+            keys,
             self.children.split_off(middle),
             self.live.split_off(middle),
             self.separators.split_off(middle),
         );
         let separator = self.separators.pop().unwrap_or_default();
-        self.choose();
+        self.choose(keys);
         self.count_bytes();
         (separator, Node::Inner(Box::new(right)))
     }
@@ -332,12 +349,31 @@ impl Inner {
         self.count_bytes();
     }
 
-    fn choose(&mut self) {
+    /// Chooses the heads' places. Keys below the first separator and behind the last have to be told from
+    /// it as well: a root of two children has one separator, whose end says nothing of where they differ.
+    fn choose(&mut self, keys: &Keys) {
         let separators = &self.separators;
+        let beyond = [
+            (self.first_key(keys), separators.first()),
+            (self.last_key(keys), separators.last()),
+        ];
+        let beyond = beyond
+            .into_iter()
+            .filter_map(|(key, separator)| Some(common(key?, separator?)));
         // A separator ends where the keys on its two sides differ: others will there, too.
         let ends = separators.iter().filter_map(|s| s.len().checked_sub(1));
         self.heads
-            .choose(separators.len(), |at| &separators[at], ends);
+            .choose(separators.len(), |at| &separators[at], beyond, ends);
+    }
+
+    fn first_key<'a>(&self, keys: &'a Keys) -> Option<&'a [u8]> {
+        self.children.first()?.end_key(keys, |_| 0)
+    }
+
+    fn last_key<'a>(&self, keys: &'a Keys) -> Option<&'a [u8]> {
+        self.children
+            .last()?
+            .end_key(keys, |len| len.wrapping_sub(1))
     }
 
     /// After the children changed. What vectors have allocated ahead is left out.

@@ -92,16 +92,18 @@ impl<const N: usize> Heads<N> {
         right
     }
 
-    /// Chooses the places anew for these keys: where neighbours first differ, the foremost if there
-    /// are more than fit; if there are fewer then the `telling` ones and those around all of them, where
-    /// their like will differ next.
+    /// Chooses the places anew for these keys: where neighbours first differ, also `beyond` the first and
+    /// the last, the foremost if there are more than fit; if there are fewer then the `telling` ones and
+    /// those around all of them, where their like will differ next.
     pub(super) fn choose<'a>(
         &mut self,
         len: usize,
         key: impl Fn(usize) -> &'a [u8],
+        beyond: impl Iterator<Item = usize>,
         telling: impl Iterator<Item = usize>,
     ) {
         let (mut chosen, mut more) = (Chosen::default(), Chosen::default());
+        beyond.for_each(|place| chosen.add(place));
         (1..len).for_each(|at| chosen.add(common(key(at - 1), key(at))));
         if chosen.len < PLACES {
             telling.for_each(|place| more.add(place));
@@ -205,6 +207,7 @@ fn head(places: &[u16; PLACES], key: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::iter;
 
     #[test]
     fn places_are_the_foremost_differences_and_what_is_around_them() {
@@ -232,7 +235,7 @@ mod tests {
     fn heads_follow_their_keys() {
         let keys: [&[u8]; 5] = [b"a", b"a/1", b"a/1/x", b"a/2", b"b"];
         let mut heads = Heads::<8>::new();
-        heads.choose(keys.len(), |at| keys[at], std::iter::empty());
+        heads.choose(keys.len(), |at| keys[at], iter::empty(), iter::empty());
         heads.verify(keys.len(), |at| keys[at]);
         for (at, key) in keys.iter().enumerate() {
             assert_eq!(heads.same(key), at..at + 1);

@@ -23,10 +23,14 @@ impl Cursor {
 }
 
 impl Machine {
-    /// Pins an encoded range to the revision of now.
+    /// Pins an encoded range to the revision of now. Refuses a sort by anything but the key, as etcd does for
+    /// its streams: the first pair would come with the last.
     pub fn cursor_begin(&self, encoded: &[u8], cursor: &Cursor) -> Result<Response, Error> {
         match command::decode(encoded) {
             Ok((_, Command::Range(range))) => {
+                if !mvcc::RangeCursor::streams(&range) {
+                    return Err(mvcc::Error::InvalidSortOption.into());
+                }
                 *cursor.lock() = Some(self.store.range_begin(&range)?);
                 Ok(Response::Done)
             }

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use henge_mvcc::{RangeCursor, RangeEnd, RangeResponse, SliceLimits};
+use henge_mvcc::{KeyValue, RangeCursor, RangeEnd, RangeResponse, SliceLimits};
 
 use super::Shard;
 use super::answer::Answer;
@@ -41,7 +41,10 @@ struct LongRead {
     /// Of the moment it began.
     header: Header,
     response: RangeResponse,
+    /// Of its pairs so far.
     bytes: usize,
+    /// Of those and of what its cursor holds, as they count among all.
+    held_bytes: usize,
     answer: Answer,
     expires_ms: u64,
 }
@@ -50,6 +53,12 @@ impl LongReads {
     /// Whether none is under way.
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
+    }
+
+    /// Bytes that answers under way hold.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Answers *not done* to reads whose time is over.
@@ -61,7 +70,7 @@ impl LongReads {
             if self.running[at].expires_ms <= now_ms
                 && let Some(read) = self.running.remove(at)
             {
-                self.bytes -= read.bytes;
+                self.bytes -= read.held_bytes;
                 read.answer.send(Err(late.clone()));
             }
         }
@@ -110,6 +119,7 @@ impl Shard {
             header: self.header(),
             response: RangeResponse::default(),
             bytes: 0,
+            held_bytes: 0,
             answer,
             expires_ms,
         };
@@ -124,22 +134,30 @@ impl Shard {
     fn read_on(&mut self, mut read: LongRead) -> Option<LongRead> {
         let store = &self.machine.store;
         let mut slice = store.range_next(&mut read.cursor, SliceLimits::default());
-        let values = slice.kvs.iter().map(|kv| kv.key.len() + kv.value.len());
-        let bytes = values.sum::<usize>() + mem::size_of_val(slice.kvs.as_slice());
-        read.bytes += bytes;
-        self.long_reads.bytes += bytes;
-        if read.response.kvs.is_empty() {
-            read.response.kvs = slice.kvs;
-        } else {
-            read.response.kvs.append(&mut slice.kvs);
+        if let Some(RangeEnd { more, count }) = slice.end {
+            self.long_reads.bytes -= read.held_bytes;
+            read.take(&mut slice.kvs);
+            (read.response.more, read.response.count) = (more, count);
+            let response = Response::Range(read.response);
+            self.answer_as_of(read.header, read.answer, Ok(response));
+            return None;
         }
-        let Some(RangeEnd { more, count }) = slice.end else {
-            return Some(read);
-        };
-        self.long_reads.bytes -= read.bytes;
-        (read.response.more, read.response.count) = (more, count);
-        let response = Response::Range(read.response);
-        self.answer_as_of(read.header, read.answer, Ok(response));
-        None
+        let values = slice.kvs.iter().map(|kv| kv.key.len() + kv.value.len());
+        read.bytes += values.sum::<usize>() + mem::size_of_val(slice.kvs.as_slice());
+        read.take(&mut slice.kvs);
+        let held_bytes = read.bytes + read.cursor.held_bytes();
+        self.long_reads.bytes -= mem::replace(&mut read.held_bytes, held_bytes);
+        self.long_reads.bytes += held_bytes;
+        Some(read)
+    }
+}
+
+impl LongRead {
+    fn take(&mut self, kvs: &mut Vec<KeyValue>) {
+        if self.response.kvs.is_empty() {
+            self.response.kvs = mem::take(kvs);
+        } else {
+            self.response.kvs.append(kvs);
+        }
     }
 }

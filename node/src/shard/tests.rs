@@ -1,6 +1,6 @@
 //! One shard without a core: what its parts promise, and the bugs found in them.
 
-use henge_mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest};
+use henge_mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, SortOrder, SortTarget};
 use henge_raft::{Message, MessageKind};
 
 use super::reads::Read;
@@ -150,14 +150,18 @@ fn refusals_leave_no_bytes_behind() {
 
 /// A shard that holds 5,000 keys, and a range of all of them that was asked for at time 0.
 fn reading_all() -> (Shard, AnswerReceiver) {
+    reading_range(RangeRequest {
+        range: KeyRange::all(),
+        ..RangeRequest::default()
+    })
+}
+
+/// The same with any range.
+fn reading_range(range: RangeRequest<'_>) -> (Shard, AnswerReceiver) {
     let mut shard = start(&[1], 1);
     for n in 0..5_000 {
         put(&mut shard, &format!("k{n:04}"));
     }
-    let range = RangeRequest {
-        range: KeyRange::all(),
-        ..RangeRequest::default()
-    };
     let kind = RequestKind::Read {
         encoded: Command::Range(range).encode(),
         serializable: true,
@@ -203,6 +207,48 @@ fn a_long_range_is_read_in_slices_and_is_of_its_beginning() {
     );
     assert!(found.kvs.is_sorted_by(|a, b| a.key < b.key));
     assert!(!shard.read_slice() && shard.long_reads.is_empty());
+}
+
+/// Ranges that are sorted, or read from their end, were read in one go: 0.2 to 0.3 s with a million keys,
+/// whatever the limit.
+#[test]
+fn sorted_ranges_are_read_in_slices_too() {
+    use SortTarget::{Create, Key, Mod, Value, Version};
+    let table = [
+        (Key, 0),
+        (Mod, 0),
+        (Value, 1),
+        (Create, 3),
+        (Version, 4_999),
+    ];
+    for (sort_target, limit) in table {
+        let range = RangeRequest {
+            range: KeyRange::all(),
+            sort_order: SortOrder::Descend,
+            sort_target,
+            limit,
+            ..RangeRequest::default()
+        };
+        let expected = reading_all().0.machine.store.range(&range).expect("valid");
+        let (mut shard, mut receiver) = reading_range(range);
+        let mut slices = 1;
+        loop {
+            put(&mut shard, "k0000");
+            deliver(&mut shard);
+            assert!(receiver.try_recv().is_none(), "after {slices} slices");
+            slices += 1;
+            if !shard.read_slice() {
+                break;
+            }
+        }
+        assert!(slices >= 6, "{slices} slices by {sort_target:?}");
+        deliver(&mut shard);
+        let reply = receiver.try_recv().expect("answered").expect("valid");
+        assert_eq!(reply.header.revision, 5_001);
+        assert_eq!(reply.body, Response::Range(expected));
+        assert!(shard.long_reads.is_empty());
+        assert_eq!(shard.long_reads.bytes(), 0);
+    }
 }
 
 /// Compaction waits for a long read, and whoever waits for the compaction is not told too early.
