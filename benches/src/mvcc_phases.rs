@@ -136,7 +136,7 @@ impl Arena {
         let keys: Vec<&[u8]> = batch.iter().collect();
         let before = resident_bytes();
         let store = &mut self.store;
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             duel.announced.time(keys.len(), || {
                 for group in keys.chunks(TOUCH) {
                     store.touch(group);
@@ -150,7 +150,7 @@ impl Arena {
         let grown = resident_bytes().saturating_sub(before);
         let rival = &mut self.rival;
         // Both manners of the rival meet both of the store's.
-        if turn / 2 % 2 == 0 {
+        if (turn / 2).is_multiple_of(2) {
             duel.rival_plain.time(keys.len(), || {
                 keys.iter().for_each(|key| rival_put(rival, key, &VALUE))
             });
