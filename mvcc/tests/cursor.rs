@@ -195,7 +195,9 @@ fn which_ranges_are_long() {
     store.compact(store.revision()).expect("possible");
     compact_all(&mut store);
     assert!(!store.range_is_long(&page) && !store.range_is_long(&last));
-    (0..1_499).for_each(|n| drop(put(&mut store, &format!("k{n:04}"), "v")));
+    for n in 0..1_499 {
+        put(&mut store, &format!("k{n:04}"), "v");
+    }
     let mut cursor = store.range_begin(&all).expect("valid");
     store.range_next(&mut cursor, SliceLimits::default());
     assert_eq!(store.range_left(&cursor), 2_001);
