@@ -175,7 +175,7 @@ fn which_ranges_are_long() {
         (at(&count, 100), true),
         (filtered, true),
         (sorted, true),
-        (last, false),
+        (last.clone(), false),
         (newest, true),
         (sorted_count, false),
     ];
@@ -185,6 +185,18 @@ fn which_ranges_are_long() {
             let through = store.range_through(&request, SliceLimits::default());
             assert_eq!(through, store.range(&request), "{request:?}");
         }
+    }
+    // A page after so many deleted keys took as long as they did, until they were compacted.
+    assert_eq!(delete(&mut store, "k0000..k1500"), 1_500);
+    assert!(store.range_is_long(&page) && store.range_is_long(&last));
+    store.compact(store.revision()).expect("possible");
+    compact_all(&mut store);
+    put(&mut store, "k", "v");
+    store.compact(store.revision()).expect("possible");
+    compact_all(&mut store);
+    assert!(!store.range_is_long(&page) && !store.range_is_long(&last));
+    for n in 0..1_499 {
+        put(&mut store, &format!("k{n:04}"), "v");
     }
     let mut cursor = store.range_begin(&all).expect("valid");
     store.range_next(&mut cursor, SliceLimits::default());

@@ -44,12 +44,12 @@ impl Matcher {
         }
     }
 
-    /// Appends the watchers of `key` to `out`.
-    pub fn matches(&self, key: &[u8], out: &mut Vec<WatcherId>) {
+    /// Appends the watchers of `key` to `out`. Returns how many intervals were looked at.
+    pub fn matches(&self, key: &[u8], out: &mut Vec<WatcherId>) -> usize {
         if let Some(ids) = self.points.get(key) {
             out.extend_from_slice(ids);
         }
-        stab(&self.intervals, key, out);
+        stab(&self.intervals, key, out)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -167,18 +167,20 @@ fn merge(left: Tree, right: Tree) -> Tree {
     }
 }
 
-fn stab(tree: &Tree, key: &[u8], out: &mut Vec<WatcherId>) {
-    let Some(node) = tree else { return };
+/// Returns how many intervals were looked at.
+fn stab(tree: &Tree, key: &[u8], out: &mut Vec<WatcherId>) -> usize {
+    let Some(node) = tree else { return 0 };
     if node.end_max.as_deref().is_some_and(|end| end <= key) {
-        return;
+        return 1;
     }
-    stab(&node.left, key, out);
+    let mut looked_at = 1 + stab(&node.left, key, out);
     if &node.interval.start[..] <= key {
         if node.interval.end.as_deref().is_none_or(|end| key < end) {
             out.push(node.interval.id);
         }
-        stab(&node.right, key, out);
+        looked_at += stab(&node.right, key, out);
     }
+    looked_at
 }
 
 /// SplitMix64's finalizer.
@@ -243,6 +245,31 @@ mod tests {
             expected.sort();
             assert_eq!(found, expected, "key {key:?}");
             assert_eq!(matcher.is_empty(), naive.is_empty());
+        }
+    }
+
+    /// What one event costs follows from the watchers that want it, and from the logarithm of all.
+    #[test]
+    fn a_key_is_matched_without_looking_at_all_watchers() {
+        let prefix = |n: u64| Bytes::from(format!("prefix/{n:05}/"));
+        let mut matcher = Matcher::default();
+        for n in 0..10_000 {
+            let end = Bytes::from(crate::prefix_end(&prefix(n)));
+            let key = prefix(n);
+            matcher.insert(&OwnedRange { key, end }, WatcherId(n));
+        }
+        let everything = OwnedRange {
+            key: Bytes::from_static(b"\0"),
+            end: Bytes::from_static(b"\0"),
+        };
+        matcher.insert(&everything, WatcherId(10_000));
+        for n in (0..10_000).step_by(97) {
+            let mut found = Vec::new();
+            let key = [&prefix(n)[..], b"x"].concat();
+            let looked_at = matcher.matches(&key, &mut found);
+            assert_eq!(found.len(), 2);
+            // A treap of 10,000 is some 30 deep; both sides of a way are looked at.
+            assert!(looked_at <= 200, "{looked_at} looked at");
         }
     }
 }

@@ -252,3 +252,15 @@ impl Core {
             .clone_from(metrics);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_makes_one_slice_of_a_checkpoint_at_rest_and_a_bounded_number_under_load() {
+        assert_eq!(checkpoint_slices(0), 1);
+        assert_eq!(checkpoint_slices(APPLIED_PER_CHECKPOINT_SLICE), 2);
+        assert_eq!(checkpoint_slices(usize::MAX), SLICES_MAX);
+    }
+}

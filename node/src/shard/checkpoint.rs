@@ -42,7 +42,9 @@ impl Shard {
         running.push();
         let go_on = running.ready.is_empty() && running.more;
         if go_on {
-            self.make_slice(&mut running);
+            let pieces = self.make_slice(&mut running);
+            running.ready.extend(pieces);
+            running.push();
         }
         match running.writer.poll(cx) {
             Poll::Pending => {
@@ -109,7 +111,8 @@ impl Shard {
         }
     }
 
-    fn make_slice(&self, running: &mut Checkpointing) {
+    /// The next slice, in pieces that the writer takes.
+    fn make_slice(&self, running: &mut Checkpointing) -> impl Iterator<Item = Bytes> + use<> {
         let mut slice = Vec::with_capacity(SLICE_BYTES + SLICE_BYTES / 2);
         running.more = running.cursor.as_mut().is_some_and(|cursor| {
             self.machine
@@ -122,10 +125,7 @@ impl Shard {
         let slice = Bytes::from(slice);
         // One very large value can make a slice longer than a chunk may be.
         let pieces = (0..slice.len()).step_by(CHUNK_BYTES_MAX);
-        running
-            .ready
-            .extend(pieces.map(|at| slice.slice(at..slice.len().min(at + CHUNK_BYTES_MAX))));
-        running.push();
+        pieces.map(move |at| slice.slice(at..slice.len().min(at + CHUNK_BYTES_MAX)))
     }
 }
 
@@ -142,5 +142,64 @@ impl Checkpointing {
         if !self.more {
             self.writer.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::tests::start;
+    use henge_mvcc::{PutRequest, Restorer};
+
+    fn put(shard: &mut Shard, n: u32, value: &[u8]) {
+        let request = PutRequest {
+            key: &n.to_be_bytes(),
+            value,
+            ..PutRequest::default()
+        };
+        shard.machine.store.put(&request).expect("valid");
+    }
+
+    /// A turn is held for one slice, however large the store; what is written in between is not in it, and
+    /// history waits no longer than the store has something to give.
+    #[test]
+    fn a_checkpoint_is_made_in_slices_of_the_moment_it_began() {
+        let dir = std::env::temp_dir().join(format!("henge-checkpoint-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("made");
+        let mut shard = start(&[1], 1);
+        let value = [7; 1_000];
+        (0..2_000).for_each(|n| put(&mut shard, n, &value));
+        // One that is larger than a chunk may be.
+        put(&mut shard, 5_000, &vec![8; CHUNK_BYTES_MAX + 1]);
+        let hash = shard.machine.store.hash_kv(0);
+        shard.machine.applied_index = 7;
+        assert!(shard.begin_checkpoint(&dir));
+        assert!(!start(&[1], 1).begin_checkpoint(&dir), "nothing applied");
+        let mut running = shard.checkpointing.take().expect("begun");
+        let (mut stream, mut slices) = (Vec::new(), 0);
+        while running.more {
+            assert!(running.cursor.is_some(), "it holds history up");
+            let pieces: Vec<_> = shard.make_slice(&mut running).collect();
+            assert!(pieces.iter().all(|piece| piece.len() <= CHUNK_BYTES_MAX));
+            let bytes: usize = pieces.iter().map(Bytes::len).sum();
+            let is_usual = bytes <= SLICE_BYTES + 2_000;
+            assert!(is_usual || bytes > CHUNK_BYTES_MAX, "a slice of {bytes}");
+            pieces
+                .iter()
+                .for_each(|piece| stream.extend_from_slice(piece));
+            slices += 1;
+            put(&mut shard, slices, b"later");
+        }
+        assert!(running.cursor.is_none(), "and no longer");
+        assert!(
+            slices as usize >= 2_000_000 / SLICE_BYTES,
+            "{slices} slices"
+        );
+        let mut restorer = Restorer::new();
+        restorer.push(&stream).expect("sound");
+        let restored = restorer.finish().expect("complete");
+        assert_eq!(restored.hash_kv(0), hash);
+        drop(running);
+        std::fs::remove_dir_all(&dir).expect("there");
     }
 }

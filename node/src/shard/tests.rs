@@ -1,6 +1,9 @@
 //! One shard without a core: what its parts promise, and the bugs found in them.
 
-use henge_mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, SortOrder, SortTarget};
+use henge_mvcc::{
+    DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp, SortOrder, SortTarget,
+    TxnRequest,
+};
 use henge_raft::{Message, MessageKind};
 
 use super::reads::Read;
@@ -33,7 +36,7 @@ fn config(voters: &[u64], first_request_id: u64) -> ShardConfig {
     }
 }
 
-fn start(voters: &[u64], first_request_id: u64) -> Shard {
+pub(super) fn start(voters: &[u64], first_request_id: u64) -> Shard {
     Shard::start(
         config(voters, first_request_id),
         RecoveredGroup::default(),
@@ -116,6 +119,117 @@ fn a_full_log_takes_only_what_makes_room() {
     assert_eq!(refused(&mut shard, &compact), None);
     (shard.space_low, shard.log_full) = (false, false);
     assert_eq!(refused(&mut shard, &put), None);
+}
+
+/// Above the quota nothing is taken that adds data, whatever it is part of; what makes room is. Memory that is
+/// kept for what comes, or is on its way back to the allocator, is not held against anybody.
+#[test]
+fn above_the_quota_only_what_adds_data_is_refused() {
+    let put = PutRequest {
+        key: b"k",
+        value: b"v",
+        ..PutRequest::default()
+    };
+    let delete = DeleteRangeRequest {
+        range: KeyRange::one(b"k"),
+        ..DeleteRangeRequest::default()
+    };
+    let txn = |success, failure| TxnRequest {
+        success,
+        failure,
+        ..TxnRequest::default()
+    };
+    let deletes = txn(vec![RequestOp::DeleteRange(delete.clone())], vec![]);
+    let may_put = txn(vec![], vec![RequestOp::Put(put.clone())]);
+    let nested = txn(vec![RequestOp::Txn(Box::new(may_put.clone()))], vec![]);
+    let physical = true;
+    let table = [
+        (Command::Put(put), true),
+        (Command::Txn(may_put), true),
+        (Command::Txn(nested), true),
+        (Command::LeaseGrant { id: 5, ttl_s: 10 }, true),
+        (Command::DeleteRange(delete), false),
+        (Command::Txn(deletes), false),
+        (Command::LeaseRevoke { id: 5 }, false),
+        (Command::LeaseRenew { id: 5 }, false),
+        (
+            Command::Compact {
+                revision: 1,
+                physical,
+            },
+            false,
+        ),
+    ];
+    for (command, adds) in &table {
+        let mut shard = start(&[1], 1);
+        shard.config.quota_bytes = 1_000;
+        shard.stats.bytes.versions = 1_000;
+        shard.stats.bytes.idle = 1 << 30;
+        assert_eq!(refused(&mut shard, command), None, "{command:?}");
+        shard.stats.bytes.versions = 1_001;
+        let expected = adds.then_some(Error::NoSpace);
+        assert_eq!(refused(&mut shard, command), expected, "{command:?}");
+    }
+}
+
+/// A shard's own compaction waited behind its callers' writes: in overload tens of thousands of them. It does
+/// not hold up the deadlines of those either, although it came later.
+#[test]
+fn a_command_of_the_shards_own_goes_before_what_waits_and_ends_no_deadline() {
+    let mut shard = start(&[1], 1);
+    let put = Command::Put(PutRequest {
+        key: b"k",
+        value: b"v",
+        ..PutRequest::default()
+    });
+    for _ in 0..5 {
+        assert_eq!(refused(&mut shard, &put), None);
+    }
+    let compact = Command::Compact {
+        revision: 1,
+        physical: false,
+    };
+    let (answer, mut own) = Answer::channel();
+    shard.queue_first(compact.encode(), answer, 5_000);
+    let first = shard.queue.front().expect("queued");
+    assert_eq!(first.encoded, compact.encode());
+    shard.expire_queue(6_999);
+    assert_eq!(shard.queue.len(), 6);
+    shard.expire_queue(7_000);
+    assert_eq!((shard.queue.len(), shard.pending_bytes), (0, 0));
+    assert!(own.try_recv().is_some_and(|answer| answer.is_err()));
+    // Where nothing waits, it has its own time.
+    let (answer, _own) = Answer::channel();
+    shard.queue_first(compact.encode(), answer, 8_000);
+    shard.expire_queue(14_999);
+    assert_eq!(shard.queue.len(), 1);
+    shard.expire_queue(15_000);
+    assert!(shard.queue.is_empty());
+}
+
+/// Ten thousand leases that run out together do not become ten thousand entries of one turn.
+#[test]
+fn leases_that_run_out_together_are_revoked_in_batches() {
+    let mut shard = start(&[1], 1);
+    for id in 1..=250 {
+        shard.machine.store.lease_grant(id, 10, 0).expect("new");
+    }
+    let mut left = 250;
+    for tick in 0..3 {
+        let commands = shard.expiries(11_000 + tick);
+        assert_eq!(commands.len(), left.min(100));
+        left -= commands.len();
+        for encoded in commands {
+            let index = shard.machine.applied_index + 1;
+            let applied = shard.machine.apply(index, 1, &encoded, 11_000);
+            applied
+                .expect("known")
+                .expect("an answer")
+                .1
+                .expect("run out");
+        }
+        assert_eq!(shard.machine.store.leases().len(), left);
+    }
 }
 
 /// A request that is too large, or one too many, costs nothing: what was queued stays counted right.
