@@ -218,6 +218,19 @@ pub fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Processor times of so many slices of plain arithmetic that take about `each_ns`: the longest is what the
+/// machine itself adds to a slice (its hypervisor's share is in a thread's processor time).
+pub fn slices_of_nothing(count: usize, each_ns: u64) -> Vec<u64> {
+    const PROBE: u64 = 1_000_000;
+    let work = |rounds: u64| {
+        let begun = cpu_ns();
+        std::hint::black_box((0..rounds).fold(1, |sum, n| mix(sum ^ n)));
+        cpu_ns() - begun
+    };
+    let rounds = each_ns.saturating_mul(PROBE) / work(PROBE).max(1);
+    (0..count).map(|_| work(rounds)).collect()
+}
+
 /// Pages that the kernel had to find for this thread, so far.
 pub fn page_faults() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap_or_default();

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use henge_benches::mvcc_load::{Duel, PutDuel, Shape, quantile_us};
+use henge_benches::mvcc_load::{Duel, PutDuel, Shape, quantile_us, slices_of_nothing};
 use henge_benches::mvcc_phases::{Arena, Overhead, SCANS};
 
 #[global_allocator]
@@ -262,6 +262,15 @@ fn compact(arena: &mut Arena) -> f64 {
             longest.faults,
             times.iter().sum::<u64>() as f64 / 1e6,
             slices.iter().map(|slice| slice.removed).sum::<u64>(),
+        );
+        let median_ns = times[times.len() / 2];
+        let mut idle = slices_of_nothing(times.len(), median_ns);
+        idle.sort_unstable();
+        println!(
+            "  {:<34}{:>8.0} µs, p99 {:.0} µs",
+            "as many slices of plain arithmetic",
+            quantile_us(&idle, 1.0),
+            quantile_us(&idle, 0.99),
         );
         maxima.push(quantile_us(&times, 1.0));
     }
