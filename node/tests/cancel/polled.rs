@@ -12,8 +12,10 @@ use henge::{Driver, Engine, EngineBuilder, HostKind};
 
 /// Every k up to here is tried, then each twice the one before, until the future is done by then.
 const EVERY: usize = 12;
-/// Looks at something that must become true before the test fails.
-const PATIENCE: usize = 20_000;
+/// Looks at something that must become true, with as little between them as possible.
+const QUICK_LOOKS: usize = 2_000;
+/// Looks after those, each a millisecond later, before the test fails: a disk may stall for seconds.
+const PATIENCE: usize = 30_000;
 /// Bytes that a shard's callers may hold: little, so that what is not given back is noticed.
 pub const BUDGET: usize = 64 << 10;
 
@@ -47,12 +49,25 @@ impl Rest {
         std::thread::yield_now();
     }
 
+    async fn a_while(self) {
+        let millisecond = Duration::from_millis(1);
+        match self {
+            Rest::Tokio | Rest::TokioUring => tokio::time::sleep(millisecond).await,
+            #[cfg(feature = "glommio")]
+            Rest::Glommio => glommio::timer::sleep(millisecond).await,
+        }
+    }
+
     pub async fn until(self, what: &str, mut is_so: impl FnMut() -> bool) {
-        for _ in 0..PATIENCE {
+        for look in 0..QUICK_LOOKS + PATIENCE {
             if is_so() {
                 return;
             }
-            self.a_moment().await;
+            if look < QUICK_LOOKS {
+                self.a_moment().await;
+            } else {
+                self.a_while().await;
+            }
         }
         panic!("still not so: {what}");
     }
