@@ -523,11 +523,11 @@ fn put(store: &mut Store, key: &[u8]) {
     black_box(store.put(&request).is_ok());
 }
 
-/// Waits until the allocator has given back the memory of what was dropped: it does so later, in someone
-/// else's call (seen: 50 ms in a compaction slice).
+/// Waits until the allocator has given back the memory of what was dropped: it does so a second later, in
+/// someone else's call (seen: 50 ms in a compaction slice).
 fn settle() {
     for round in 1..20 {
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(60));
         black_box(
             (0..100)
                 .map(|n| vec![0u8; n * round * 50])
