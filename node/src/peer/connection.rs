@@ -45,6 +45,8 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// After this many reads in a row the reader lets the writer and the other peers have a turn.
 const READS_PER_TURN: u32 = 8;
+/// How long a session that said goodbye waits for its peer to close.
+const LINGER_MAX: Duration = Duration::from_millis(250);
 
 /// I/O vectors per write.
 const SLICES_MAX: usize = 32;
@@ -209,7 +211,23 @@ pub(super) async fn run(
         end = write(context, peer, writer, &ping) => end,
     };
     announced.why = end.to_string();
+    drop(announced);
+    if matches!(end, End::Stopped) {
+        let _ = timeout(LINGER_MAX, hear_out(&mut stream)).await;
+    }
     end
+}
+
+/// Says that nothing more will be said, and reads on until the peer has closed its side. A socket that is
+/// closed with something unread in it is reset, and the reset takes along what the peer has not read yet: the
+/// last messages and the goodbye.
+async fn hear_out(stream: &mut TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut nobody_wants_it = BytesMut::with_capacity(READ_BYTES);
+    while stream.read_buf(&mut nobody_wants_it).await? > 0 {
+        nobody_wants_it.clear();
+    }
+    Ok(())
 }
 
 /// Between `connected` and `disconnected`; dropping it says the latter, whatever ends the session.

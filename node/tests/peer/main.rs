@@ -264,6 +264,34 @@ fn shutdown_writes_what_is_queued_and_may_be_called_again() {
 }
 
 #[test]
+fn regression_the_last_messages_arrive_though_their_receiver_talks() {
+    // The socket was closed with unread pings or messages in it; the reset took along what was not read yet.
+    let pair = Cluster::start(2);
+    pair.meet();
+    for _ in 0..1_000 {
+        pair.nodes[0].send(2, &[1; 500]);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Until the session is over, or its queue full.
+            while pair.nodes[1]
+                .net()
+                .send(1, Bytes::from(vec![2; 5_000]))
+                .is_ok()
+            {}
+        });
+        pair.nodes[0].net().shutdown();
+    });
+    let seen = &pair.nodes[1].seen;
+    seen.wait("all of it", |seen| {
+        seen.messages.len() == 1_000 || seen.disconnected.len() == 1
+    });
+    assert_eq!(seen.lock().messages.len(), 1_000);
+    seen.wait("the goodbye", |seen| seen.disconnected.len() == 1);
+    assert_eq!(seen.lock().disconnected[0].1, "the peer is shutting down");
+}
+
+#[test]
 fn a_handler_may_send_and_its_panic_ends_a_session_not_the_transport() {
     let pair = Cluster::start(2);
     pair.meet();
