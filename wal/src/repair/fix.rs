@@ -254,7 +254,8 @@ impl Fixing<'_, '_> {
                     }
                     Some(_) => header,
                     None => {
-                        bridge = self.unproven(&found, &tail);
+                        let proven = tail.complete && before.seq + 1 == seq;
+                        bridge = (!proven).then(|| self.unproven(&found, &tail)).flatten();
                         header
                     }
                 }
@@ -276,12 +277,12 @@ impl Fixing<'_, '_> {
         Ok([Work::Header { file }].into_iter().chain(bridge).collect())
     }
 
-    /// Neither the first batch can be read nor what says that the segment before it is complete: what is
-    /// missing may have been there. A footer here would count only what was missing here, so that a bridge
+    /// Neither the first batch can be read nor what says that the segment before it is complete, and that none
+    /// was between them: what is missing may have been there. A footer here would count only what was missing here, so that a bridge
     /// must stand for both. Not where one batch is missing, which was here.
     fn unproven(&mut self, found: &Headless, tail: &Tail) -> Option<Work> {
         let (to, next, chain) = found.goes_on?;
-        if tail.complete || next <= tail.lsn + 2 || to < DATA_AT + BLOCK || to > found.file.bytes {
+        if next <= tail.lsn + 2 || to < DATA_AT + BLOCK || to > found.file.bytes {
             return None;
         }
         let expect = Expect {
