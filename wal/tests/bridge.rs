@@ -3,7 +3,7 @@
 //!
 //! What is due is computed from what was written, never from what recovery says. A dozen seeds by default;
 //! `HENGE_SEED=1000 HENGE_SEEDS=2000 cargo test -p henge-wal --test bridge whatever` tries 2,000 from 1,000 on
-//! (five minutes); what fails says its seed, which alone is `HENGE_SEED=n HENGE_SEEDS=1`.
+//! (ten minutes); what fails says its seed, which alone is `HENGE_SEED=n HENGE_SEEDS=1`.
 
 mod common;
 
@@ -13,7 +13,7 @@ use common::{Dice, seed, small};
 use henge_wal::disk::sim::{Fault, Keep, SimHandle};
 use henge_wal::{Collect, Damage};
 
-/// How many seeds are tried, one after the other from the first on: half a minute for 200.
+/// How many seeds are tried, one after the other from the first on: a minute for 200.
 fn seeds() -> u64 {
     let asked = std::env::var("HENGE_SEEDS").ok();
     asked.and_then(|n| n.parse().ok()).unwrap_or(12)
