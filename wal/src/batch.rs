@@ -223,12 +223,15 @@ impl BatchHeader {
     }
 }
 
+/// In the place of a first index, where no entries are counted: the group left the log in this batch.
+const GONE: u64 = u64::MAX;
+
 /// A group's state after a batch, and what the batch holds of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) group: GroupId,
     pub(crate) hard: HardState,
-    /// First entry index in this batch (in a footer: in this segment); 0 if none.
+    /// First entry index in this batch (in a footer: in this segment); 0 if none, [`GONE`] if the group is.
     pub(crate) first: u64,
     /// Last entry of the group so far.
     pub(crate) last: u64,
@@ -241,6 +244,20 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// Of a group that left the log. It is marked, too: where only the marks of a batch can be read, the group
+    /// would otherwise be back, and as it was some time before it left.
+    pub(crate) fn gone(group: GroupId) -> Self {
+        Self {
+            group,
+            first: GONE,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.count == 0 && self.first == GONE
+    }
+
     pub(crate) fn encode(&self) -> [u8; MARK_BYTES] {
         let mut out = [0; MARK_BYTES];
         Fields::new(&mut out)

@@ -24,7 +24,8 @@ pub struct GroupLog {
     pub compacted_term: u64,
     /// The entries, without gaps but for what is lost.
     pub entries: VecDeque<ReadEntry>,
-    /// First and last of the acknowledged entries that cannot be read, if there are any.
+    /// First and last of the acknowledged entries that cannot be read, if there are any; some between them
+    /// may be there.
     pub lost: Option<(u64, u64)>,
 }
 
@@ -50,6 +51,7 @@ impl GroupLog {
             self.entries.pop_back();
         }
         self.entries.push_back(entry);
+        self.trim();
     }
 
     fn compact(&mut self, index: u64, term: u64) {
@@ -61,6 +63,30 @@ impl GroupLog {
         self.lost = self.lost.and_then(left);
         while self.entries.front().is_some_and(|e| e.index <= index) {
             self.entries.pop_front();
+        }
+        self.trim();
+    }
+
+    fn lose(&mut self, first: u64, last: u64) {
+        let (from, to) = self.lost.unwrap_or((first, last));
+        self.lost = Some((from.min(first), to.max(last)));
+    }
+
+    /// What is there is not lost: of two holes the earlier or the later one may have been compacted or
+    /// replaced.
+    fn trim(&mut self) {
+        while let Some((first, last)) = self.lost {
+            let has = |index: u64| {
+                self.entries
+                    .binary_search_by_key(&index, |e| e.index)
+                    .is_ok()
+            };
+            self.lost = match (has(first), has(last)) {
+                (false, false) => return,
+                _ if first == last => None,
+                (true, _) => Some((first + 1, last)),
+                (false, true) => Some((first, last - 1)),
+            };
         }
     }
 }
@@ -123,8 +149,16 @@ impl Replay for Collect {
         while log.entries.back().is_some_and(|e| e.index >= first) {
             log.entries.pop_back();
         }
-        let from = log.lost.map_or(first, |(earlier, _)| earlier.min(first));
-        log.lost = Some((from, last));
+        // What it had behind is void, holes too.
+        if let Some((earlier, to)) = log.lost {
+            log.lost = (earlier < first).then(|| (earlier, to.min(first - 1)));
+        }
+        log.trim();
+        log.lose(first, last);
+    }
+
+    fn missing(&mut self, group: GroupId, first: u64, last: u64) {
+        self.groups.entry(group).or_default().lose(first, last);
     }
 }
 
@@ -176,5 +210,36 @@ mod tests {
         assert_eq!((indexes(&c).len(), c.groups[&1].last()), (0, 8));
         c.record(Record::Removed { group: 1 });
         assert!(c.groups.is_empty());
+    }
+
+    /// Seeds 39, 111 of `tests/bridge.rs`: of two holes one was replaced and one compacted, and what lay between
+    /// them was called lost.
+    #[test]
+    fn regression_what_lies_between_two_holes_is_not_lost() {
+        let mut c = Collect::default();
+        let entry = |term, index| Record::Entry {
+            group: 1,
+            term,
+            index,
+            kind: 0,
+            payload: b"",
+        };
+        (1..=3).for_each(|i| c.record(entry(1, i)));
+        c.lost(1, 4, 6);
+        (7..=10).for_each(|i| c.record(entry(1, i)));
+        c.lost(1, 11, 11);
+        assert_eq!(c.groups[&1].lost, Some((4, 11)));
+        c.record(entry(2, 11));
+        assert_eq!(c.groups[&1].lost, Some((4, 6)));
+        c.record(Record::Compacted {
+            group: 1,
+            index: 8,
+            term: 1,
+        });
+        assert_eq!(c.groups[&1].lost, None);
+        assert_eq!(indexes(&c), [(9, 1), (10, 1), (11, 2)]);
+        // What is missing takes nothing away that was replayed.
+        c.missing(1, 5, 9);
+        assert_eq!(indexes(&c).len(), 3);
     }
 }

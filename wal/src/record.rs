@@ -87,6 +87,13 @@ pub trait Replay {
         let _ = (group, first, last);
     }
 
+    /// Entries `first..=last` of a group were acknowledged and are nowhere, as [`Replay::lost`] says it; but
+    /// what was replayed behind them is good. Said when all is replayed: only then it is clear that what
+    /// purged segments held was neither compacted nor written again in anything that can be read.
+    fn missing(&mut self, group: GroupId, first: u64, last: u64) {
+        self.lost(group, first, last);
+    }
+
     /// All is replayed and nothing is changed yet: refuse the log for its damaged groups? For a caller to
     /// whom nothing would be left.
     fn refuses(&mut self, damaged: &[crate::Damage]) -> bool {

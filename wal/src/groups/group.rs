@@ -100,6 +100,55 @@ impl Group {
         }
     }
 
+    /// Entries that are neither compacted nor anywhere: a purged segment held them, and the batch that said
+    /// them again (or that they are compacted) cannot be read. They are lost; says which.
+    pub(super) fn miss(&mut self, place: Place, account: &mut Account) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut next = self.compacted.saturating_add(1);
+        for run in &self.runs {
+            if run.first > next {
+                missing.push((next, run.first - 1));
+            }
+            next = run.last.saturating_add(1);
+        }
+        if next <= self.last {
+            missing.push((next, self.last));
+        }
+        let holes = self.runs.iter().filter(|run| run.lost).count();
+        if holes + missing.len() > HOLES_MAX
+            && let Some((first, _)) = missing.first().copied()
+        {
+            missing = vec![(first, self.last)];
+            self.lose(first, self.last, place, account);
+            return missing;
+        }
+        for (first, last) in &missing {
+            self.insert_lost(*first, *last, place, account);
+        }
+        missing
+    }
+
+    /// Entries `first..=last`, which no run has, are lost; a hole behind or before them takes them in.
+    fn insert_lost(&mut self, first: u64, last: u64, place: Place, account: &mut Account) {
+        let at = self.runs.partition_point(|run| run.last < first);
+        if let Some(behind) = self.runs.get_mut(at)
+            && behind.lost
+            && last.checked_add(1) == Some(behind.first)
+        {
+            behind.first = first;
+            return;
+        }
+        if let Some(before) = at.checked_sub(1).and_then(|at| self.runs.get_mut(at))
+            && before.lost
+            && before.last.checked_add(1) == Some(first)
+        {
+            before.last = last;
+            return;
+        }
+        account.add(place.seq);
+        self.runs.insert(at, Run::new(first, last, 0, place, true));
+    }
+
     /// Forget entries after `index`.
     pub(super) fn keep_until(&mut self, index: u64, account: &mut Account) {
         while let Some(run) = self.runs.pop_back_if(|run| run.first > index) {

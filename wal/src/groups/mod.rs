@@ -92,10 +92,13 @@ impl Groups {
         }
     }
 
-    /// The groups the last applied batch touched.
+    /// The groups the last applied batch touched, also those that left with it.
     pub(crate) fn marks(&self) -> impl Iterator<Item = Mark> {
-        let marked = |id: &GroupId| Some(self.map.get(id)?.mark(*id, self.lsn));
-        self.touched.iter().filter_map(marked)
+        let marked = |id: &GroupId| match self.map.get(id) {
+            Some(group) => group.mark(*id, self.lsn),
+            None => Mark::gone(*id),
+        };
+        self.touched.iter().map(marked)
     }
 
     /// All groups, as after the last applied batch.
@@ -165,10 +168,24 @@ impl Groups {
         (restored, news)
     }
 
-    /// Entries `first..=last` of a group, and what it had after them, cannot be read.
-    pub(crate) fn lose_span(&mut self, id: GroupId, first: u64, last: u64, place: Place) {
+    /// Entries `span.0..=span.1` of a group, and what it had after them, cannot be read. `term`: of the last
+    /// one, as far as it is known.
+    pub(crate) fn lose_span(&mut self, id: GroupId, span: (u64, u64), term: u64, place: Place) {
         let group = self.map.entry(id).or_default();
-        group.lose(first, last, place, &mut self.live);
+        group.lose(span.0, span.1, place, &mut self.live);
+        if group.last == span.1 {
+            group.last_term = term;
+        }
+    }
+
+    /// What groups must have and have nowhere is lost: group, first and last entry.
+    pub(crate) fn miss(&mut self, place: Place) -> Vec<(GroupId, u64, u64)> {
+        let mut missing = Vec::new();
+        for (id, group) in &mut self.map {
+            let spans = group.miss(place, &mut self.live);
+            missing.extend(spans.into_iter().map(|(first, last)| (*id, first, last)));
+        }
+        missing
     }
 
     /// Entries of a group in the segment being replayed.

@@ -91,6 +91,7 @@ impl Recovery<'_> {
             let what = "what purged segments held";
             self.unmarked = Some((*expect, Bad { what, known: None }));
         }
+        self.suspects.hole = Some(place);
         self.attribute(&marks, &behind.groups, place);
         self.report.healed.push(Healed {
             file: self.disk.path().join(segment::name(expect.seq)),
@@ -111,40 +112,46 @@ impl Recovery<'_> {
 
     fn attribute(&mut self, marks: &[Mark], behind: &BTreeMap<GroupId, Behind>, place: Place) {
         for mark in marks {
-            let rest = behind.get(&mark.group);
-            let entries = self
-                .groups
-                .count_in_segment(mark.group)
-                .saturating_add(rest.map_or(0, |r| r.entries));
-            let ours = self.groups.get(mark.group);
-            let (last, term) = ours.map_or((0, 0), |g| (g.last, g.last_term));
-            let ends = rest
-                .filter(|r| r.entries > 0)
-                .map_or((last, term), |r| (r.last, r.last_term));
-            if entries == mark.count && ends == (mark.last, mark.last_term) {
-                continue;
-            }
-            // As behind a bridge (`suspects.rs`): what may have been replaced in the hole is doubtful, and
-            // what is committed or follows in the same term is not.
-            let committed = ours.map_or(0, |g| g.compacted.max(g.hard.commit.min(g.last)));
-            let floor = committed.max(mark.compacted);
-            let (until, then) = match rest.and_then(|r| r.first) {
-                Some((index, term)) => (index.saturating_sub(1), term),
-                None => (mark.last, mark.last_term),
-            };
-            let follows = then == term && until >= last;
-            let stays = if follows { floor.max(last) } else { floor };
-            if until > stays {
-                self.groups.lose_span(mark.group, stays + 1, until, place);
-                self.replay.lost(mark.group, stays + 1, until);
-            }
+            self.attribute_one(mark, behind.get(&mark.group), place);
+            // The batch with a vote may be gone, and have held no entry. (Not the commit index: what is there
+            // yet may be replaced behind the hole, before it is committed.)
+            self.replaying().keep_vote(mark);
         }
         for id in self.groups.ids() {
             let removed = behind.get(&id).is_some_and(|r| r.removed);
             if !removed && !marks.iter().any(|mark| mark.group == id) {
-                self.groups.forget(id);
-                self.replay.record(Record::Removed { group: id });
+                self.replaying().leave(id);
             }
+        }
+    }
+
+    fn attribute_one(&mut self, mark: &Mark, rest: Option<&Behind>, place: Place) {
+        let entries = self
+            .groups
+            .count_in_segment(mark.group)
+            .saturating_add(rest.map_or(0, |r| r.entries));
+        let ours = self.groups.get(mark.group);
+        let (last, term) = ours.map_or((0, 0), |g| (g.last, g.last_term));
+        let ends = rest
+            .filter(|r| r.entries > 0)
+            .map_or((last, term), |r| (r.last, r.last_term));
+        if entries == mark.count && ends == (mark.last, mark.last_term) {
+            return;
+        }
+        // As behind a bridge (`suspects.rs`): what may have been replaced in the hole is doubtful, and
+        // what is committed or follows in the same term is not.
+        let committed = ours.map_or(0, |g| g.compacted.max(g.hard.commit.min(g.last)));
+        let floor = committed.max(mark.compacted);
+        let (until, then) = match rest.and_then(|r| r.first) {
+            Some((index, term)) => (index.saturating_sub(1), term),
+            None => (mark.last, mark.last_term),
+        };
+        let follows = then == term && until >= last;
+        let stays = if follows { floor.max(last) } else { floor };
+        if until > stays {
+            self.groups
+                .lose_span(mark.group, (stays + 1, until), then, place);
+            self.replay.lost(mark.group, stays + 1, until);
         }
     }
 }

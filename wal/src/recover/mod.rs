@@ -230,6 +230,7 @@ pub(crate) fn judge(
     }
     recovery.last(&chain, &files)?;
     recovery.replaying().settle();
+    recovery.replaying().miss();
     if let Some((expect, bad)) = recovery.unmarked.take()
         && let Some(file) = chain.files.first()
     {

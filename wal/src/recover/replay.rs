@@ -51,28 +51,58 @@ impl Replaying<'_> {
     /// What the marks know beyond the records is what purged segments held: in an intact log, only
     /// those of the first batch do. Behind a hole they also say what the hole did.
     fn marks(&mut self, header: &BatchHeader, marks: &[Mark]) {
-        for mark in marks {
+        for mark in marks.iter().filter(|mark| !mark.is_gone()) {
             let news = self.groups.adopt(mark);
             self.tell(mark.group, news);
         }
         let holes = self.groups.lost().next().is_some();
         if holes && header.is_first() {
-            for id in self.groups.ids() {
-                if !marks.iter().any(|mark| mark.group == id) {
-                    self.groups.forget(id);
-                    self.replay.record(Record::Removed { group: id });
-                }
+            self.only(marks);
+        }
+    }
+
+    /// These are all groups that there are.
+    fn only(&mut self, marks: &[Mark]) {
+        for id in self.groups.ids() {
+            if !marks.iter().any(|mark| mark.group == id) {
+                self.leave(id);
             }
         }
+    }
+
+    /// A term and vote that only a mark says: who was told of them must not be told otherwise.
+    pub(super) fn keep_vote(&mut self, mark: &Mark) {
+        if let Some(HardState { term, vote, commit }) = self.groups.adopt_vote(mark) {
+            self.replay.record(Record::HardState {
+                group: mark.group,
+                term,
+                vote,
+                commit,
+            });
+        }
+    }
+
+    /// A group is found to be gone.
+    pub(super) fn leave(&mut self, group: GroupId) {
+        self.groups.forget(group);
+        self.replay.record(Record::Removed { group });
     }
 
     /// A batch of which only the marks are right.
     pub(super) fn lost(&mut self, header: &BatchHeader, bytes: &[u8], marks: &[Mark]) {
         self.witness(header, bytes, false);
         self.announce(header);
+        self.suspects.hole = Some(Place::of(header));
         for mark in marks {
+            if mark.is_gone() {
+                self.leave(mark.group);
+                continue;
+            }
             let (restored, news) = self.groups.lose(mark, Place::of(header));
             self.told(mark, restored, news);
+        }
+        if header.is_first() {
+            self.only(marks);
         }
         self.report.batches += 1;
         self.report.bytes += u64::from(header.len);

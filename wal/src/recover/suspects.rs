@@ -39,6 +39,8 @@ pub(super) struct Suspects {
     pub(super) nameless: Option<Place>,
     /// The last batch that may bear witness.
     known: Lsn,
+    /// The last place where records cannot be read.
+    pub(super) hole: Option<Place>,
 }
 
 /// The first thing that a batch says about a group's entries.
@@ -69,6 +71,7 @@ impl Replaying<'_> {
             suspects.all.entry(id).or_insert(place);
         }
         suspects.unnamed.get_or_insert(place);
+        suspects.hole = Some(place);
         self.groups
             .bar(header.seq, header.offset + u64::from(header.len));
         self.report.bytes += u64::from(header.len);
@@ -115,8 +118,7 @@ impl Replaying<'_> {
         }
         if header.is_first() && marks.is_some() {
             for id in std::mem::take(&mut self.suspects.all).into_keys() {
-                self.groups.forget(id);
-                self.replay.record(Record::Removed { group: id });
+                self.leave(id);
             }
             self.suspects.unnamed = None;
         }
@@ -124,6 +126,9 @@ impl Replaying<'_> {
 
     /// One group, of which something is said.
     fn hear(&mut self, id: GroupId, first: Option<&First>, mark: Option<&Mark>, place: Place) {
+        if mark.is_some_and(Mark::is_gone) {
+            return;
+        }
         let (last, term, floor) = self.standing(id);
         let floor = floor.max(mark.map_or(0, |mark| mark.compacted));
         match (first, mark) {
@@ -131,7 +136,7 @@ impl Replaying<'_> {
             (Some(First::Entry(f, t)), _) => {
                 let stays = if *t == term { floor.max(last) } else { floor };
                 if *f > stays.saturating_add(1) {
-                    self.lose(id, stays + 1, *f - 1, place);
+                    self.lose(id, (stays + 1, *f - 1), *t, place);
                 }
             }
             (None, Some(mark)) if (mark.last, mark.last_term) != (last, term) => {
@@ -164,16 +169,28 @@ impl Replaying<'_> {
     /// No more is to be heard: who was not cleared may have lost something.
     pub(super) fn settle(&mut self) {
         for (id, place) in std::mem::take(&mut self.suspects.all) {
-            let (.., floor) = self.standing(id);
-            self.lose(id, floor + 1, Damage::NO_END, place);
+            let (_, term, floor) = self.standing(id);
+            self.lose(id, (floor + 1, Damage::NO_END), term, place);
         }
         if let Some(place) = self.suspects.unnamed.take() {
             self.suspects.nameless.get_or_insert(place);
         }
     }
 
-    fn lose(&mut self, id: GroupId, first: u64, last: u64, place: Place) {
-        self.groups.lose_span(id, first, last, place);
-        self.replay.lost(id, first, last);
+    /// All is replayed. What a purged segment held was said again before it went, or was compacted: where
+    /// nothing says either, the batch that did lies in a hole. So what a hole has cost is also known where
+    /// the segments before it, or before another one, are gone.
+    pub(super) fn miss(&mut self) {
+        let Some(place) = self.suspects.hole else {
+            return;
+        };
+        for (id, first, last) in self.groups.miss(place) {
+            self.replay.missing(id, first, last);
+        }
+    }
+
+    fn lose(&mut self, id: GroupId, span: (u64, u64), term: u64, place: Place) {
+        self.groups.lose_span(id, span, term, place);
+        self.replay.lost(id, span.0, span.1);
     }
 }

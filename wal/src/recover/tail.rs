@@ -182,15 +182,7 @@ impl Recovery<'_> {
         })?;
         marks.sort_by_key(|(lsn, _)| *lsn);
         for (_, mark) in marks {
-            let Some(HardState { term, vote, commit }) = self.groups.adopt_vote(&mark) else {
-                continue;
-            };
-            self.replay.record(Record::HardState {
-                group: mark.group,
-                term,
-                vote,
-                commit,
-            });
+            self.replaying().keep_vote(&mark);
         }
         Ok(())
     }

@@ -6,6 +6,8 @@
 //! |                                              | the end of its segment                                |
 //! | no copy of a segment header                  | it is made again from the segments beside it, and     |
 //! |                                              | from its own first batch                              |
+//! | no copy of it, and nothing shows that the    | the same, and a bridge over what cannot be read at    |
+//! | segment before is complete                   | its begin: it stands for the end of that one, too     |
 //! | no segment file                              | a segment that is nothing but a bridge                |
 //! | anything else (a successor that denies its   | nothing                                               |
 //! | predecessor, a foreign file, a newer format) |                                                       |
@@ -19,33 +21,34 @@ use crate::chain::{DiskSource, FoundFile, open_files};
 use crate::disk::{Disk, FileId};
 use crate::error::Obstacle;
 use crate::identity::{Birth, fault};
+use crate::pipeline::SegmentFile;
 use crate::scan::{Expect, Judged, Window};
 use crate::segment::{self, DATA_AT, SegmentHeader};
 use crate::{BLOCK_BYTES, Lsn, OpenError};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// What is made against an error; `None`: nothing can be.
+/// What is made against an error; empty: nothing can be.
 pub(super) fn fix(
     overlay: &mut Overlay<'_>,
     birth: &Birth,
     error: &OpenError,
-) -> Result<Option<Work>, OpenError> {
+) -> Result<Vec<Work>, OpenError> {
     let mut fixing = Fixing { overlay, birth };
     match error {
         OpenError::Corrupt(corruption) => match &corruption.obstacle {
             Obstacle::Batch(expect, after) => fixing.bridge(expect, *after, corruption.durable_lsn),
             Obstacle::Header(seq) => fixing.header(*seq),
-            Obstacle::Other => Ok(None),
+            Obstacle::Other => Ok(vec![]),
         },
         OpenError::MissingSegment { path } => {
             let name = path.file_name().map(|name| name.to_string_lossy());
             match name.and_then(|name| segment::seq_of(&name)) {
                 Some(seq) => fixing.segment(seq),
-                None => Ok(None),
+                None => Ok(vec![]),
             }
         }
-        _ => Ok(None),
+        _ => Ok(vec![]),
     }
 }
 
@@ -73,6 +76,18 @@ struct Tail {
     end: u64,
     lsn: Lsn,
     crc: u32,
+    /// Nothing of it can be missing at its end: a footer says so, or there is no room.
+    complete: bool,
+}
+
+/// What can be read of a segment that has no header.
+struct Headless {
+    file: SegmentFile,
+    /// Its first batch.
+    first: Option<BatchHeader>,
+    /// Where it can be read again: offset, first batch and chain there. Its own next batch, or else the begin of
+    /// the segment after it.
+    goes_on: Option<(u64, Lsn, u32)>,
 }
 
 struct Fixing<'o, 'd> {
@@ -112,10 +127,10 @@ impl Fixing<'_, '_> {
         expect: &Expect,
         after: Option<(Lsn, u32)>,
         durable: Lsn,
-    ) -> Result<Option<Work>, OpenError> {
+    ) -> Result<Vec<Work>, OpenError> {
         let files = self.files()?;
         let Some(found) = files.get(&expect.seq) else {
-            return Ok(None);
+            return Ok(vec![]);
         };
         let file = found.file.file;
         let next = self.look(expect.seq, file, |w| w.next_header(expect))?;
@@ -129,11 +144,11 @@ impl Fixing<'_, '_> {
             }
         };
         if to < expect.offset + BLOCK || until < expect.lsn {
-            return Ok(None);
+            return Ok(vec![]);
         }
         self.overlay
             .keep(expect.seq, expect.offset, to - expect.offset);
-        Ok(Some(self.lay(expect, to, until, chain)))
+        Ok(vec![self.lay(expect, to, until, chain)])
     }
 
     fn lay(&mut self, expect: &Expect, to: u64, until: Lsn, chain: u32) -> Work {
@@ -163,72 +178,120 @@ impl Fixing<'_, '_> {
         lower.find_map(|(_, found)| Some((found.header?, found.file.file)))
     }
 
-    /// A segment that was written to and has no header, its neighbours before it first.
-    fn header(&mut self, seq: u64) -> Result<Option<Work>, OpenError> {
-        let files = self.files()?;
-        let from = Self::before(&files, seq).map_or(0, |(header, _)| header.seq + 1);
-        let bare = |found: &FoundFile| found.header.is_none() && found.ready.is_none();
-        let wanted = |(at, f): &(&u64, &FoundFile)| bare(f) && (f.touched || **at == seq);
-        let mut bare = files.range(from..=seq).filter(wanted);
-        let Some((&seq, found)) = bare.next() else {
-            return Ok(None);
-        };
-        let file = found.file;
-        let begin = Expect {
+    /// The first segment from `from` to `seq` without a header. A file of which nothing shows that it was one,
+    /// but for what lies around it, counts only as `seq` itself.
+    fn bare(&mut self, files: &Files, from: u64, seq: u64) -> Result<Option<u64>, OpenError> {
+        for (at, found) in files.range(from..=seq) {
+            if found.header.is_some() || found.ready.is_some() {
+                continue;
+            }
+            // (A header of zeros looks like a file that was never used, and its batches do not.)
+            let begin = self.begin(&found.file);
+            let seen = self.look(*at, found.file.file, |w| w.evidence(&begin))?;
+            if found.touched || *at == seq || seen.end > 0 {
+                return Ok(Some(*at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Anything from the first place for a batch on.
+    fn begin(&self, file: &SegmentFile) -> Expect {
+        Expect {
             uuid: self.birth.uuid,
-            seq,
+            seq: file.seq,
             offset: DATA_AT,
             lsn: 0,
             prev: 0,
             limit: file.bytes,
+        }
+    }
+
+    /// A segment that was written to and has no header, its neighbours before it first.
+    fn header(&mut self, seq: u64) -> Result<Vec<Work>, OpenError> {
+        let files = self.files()?;
+        let from = Self::before(&files, seq).map_or(0, |(header, _)| header.seq + 1);
+        match self.bare(&files, from, seq)? {
+            Some(seq) => self.make_header(&files, seq),
+            None => Ok(vec![]),
+        }
+    }
+
+    fn headless(&mut self, files: &Files, file: SegmentFile) -> Result<Headless, OpenError> {
+        let begin = self.begin(&file);
+        let first = self.look(file.seq, file.file, |w| w.header_at(&begin))?;
+        let later = self.look(file.seq, file.file, |w| w.next_header(&begin))?;
+        let mut headers = files.values().filter_map(|found| found.header);
+        let after = headers.find(|header| header.prev_seq == file.seq);
+        let after = after.map(|after| (after.prev_end, after.first_lsn, after.prev));
+        let later = later.map(|later| (later.offset, later.lsn, later.prev));
+        Ok(Headless {
+            file,
+            first,
+            goes_on: later.or(after),
+        })
+    }
+
+    fn make_header(&mut self, files: &Files, seq: u64) -> Result<Vec<Work>, OpenError> {
+        let Some(found) = files.get(&seq) else {
+            return Ok(vec![]);
         };
-        let first = self.look(seq, file.file, |w| w.header_at(&begin))?;
-        let later = match first {
-            Some(_) => first,
-            None => self.look(seq, file.file, |w| w.next_header(&begin))?,
-        };
-        let before = Self::before(&files, seq);
-        let mut header = match before {
-            Some((before, file)) => self.after(&before, file, files[&before.seq].file.bytes)?,
+        let found = self.headless(files, found.file)?;
+        let lsn = found.first.map(|first| first.lsn);
+        let until = lsn.or(found.goes_on.map(|(_, lsn, _)| lsn));
+        let mut bridge = None;
+        let mut header = match Self::before(files, seq) {
+            Some((before, file)) => {
+                let bytes = files[&before.seq].file.bytes;
+                let tail = self.tail(&before, file, bytes, until)?;
+                let header = after(&before, &tail);
+                match found.first {
+                    Some(first) if header.first_lsn < first.lsn => {
+                        match with_hole(header, files, seq, tail.end + BLOCK <= bytes) {
+                            Some(header) => header,
+                            None => return Ok(vec![]),
+                        }
+                    }
+                    Some(_) => header,
+                    None => {
+                        let proven = tail.complete && before.seq + 1 == seq;
+                        bridge = (!proven).then(|| self.unproven(&found, &tail)).flatten();
+                        header
+                    }
+                }
+            }
             None => SegmentHeader {
                 // Others were before it, unless it is the first of all.
                 prev_seq: seq - 1,
-                first_lsn: later.map_or(1, |later| later.lsn.saturating_sub(1).max(1)),
+                first_lsn: until.map_or(1, |lsn| lsn.saturating_sub(1).max(1)),
                 depth: 1,
                 ..SegmentHeader::default()
             },
         };
-        if let Some(first) = first {
-            // What is missing before it was at the end of the segment before.
-            if before.is_some() && header.first_lsn < first.lsn {
-                header.prev_end += BLOCK;
-            }
+        if let Some(first) = found.first {
             (header.first_lsn, header.prev) = (first.lsn, first.prev);
         }
         header.seq = seq;
-        self.head(&header, file.bytes);
-        Ok(Some(Work::Header {
-            file: self.overlay.path().join(segment::name(seq)),
-        }))
+        self.head(&header, found.file.bytes);
+        let file = self.overlay.path().join(segment::name(seq));
+        Ok([Work::Header { file }].into_iter().chain(bridge).collect())
     }
 
-    /// The header of a segment that follows another one.
-    fn after(
-        &mut self,
-        before: &SegmentHeader,
-        file: FileId,
-        bytes: u64,
-    ) -> Result<SegmentHeader, OpenError> {
-        let tail = self.tail(before, file, bytes)?;
-        Ok(SegmentHeader {
-            prev_seq: before.seq,
-            prev_end: tail.end,
-            first_lsn: tail.lsn + 1,
+    /// Neither the first batch can be read nor what says that the segment before it is complete, and that none
+    /// was between them: what is missing may have been there. A footer here would count only what was missing here, so that a bridge
+    /// must stand for both. Not where one batch is missing, which was here.
+    fn unproven(&mut self, found: &Headless, tail: &Tail) -> Option<Work> {
+        let (to, next, chain) = found.goes_on?;
+        if next <= tail.lsn + 2 || to < DATA_AT + BLOCK || to > found.file.bytes {
+            return None;
+        }
+        let expect = Expect {
+            lsn: tail.lsn + 1,
             prev: tail.crc,
-            low_seq: before.low_seq,
-            depth: before.depth,
-            ..SegmentHeader::default()
-        })
+            ..self.begin(&found.file)
+        };
+        self.overlay.keep(expect.seq, DATA_AT, to - DATA_AT);
+        Some(self.lay(&expect, to, next - 1, chain))
     }
 
     fn head(&mut self, header: &SegmentHeader, bytes: u64) {
@@ -244,13 +307,16 @@ impl Fixing<'_, '_> {
         self.overlay.patch(header.seq, 0, blocks);
     }
 
-    /// Where the log ends in a segment of which no successor says it: behind everything readable.
+    /// Where the log ends in a segment of which no successor says it: behind everything readable. `until`:
+    /// the first batch of the next one, as far as it is known: from there on it is a tail that was cut.
     fn tail(
         &mut self,
         header: &SegmentHeader,
         file: FileId,
         bytes: u64,
+        until: Option<Lsn>,
     ) -> Result<Tail, OpenError> {
+        let until = until.unwrap_or(Lsn::MAX);
         let mut expect = Expect {
             uuid: self.birth.uuid,
             seq: header.seq,
@@ -261,47 +327,69 @@ impl Fixing<'_, '_> {
         };
         self.look(header.seq, file, |window| {
             loop {
+                if expect.lsn >= until {
+                    break;
+                }
                 let (len, lsn, crc) = match window.batch(&expect, expect.limit)? {
                     Judged::Good { header, crc, .. } | Judged::Lost { header, crc, .. } => {
                         (header.len, header.lsn, crc)
                     }
                     Judged::Bridge(header) => (header.len, header.until, header.chain),
                     Judged::Bad(_) => match window.next_header(&expect)? {
-                        Some(next) => {
+                        Some(next) if next.lsn < until => {
                             (expect.offset, expect.lsn) = (next.offset, next.lsn);
                             expect.prev = next.prev;
                             continue;
                         }
-                        None => break,
+                        _ => break,
                     },
                 };
                 expect.offset += u64::from(len);
                 (expect.lsn, expect.prev) = (lsn + 1, crc);
             }
-            let (end, lsn, crc) = match window.footer_after(&expect)? {
-                Some(footer) => (footer.offset, footer.lsn - 1, footer.prev),
-                None => (expect.offset, expect.lsn - 1, expect.prev),
-            };
-            Ok(Tail { end, lsn, crc })
+            let footer = window.footer_after(&expect)?;
+            let footer = footer.filter(|footer| (expect.lsn..=until).contains(&footer.lsn));
+            Ok(match footer {
+                Some(footer) => Tail {
+                    end: footer.offset,
+                    lsn: footer.lsn - 1,
+                    crc: footer.prev,
+                    complete: true,
+                },
+                None => Tail {
+                    end: expect.offset,
+                    lsn: expect.lsn - 1,
+                    crc: expect.prev,
+                    complete: expect.offset + BLOCK > bytes,
+                },
+            })
         })
     }
 
     /// A segment that is not there: one that is nothing but a bridge.
-    fn segment(&mut self, seq: u64) -> Result<Option<Work>, OpenError> {
+    fn segment(&mut self, seq: u64) -> Result<Vec<Work>, OpenError> {
         let files = self.files()?;
+        let from = Self::before(&files, seq).map_or(0, |(header, _)| header.seq + 1);
+        if let Some(bare) = self.bare(&files, from, seq)? {
+            return self.make_header(&files, bare);
+        }
         let mut later = files.values().filter_map(|found| found.header);
         let next = later.find(|header| header.prev_seq == seq);
         let before = Self::before(&files, seq);
         let ready = files.values().filter_map(|found| found.ready);
         let testified = ready.map(|ready| ready.first_lsn.saturating_sub(1)).max();
         let Some(bytes) = next.or(before.map(|b| b.0)).map(|header| header.bytes) else {
-            return Ok(None);
+            return Ok(vec![]);
         };
         if files.contains_key(&seq) || !(1..=NUMBER_MAX).contains(&seq) {
-            return Ok(None);
+            return Ok(vec![]);
         }
         let mut header = match before {
-            Some((before, file)) => self.after(&before, file, files[&before.seq].file.bytes)?,
+            Some((before, file)) => {
+                let until = next.map(|next| next.first_lsn);
+                let bytes = files[&before.seq].file.bytes;
+                after(&before, &self.tail(&before, file, bytes, until)?)
+            }
             None => SegmentHeader {
                 first_lsn: next.map_or(1, |next| next.first_lsn.saturating_sub(1).max(1)),
                 depth: 1,
@@ -318,7 +406,7 @@ impl Fixing<'_, '_> {
             ),
         };
         if to < DATA_AT + BLOCK || to > bytes || until < header.first_lsn {
-            return Ok(None);
+            return Ok(vec![]);
         }
         self.overlay.create(seq, bytes);
         self.head(&header, bytes);
@@ -330,6 +418,35 @@ impl Fixing<'_, '_> {
             prev: header.prev,
             limit: bytes,
         };
-        Ok(Some(self.lay(&expect, to, until, chain)))
+        Ok(vec![self.lay(&expect, to, until, chain)])
     }
+}
+
+/// The header of a segment that follows another one.
+fn after(before: &SegmentHeader, tail: &Tail) -> SegmentHeader {
+    SegmentHeader {
+        prev_seq: before.seq,
+        prev_end: tail.end,
+        first_lsn: tail.lsn + 1,
+        prev: tail.crc,
+        low_seq: before.low_seq,
+        depth: before.depth,
+        ..SegmentHeader::default()
+    }
+}
+
+/// Batches are missing before the first one of a segment: at the end of the segment before it, if there is
+/// `room`, or else a whole segment is, which has no header either or is not there.
+fn with_hole(header: SegmentHeader, files: &Files, seq: u64, room: bool) -> Option<SegmentHeader> {
+    if room {
+        let prev_end = header.prev_end + BLOCK;
+        return Some(SegmentHeader { prev_end, ..header });
+    }
+    let mut between = files.range(header.prev_seq + 1..seq);
+    let between = between.next_back().map_or(seq - 1, |(at, _)| *at);
+    (between > header.prev_seq).then_some(SegmentHeader {
+        prev_seq: between,
+        prev_end: DATA_AT + BLOCK,
+        ..header
+    })
 }

@@ -165,11 +165,14 @@ fn salvage(overlay: &mut Overlay<'_>, birth: &Birth) -> Result<Plan, OpenError> 
             Ok(judged) => break judged.report,
             Err(error) => error,
         };
-        let work = match works.len() < FIXES_MAX {
+        let more = match works.len() < FIXES_MAX {
             true => fix::fix(overlay, birth, &error)?,
-            false => None,
+            false => vec![],
         };
-        works.push(work.ok_or(error)?);
+        if more.is_empty() {
+            return Err(error);
+        }
+        works.extend(more);
     };
     let mut plan = Plan::default();
     let open = works.is_empty();

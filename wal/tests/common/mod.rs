@@ -1,6 +1,7 @@
 //! What the test files share: a naive executor, a way to open logs, and temporary directories.
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
+pub mod honest;
 pub mod layout;
 pub mod model;
 pub mod oracle;
