@@ -36,7 +36,7 @@ const RETRY_MS: u32 = 1_000;
 const SPREAD_MS_MAX: u32 = 400;
 /// The same while nobody knows how fast the log is: one that is new and busy must not wait for its second
 /// segment. (Seen: 120 to 220 ms, until the 400 were over.)
-const SPREAD_MS_UNKNOWN: u32 = 60;
+const SPREAD_MS_UNKNOWN: u32 = 150;
 
 /// A segment file and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
