@@ -151,6 +151,27 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("{what} did not come to pass in 30 s");
 }
 
+/// They were asked for once per tick: a shard that makes sixty thousand revisions in one had as many to remove
+/// at once, in no cache any more.
+#[test]
+fn regression_revisions_are_given_up_as_they_are_made_and_not_at_a_tick() {
+    on_every_host("at-once", |dir, host| {
+        // No tick comes within the test.
+        let engine = small(dir, host)
+            .timeouts(3_600_000, 36_000_000)
+            .auto_compaction(AutoCompaction::Revisions(100));
+        let engine = engine.open().expect("opens");
+        let wait = engine.blocking();
+        let mut last = 0;
+        for number in 0..300 {
+            let put = wait.put("key", format!("{number}")).expect("put");
+            last = put.header.revision;
+        }
+        // What the last put made due is asked for behind it.
+        until("a compaction", || oldest(&engine) >= last - 114);
+    });
+}
+
 #[test]
 fn history_beyond_the_revisions_kept_goes_and_the_rest_stays() {
     on_every_host("revisions", |dir, host| {
