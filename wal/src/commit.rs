@@ -221,7 +221,7 @@ impl Wal {
             None => self.landed(token, result),
             Some(Errand::Pipeline) => match self.pipeline.done(result) {
                 Notice::Nothing => {}
-                Notice::SpaceLow => self.events.push_back(Event::SpaceLow),
+                Notice::SpaceLow(lacks) => self.events.push_back(Event::SpaceLow(lacks)),
                 Notice::SpaceOk => self.events.push_back(Event::SpaceOk),
                 Notice::Broken { name, doing, fault } => self.poison(name, 0, doing, fault),
             },
@@ -398,7 +398,7 @@ impl Wal {
     /// Closing: when nothing is left to write, a last mark; when that is durable, the end.
     fn finish(&mut self) {
         let waits = self.poison.is_none() && self.stage.has_any();
-        if waits && !self.pipeline.is_space_low() {
+        if waits && self.pipeline.shortage().is_none() {
             // It may wait for a segment: the pipeline must go on until there is one.
             return;
         }

@@ -20,18 +20,38 @@ pub struct IoFault {
 }
 
 impl IoFault {
-    /// ENOSPC or EDQUOT: not a broken disk, only a full one.
-    pub fn is_full(&self) -> bool {
-        matches!(self.code, Some(libc::ENOSPC | libc::EDQUOT))
+    /// What ran short, if that is all: worth trying again later, nothing is broken.
+    pub fn shortage(&self) -> Option<Shortage> {
+        Some(match self.code? {
+            libc::ENOSPC => Shortage::Space,
+            libc::EDQUOT => Shortage::Quota,
+            libc::EFBIG => Shortage::FileSize,
+            libc::EMFILE | libc::ENFILE => Shortage::Descriptors,
+            libc::ENOMEM | libc::EAGAIN => Shortage::Memory,
+            _ => return None,
+        })
     }
+}
 
-    /// Descriptors or memory ran short: worth trying again later, nothing is broken.
-    pub fn is_shortage(&self) -> bool {
-        matches!(
-            self.code,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
-        )
-    }
+/// What the log lacks to get another segment: whoever is to make room must know of what.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    /// The file system is full (ENOSPC).
+    #[error("the file system is full")]
+    Space,
+    /// This user's share of it is spent (EDQUOT).
+    #[error("the disk quota is spent")]
+    Quota,
+    /// No file may be so large (EFBIG: `RLIMIT_FSIZE`, or the file system's own limit).
+    #[error("a segment is larger than a file may be (RLIMIT_FSIZE)")]
+    FileSize,
+    /// This process or the machine has no file descriptor left (EMFILE, ENFILE).
+    #[error("no file descriptor is left")]
+    Descriptors,
+    /// The kernel has no memory for it (ENOMEM, EAGAIN).
+    #[error("the kernel lacks memory")]
+    Memory,
 }
 
 impl From<io::Error> for IoFault {
@@ -264,6 +284,19 @@ pub enum ReadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ran_short_is_told_apart_from_what_is_broken() {
+        let lacks = |code| IoFault::from(io::Error::from_raw_os_error(code)).shortage();
+        assert_eq!(lacks(libc::ENOSPC), Some(Shortage::Space));
+        assert_eq!(lacks(libc::EDQUOT), Some(Shortage::Quota));
+        assert_eq!(lacks(libc::EFBIG), Some(Shortage::FileSize));
+        assert_eq!(lacks(libc::EMFILE), Some(Shortage::Descriptors));
+        assert_eq!(lacks(libc::ENFILE), Some(Shortage::Descriptors));
+        assert_eq!(lacks(libc::ENOMEM), Some(Shortage::Memory));
+        assert_eq!(lacks(libc::EIO), None);
+        assert!(Shortage::Descriptors.to_string().contains("descriptor"));
+    }
 
     #[test]
     fn messages_name_the_place_and_the_next_step() {

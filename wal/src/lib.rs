@@ -43,7 +43,7 @@ mod segment;
 mod stage;
 
 pub use collect::{Collect, GroupLog};
-pub use error::{Corruption, IoFault, OpenError, ReadError, WalError};
+pub use error::{Corruption, IoFault, OpenError, ReadError, Shortage, WalError};
 pub use log::{Event, Wal};
 pub use options::{Identity, Options};
 pub use pulse::{BUCKETS, Histogram, Histograms, InFlight};

@@ -23,7 +23,7 @@ use crate::segment::DATA_AT;
 use crate::stage::Stage;
 use crate::{
     Damage, GroupId, Healed, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError,
-    ReadId, Replay, Stats, WalError, identity, recover,
+    ReadId, Replay, Shortage, Stats, WalError, identity, recover,
 };
 
 /// What [`Wal::poll`] has to say.
@@ -39,9 +39,10 @@ pub enum Event {
         /// Entries from `lo` on, at least one, or why there are none.
         result: Result<Vec<ReadEntry>, ReadError>,
     },
-    /// No new segment can be made for lack of space: refuse writes, compact, free space. The log
-    /// goes on while ready segments last, and retries by itself.
-    SpaceLow,
+    /// No new segment can be made, for lack of this: refuse writes, compact, free space. The log
+    /// goes on while ready segments last, and retries by itself. Said again when it comes to lack
+    /// something else.
+    SpaceLow(Shortage),
     /// There is space again.
     SpaceOk,
     /// The scrubber found sealed log that does not read. Everything acknowledged is still in memory of
@@ -357,7 +358,8 @@ impl Wal {
             backend: info.backend,
             direct_io: info.direct_io,
             poisoned: self.poison.is_some(),
-            space_low: self.pipeline.is_space_low(),
+            space_low: self.pipeline.shortage().is_some(),
+            shortage: self.pipeline.shortage(),
             index_bytes: self.groups.index_bytes(),
             ..self.stats.clone()
         }

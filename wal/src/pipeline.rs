@@ -20,9 +20,9 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::IoFault;
 use crate::disk::{FileId, Op, Output};
 use crate::segment::{self, PREPARE_NAME, SegmentHeader};
+use crate::{IoFault, Shortage};
 
 /// Old segments kept for reuse, however few the log uses; see [`Pipeline::give_back`] for how many more.
 const SPARE_MIN: usize = 4;
@@ -70,7 +70,7 @@ enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Nothing,
-    SpaceLow,
+    SpaceLow(Shortage),
     SpaceOk,
     /// The disk is broken, not full: which file, doing what.
     Broken {
@@ -88,7 +88,8 @@ pub(crate) struct Pipeline {
     step: Step,
     in_flight: bool,
     stopped: bool,
-    space_low: bool,
+    /// Why no segment could be made when it was last tried.
+    shortage: Option<Shortage>,
     segment_bytes: u64,
     /// Number of the next segment.
     next_seq: u64,
@@ -121,7 +122,7 @@ impl Pipeline {
             step: Step::Idle,
             in_flight: false,
             stopped: false,
-            space_low: false,
+            shortage: None,
             segment_bytes,
             next_seq,
             taken_micros: 0,
@@ -139,8 +140,8 @@ impl Pipeline {
         self.ready.len()
     }
 
-    pub(crate) fn is_space_low(&self) -> bool {
-        self.space_low
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        self.shortage
     }
 
     /// The next segment to write to, from now on.
@@ -199,7 +200,7 @@ impl Pipeline {
             Step::Zero => Op::Zero {
                 name: PREPARE_NAME.into(),
                 bytes: self.segment_bytes,
-                pause_ms: if self.space_low { RETRY_MS } else { 0 },
+                pause_ms: self.shortage.map_or(0, |_| RETRY_MS),
                 spread_ms: self.spread_ms(),
             },
             Step::Name => Op::Rename {
@@ -312,9 +313,9 @@ impl Pipeline {
         });
         self.next_seq += 1;
         self.step = Step::Idle;
-        match std::mem::take(&mut self.space_low) {
-            true => Notice::SpaceOk,
-            false => Notice::Nothing,
+        match self.shortage.take() {
+            Some(_) => Notice::SpaceOk,
+            None => Notice::Nothing,
         }
     }
 
@@ -328,17 +329,19 @@ impl Pipeline {
             Step::Stamp(..) => (segment::name(self.next_seq), "write"),
             Step::Remove(seq) => (segment::name(seq), "remove"),
         };
-        let passing = fault.is_full() || fault.is_shortage();
+        let Some(lacks) = fault.shortage() else {
+            return Notice::Broken { name, doing, fault };
+        };
         self.step = match self.step {
             // Whatever of the making failed, it begins again at the step that waits first.
-            Step::Zero | Step::Name | Step::Open | Step::Sync(None) if passing => Step::Zero,
+            Step::Zero | Step::Name | Step::Open | Step::Sync(None) => Step::Zero,
             // Found again, and removed, when the log is next opened.
-            Step::Remove(_) if passing => Step::Idle,
+            Step::Remove(_) => Step::Idle,
             _ => return Notice::Broken { name, doing, fault },
         };
-        match std::mem::replace(&mut self.space_low, true) {
-            true => Notice::Nothing,
-            false => Notice::SpaceLow,
+        match self.shortage.replace(lacks) {
+            Some(before) if before == lacks => Notice::Nothing,
+            _ => Notice::SpaceLow(lacks),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{GroupId, Lsn};
+use crate::{GroupId, Lsn, Shortage};
 
 /// How an open went: what was replayed and what was cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -149,8 +149,10 @@ pub struct Stats {
     pub direct_io: bool,
     /// A write failed: see [`crate::WalError::Poisoned`].
     pub poisoned: bool,
-    /// No new segment can be made for lack of space.
+    /// No new segment can be made for lack of something.
     pub space_low: bool,
+    /// Of what.
+    pub shortage: Option<Shortage>,
     /// Memory that it takes to know where entries lie, in bytes: 96 for each group and segment with
     /// entries of it, and 16 for each stretch of a segment (at most 640 KiB per segment).
     pub index_bytes: usize,

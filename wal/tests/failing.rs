@@ -6,7 +6,7 @@ mod common;
 use common::model::{Rec, Twin};
 use common::small;
 use henge_wal::disk::sim::{Fault, Keep, SimHandle};
-use henge_wal::{Event, OpenError, WalError};
+use henge_wal::{Event, OpenError, Shortage, WalError};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -89,7 +89,7 @@ fn a_full_disk_is_said_and_passes() {
     };
     // Three segments' worth goes in before the ballast is used up; then writes wait.
     write(&mut twin, 20);
-    assert_eq!(twin.events, [Event::SpaceLow]);
+    assert_eq!(twin.events, [Event::SpaceLow(Shortage::Space)]);
     let stuck = twin.acked;
     assert!(stuck >= 10, "{stuck}");
     let stats = twin.wal.as_ref().map(|w| w.stats()).expect("open");
@@ -100,7 +100,10 @@ fn a_full_disk_is_said_and_passes() {
     // More space: what waited is written by itself.
     twin.machine.set_capacity(Some(8 * 64 * 1024));
     twin.run(3_000);
-    assert_eq!(twin.events, [Event::SpaceLow, Event::SpaceOk]);
+    assert_eq!(
+        twin.events,
+        [Event::SpaceLow(Shortage::Space), Event::SpaceOk]
+    );
     assert!(twin.acked > stuck);
     // And compaction makes room where there is none.
     let last = write(&mut twin, 20);
@@ -113,6 +116,32 @@ fn a_full_disk_is_said_and_passes() {
     assert!(twin.wal.as_ref().is_some_and(|w| w.stats().segments <= 2));
     twin.close();
     twin.open().expect("all of it is there");
+}
+
+/// Said as a full disk, it sent operators to look for space that was there.
+#[test]
+fn regression_what_the_log_lacks_is_said() {
+    let (emfile, efbig) = (24, 27);
+    for (code, lacks) in [
+        (emfile, Shortage::Descriptors),
+        (efbig, Shortage::FileSize),
+        (ENOSPC, Shortage::Space),
+    ] {
+        let mut twin = Twin::new(SimHandle::new(3, 2), small());
+        // Room for the first segment alone: the next one is being made as the log is opened.
+        twin.open().expect("a new log");
+        twin.machine.fail(0, Fault::ErrorForEver(code));
+        for index in 1..=20 {
+            twin.stage(Rec::Entry(1, 1, index, vec![7; 9_000]));
+        }
+        twin.run(3_000);
+        let stats = twin.wal.as_ref().map(|w| w.stats()).expect("open");
+        assert_eq!(stats.shortage, Some(lacks), "errno {code}");
+        assert_eq!(twin.events, [Event::SpaceLow(lacks)], "errno {code}");
+        twin.machine.heal();
+        twin.run(3_000);
+        assert_eq!(twin.events.last(), Some(&Event::SpaceOk));
+    }
 }
 
 const FAULTS: [Fault; 4] = [

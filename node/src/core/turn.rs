@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use henge_raft::{Entry, EntryKind, Message, MessageKind};
-use henge_wal::{Event, Lsn, ReadId, Wal};
+use henge_wal::{Event, Lsn, ReadId, Shortage, Wal};
 
 use super::agenda::Agenda;
 use super::background::SCRUB_EVERY_MICROS;
@@ -338,8 +338,8 @@ impl Core {
             match event {
                 Event::Durable(lsn) => self.durable(lsn, now),
                 Event::Read { id, result } => self.read_back(id, result),
-                Event::SpaceLow => self.set_space_low(true),
-                Event::SpaceOk => self.set_space_low(false),
+                Event::SpaceLow(lacks) => self.set_shortage(Some(lacks)),
+                Event::SpaceOk => self.set_shortage(None),
                 Event::Poisoned(error) => self.poison(&error.to_string()),
                 Event::Rot {
                     file, offset, what, ..
@@ -492,14 +492,16 @@ impl Core {
         }
     }
 
-    fn set_space_low(&mut self, low: bool) {
-        if low {
-            tracing::warn!("no room for another log segment: writes that add data are refused");
-        } else {
-            tracing::info!("there is room for log segments again");
+    fn set_shortage(&mut self, shortage: Option<Shortage>) {
+        match shortage {
+            Some(why) => tracing::warn!(
+                %why,
+                "no room for another log segment: writes that add data are refused"
+            ),
+            None => tracing::info!("there is room for log segments again"),
         }
         for (at, shard) in self.shards.iter_mut().enumerate() {
-            shard.space_low = low;
+            shard.shortage = shortage;
             self.agenda.mark(at);
         }
     }

@@ -307,10 +307,9 @@ impl Log {
             match self.next(ground)? {
                 Event::Durable(lsn) => self.durable = lsn,
                 Event::Poisoned(error) => return Err(self.failed(&error)),
-                Event::SpaceLow => {
-                    let why =
-                        "the disk has no room for it; give room and open again: the move goes on";
-                    return Err(self.stuck(why));
+                Event::SpaceLow(lacks) => {
+                    let why = format!("{lacks}; give room and open again: the move goes on");
+                    return Err(self.stuck(&why));
                 }
                 _ => {}
             }

@@ -260,6 +260,6 @@ impl Shard {
     /// No room for more data: by quota, or because the log cannot get another segment.
     fn is_full(&self) -> bool {
         let quota = self.config.quota_bytes;
-        self.space_low || (quota != 0 && self.stats.bytes.in_use() > quota)
+        self.shortage.is_some() || (quota != 0 && self.stats.bytes.in_use() > quota)
     }
 }

@@ -30,6 +30,7 @@ mod tests;
 use std::collections::VecDeque;
 
 use henge_raft::{ConfState, Config, HardState, RawNode};
+use henge_wal::Shortage;
 
 use self::admit::Pending;
 use self::log::TailLog;
@@ -120,8 +121,8 @@ pub struct Shard {
     /// Committed entries could not be understood, or the log lost entries: serves nothing, does not vote
     /// or campaign.
     pub(crate) corrupt: bool,
-    /// The log cannot get another segment.
-    pub(crate) space_low: bool,
+    /// The log cannot get another segment, for lack of this.
+    pub(crate) shortage: Option<Shortage>,
     /// Nor has it one in reserve.
     pub(crate) log_full: bool,
     /// Callers waiting when the core last counted them.
@@ -176,7 +177,7 @@ impl Shard {
                 .checkpoint_bytes
                 .saturating_sub(config.log_bytes_replayed),
             corrupt: lost.is_some(),
-            space_low: false,
+            shortage: None,
             log_full: false,
             counted_waiting: 0,
             persisted_vote: (hard_state.term, hard_state.vote),
@@ -357,7 +358,7 @@ impl Shard {
         into.compact_revision = self.machine.store.compacted_revision();
         into.watchers = self.watches.count() as u64;
         into.leases = stats.leases;
-        into.space_low = self.space_low;
+        into.space_low = self.shortage.is_some();
     }
 
     fn note_leader(&mut self, now_ms: u64) {

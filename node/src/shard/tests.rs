@@ -111,13 +111,13 @@ fn a_full_log_takes_only_what_makes_room() {
     };
     let mut shard = start(&[1], 1);
     assert_eq!(refused(&mut shard, &put), None);
-    shard.space_low = true;
+    shard.shortage = Some(henge_wal::Shortage::Space);
     assert_eq!(refused(&mut shard, &put), Some(Error::NoSpace));
     assert_eq!(refused(&mut shard, &delete), None);
     shard.log_full = true;
     assert_eq!(refused(&mut shard, &delete), Some(Error::NoSpace));
     assert_eq!(refused(&mut shard, &compact), None);
-    (shard.space_low, shard.log_full) = (false, false);
+    (shard.shortage, shard.log_full) = (None, false);
     assert_eq!(refused(&mut shard, &put), None);
 }
 

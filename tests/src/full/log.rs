@@ -153,7 +153,7 @@ impl Log {
             .map_err(|_| format!("hangs: {:?}", self.wal.stats()))?;
         match &event {
             Event::Durable(lsn) => self.acknowledged = (*lsn as i64 + self.shift) as u64,
-            Event::SpaceLow => self.space_low = true,
+            Event::SpaceLow(_) => self.space_low = true,
             Event::SpaceOk => self.space_low = false,
             Event::Poisoned(error) => return Err(format!("poisoned: {error}")),
             _ => {}

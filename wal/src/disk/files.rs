@@ -351,6 +351,11 @@ fn open_segment(path: &Path) -> io::Result<SegmentHandle> {
     })
 }
 
+fn is_shortage(e: &io::Error) -> bool {
+    let (code, text) = (e.raw_os_error(), String::new());
+    crate::IoFault { code, text }.shortage().is_some()
+}
+
 /// Takes about `spread`, in small steps: filling 64 MiB in one go keeps the device busy for 40 ms on the
 /// reference machine, and the commits of that time wait behind it (seen as a p99 of 10 ms).
 #[expect(
@@ -368,15 +373,7 @@ fn zero(path: &Path, bytes: u64, spread: Duration, pause: &dyn Fn(Duration)) -> 
     let (file, _) = open_direct(path, &options, 0)?;
     // One extent where possible, and a full disk is met before the zeros are written.
     match file.allocate(bytes) {
-        Err(e)
-            if crate::IoFault {
-                code: e.raw_os_error(),
-                text: String::new(),
-            }
-            .is_full() =>
-        {
-            return Err(e);
-        }
+        Err(e) if is_shortage(&e) => return Err(e),
         _ => {}
     }
     let zeros = AlignedBuf::zeroed(ZERO_BYTES);
