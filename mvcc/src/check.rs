@@ -9,11 +9,16 @@ use std::collections::BTreeSet;
 use crate::error::Error;
 use crate::types::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
+/// Levels of transactions below the outermost one: what etcd's limit on operations allows at its default,
+/// whatever that limit is. Whoever decodes transactions refuses deeper ones, too; the store applies none.
+pub const TXN_DEPTH_MAX: usize = 128;
+
 /// Bounds on a request's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most compares, and most operations per branch, of a transaction (etcd's --max-txn-ops). A
-    /// nested transaction has what its parent left over, which also bounds the depth.
+    /// nested transaction has what its parent left over, which also bounds the depth; so does
+    /// [`TXN_DEPTH_MAX`].
     pub txn_ops_max: usize,
 }
 
@@ -48,7 +53,7 @@ pub fn delete_range(request: &DeleteRangeRequest<'_>, _limits: &Limits) -> Resul
 
 /// Checks a transaction: first its form at every level, then that no path changes a key twice.
 pub fn txn(request: &TxnRequest<'_>, limits: &Limits) -> Result<(), Error> {
-    txn_form(request, limits.txn_ops_max, limits)?;
+    txn_form(request, limits.txn_ops_max, 0, limits)?;
     for branch in [&request.success, &request.failure] {
         changes(branch)?;
     }
@@ -63,13 +68,18 @@ fn key_given(key: &[u8]) -> Result<(), Error> {
     }
 }
 
-fn txn_form(request: &TxnRequest<'_>, ops_max: usize, limits: &Limits) -> Result<(), Error> {
+fn txn_form(
+    request: &TxnRequest<'_>,
+    ops_max: usize,
+    depth: usize,
+    limits: &Limits,
+) -> Result<(), Error> {
     let ops = request
         .compare
         .len()
         .max(request.success.len())
         .max(request.failure.len());
-    if ops > ops_max {
+    if ops > ops_max || depth > TXN_DEPTH_MAX {
         return Err(Error::TooManyOps);
     }
     for compare in &request.compare {
@@ -80,7 +90,7 @@ fn txn_form(request: &TxnRequest<'_>, ops_max: usize, limits: &Limits) -> Result
             RequestOp::Range(r) => range(r, limits)?,
             RequestOp::Put(r) => put(r, limits)?,
             RequestOp::DeleteRange(r) => delete_range(r, limits)?,
-            RequestOp::Txn(r) => txn_form(r, ops_max - ops, limits)?,
+            RequestOp::Txn(r) => txn_form(r, ops_max - ops, depth + 1, limits)?,
         }
     }
     Ok(())
@@ -306,6 +316,27 @@ mod tests {
             ..TxnRequest::default()
         };
         assert_eq!(txn(&wide, &limits), Err(Error::TooManyOps));
+        let chain = |below: usize| {
+            let innermost = TxnRequest {
+                success: vec![put_op(b"a")],
+                ..TxnRequest::default()
+            };
+            (0..below).fold(innermost, |txn, _| TxnRequest {
+                success: vec![RequestOp::Txn(Box::new(txn))],
+                ..TxnRequest::default()
+            })
+        };
+        // As etcd at its default: the 129th transaction has no operation left. With a larger limit the
+        // depth is bounded all the same.
+        let default = Limits::default();
+        assert_eq!(txn(&chain(127), &default), Ok(()));
+        assert_eq!(txn(&chain(128), &default), Err(Error::TooManyOps));
+        let generous = Limits {
+            txn_ops_max: 100_000,
+        };
+        assert_eq!(txn(&chain(TXN_DEPTH_MAX), &generous), Ok(()));
+        let deeper = chain(TXN_DEPTH_MAX + 1);
+        assert_eq!(txn(&deeper, &generous), Err(Error::TooManyOps));
         let empty = TxnRequest {
             compare: vec![Compare::default()],
             ..TxnRequest::default()

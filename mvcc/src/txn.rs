@@ -7,16 +7,13 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
+use crate::check::TXN_DEPTH_MAX;
 use crate::error::Error;
 use crate::store::Store;
 use crate::types::{
     Compare, CompareResult, CompareTarget, RequestOp, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::version::Version;
-
-/// Deepest nesting that is applied, for requests that skipped [`crate::check::txn`] (whose limit on
-/// operations allows no more than this at its default).
-const TXN_DEPTH_MAX: usize = 128;
 
 /// The branch taken by a transaction and by each nested one on its path.
 struct Path {

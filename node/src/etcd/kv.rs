@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::config::EdgeConfig;
 use super::errors::status;
 use super::header::header;
+use super::nested::Txn;
 use super::proto::etcdserverpb as pb;
 use super::range_stream;
 use super::translate;
@@ -80,17 +81,18 @@ impl<B: Backend> Kv<B> {
     }
 
     /// A transaction.
-    pub async fn txn(&self, req: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<pb::TxnResponse, Error> {
         let call = {
-            let t = translate::txn(&req);
+            let req = &txn.request;
+            let t = translate::txn(&txn);
             mvcc::check::txn(&t.request, &self.limits)?;
             late(t.late)?;
             // Only what is proposed has a size limit: a read-only transaction skips the log.
             if !t.request.is_read_only() {
-                self.fits(&req)?;
+                self.fits(req)?;
             }
             self.backend
-                .txn(&t.request, translate::txn_is_serializable(&req))
+                .txn(&t.request, translate::txn_is_serializable(req))
         };
         Ok(translate::txn_response(call.await?))
     }
@@ -162,7 +164,9 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
-        answer(self.txn(request.into_inner()).await)
+        // The code and text of tonic's own decoder.
+        let txn = Txn::unfold(request.into_inner()).map_err(|e| Status::internal(e.to_string()))?;
+        answer(self.txn(txn).await)
     }
 
     async fn compact(

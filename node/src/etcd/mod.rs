@@ -20,6 +20,7 @@ pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+mod nested;
 pub mod proto;
 pub mod range_stream;
 pub mod server;

@@ -9,6 +9,7 @@ use henge_mvcc as mvcc;
 use mvcc::{CompareResult, CompareTarget, Error, KeyRange, RequestOp, SortOrder, SortTarget};
 
 use super::header::header;
+use super::nested::Txn;
 use super::proto::etcdserverpb as pb;
 use super::proto::mvccpb;
 use crate::api::{Header, Reply};
@@ -86,11 +87,13 @@ pub(crate) fn delete_range(r: &pb::DeleteRangeRequest) -> mvcc::DeleteRangeReque
 }
 
 /// A Txn with everything nested in it.
-pub(crate) fn txn(r: &pb::TxnRequest) -> Translated<mvcc::TxnRequest<'_>> {
-    let mut late = None;
+pub(crate) fn txn(txn: &Txn) -> Translated<mvcc::TxnRequest<'_>> {
+    let r = &txn.request;
+    let (mut late, mut nested) = (None, txn.nested.iter());
     let compare = r.compare.iter().map(compare).collect();
-    let success = r.success.iter().map(|o| op(o, &mut late)).collect();
-    let failure = r.failure.iter().map(|o| op(o, &mut late)).collect();
+    let mut op = |o| op(o, &mut nested, &mut late);
+    let success = r.success.iter().map(&mut op).collect();
+    let failure = r.failure.iter().map(&mut op).collect();
     Translated {
         request: mvcc::TxnRequest {
             compare,
@@ -101,7 +104,11 @@ pub(crate) fn txn(r: &pb::TxnRequest) -> Translated<mvcc::TxnRequest<'_>> {
     }
 }
 
-fn op<'a>(o: &'a pb::RequestOp, late: &mut Option<Error>) -> RequestOp<'a> {
+fn op<'a>(
+    o: &'a pb::RequestOp,
+    nested: &mut std::slice::Iter<'a, Option<Txn>>,
+    late: &mut Option<Error>,
+) -> RequestOp<'a> {
     use pb::request_op::Request;
     let (op, mistake) = match &o.request {
         Some(Request::RequestRange(r)) => {
@@ -110,10 +117,14 @@ fn op<'a>(o: &'a pb::RequestOp, late: &mut Option<Error>) -> RequestOp<'a> {
         }
         Some(Request::RequestPut(r)) => (RequestOp::Put(put(r)), None),
         Some(Request::RequestDeleteRange(r)) => (RequestOp::DeleteRange(delete_range(r)), None),
-        Some(Request::RequestTxn(r)) => {
-            let t = txn(r);
-            (RequestOp::Txn(Box::new(t.request)), t.late)
-        }
+        Some(Request::RequestTxn(_)) => match nested.next() {
+            Some(Some(inner)) => {
+                let t = txn(inner);
+                (RequestOp::Txn(Box::new(t.request)), t.late)
+            }
+            // Too deep to be read: `mvcc::check` says so, by the depth at which this one stands.
+            _ => (RequestOp::Txn(Box::default()), None),
+        },
         // etcd's checkRequestOp answers an empty union with ErrKeyNotFound.
         None => (RequestOp::Range(any_key()), Some(Error::KeyNotFound)),
     };

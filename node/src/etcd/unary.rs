@@ -14,13 +14,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use prost::Message;
+use prost::{DecodeError, Message};
 use tonic::{Code, Status};
 
 use super::body::EdgeBody;
 use super::counters::Meter;
 use super::errors::{message_too_large, status};
 use super::kv::Kv;
+use super::nested::Txn;
 use super::server::EdgeFuture;
 use crate::api::{Backend, Error};
 
@@ -62,18 +63,34 @@ pub(crate) fn call<B: Backend>(
 ) -> EdgeFuture {
     let body = request.into_body();
     match hot {
-        Hot::Put => Box::pin(run(body, max_bytes, meter, move |r| async move {
-            kv.put(r).await
-        })),
-        Hot::Range => Box::pin(run(body, max_bytes, meter, move |r| async move {
-            kv.range(r).await
-        })),
-        Hot::Txn => Box::pin(run(body, max_bytes, meter, move |r| async move {
-            kv.txn(r).await
-        })),
-        Hot::DeleteRange => Box::pin(run(body, max_bytes, meter, move |r| async move {
-            kv.delete_range(r).await
-        })),
+        Hot::Put => Box::pin(run(
+            body,
+            max_bytes,
+            meter,
+            Message::decode,
+            move |r| async move { kv.put(r).await },
+        )),
+        Hot::Range => Box::pin(run(
+            body,
+            max_bytes,
+            meter,
+            Message::decode,
+            move |r| async move { kv.range(r).await },
+        )),
+        Hot::Txn => Box::pin(run(
+            body,
+            max_bytes,
+            meter,
+            Txn::decode,
+            move |r| async move { kv.txn(r).await },
+        )),
+        Hot::DeleteRange => Box::pin(run(
+            body,
+            max_bytes,
+            meter,
+            Message::decode,
+            move |r| async move { kv.delete_range(r).await },
+        )),
     }
 }
 
@@ -81,14 +98,16 @@ async fn run<Q, R, F, C>(
     body: Incoming,
     max_bytes: usize,
     mut meter: Meter,
+    decode: fn(Bytes) -> Result<Q, DecodeError>,
     call: C,
 ) -> Result<Response<EdgeBody>, std::convert::Infallible>
 where
-    Q: Message + Default,
     R: Message,
     F: Future<Output = Result<R, Error>>,
     C: FnOnce(Q) -> F,
 {
+    // tonic's code and text for the same mistake.
+    let decode = |message| decode(message).map_err(|e| Status::internal(e.to_string()));
     let answer = match read(body, max_bytes).await.and_then(decode) {
         Ok(request) => call(request).await.map_err(|e| status(&e)),
         Err(status) => Err(status),
@@ -106,11 +125,6 @@ where
             status.into_http()
         }
     })
-}
-
-fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
-    // tonic's code and text for the same mistake.
-    Q::decode(message).map_err(|e| Status::internal(e.to_string()))
 }
 
 fn frame(message: &impl Message) -> Bytes {

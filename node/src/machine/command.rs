@@ -4,8 +4,12 @@
 //! builds trees: it stamps the header and hands the same bytes to raft. Decoding borrows from them.
 //! The layout is drawn in docs/format.md ("Commands"); numbers are little-endian. Every read is
 //! bounds-checked: the bytes may come from a peer or from a disk. Nested transactions are bounded by
-//! [`DEPTH_MAX`], and no count is trusted further than the bytes that are left.
+//! [`TXN_DEPTH_MAX`], and no count is trusted further than the bytes that are left.
+//!
+//! Invariant: what enters the log was decoded here before, by whoever proposes it ([`proposable`]), so no
+//! committed entry of this build is refused by [`decode`].
 
+use henge_mvcc::check::TXN_DEPTH_MAX;
 use henge_mvcc::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 use super::decode::Reader;
@@ -15,8 +19,6 @@ use super::encode::{PUT_FIXED, encode_delete, encode_put, encode_range, encode_t
 pub const HEADER_BYTES: usize = 24;
 /// Format version of the command encoding.
 pub const VERSION: u8 = 1;
-/// Deepest nesting of transactions that is decoded.
-pub const DEPTH_MAX: usize = 64;
 
 /// Who asked, so that the answer finds its waiter after replication.
 ///
@@ -92,8 +94,8 @@ pub enum CommandError {
         /// What stood there.
         tag: u8,
     },
-    /// Transactions nested deeper than [`DEPTH_MAX`].
-    #[error("transactions are nested deeper than {DEPTH_MAX}")]
+    /// Transactions nested deeper than [`TXN_DEPTH_MAX`].
+    #[error("transactions are nested deeper than {TXN_DEPTH_MAX}")]
     Depth,
     /// Bytes after the command's end.
     #[error("{0} bytes follow the command")]
@@ -217,6 +219,18 @@ fn txn_adds(txn: &TxnRequest<'_>) -> bool {
         RequestOp::Txn(nested) => txn_adds(nested),
         RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
     })
+}
+
+/// Whether an encoded command may enter the log: whoever applies it will understand it, and it is none that
+/// only reads.
+pub fn proposable(encoded: &[u8]) -> Result<(), CommandError> {
+    match decode(encoded)?.1 {
+        Command::Range(_) => Err(CommandError::Tag {
+            what: "logged command",
+            tag: tag::RANGE,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Decodes one command and its stamp from an entry's payload.
@@ -369,19 +383,23 @@ mod tests {
         assert_eq!(encoded.len(), encoded.capacity());
     }
 
+    /// The decoder refused at 64 what the check let through until 128: such an entry, once committed, ended
+    /// its shard for good.
     #[test]
-    fn nesting_is_bounded() {
-        let mut txn = TxnRequest::default();
-        for _ in 0..DEPTH_MAX {
-            txn = TxnRequest {
+    fn regression_what_the_check_lets_through_is_decoded() {
+        let limits = henge_mvcc::check::Limits {
+            txn_ops_max: usize::MAX,
+        };
+        for below in [0, 63, 64, 65, 127, TXN_DEPTH_MAX, TXN_DEPTH_MAX + 1, 1_000] {
+            let txn = (0..below).fold(TxnRequest::default(), |txn, _| TxnRequest {
                 success: vec![RequestOp::Txn(Box::new(txn))],
                 ..Default::default()
-            };
+            });
+            let checked = henge_mvcc::check::txn(&txn, &limits);
+            let encoded = Command::Txn(txn).encode();
+            assert_eq!(checked.is_ok(), proposable(&encoded).is_ok(), "{below}");
+            assert_eq!(checked.is_ok(), below <= TXN_DEPTH_MAX, "{below}");
         }
-        assert_eq!(
-            decode(&Command::Txn(txn).encode()),
-            Err(CommandError::Depth)
-        );
     }
 
     #[test]
@@ -393,7 +411,97 @@ mod tests {
         );
     }
 
+    fn any_range() -> impl Strategy<Value = KeyRange<'static>> {
+        let keys: [&'static [u8]; 4] = [b"", b"\0", b"a", &[0xff; 40]];
+        (0..4_usize, 0..4_usize).prop_map(move |(key, end)| KeyRange {
+            key: keys[key],
+            end: keys[end],
+        })
+    }
+
+    fn any_op() -> impl Strategy<Value = RequestOp<'static>> {
+        let range = (any_range(), any::<i64>(), 0..5_usize).prop_map(|(range, limit, target)| {
+            let targets = [
+                SortTarget::Key,
+                SortTarget::Version,
+                SortTarget::Create,
+                SortTarget::Mod,
+                SortTarget::Value,
+            ];
+            RequestOp::Range(RangeRequest {
+                range,
+                limit,
+                max_create_revision: limit,
+                sort_target: targets[target],
+                ..Default::default()
+            })
+        });
+        let put = (any_range(), any::<i64>(), any::<bool>()).prop_map(|(range, lease, prev_kv)| {
+            RequestOp::Put(PutRequest {
+                key: range.key,
+                value: range.end,
+                lease,
+                prev_kv,
+                ..Default::default()
+            })
+        });
+        let delete = any_range().prop_map(|range| {
+            RequestOp::DeleteRange(DeleteRangeRequest {
+                range,
+                prev_kv: true,
+            })
+        });
+        prop_oneof![range, put, delete]
+    }
+
+    /// Transactions of up to a few operations per level, in a chain as deep as said.
+    fn any_txn(below_max: usize) -> impl Strategy<Value = TxnRequest<'static>> {
+        let level = (
+            proptest::collection::vec(any_range(), 0..3),
+            proptest::collection::vec(any_op(), 0..3),
+            any::<bool>(),
+        );
+        proptest::collection::vec(level, 1..below_max).prop_map(|levels| {
+            levels
+                .into_iter()
+                .fold(None, |inner: Option<TxnRequest<'static>>, level| {
+                    let (compares, mut success, swap) = level;
+                    success.extend(inner.map(|txn| RequestOp::Txn(Box::new(txn))));
+                    let compare = compares.into_iter().map(|range| Compare {
+                        range,
+                        result: CompareResult::Greater,
+                        target: CompareTarget::Value(range.end),
+                    });
+                    let (success, failure) = match swap {
+                        true => (Vec::new(), success),
+                        false => (success, Vec::new()),
+                    };
+                    Some(TxnRequest {
+                        compare: compare.collect(),
+                        success,
+                        failure,
+                    })
+                })
+                .unwrap_or_default()
+        })
+    }
+
     proptest! {
+        /// Whatever a caller builds is either refused before it is proposed, or comes back as it was: no entry
+        /// that may be committed is undecodable.
+        #[test]
+        fn what_may_be_proposed_comes_back_as_it_was(txn in any_txn(200)) {
+            let limits = henge_mvcc::check::Limits { txn_ops_max: usize::MAX };
+            let encoded = Command::Txn(txn.clone()).encode();
+            match proposable(&encoded) {
+                Ok(()) => prop_assert_eq!(decode(&encoded), Ok((Stamp::default(), Command::Txn(txn)))),
+                Err(error) => {
+                    prop_assert_eq!(error, CommandError::Depth);
+                    prop_assert!(henge_mvcc::check::txn(&txn, &limits).is_err());
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(&bytes);

@@ -1,11 +1,12 @@
 //! Reading the fields of a command; see `command` for the layout. Every read is bounds-checked.
 
+use henge_mvcc::check::TXN_DEPTH_MAX;
 use henge_mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest,
     RequestOp, SortOrder, SortTarget, TxnRequest,
 };
 
-use super::command::{CommandError, DEPTH_MAX, tag};
+use super::command::{CommandError, tag};
 
 /// Takes fields off the front of an encoded command.
 pub(super) struct Reader<'a> {
@@ -142,7 +143,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn txn(&mut self, depth: usize) -> Result<TxnRequest<'a>, CommandError> {
-        if depth >= DEPTH_MAX {
+        if depth > TXN_DEPTH_MAX {
             return Err(CommandError::Depth);
         }
         let count = self.count(10)?;

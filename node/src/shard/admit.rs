@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use henge_mvcc as mvcc;
 
 use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
 use super::{Shard, reads::Read};
 use crate::api::{Error, Header, Outcome, Reply};
 use crate::machine::Response;
-use crate::machine::command::{self, Command, Stamp};
+use crate::machine::command::{self, Command, CommandError, Stamp};
 
 /// Payload bytes proposed in one step: a forwarded proposal must fit a peer frame, and the vectors on the
 /// way stay small enough to be recycled by the allocator.
@@ -203,7 +204,7 @@ impl Shard {
             // might not fit must be refused, not left waiting for its deadline.
             Some(Error::NoSpace)
         } else {
-            None
+            not_understood(&encoded)
         };
         match refusal {
             Some(error) => {
@@ -261,5 +262,18 @@ impl Shard {
     fn is_full(&self) -> bool {
         let quota = self.config.quota_bytes;
         self.shortage.is_some() || (quota != 0 && self.stats.bytes.in_use() > quota)
+    }
+}
+
+/// Why a write must not enter the log: nobody could apply it.
+fn not_understood(encoded: &[u8]) -> Option<Error> {
+    match command::proposable(encoded) {
+        Ok(()) => None,
+        Err(CommandError::Depth) => Some(mvcc::Error::TooManyOps.into()),
+        // Only a length that its field cannot say makes a command of ours unreadable.
+        Err(_) => Some(Error::RequestTooLarge {
+            bytes: encoded.len(),
+            max: u32::MAX as usize,
+        }),
     }
 }

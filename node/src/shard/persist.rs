@@ -6,10 +6,11 @@
 //! LSN. A message outside an append may leave at once: that is how the leader replicates in parallel
 //! with its own disk write.
 
-use henge_raft::{LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message, MessageKind};
+use henge_raft::{EntryKind, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message, MessageKind};
 use henge_wal::{Lsn, Wal};
 
 use super::Shard;
+use crate::machine::command;
 
 /// Rounds of Ready one shard may take before the other shards of its core have theirs.
 const READY_ROUNDS_MAX: usize = 8;
@@ -136,9 +137,26 @@ impl Shard {
     /// Steps a message from a peer. Whatever it says, the shard goes on.
     pub fn step_peer(&mut self, message: Message) {
         // Snapshots between members are not built yet, and none of our versions sends one.
-        if message.kind != MessageKind::Snap && !self.corrupt {
-            let _ = self.raft.step(message);
+        if message.kind == MessageKind::Snap || self.corrupt || !self.is_proposable(&message) {
+            return;
         }
+        let _ = self.raft.step(message);
+    }
+
+    /// What a peer forwards would be this member's own proposal: it takes none that cannot be applied.
+    pub(super) fn is_proposable(&self, message: &Message) -> bool {
+        if message.kind != MessageKind::Prop {
+            return true;
+        }
+        let entries = message.entries.iter();
+        let mut commands = entries.filter(|entry| entry.kind == EntryKind::Normal);
+        let refused = commands.find_map(|entry| command::proposable(&entry.data).err());
+        if let Some(error) = &refused {
+            let (group, from) = (self.config.group, message.from);
+            tracing::warn!(group, from = %format_args!("{from:x}"), %error,
+                "a peer forwarded a command that nobody could apply; it was not proposed");
+        }
+        refused.is_none()
     }
 
     /// Sends messages once everything handed to the log so far is durable.

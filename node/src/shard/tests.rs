@@ -434,3 +434,38 @@ fn emptied_memory_goes_back_a_little_with_each_tick() {
         before = idle(&shard);
     }
 }
+
+/// Whatever a peer forwards, or a caller hands in by other ways than the engine's own, enters the log only if
+/// whoever applies it will understand it.
+#[test]
+fn regression_what_nobody_could_apply_is_not_proposed() {
+    let deep = |below| {
+        let txn = (0..below).fold(TxnRequest::default(), |txn, _| TxnRequest {
+            success: vec![RequestOp::Txn(Box::new(txn))],
+            ..TxnRequest::default()
+        });
+        Command::Txn(txn).encode()
+    };
+    let mut shard = start(&[1], 1);
+    shard.config.request_bytes_max = 1 << 20;
+    let (answer, mut receiver) = Answer::channel();
+    let kind = RequestKind::Write(deep(200));
+    shard.admit(Request { kind, answer }, 0);
+    let refused = receiver.try_recv().expect("at once").expect_err("too deep");
+    assert_eq!(refused, henge_mvcc::Error::TooManyOps.into());
+    let forwarded = |data: Vec<u8>| Message {
+        kind: MessageKind::Prop,
+        entries: vec![henge_raft::Entry {
+            data: data.into(),
+            ..henge_raft::Entry::default()
+        }]
+        .into(),
+        ..Message::default()
+    };
+    assert!(shard.is_proposable(&forwarded(deep(128))));
+    assert!(shard.is_proposable(&forwarded(Command::LeaseRevoke { id: 1 }.encode())));
+    let read = Command::Range(RangeRequest::default()).encode();
+    for data in [deep(129), read, vec![1, 2, 3]] {
+        assert!(!shard.is_proposable(&forwarded(data)));
+    }
+}

@@ -208,3 +208,42 @@ fn tasks_beside_a_core_that_does_not_start_them_are_refused() {
         engine.blocking().put("key", "x").expect("it goes on");
     });
 }
+
+/// 65 levels of transactions were committed, and then nobody could decode them: the shard was corrupt, and
+/// every reopen found it so. Deeper ones than any are refused, whatever the limit on operations.
+#[test]
+fn regression_a_deep_transaction_is_applied_and_found_again_or_refused() {
+    use henge::mvcc::{Error, PutRequest, RequestOp, TxnRequest};
+    fn chain(depth: usize) -> TxnRequest<'static> {
+        let innermost = TxnRequest {
+            success: vec![RequestOp::Put(PutRequest {
+                key: b"deep",
+                value: b"v",
+                ..Default::default()
+            })],
+            ..Default::default()
+        };
+        (1..depth).fold(innermost, |inner, _| TxnRequest {
+            success: vec![RequestOp::Txn(Box::new(inner))],
+            ..Default::default()
+        })
+    }
+    on_every_host("deep", |dir, host| {
+        let open = || small(dir, host).txn_ops_max(1_000).open().expect("opens");
+        let engine = open();
+        let db = engine.blocking();
+        for depth in [1, 64, 65, 66, 128, 129] {
+            let done = db.wait(engine.txn(&chain(depth)));
+            assert!(done.is_ok(), "{depth}: {done:?}");
+        }
+        for depth in [130, 1_000] {
+            let refused = db.wait(engine.txn(&chain(depth))).expect_err("too deep");
+            let error = henge::api::Error::from(refused);
+            assert_eq!(error, Error::TooManyOps.into(), "{depth}");
+        }
+        drop((engine, db));
+        let engine = open();
+        let found = engine.blocking().get("deep").expect("it serves");
+        assert!(found.is_some());
+    });
+}

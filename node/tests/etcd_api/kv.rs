@@ -148,7 +148,7 @@ async fn a_transaction_answers_by_position_with_etcds_inner_headers() {
                 op(Op::RequestRange(get("a"))),
                 op(Op::RequestPut(put("b", "2"))),
                 op(Op::RequestRange(all())),
-                op(Op::RequestTxn(nested)),
+                op(Op::RequestTxn(nested.encode_to_vec().into())),
                 op(Op::RequestDeleteRange(pb::DeleteRangeRequest {
                     key: "none".into(),
                     ..Default::default()
@@ -296,6 +296,46 @@ async fn the_callers_mistakes_are_refused_before_the_engine_sees_them() {
             0,
             "none of these may be proposed"
         );
+    }
+}
+
+/// Transactions nested deeper than 50 were refused as malformed, by the decoder's own limit, where etcd runs
+/// them: its limit on operations allows 128 one in the other.
+#[tokio::test]
+async fn regression_deep_transactions_are_run_or_refused_as_etcd_does() {
+    let around = |inner: pb::TxnRequest| pb::TxnRequest {
+        success: vec![op(Op::RequestTxn(inner.encode_to_vec().into()))],
+        ..Default::default()
+    };
+    let chain = |depth: usize| {
+        let innermost = pb::TxnRequest {
+            success: vec![op(Op::RequestPut(put(&format!("at {depth}"), "v")))],
+            ..Default::default()
+        };
+        (1..depth).fold(innermost, |inner, _| around(inner))
+    };
+    for thin in [true, false] {
+        let server = Server::thin(thin);
+        let mut kv = server.kv().await;
+        for depth in [1, 50, 51, 65, 127, 128] {
+            // The client at hand reads answers no deeper than 50.
+            let _ = kv.txn(chain(depth)).await;
+            let found = kv.range(get(&format!("at {depth}"))).await.expect("range");
+            assert_eq!(found.into_inner().count, 1, "{depth}");
+        }
+        for depth in [129, 130, 1_000, 5_000] {
+            let e = kv.txn(chain(depth)).await.expect_err("too deep");
+            let text = "etcdserver: too many operations in txn request";
+            is(&e, Code::InvalidArgument, text);
+        }
+        // No transaction, sixty levels down.
+        let broken = pb::TxnRequest {
+            success: vec![op(Op::RequestTxn((&b"\x0a\xff"[..]).into()))],
+            ..Default::default()
+        };
+        let broken = (0..60).fold(broken, |inner, _| around(inner));
+        let e = kv.txn(broken).await.expect_err("malformed");
+        assert_eq!(e.code(), Code::Internal, "{e:?}");
     }
 }
 
