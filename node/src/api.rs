@@ -94,6 +94,10 @@ pub enum Error {
     /// compact, or give room.
     #[error("mvcc: database space exceeded")]
     NoSpace,
+    /// Every file descriptor of the process is taken, and the log needs one for its next segment. Reads go
+    /// on; raise the limit (`ulimit -n`), or close what holds them.
+    #[error("no file descriptor is left for the log; raise the limit (ulimit -n)")]
+    NoDescriptors,
     /// The disk failed a log write; this process acknowledges nothing any more. Restart after looking
     /// at the disk.
     #[error("the log is poisoned: {0}")]

@@ -135,6 +135,8 @@ def cli_cases(options):
 def wire_cases(options):
     """The same for the raw gRPC cases."""
     tools.grpc()
+    tools.module("hpack")
+    import frame_cases
     import wire
     import wire_cases
 
@@ -145,7 +147,7 @@ def wire_cases(options):
             return [{"failed": f"{type(error).__name__}: {error}"}]
         return side.masker.value(result)
 
-    for case in wire_cases.CASES:
+    for case in wire_cases.CASES + frame_cases.CASES:
         name = case.__name__.replace("_", " ")
         if options.only in name:
             yield name, [name] * 100, lambda side, case=case: run(side, case)

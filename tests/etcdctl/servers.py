@@ -24,7 +24,7 @@ def free_port():
 class Server:
     """One running server."""
 
-    def __init__(self, name, command, keep=False):
+    def __init__(self, name, command, keep=False, preexec=None):
         self.name = name
         self.keep = keep
         self.home = pathlib.Path(tempfile.mkdtemp(prefix=f"compare-{name}-"))
@@ -46,6 +46,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=preexec,
             )
         try:
             self._await_ready()

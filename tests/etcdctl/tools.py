@@ -5,6 +5,7 @@ Installs only into the build directory (a Python venv) or, for Debian's etcdctl,
 Must never know: what the tools are used for.
 """
 
+import importlib
 import os
 import pathlib
 import shutil
@@ -96,15 +97,20 @@ def henge():
     return TARGET / "release" / "henge"
 
 
-def grpc():
-    """Makes `import grpc` work: as it is, or with the package installed into our venv."""
+def module(name, package=None):
+    """Makes `import NAME` work: as it is, or with its package installed into our venv."""
     try:
-        import grpc as _  # noqa: F401
+        return importlib.import_module(name)
     except ImportError:
-        pip("grpcio")
+        pip(package or name)
         # The venv was made by this very interpreter, so its packages fit.
         sys.path.extend(str(path) for path in VENV.glob("lib/python*/site-packages"))
         try:
-            import grpc as _  # noqa: F401
+            return importlib.import_module(name)
         except ImportError as error:
-            raise Missing(f"grpcio was installed but does not load: {error}") from error
+            raise Missing(f"{package or name} was installed but does not load: {error}") from error
+
+
+def grpc():
+    """Makes `import grpc` work."""
+    return module("grpc", "grpcio")

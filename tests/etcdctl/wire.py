@@ -150,6 +150,7 @@ class Wire:
     """One channel to one server."""
 
     def __init__(self, endpoint):
+        self.endpoint = endpoint
         self.channel = grpc.insecure_channel(
             endpoint,
             options=[("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)],

@@ -15,6 +15,7 @@ use super::compaction;
 use super::options::ServeConfig;
 use crate::api::{Backend as _, Member};
 use crate::engine::{ClusterConfig, Engine, Keyspace};
+use crate::etcd::connections;
 use crate::etcd::{Edge, GrpcCounters, LocalExecutor, Shutdown};
 
 /// The log failed (sysexits: input/output error).
@@ -57,16 +58,13 @@ fn start(config: &ServeConfig) -> Result<Server, String> {
     for address in config.listen_client.iter().chain(&config.listen_metrics) {
         listeners.push(listen_patiently(*address)?);
     }
+    let mut edge_config = config.edge.clone();
+    edge_config.max_connections = client_connections()?;
     let engine = open(config)?;
     let keyspace = engine.keyspace(0).ok_or("an engine without shards")?;
     let shutdown = Shutdown::new();
     let counters = Arc::new(GrpcCounters::new());
-    let edge = Edge::new(
-        keyspace.clone(),
-        config.edge.clone(),
-        counters,
-        shutdown.clone(),
-    );
+    let edge = Edge::new(keyspace.clone(), edge_config, counters, shutdown.clone());
     let serving = Arc::new(AtomicUsize::new(0));
     for listener in listeners {
         let (edge, serving) = (edge.clone(), serving.clone());
@@ -95,6 +93,19 @@ fn start(config: &ServeConfig) -> Result<Server, String> {
         keyspace,
         shutdown,
         serving,
+    })
+}
+
+/// Most client connections that leave the log and the peers their descriptors.
+fn client_connections() -> Result<usize, String> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.unwrap_or(u64::MAX);
+    connections::connections_max(limit).ok_or_else(|| {
+        format!(
+            "the limit on file descriptors is {limit}, and {} are kept for the log and peers: \
+             raise it (ulimit -n, LimitNOFILE)",
+            connections::RESERVED_DESCRIPTORS
+        )
     })
 }
 

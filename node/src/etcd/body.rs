@@ -1,23 +1,27 @@
 //! The one response body of the edge: a unary gRPC answer, tonic's body, or plain bytes.
 //!
 //! A unary answer is one DATA frame and the trailers `grpc-status: 0`, without a box or a stream
-//! machine; that is a good part of what the thin layer saves.
+//! machine; that is a good part of what the thin layer saves. The answer to a caller who packs its
+//! messages is packed here, whatever made it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
 use super::counters::Meter;
+use super::gzip::Packer;
 
 /// A response body.
 #[derive(Debug)]
 pub struct EdgeBody {
     kind: Kind,
     meter: Option<Meter>,
+    /// Packs its messages, if the caller's were packed.
+    packer: Option<Box<Packer>>,
 }
 
 #[derive(Debug)]
@@ -37,6 +41,7 @@ impl EdgeBody {
         EdgeBody {
             kind: Kind::Plain(Some(bytes.into())),
             meter: None,
+            packer: None,
         }
     }
 
@@ -48,6 +53,7 @@ impl EdgeBody {
                 trailers: true,
             },
             meter: None,
+            packer: None,
         }
     }
 
@@ -56,7 +62,19 @@ impl EdgeBody {
         EdgeBody {
             kind: Kind::Tonic(body),
             meter,
+            packer: None,
         }
+    }
+
+    /// A successful gRPC answer with its messages in gzip.
+    pub(crate) fn packed(response: Response<EdgeBody>) -> Response<EdgeBody> {
+        let mut response = response.map(|body| EdgeBody {
+            packer: Some(Box::default()),
+            ..body
+        });
+        let gzip = HeaderValue::from_static("gzip");
+        response.headers_mut().insert("grpc-encoding", gzip);
+        response
     }
 }
 
@@ -65,6 +83,7 @@ impl Default for EdgeBody {
         EdgeBody {
             kind: Kind::Empty,
             meter: None,
+            packer: None,
         }
     }
 }
@@ -78,7 +97,64 @@ impl Body for EdgeBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        match &mut this.kind {
+        loop {
+            if let Some(packer) = &mut this.packer {
+                if packer.is_busy() {
+                    packer.work();
+                    if packer.is_busy() {
+                        // Others of this core have their turn between two slices.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+                if let Some(packed) = packer.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(packed))));
+                }
+            }
+            let frame = match this.poll_plain(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other,
+            };
+            match (&mut this.packer, frame.into_data()) {
+                (Some(packer), Ok(data)) => packer.push(&data),
+                (None, Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                (_, Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        if self.packer.as_ref().is_some_and(|p| p.is_busy()) {
+            return false;
+        }
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Plain(bytes) => bytes.is_none(),
+            Kind::Unary { message, trailers } => message.is_none() && !trailers,
+            Kind::Tonic(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.packer.is_some() {
+            return SizeHint::default();
+        }
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Plain(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            // Not exact: hyper would add a content-length, which gRPC answers do not carry.
+            Kind::Unary { .. } => SizeHint::default(),
+            Kind::Tonic(body) => body.size_hint(),
+        }
+    }
+}
+
+impl EdgeBody {
+    /// The next frame as it is, unpacked.
+    fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Plain(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Kind::Unary { message, trailers } => {
@@ -91,33 +167,12 @@ impl Body for EdgeBody {
             Kind::Tonic(body) => {
                 let polled = Pin::new(body).poll_frame(cx);
                 if let Poll::Ready(Some(Ok(frame))) = &polled
-                    && let (Some(t), Some(meter)) = (frame.trailers_ref(), this.meter.as_mut())
+                    && let (Some(t), Some(meter)) = (frame.trailers_ref(), self.meter.as_mut())
                 {
                     meter.finish(status_code(t));
                 }
                 polled
             }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Plain(bytes) => bytes.is_none(),
-            Kind::Unary { message, trailers } => message.is_none() && !trailers,
-            Kind::Tonic(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Plain(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
-            }
-            // Not exact: hyper would add a content-length, which gRPC answers do not carry.
-            Kind::Unary { .. } => SizeHint::default(),
-            Kind::Tonic(body) => body.size_hint(),
         }
     }
 }

@@ -34,6 +34,11 @@ pub struct EdgeConfig {
     pub quota_bytes: i64,
     /// Longest time a draining connection may take to finish what is in flight.
     pub drain_limit: Duration,
+    /// Most client connections at a time; more are closed as soon as they are accepted. See
+    /// [`super::connections::connections_max`].
+    pub max_connections: usize,
+    /// How long a connection may say nothing that begins a conversation before it is closed.
+    pub silence_limit: Duration,
     /// Serve `KV.{Range,Put,DeleteRange,Txn}` by the thin layer of [`super::unary`]; off, they go
     /// through tonic like the rest (same behaviour, more CPU per call).
     pub thin_unary: bool,
@@ -57,6 +62,8 @@ impl Default for EdgeConfig {
             election_timeout: Duration::from_secs(1),
             quota_bytes: 2 * 1024 * 1024 * 1024,
             drain_limit: Duration::from_secs(10),
+            max_connections: usize::MAX,
+            silence_limit: Duration::from_secs(30),
             thin_unary: true,
         }
     }

@@ -47,6 +47,11 @@ pub fn row(e: &Error) -> (Code, Cow<'static, str>) {
             Code::ResourceExhausted,
             "etcdserver: mvcc: database space exceeded",
         ),
+        // Ours alone: etcd keeps descriptors back too, but has no word for it when they run out.
+        Error::NoDescriptors => (
+            Code::ResourceExhausted,
+            "etcdserver: no file descriptor is left for the log; raise the limit (ulimit -n)",
+        ),
         Error::Corrupt => (Code::DataLoss, "etcdserver: corrupt cluster"),
         // Ours alone (etcd exits the process instead). Unavailable: another member may serve it,
         // and clientv3 does not repeat writes on it, which is right since the outcome is unknown.
@@ -218,6 +223,11 @@ mod tests {
                 Error::NoSpace,
                 ResourceExhausted,
                 "mvcc: database space exceeded",
+            ),
+            (
+                Error::NoDescriptors,
+                ResourceExhausted,
+                "no file descriptor is left for the log; raise the limit (ulimit -n)",
             ),
             (Error::Corrupt, DataLoss, "corrupt cluster"),
             (

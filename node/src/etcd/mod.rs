@@ -5,18 +5,25 @@
 //! else, and no protobuf type leaves this folder. Tested over real sockets against an in-memory
 //! double in `tests/etcd_api.rs`.
 //!
-//! The way of a request: [`server`] (HTTP/2, routing, counters) → [`unary`] (thin layer for the hot
+//! The way of a request: `connections` (is there room) → `front` (odd authorities) → [`server`] (HTTP/2,
+//! routing, counters) → `gate` (is it a call) → `inbound` (messages, unpacked) → [`unary`] (thin layer for the hot
 //! KV calls) or the generated tonic services ([`kv`], [`watch`], [`lease`], [`cluster`],
 //! [`maintenance`], [`auth`], [`health`]) → [`translate`] → `Backend` → [`errors`].
 
 pub mod auth;
+mod authority;
 pub mod body;
 pub mod cluster;
 pub mod config;
+pub mod connections;
 pub mod counters;
 pub mod errors;
+mod front;
+mod gate;
+mod gzip;
 pub mod header;
 pub mod health;
+mod inbound;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;

@@ -11,7 +11,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -26,9 +25,13 @@ use super::auth::Auth;
 use super::body::{EdgeBody, status_code};
 use super::cluster::Cluster;
 use super::config::EdgeConfig;
-use super::counters::{self, GrpcCounters, METHODS, Meter};
+use super::connections::{self, Connections};
+use super::counters::{GrpcCounters, METHODS, Meter, Method};
 use super::errors::{self, text};
+use super::front::Front;
+use super::gate::{self, Encoding, Pass};
 use super::health::Health;
+use super::inbound::Inbound;
 use super::kv::Kv;
 use super::lease::Lease;
 use super::maintenance::Maintenance;
@@ -58,7 +61,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 const RESET_BUDGET: usize = 4_096;
 
 /// Longest header list of a request, in bytes (tokens and metadata of clients fit).
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// etcd takes 16 MiB; each byte is memory that a stranger makes us hold.
+const HEADER_LIST_BYTES: u32 = 1024 * 1024;
 
 /// Answer bytes buffered per stream for a client that reads slowly.
 const SEND_BUFFER_BYTES: usize = 400 * 1024;
@@ -125,6 +129,7 @@ struct Services<B: Backend> {
     backend: B,
     config: Arc<EdgeConfig>,
     counters: Arc<GrpcCounters>,
+    connections: Arc<Connections>,
     shutdown: Shutdown,
     kv: Arc<Kv<B>>,
     kv_server: pb::kv_server::KvServer<Kv<B>>,
@@ -165,6 +170,7 @@ impl<B: Backend> Edge<B> {
             health: HealthServer::new(health).max_decoding_message_size(max),
             kv,
             backend,
+            connections: Arc::new(Connections::new(config.max_connections)),
             config,
             counters,
             shutdown,
@@ -173,45 +179,64 @@ impl<B: Backend> Edge<B> {
 
     /// Answers one request, gRPC or plain.
     fn respond(&self, request: Request<Incoming>) -> EdgeFuture {
-        if request.version() == Version::HTTP_2 && is_grpc(request.headers()) {
+        if request.version() == Version::HTTP_2 && gate::is_call(&request) {
             return self.grpc(request);
         }
         let edge = self.clone();
-        Box::pin(
-            async move { Ok(plain::respond(&edge.0.backend, &edge.0.counters, &request).await) },
-        )
+        Box::pin(async move {
+            let s = &*edge.0;
+            Ok(plain::respond(&s.backend, &s.counters, &s.connections, &request).await)
+        })
     }
 
     fn grpc(&self, request: Request<Incoming>) -> EdgeFuture {
-        let Some(method) = counters::find(request.uri().path()) else {
-            return refuse(unknown_method(request.uri().path()));
+        let Pass { method, encoding } = match gate::check(&request) {
+            Ok(pass) => pass,
+            Err(refused) => {
+                if let Some((method, code)) = refused.counted {
+                    Meter::start(self.0.counters.clone(), method).finish(code);
+                }
+                return Box::pin(std::future::ready(Ok(refused.answer)));
+            }
         };
         let mut meter = Meter::start(self.0.counters.clone(), method);
         if requires_leader(request.headers()) && !self.0.backend.metrics().has_leader {
             meter.finish(Code::Unavailable);
             return refuse(Status::unavailable(text::NO_LEADER));
         }
-        let path = METHODS.get(method).map_or("", |m| m.path);
-        let hot = unary::hot(path, &request).filter(|_| self.0.config.thin_unary);
-        match hot {
-            Some(hot) => {
-                let max = self.0.config.max_message_bytes();
-                unary::call(self.0.kv.clone(), hot, request, max, meter)
-            }
-            None => self.tonic(path, request, meter),
+        let Some(method) = METHODS.get(method) else {
+            return refuse(Status::unimplemented("unknown method"));
+        };
+        let max = self.0.config.max_message_bytes();
+        match unary::hot(method.path).filter(|_| self.0.config.thin_unary) {
+            Some(hot) => unary::call(self.0.kv.clone(), hot, request, encoding, max, meter),
+            None => self.tonic(method, request, encoding, meter),
         }
     }
 
-    fn tonic(&self, path: &'static str, request: Request<Incoming>, meter: Meter) -> EdgeFuture {
+    fn tonic(
+        &self,
+        method: &'static Method,
+        request: Request<Incoming>,
+        encoding: Encoding,
+        meter: Meter,
+    ) -> EdgeFuture {
         let s = &*self.0;
-        match path.split('/').nth(1) {
-            Some("etcdserverpb.KV") => metered(s.kv_server.clone().call(request), meter),
-            Some("etcdserverpb.Watch") => metered(s.watch.clone().call(request), meter),
-            Some("etcdserverpb.Lease") => metered(s.lease.clone().call(request), meter),
-            Some("etcdserverpb.Cluster") => metered(s.cluster.clone().call(request), meter),
-            Some("etcdserverpb.Auth") => metered(s.auth.clone().call(request), meter),
-            Some("etcdserverpb.Maintenance") => metered(s.maintenance.clone().call(request), meter),
-            _ => metered(s.health.clone().call(request), meter),
+        let max = s.config.max_message_bytes();
+        let single = method.kind != "bidi_stream";
+        let mut request = request.map(|body| Inbound::new(body, encoding, max, single));
+        // The body is plain by now, and the answer is packed on its way out.
+        request.headers_mut().remove("grpc-encoding");
+        request.headers_mut().remove("grpc-accept-encoding");
+        let how = (meter, encoding);
+        match method.service() {
+            "etcdserverpb.KV" => metered(s.kv_server.clone().call(request), how),
+            "etcdserverpb.Watch" => metered(s.watch.clone().call(request), how),
+            "etcdserverpb.Lease" => metered(s.lease.clone().call(request), how),
+            "etcdserverpb.Cluster" => metered(s.cluster.clone().call(request), how),
+            "etcdserverpb.Auth" => metered(s.auth.clone().call(request), how),
+            "etcdserverpb.Maintenance" => metered(s.maintenance.clone().call(request), how),
+            _ => metered(s.health.clone().call(request), how),
         }
     }
 }
@@ -226,31 +251,10 @@ impl<B: Backend> hyper::service::Service<Request<Incoming>> for Edge<B> {
     }
 }
 
-/// `application/grpc`, also with a suffix (`+proto`) or parameters.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    match kind.strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';' | b' ')),
-        None => false,
-    }
-}
-
 fn requires_leader(headers: &HeaderMap) -> bool {
     headers
         .get(HAS_LEADER)
         .is_some_and(|v| v.as_bytes() == b"true")
-}
-
-/// grpc-go's texts for a path nobody serves.
-fn unknown_method(path: &str) -> Status {
-    let (service, method) = path
-        .trim_start_matches('/')
-        .rsplit_once('/')
-        .unwrap_or((path, ""));
-    if METHODS.iter().any(|m| m.service() == service) {
-        return Status::unimplemented(format!("unknown method {method} for service {service}"));
-    }
-    Status::unimplemented(format!("unknown service {service}"))
 }
 
 fn refuse(status: Status) -> EdgeFuture {
@@ -258,7 +262,7 @@ fn refuse(status: Status) -> EdgeFuture {
 }
 
 /// Runs a tonic service's call, counts its end, and gives an over-long message grpc-go's code.
-fn metered<F>(call: F, mut meter: Meter) -> EdgeFuture
+fn metered<F>(call: F, (mut meter, encoding): (Meter, Encoding)) -> EdgeFuture
 where
     F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
 {
@@ -266,7 +270,11 @@ where
         let Ok(response) = call.await;
         let headers = response.headers();
         if !headers.contains_key(Status::GRPC_STATUS) {
-            return Ok(response.map(|body| EdgeBody::tonic(body, Some(meter))));
+            let response = response.map(|body| EdgeBody::tonic(body, Some(meter)));
+            return Ok(match encoding {
+                Encoding::Identity => response,
+                Encoding::Gzip => EdgeBody::packed(response),
+            });
         }
         // An answer of headers only: the call failed.
         if status_code(headers) == Code::OutOfRange
@@ -295,15 +303,23 @@ where
     B: Backend,
     E: auto::HttpServerConnExec<EdgeFuture, EdgeBody> + Clone,
 {
-    // Nagle and delayed acknowledgements together cost ~40 ms per small answer.
-    stream.set_nodelay(true)?;
+    connections::prepare(&stream)?;
     let config = edge.0.config.clone();
     let mut draining = edge.0.shutdown.subscribe();
     let builder = builder(&config, executor);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), edge));
+    let front = Front::new(stream, HEADER_LIST_BYTES as usize);
+    let spoke = front.spoke();
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(front), edge));
+    let silent = async {
+        tokio::time::sleep(config.silence_limit).await;
+        if spoke.is_so() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         ended = connection.as_mut() => return ended,
         _ = draining.wait_for(|d| *d) => {}
+        () = silent => return Ok(()), // dropping it closes the socket
     }
     connection.as_mut().graceful_shutdown();
     match tokio::time::timeout(config.drain_limit, connection).await {
@@ -365,7 +381,12 @@ where
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let guard = OpenGuard::new(open.clone());
+        let Some(admitted) = edge.0.connections.admit() else {
+            drop(stream);
+            edge.0.connections.tell_of_refusals();
+            continue;
+        };
+        let guard = (OpenGuard::new(open.clone()), admitted);
         let (edge, on) = (edge.clone(), executor.clone());
         executor.execute(Box::pin(async move {
             // How a client's connection ended is the client's business; calls were counted.
@@ -393,36 +414,5 @@ impl OpenGuard {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_is_told_from_other_content_by_its_type() {
-        let is = |v: &'static str| {
-            let mut h = HeaderMap::new();
-            h.insert(CONTENT_TYPE, http::HeaderValue::from_static(v));
-            is_grpc(&h)
-        };
-        assert!(is("application/grpc") && is("application/grpc+proto"));
-        assert!(!is("application/grpc-web") && !is("application/json"));
-        assert!(!is_grpc(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn unknown_paths_get_grpc_gos_texts() {
-        let s = unknown_method("/etcdserverpb.KV/Nope");
-        assert_eq!(
-            s.message(),
-            "unknown method Nope for service etcdserverpb.KV"
-        );
-        let s = unknown_method("/v3lockpb.Lock/Lock");
-        assert_eq!(
-            (s.code(), s.message()),
-            (Code::Unimplemented, "unknown service v3lockpb.Lock")
-        );
     }
 }

@@ -79,6 +79,9 @@ pub enum Unavailable {
     /// Its deadline passed before it was begun.
     #[error("request timed out")]
     Timeout,
+    /// The log cannot open its next segment: every file descriptor of the process is taken.
+    #[error("no file descriptor is left for the log; raise the limit (ulimit -n)")]
+    NoDescriptors,
     /// The engine has stopped, or is about to: repeating helps only after it is opened again.
     #[error("server stopped")]
     Stopped,
@@ -142,6 +145,7 @@ impl<C: From<Error>> Failure<C> {
             Error::NoLeader => Failure::Unavailable(Unavailable::NoLeader),
             Error::NotLeader => Failure::Unavailable(Unavailable::NotLeader),
             Error::LeaderChanged => Failure::Unavailable(Unavailable::LeaderChanged),
+            Error::NoDescriptors => Failure::Unavailable(Unavailable::NoDescriptors),
             Error::Timeout { outcome } if settled(outcome) => {
                 Failure::Unavailable(Unavailable::Timeout)
             }
@@ -168,6 +172,7 @@ impl<C: Into<Error>> From<Failure<C>> for Error {
                 Unavailable::NoLeader => Error::NoLeader,
                 Unavailable::NotLeader => Error::NotLeader,
                 Unavailable::LeaderChanged => Error::LeaderChanged,
+                Unavailable::NoDescriptors => Error::NoDescriptors,
                 Unavailable::Timeout => Error::Timeout {
                     outcome: Outcome::NotDone,
                 },
@@ -230,6 +235,7 @@ mod tests {
             Error::NotLeader,
             Error::LeaderChanged,
             Error::NoSpace,
+            Error::NoDescriptors,
             Error::Poisoned("EIO".to_owned()),
             Error::Corrupt,
             Error::CrossShard {

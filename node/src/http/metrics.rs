@@ -9,6 +9,7 @@ use tonic::Code;
 
 use crate::api::Metrics;
 use crate::etcd::GrpcCounters;
+use crate::etcd::connections::Connections;
 use crate::etcd::counters::METHODS;
 
 /// What the operating system knows about this process (`/proc/self`).
@@ -82,6 +83,22 @@ pub fn render(m: &Metrics, counters: &GrpcCounters, process: &Process, who: &Ide
     grpc(&mut page, counters);
     own(&mut page, m);
     process_lines(&mut page, process);
+    page.0
+}
+
+/// The lines about connected clients.
+pub(crate) fn clients(connections: &Connections) -> String {
+    let mut page = Page::default();
+    page.gauge(
+        "henge_client_connections",
+        "Client connections now.",
+        connections.open() as u64,
+    );
+    page.counter(
+        "henge_client_connections_refused_total",
+        "Client connections closed at once, as file descriptors are kept back for the log and peers.",
+        connections.refused(),
+    );
     page.0
 }
 

@@ -14,6 +14,7 @@ use crate::api::Backend;
 use crate::etcd::GrpcCounters;
 use crate::etcd::body::EdgeBody;
 use crate::etcd::config::cluster_version;
+use crate::etcd::connections::Connections;
 
 /// Content type of plain texts, as Go's net/http says it.
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -22,6 +23,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(crate) async fn respond<B: Backend, T>(
     backend: &B,
     counters: &GrpcCounters,
+    connections: &Connections,
     request: &Request<T>,
 ) -> Response<EdgeBody> {
     let path = request.uri().path();
@@ -39,7 +41,7 @@ pub(crate) async fn respond<B: Backend, T>(
     match path {
         "/health" => health::health(backend, query).await,
         "/version" => version(backend).await,
-        "/metrics" => exposition(backend, counters).await,
+        "/metrics" => exposition(backend, counters, connections).await,
         _ => health::probe(backend, path, query).await,
     }
 }
@@ -63,7 +65,11 @@ async fn version<B: Backend>(backend: &B) -> Response<EdgeBody> {
     )
 }
 
-async fn exposition<B: Backend>(backend: &B, counters: &GrpcCounters) -> Response<EdgeBody> {
+async fn exposition<B: Backend>(
+    backend: &B,
+    counters: &GrpcCounters,
+    connections: &Connections,
+) -> Response<EdgeBody> {
     // A server that cannot tell its status still has metrics.
     let identity = backend.status().await.map_or_else(
         |_| metrics::Identity::default(),
@@ -77,6 +83,7 @@ async fn exposition<B: Backend>(backend: &B, counters: &GrpcCounters) -> Respons
     if let Some((core, metrics)) = backend.core_metrics() {
         body.push_str(&core_metrics::render(core, &metrics));
     }
+    body.push_str(&metrics::clients(connections));
     let mut response = Response::new(EdgeBody::plain(body));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

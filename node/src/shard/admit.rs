@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use henge_mvcc as mvcc;
+use henge_wal::Shortage;
 
 use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
@@ -202,7 +203,10 @@ impl Shard {
         {
             // With the last segment in use, what is left of it is for votes and checkpoints: a delete that
             // might not fit must be refused, not left waiting for its deadline.
-            Some(Error::NoSpace)
+            Some(match self.shortage {
+                Some(Shortage::Descriptors) => Error::NoDescriptors,
+                _ => Error::NoSpace,
+            })
         } else {
             not_understood(&encoded)
         };

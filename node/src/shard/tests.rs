@@ -113,6 +113,9 @@ fn a_full_log_takes_only_what_makes_room() {
     assert_eq!(refused(&mut shard, &put), None);
     shard.shortage = Some(henge_wal::Shortage::Space);
     assert_eq!(refused(&mut shard, &put), Some(Error::NoSpace));
+    shard.shortage = Some(henge_wal::Shortage::Descriptors);
+    assert_eq!(refused(&mut shard, &put), Some(Error::NoDescriptors));
+    shard.shortage = Some(henge_wal::Shortage::Space);
     assert_eq!(refused(&mut shard, &delete), None);
     shard.log_full = true;
     assert_eq!(refused(&mut shard, &delete), Some(Error::NoSpace));

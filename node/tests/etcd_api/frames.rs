@@ -5,16 +5,16 @@ use std::net::TcpStream;
 
 use super::Server;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const ACK: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
     let len = u32::try_from(payload.len()).expect("short").to_be_bytes();
     out.extend_from_slice(&len[1..]);
     out.extend_from_slice(&[kind, flags]);
@@ -23,7 +23,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Header fields as HPACK literals without indexing or Huffman coding.
-fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
         out.push(0);
@@ -35,8 +35,8 @@ fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// Opens a connection with windows too large to matter, and stream 1 as a call of `path`.
-fn call(server: &Server, path: &str) -> TcpStream {
+/// Opens a connection with windows too large to matter.
+pub(super) fn connect(server: &Server) -> TcpStream {
     let mut stream = TcpStream::connect(server.address).expect("a connection");
     stream
         .set_read_timeout(Some(super::HANG))
@@ -50,6 +50,14 @@ fn call(server: &Server, path: &str) -> TcpStream {
     while !matches!(read_frame(&mut stream), (SETTINGS, 0, _)) {}
     let mut out = Vec::new();
     frame(SETTINGS, ACK, 0, &[], &mut out);
+    stream.write_all(&out).expect("sent");
+    stream
+}
+
+/// Opens a connection, and stream 1 as a call of `path`.
+fn call(server: &Server, path: &str) -> TcpStream {
+    let mut stream = connect(server);
+    let mut out = Vec::new();
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -64,7 +72,7 @@ fn call(server: &Server, path: &str) -> TcpStream {
 }
 
 /// Kind, flags and payload.
-fn read_frame(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
+pub(super) fn read_frame(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
     let mut head = [0; 9];
     stream.read_exact(&mut head).expect("a frame");
     let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
@@ -92,7 +100,7 @@ fn data_until_end(mut stream: TcpStream) -> Vec<u8> {
 }
 
 /// Messages in a stream of framed ones.
-fn messages(mut data: &[u8]) -> usize {
+pub(super) fn messages(mut data: &[u8]) -> usize {
     let mut n = 0;
     while let Some((head, rest)) = data.split_first_chunk::<5>() {
         let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;

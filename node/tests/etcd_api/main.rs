@@ -7,6 +7,7 @@
 mod double;
 mod frames;
 mod kv;
+mod odd;
 mod plain;
 mod services;
 mod watch;
