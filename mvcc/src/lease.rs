@@ -244,9 +244,12 @@ impl Store {
         })
     }
 
-    /// All lease ids, ascending.
+    /// All lease ids, the one that runs out first before the others, as etcd lists them.
     pub fn leases(&self) -> Vec<i64> {
-        self.leases.by_id.keys().copied().collect()
+        let leases = self.leases.by_id.iter();
+        let mut by_expiry: Vec<_> = leases.map(|(&id, lease)| (lease.deadline_ms, id)).collect();
+        by_expiry.sort_unstable();
+        by_expiry.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Up to `max` leases that ran out, longest ago first. One that is not revoked is reported

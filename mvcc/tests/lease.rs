@@ -39,7 +39,7 @@ fn grants_are_bounded_and_unique() {
         Err(Error::LeaseTtlTooLarge)
     );
     assert_eq!(store.lease_grant(0, 60, 0), Err(Error::LeaseNotFound));
-    assert_eq!(store.leases(), [1, 2, 3, 4]);
+    assert_eq!(store.leases(), [2, 3, 1, 4], "by expiry");
     assert_eq!(store.revision(), 1, "leases make no revisions");
 }
 
@@ -121,7 +121,24 @@ fn expired_leases_are_reported_in_order_and_again_only_later() {
         [1, 3],
         "their revokes were lost"
     );
-    assert_eq!(store.leases(), [1, 3, 4]);
+    assert_eq!(
+        store.leases(),
+        [3, 1, 4],
+        "that they were reported changes nothing"
+    );
+}
+
+/// They were listed by id; etcd lists the one first that runs out first.
+#[test]
+fn regression_leases_are_listed_in_the_order_of_expiry() {
+    let mut store = Store::new();
+    for (id, ttl_s) in [(1, 500), (2, 100), (3, 300), (4, 200), (5, 400)] {
+        store.lease_grant(id, ttl_s, 0).expect("new");
+    }
+    assert_eq!(store.leases(), [2, 4, 3, 5, 1]);
+    store.lease_keep_alive(2, 99_000).expect("lives");
+    store.lease_keep_alive(4, 150_000).expect("lives");
+    assert_eq!(store.leases(), [2, 3, 4, 5, 1]);
 }
 
 #[test]

@@ -100,7 +100,8 @@ fn a_snapshot_in_the_middle_of_writes_is_of_its_beginning() {
             }
             let at_begin = pair.store.hash_kv(0).expect("current");
             let (revision, compacted) = (pair.store.revision(), pair.store.compacted_revision());
-            let leases = pair.store.leases();
+            let by_id = |store: &Store| std::collections::BTreeSet::from_iter(store.leases());
+            let leases = by_id(&pair.store);
             let mut cursor: SnapshotCursor = pair.store.snapshot_begin();
             assert_eq!(cursor.revision(), revision);
             let mut stream = Vec::new();
@@ -127,7 +128,7 @@ fn a_snapshot_in_the_middle_of_writes_is_of_its_beginning() {
                 (restored.revision(), restored.compacted_revision()),
                 (revision, compacted)
             );
-            assert_eq!(restored.leases(), leases);
+            assert_eq!(by_id(&restored), leases);
             // The copy takes the place of the original and has to answer as the model does.
             pair.store = restored;
             for _ in 0..40 {
@@ -147,7 +148,7 @@ fn disturb(store: &mut Store, n: usize) {
         4 => drop(store.lease_revoke(1)),
         _ => {
             let _ = store.compact(store.revision());
-            assert!(!store.compact_step(1_000), "the cursor holds it up");
+            while store.compact_step(1_000) {}
         }
     }
 }

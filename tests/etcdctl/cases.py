@@ -207,6 +207,9 @@ CASES = {
     "watch: progress": [Watch("watch -i", 1, stdin="watch a\nprogress\n", meanwhile=["put a 1"])],
     # -- lease
     "lease: grant and list": ["lease list", Grant("L", 300), "lease list"],
+    "lease: the list is in the order of expiry": [
+        Grant("L", 500), Grant("M", 100), Grant("N", 300), Grant("O", 200), Grant("P", 400), "lease list",
+        "lease list -w simple"],
     "lease: a short ttl is raised": [Grant("L", 1), Grant("M", 0)],
     "lease: a ttl too large": ["lease grant 9000000001", Grant("L", 9_000_000_000)],
     "lease: revoke deletes its keys at one revision": [

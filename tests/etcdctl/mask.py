@@ -17,7 +17,7 @@ MEMBER = {"member_id", "leader"}
 # Present since 3.6 only, or only in some builds: not compared at all.
 IGNORED = {"took", "dbSizeQuota", "downgradeInfo", "storageVersion"}
 # Sets that travel as lists.
-UNORDERED = {"keys", "leases"}
+UNORDERED = {"keys"}
 
 
 class Masker:
@@ -46,7 +46,7 @@ class Masker:
             }
         if isinstance(value, list):
             items = [self.value(item, key) for item in value]
-            # etcd keeps a lease's keys, and its leases, in hash maps: their order is chance.
+            # etcd keeps a lease's keys in a hash map: their order is chance.
             return sorted(items, key=str) if key in UNORDERED else items
         if isinstance(value, str):
             return self.text(value)
