@@ -124,7 +124,8 @@ impl Store {
             versions: totals.version_bytes,
             spare: totals.spare_bytes,
             idle: totals.idle_bytes,
-            index: (self.index.heap_bytes() + self.keys.slot_bytes()) as u64,
+            index: (self.index.heap_bytes() + self.keys.slot_bytes() + self.pins.heap_bytes())
+                as u64,
             log: self.log.heap_bytes() as u64,
             leases: self.leases.heap_bytes() as u64,
             watch: self.watchers.heap_bytes() as u64,

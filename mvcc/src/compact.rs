@@ -16,15 +16,16 @@
 //! compaction, which is what removes such a tombstone.
 //!
 //! At its first change a key loses all that the compact revision hides, so what is far behind costs no
-//! more to catch up with. While a cursor (snapshot, hash, long read) is open, what it may read stays:
-//! only versions newer than its revision go. Without that a checkpoint of a few seconds would leave a
-//! backlog of all that was overwritten meanwhile.
-//! Tested by `tests/compaction.rs` and the model.
+//! more to catch up with. What an open cursor (snapshot, hash, long read) may read stays, and nothing else
+//! does, older or newer: of each key the version at a range's revision, and all between the two ends of a
+//! snapshot or hash. The log is given up as without cursors; keys of which a cursor holds something are
+//! listed (see `pins`) and looked at again when cursors have gone.
+//! Tested by `tests/compaction.rs`, `tests/cursors.rs` and the model.
 
 use std::hint::black_box;
 
 use crate::error::Error;
-use crate::keys::{FLOOR_NONE, KeyId, Reach};
+use crate::keys::{Cut, KeyId, Needs};
 use crate::revlog::LogOp;
 use crate::store::Store;
 use crate::version::Version;
@@ -71,76 +72,120 @@ impl Store {
                 current: self.revision,
             });
         }
+        self.keep_hash(revision);
         self.compacted = revision;
         Ok(())
     }
 
     /// Does physical compaction for a budget of versions looked at or removed; returns whether to call
-    /// again. While a cursor is open only what is newer than its revision goes; see
-    /// [`Store::compaction_pending`]. A version costs well under a microsecond.
+    /// again. What open cursors read stays until they have gone. A version costs well under a microsecond.
     pub fn compact_step(&mut self, budget: usize) -> bool {
-        let mut left = self.keys.bury(budget);
-        if let Some(floor) = self.pins.newest() {
-            return self.thin(left, floor);
-        }
-        while left > 0 && self.is_log_pending() {
-            let group = left.min(AHEAD_CHANGES);
-            let mut next = [0; AHEAD_CHANGES];
-            let count = self.front_ids(&mut next[..group]);
-            if count == 0 {
-                left = self.compact_edge(left);
-                break;
-            }
-            self.load(&next[..count]);
-            for _ in 0..count {
-                let Some(op) = self.log.front() else { break };
-                left = self.cut(op.id, op.main, FLOOR_NONE, left);
-                if self.keys.has_to_bury() {
-                    return true;
-                }
-                self.remove_if_dead(op);
-                self.log.pop_front();
-            }
-        }
-        if !self.is_log_pending() {
+        let left = self.keys.bury(budget);
+        let left = self.keep_hash_step(left);
+        self.pins.look(self.compacted);
+        let spans = self.pins.take_spans();
+        let needs = Needs {
+            from: self.compacted,
+            spans: &spans,
+        };
+        let left = self.compact_log(needs, left);
+        let left = self.sweep(needs, left);
+        self.pins.give_back(spans);
+        if !self.has_to_walk() {
             self.keys.give_back(left);
         }
         self.compaction_pending()
     }
 
-    /// Compacts between what open cursors may read, which ends at `floor`, and the compact revision; the
-    /// log stays, as what is older still has to be done. Returns whether there is more.
-    fn thin(&mut self, budget: usize, floor: i64) -> bool {
-        let from = self.thinned.max(floor).saturating_add(1);
-        let changes = self.log.since(from);
-        let slice: Vec<_> = changes
-            .take_while(|op| op.main < self.compacted)
-            .take(budget)
-            .collect();
+    /// The changes below the compact revision, and those at it. Returns what is left of the budget.
+    fn compact_log(&mut self, needs: Needs<'_>, budget: usize) -> usize {
         let mut left = budget;
-        for group in slice.chunks(AHEAD_CHANGES) {
-            let mut ids = [0; AHEAD_CHANGES];
-            ids.iter_mut().zip(group).for_each(|(id, op)| *id = op.id);
-            self.load(&ids[..group.len()]);
-            for op in group {
-                // Of a revision with more changes than a slice the rest waits for the cursor's end.
-                self.thinned = op.main;
-                left = self.cut(op.id, op.main, floor, left);
-                if left == 0 {
-                    return true;
+        while left > 0 && self.is_log_pending() {
+            let group = left.min(AHEAD_CHANGES);
+            let mut next = [0; AHEAD_CHANGES];
+            let count = self.front_ids(&mut next[..group]);
+            if count == 0 {
+                return self.compact_edge(needs, left);
+            }
+            self.load(&next[..count]);
+            for _ in 0..count {
+                let Some(op) = self.log.front() else { break };
+                let cut;
+                (left, cut) = self.cut(op.id, Some(op.main), needs, left);
+                let Some(cut) = cut else { return 0 };
+                self.hold_or_forget(op.id, cut, Some(op));
+                self.log.pop_front();
+            }
+        }
+        left
+    }
+
+    /// Looks again at keys of which something was held for cursors that may have gone.
+    fn sweep(&mut self, needs: Needs<'_>, budget: usize) -> usize {
+        let mut left = budget;
+        while left > 0
+            && let Some(id) = self.pins.next()
+        {
+            let cut;
+            (left, cut) = self.cut(id, None, needs, left);
+            match cut {
+                None => {
+                    self.pins.put_back(id);
+                    return 0;
+                }
+                Some(cut) if cut.held => self.pins.keep(id),
+                Some(cut) => {
+                    self.keys.set_held(id, false);
+                    self.hold_or_forget(id, cut, None);
                 }
             }
         }
-        // Cursors know keys, not places.
-        self.keys.give_back(left) == 0
+        left
     }
 
-    /// Removes what cannot be read of a key that changed at `main`. Returns what is left of the budget; if
-    /// nothing is, removal may have to go on.
-    fn cut(&mut self, id: KeyId, main: i64, floor: i64, budget: usize) -> usize {
-        let at = self.compacted;
-        let looked_at = self.keys.cut(id, main, Reach { floor, at });
-        self.keys.bury(budget.saturating_sub(cost(looked_at)))
+    /// Removes what nobody reads of a key, for its change at `main` if that is why. Returns what is left of
+    /// the budget; without a result removal has to go on.
+    fn cut(
+        &mut self,
+        id: KeyId,
+        main: Option<i64>,
+        needs: Needs<'_>,
+        budget: usize,
+    ) -> (usize, Option<Cut>) {
+        let mut left = budget;
+        loop {
+            let cut = self.keys.cut(id, main, needs);
+            left = self.keys.bury(left.saturating_sub(cost(cut.looked_at)));
+            if self.keys.has_to_bury() || cut.more && left == 0 {
+                return (0, None);
+            }
+            if !cut.more {
+                return (left, Some(cut));
+            }
+        }
+    }
+
+    /// Lists a key of which a cursor holds something; forgets one that is deleted, with its last change, as
+    /// neither the log nor that list may name a key that is none.
+    fn hold_or_forget(&mut self, id: KeyId, cut: Cut, change: Option<LogOp>) {
+        let is_listed = self.keys.is_held(id);
+        if cut.held {
+            self.keys.set_held(id, true);
+            return self.pins.hold(id, !is_listed);
+        }
+        if !cut.dead || is_listed {
+            return;
+        }
+        let latest = self.keys.latest(id);
+        let is_last = match change.or_else(|| self.log.front()) {
+            Some(op) if change.is_some() => (latest.main, latest.sub) == (op.main, op.sub),
+            Some(next) => latest.main < next.main,
+            None => true,
+        };
+        if is_last {
+            self.index.remove(&self.keys, self.keys.key(id));
+            self.keys.remove(id);
+        }
     }
 
     /// The keys of the next changes below the compact revision.
@@ -158,9 +203,19 @@ impl Store {
         black_box(self.keys.touch_chains(ids));
     }
 
-    /// Is there physical work left, even if a cursor holds it up?
+    /// Is there physical work left that can be done now?
     pub fn compaction_pending(&self) -> bool {
-        self.is_log_pending() || self.keys.has_to_give_back()
+        self.has_to_walk() || self.keys.has_to_give_back()
+    }
+
+    /// Up to which compact revision everything is removed that no open cursor reads.
+    pub fn compacted_physically(&self) -> i64 {
+        let oldest = self.log.front().filter(|_| self.is_log_pending());
+        oldest.map_or(self.compacted, |op| op.main - 1)
+    }
+
+    pub(crate) fn has_to_walk(&self) -> bool {
+        self.is_log_pending() || self.pins.has_to_sweep()
     }
 
     fn is_log_pending(&self) -> bool {
@@ -170,7 +225,7 @@ impl Store {
 
     /// Changes at the compact revision itself: what is older of their keys goes, they stay. Returns
     /// what is left of the budget.
-    fn compact_edge(&mut self, budget: usize) -> usize {
+    fn compact_edge(&mut self, needs: Needs<'_>, budget: usize) -> usize {
         let main = self.compacted;
         let seen = match self.compact_edge {
             CompactEdge::Walking { main: at, seen } if at == main => seen,
@@ -182,10 +237,10 @@ impl Store {
             if left == 0 {
                 break;
             }
-            left = self.cut(id, main, FLOOR_NONE, left);
-            if self.keys.has_to_bury() {
-                break;
-            }
+            let cut;
+            (left, cut) = self.cut(id, Some(main), needs, left);
+            let Some(cut) = cut else { break };
+            self.hold_or_forget(id, cut, None);
             done += 1;
         }
         if done == slice.len() && slice.len() < budget {
@@ -196,19 +251,6 @@ impl Store {
             self.compact_edge = CompactEdge::Walking { main, seen };
         }
         left
-    }
-
-    /// A key whose last change, below the compact revision, is a delete is forgotten: with that change, as
-    /// the log must not name a key that is none.
-    fn remove_if_dead(&mut self, op: LogOp) {
-        if !self.keys.newest(op.id).tombstone {
-            return;
-        }
-        let latest = self.keys.latest(op.id);
-        if (latest.main, latest.sub) == (op.main, op.sub) {
-            self.index.remove(&self.keys, self.keys.key(op.id));
-            self.keys.remove(op.id);
-        }
     }
 
     /// The versions of a key that can be read at some revision from `compacted` to `upto`, plus a

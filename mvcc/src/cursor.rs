@@ -16,7 +16,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::Error;
-use crate::pins::Pin;
+use crate::pins::{Pin, Span};
 use crate::range::{has_filters, passes, to_pairs};
 use crate::sorter::{By, Sorter};
 use crate::store::Store;
@@ -182,7 +182,7 @@ impl Store {
             after: None,
             scanned: false,
             done: false,
-            pin: Some(self.pins.pin(self.revision_seen())),
+            pin: Some(self.pins.pin(Span::at(revision))),
         })
     }
 

@@ -10,6 +10,7 @@
 //! Tested by `tests/`: tables of etcd's semantics, and random histories against a naive model.
 
 use crate::compact::CompactEdge;
+use crate::hash::Kept;
 use crate::index::Index;
 use crate::keys::Keys;
 use crate::lease::Leases;
@@ -56,8 +57,8 @@ pub struct Store {
     pub(crate) compact_edge: CompactEdge,
     /// Changes made by the write command that is going on.
     pub(crate) changes: u32,
-    /// Up to here, what cursors that are open hold up is compacted already; see `compact`.
-    pub(crate) thinned: i64,
+    /// Hashes of compact revisions.
+    pub(crate) kept: Kept,
     /// Cursors that need what is there to stay.
     pub(crate) pins: Pins,
 }
@@ -89,7 +90,7 @@ impl Store {
                 main: COMPACTED_NONE,
             },
             changes: 0,
-            thinned: COMPACTED_NONE,
+            kept: Kept::default(),
             pins: Pins::default(),
         }
     }

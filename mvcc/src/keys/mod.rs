@@ -21,9 +21,9 @@ pub(crate) use crate::slots::KeyId;
 use crate::slots::{HEAD_BYTES, Slots};
 use crate::version::Version;
 use cut::Doomed;
-pub(crate) use cut::{FLOOR_NONE, Reach};
+pub(crate) use cut::{Cut, Needs};
 pub(crate) use summary::Newest;
-use summary::{HAS_WAYPOINTS, INCOMPLETE, Summary, TOMBSTONE};
+use summary::{HAS_WAYPOINTS, INCOMPLETE, KEPT, Summary, TOMBSTONE};
 
 /// Changes of a key between two waypoints.
 const WAYPOINT_CHANGES: u64 = 32;
@@ -74,7 +74,7 @@ impl Keys {
         let id = self.slots.insert(key)?;
         let loc = self.arena.append(id, None, version);
         self.versions += 1;
-        self.set_head(id, loc, Summary::new(version, 0, false));
+        self.set_head(id, loc, Summary::new(version, 0, 0));
         Some(id)
     }
 
@@ -96,9 +96,9 @@ impl Keys {
         let (before, summary) = self.head(id);
         let loc = self.arena.append(id, Some(before), version);
         let mut changes = summary.changes() + 1;
-        let mut has_waypoints = summary.has(HAS_WAYPOINTS);
+        let mut kept = summary.0 & KEPT;
         if changes >= WAYPOINT_CHANGES {
-            (changes, has_waypoints) = (0, true);
+            (changes, kept) = (0, kept | HAS_WAYPOINTS);
             let main = version.main;
             self.waypoints
                 .entry(id)
@@ -107,7 +107,7 @@ impl Keys {
             self.waypoint_count += 1;
         }
         self.versions += 1;
-        self.set_head(id, loc, Summary::new(version, changes, has_waypoints));
+        self.set_head(id, loc, Summary::new(version, changes, kept));
     }
 
     /// Does up to `budget` records' worth of giving back what dead versions took; returns what is

@@ -13,16 +13,18 @@ pub(super) const TOMBSTONE: u64 = 1;
 pub(super) const INCOMPLETE: u64 = 2;
 /// The key has waypoints.
 pub(super) const HAS_WAYPOINTS: u64 = 4;
+/// Something stays for open cursors only, see `pins`.
+pub(super) const HELD: u64 = 8;
+/// Flags that a new version does not change.
+pub(super) const KEPT: u64 = HAS_WAYPOINTS | HELD;
 
 impl Summary {
-    pub fn new(version: &Version<'_>, changes: u64, has_waypoints: bool) -> Self {
+    /// `kept`: what holds of the key whatever its newest version is, of [`KEPT`].
+    pub fn new(version: &Version<'_>, changes: u64, kept: u64) -> Self {
         let (create, count) = (version.create as u64, version.version as u64);
-        let mut bits = changes << 4;
+        let mut bits = changes << 4 | kept;
         if version.tombstone {
             bits |= TOMBSTONE;
-        }
-        if has_waypoints {
-            bits |= HAS_WAYPOINTS;
         }
         if version.lease != 0 || create >> 40 != 0 || count >> 15 != 0 {
             bits |= INCOMPLETE;

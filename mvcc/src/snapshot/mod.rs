@@ -27,7 +27,7 @@ use std::ops::ControlFlow;
 use crate::hash::Hash64;
 use crate::keys::KeyId;
 use crate::lease::LeaseEntry;
-use crate::pins::Pin;
+use crate::pins::{Pin, Span};
 use crate::store::Store;
 use crate::varint;
 
@@ -102,7 +102,10 @@ impl Store {
             stage: Stage::Head,
             versions: 0,
             hash: Hash64::default(),
-            _pin: self.pins.pin(self.revision_seen()),
+            _pin: self.pins.pin(Span {
+                first: self.compacted,
+                last: self.revision,
+            }),
         }
     }
 

@@ -12,7 +12,7 @@ use std::task::Context;
 
 use super::turn::{Core, Now, Phase};
 use crate::api::Buckets;
-use crate::shard::apply::COMPACT_SLICE;
+use crate::shard::removal::COMPACT_SLICE;
 
 /// Slices of compaction, of watchers' catching up and of long reads in one turn: five milliseconds at most,
 /// and only after a turn that applied thousands of entries.
@@ -64,7 +64,10 @@ impl Core {
             && let Some(at) = self.agenda.next_deferred()
         {
             let shard = &mut self.shards[at];
-            let more = shard.compact_slice() | shard.watch_slice() | shard.read_slice();
+            let more = shard.compact_slice()
+                | shard.watch_slice()
+                | shard.read_slice()
+                | shard.hash_slice();
             self.chains.extend(shard.flush_answers());
             if more {
                 // Only whole slices count: to look at a shard that has nothing is cheap.

@@ -141,21 +141,6 @@ impl Machine {
         })
     }
 
-    /// Hash of the content at a revision; 0 means now.
-    pub fn hash_kv(&self, revision: i64) -> Result<Response, Error> {
-        let (hash, compact_revision) = self.store.hash_kv(revision)?;
-        let hash_revision = if revision == 0 {
-            self.store.revision()
-        } else {
-            revision
-        };
-        Ok(Response::Hash(HashKv {
-            hash,
-            compact_revision,
-            hash_revision,
-        }))
-    }
-
     /// Remaining time of a lease, as this replica's clock sees it.
     pub fn lease_time_to_live(&self, id: i64, keys: bool, now_ms: u64) -> LeaseTtl {
         match self.store.lease_time_to_live(id, now_ms, keys) {

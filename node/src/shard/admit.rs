@@ -43,7 +43,7 @@ impl Shard {
             RequestKind::Read {
                 encoded,
                 serializable: true,
-            } => self.read_now(&encoded, answer, now_ms + self.config.request_timeout_ms),
+            } => self.read_now(&encoded, answer),
             RequestKind::Read { encoded, .. } => {
                 self.read_later(Read::Encoded(encoded), answer, now_ms)
             }
@@ -63,10 +63,7 @@ impl Shard {
                 let response = Response::Leases(self.machine.store.leases());
                 self.answer(answer, Ok(response));
             }
-            RequestKind::HashKv(revision) => {
-                let response = self.machine.hash_kv(revision);
-                self.answer(answer, response);
-            }
+            RequestKind::HashKv(revision) => self.hash_later(revision, answer),
             RequestKind::Status => {
                 let response = Response::Status(Box::new(self.status()));
                 self.answer(answer, Ok(response));

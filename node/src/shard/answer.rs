@@ -53,6 +53,11 @@ impl Answer {
         (Answer(slot.clone()), AnswerReceiver(slot))
     }
 
+    /// Has the caller gone, so that nobody will ever look at the answer?
+    pub fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Delivers the answer and wakes the caller.
     pub fn send(self, answer: Outcomes) {
         if let Some(waker) = self.fill(answer, None) {

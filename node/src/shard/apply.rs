@@ -7,9 +7,6 @@ use super::log::TAIL_BYTES_MAX;
 use crate::api::Error;
 use crate::machine::{Command, Response, Stamp, command};
 
-/// Versions a compaction may remove in one slice between other work: 0.1 to 0.2 ms.
-pub(crate) const COMPACT_SLICE: usize = 500;
-
 /// Entries whose keys are announced to the store together.
 const TOUCH_ENTRIES: usize = 16;
 
@@ -77,18 +74,6 @@ impl Shard {
         }
     }
 
-    /// Does one slice of physical compaction; returns whether more is left.
-    pub fn compact_slice(&mut self) -> bool {
-        let more = self.machine.store.compact_step(COMPACT_SLICE);
-        // A read or a checkpoint that is under way may hold it up.
-        if !self.compacting.is_empty() && !self.machine.store.compaction_pending() {
-            for answer in std::mem::take(&mut self.compacting) {
-                self.answer(answer, Ok(Response::Done));
-            }
-        }
-        more
-    }
-
     fn answer_applied(&mut self, stamp: Stamp, payload: &[u8], response: Result<Response, Error>) {
         if stamp.origin != self.config.member_id {
             return;
@@ -97,8 +82,10 @@ impl Shard {
             return;
         };
         self.pending_bytes -= bytes;
-        if response.is_ok() && waits_for_removal(payload) {
-            return self.compacting.push(answer);
+        if response.is_ok()
+            && let Some(revision) = waits_for_removal(payload)
+        {
+            return self.removals.push(revision, answer);
         }
         self.answer(answer, response);
     }
@@ -114,10 +101,13 @@ impl Shard {
     }
 }
 
-fn waits_for_removal(payload: &[u8]) -> bool {
-    command::is_compact(payload)
-        && matches!(
-            command::decode(payload),
-            Ok((_, Command::Compact { physical: true, .. }))
-        )
+/// The revision of a compaction whose caller waits until it is done physically.
+fn waits_for_removal(payload: &[u8]) -> Option<i64> {
+    if !command::is_compact(payload) {
+        return None;
+    }
+    match command::decode(payload) {
+        Ok((_, Command::Compact { revision, physical })) => physical.then_some(revision),
+        _ => None,
+    }
 }

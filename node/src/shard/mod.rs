@@ -14,10 +14,12 @@ pub mod admit;
 pub mod answer;
 pub mod apply;
 pub mod checkpoint;
+pub mod hashing;
 pub mod log;
 pub mod long_reads;
 pub mod persist;
 pub mod reads;
+pub mod removal;
 pub mod request;
 pub mod retention;
 pub mod session;
@@ -33,9 +35,11 @@ use henge_raft::{ConfState, Config, HardState, RawNode};
 use henge_wal::Shortage;
 
 use self::admit::Pending;
+use self::hashing::Hashes;
 use self::log::TailLog;
 use self::long_reads::LongReads;
 use self::reads::Reads;
+use self::removal::Removals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
@@ -112,7 +116,9 @@ pub struct Shard {
     /// What this shard's callers have taken of the budgets and the core has not given back.
     pub(crate) held_bytes: usize,
     /// Callers of physical compactions that are still running.
-    pub(crate) compacting: Vec<request::Answer>,
+    pub(crate) removals: Removals,
+    /// Hashes under way.
+    pub(crate) hashes: Hashes,
     /// The checkpoint that is being written.
     pub(crate) checkpointing: Option<checkpoint::Checkpointing>,
     /// Log written, by all groups of the core, at which the first checkpoint is due: what was replayed at
@@ -150,12 +156,15 @@ impl Shard {
         now_ms: u64,
     ) -> Result<Self, henge_raft::ConfigError> {
         let RecoveredGroup {
-            machine,
+            mut machine,
             hard_state,
             log,
             lost,
         } = recovered;
         let raft_config = raft_config(&config, machine.applied_index);
+        // A shard that gives its history up all the time would be hashed all the time.
+        let keeps_hashes = !matches!(config.auto_compaction, AutoCompaction::Revisions(_));
+        machine.store.keep_compaction_hashes(keeps_hashes);
         let mut log =
             log.unwrap_or_else(|| TailLog::new(conf_state(&config), log::Position::default()));
         log.set_hard_state(clamp(hard_state, &log));
@@ -171,7 +180,8 @@ impl Shard {
             queue: VecDeque::new(),
             pending_bytes: 0,
             held_bytes: 0,
-            compacting: Vec::new(),
+            removals: Removals::default(),
+            hashes: Hashes::default(),
             checkpointing: None,
             checkpoint_due_bytes: config
                 .checkpoint_bytes
@@ -246,7 +256,9 @@ impl Shard {
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
-        self.long_reads.expire(now_ms);
+        self.long_reads.drop_abandoned();
+        self.hashes.drop_abandoned();
+        self.removals.expire(now_ms, self.config.request_timeout_ms);
         let header = self.header();
         let interval = self.config.progress_notify_ms;
         self.progress_ms = self
@@ -265,6 +277,8 @@ impl Shard {
             && self.waiting() == 0
             && self.reads.is_empty()
             && self.long_reads.is_empty()
+            && self.hashes.is_empty()
+            && self.removals.is_empty()
             && self.stats_applied == self.machine.applied_index
             && self.stats.bytes.idle == 0
             && !self.machine.store.compaction_pending();
@@ -289,9 +303,8 @@ impl Shard {
             self.pending_bytes -= pending.encoded.len();
             pending.answer.send(Err(queued.clone()));
         }
-        for answer in std::mem::take(&mut self.compacting) {
-            answer.send(Err(proposed.clone()));
-        }
+        self.removals.fail_all(proposed);
+        self.hashes.fail_all(queued);
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
         self.watches.end();

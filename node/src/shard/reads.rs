@@ -193,7 +193,7 @@ impl Shard {
             for waiting in round.reads {
                 let response = match waiting.read {
                     Read::Encoded(encoded) => {
-                        self.read_now(&encoded, waiting.answer, waiting.expires_ms);
+                        self.read_now(&encoded, waiting.answer);
                         continue;
                     }
                     Read::Cursor { encoded, cursor } => {
