@@ -8,8 +8,8 @@
 //! pair: its slices are empty but for the last, and no longer than others (see `sorter`).
 //!
 //! A compaction past its revision does not end a cursor: it began before, and is served as etcd
-//! serves a read transaction that is open. The price is that physical compaction waits while a cursor
-//! exists that has not seen all its keys, so whoever holds one for a client bounds for how long.
+//! serves a read transaction that is open. The price is what was there at its revision and
+//! is overwritten since: that stays while the cursor has not seen all its keys, and nothing else does.
 //! Never knows streams or chunks' framing. Tested by `tests/cursor.rs`: random histories in between,
 //! against the plain range.
 
@@ -25,7 +25,7 @@ use crate::types::{
 };
 use crate::version::Version;
 
-/// A range that is being read. Drop it when done: physical compaction waits for it.
+/// A range that is being read. Drop it when done: what it reads is kept.
 #[derive(Debug)]
 pub struct RangeCursor {
     range: OwnedRange,

@@ -24,15 +24,17 @@ const BLOCK_GRAINS: usize = 16_384;
 const BLOCK_BYTES: usize = BLOCK_GRAINS * GRAIN_BYTES;
 /// Most blocks, so that numbers stay clear of the index's flag bit: 32 GiB of keys.
 const BLOCKS_MAX: usize = (1 << 31) / BLOCK_GRAINS;
-/// Blocks kept clear of the bound, for the operations of a transaction that was admitted below it.
-const BLOCKS_SPARE: usize = 1_024;
+/// The share of them kept clear of the bound, for what was admitted below it: 1 GiB.
+const SPARE_SHARE: usize = 32;
 /// Bytes of a slot given up that name the next one.
 const NEXT_BYTES: usize = mem::size_of::<KeyId>();
 
 /// All slots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Slots {
     blocks: Vec<Vec<u8>>,
+    /// [`BLOCKS_MAX`], but for tests.
+    blocks_max: usize,
     /// The block that small slots are cut from.
     tail: usize,
     /// By their number of grains, the last slot given up, which names the one before, and so on. (A list
@@ -45,6 +47,22 @@ pub(crate) struct Slots {
     used_bytes: usize,
     capacity: usize,
     usual: Usual,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Slots {
+            blocks: Vec::new(),
+            blocks_max: BLOCKS_MAX,
+            tail: 0,
+            free: Vec::new(),
+            free_blocks: Vec::new(),
+            len: 0,
+            used_bytes: 0,
+            capacity: 0,
+            usual: Usual::default(),
+        }
+    }
 }
 
 impl Slots {
@@ -132,9 +150,16 @@ impl Slots {
         self.capacity + free + self.blocks.capacity() * mem::size_of::<Vec<u8>>()
     }
 
+    /// Makes it take less, for tests.
+    #[cfg(test)]
+    pub fn limit_blocks(&mut self, blocks_max: usize) {
+        self.blocks_max = blocks_max;
+    }
+
     /// Is there no room for another key?
     pub fn is_full(&self) -> bool {
-        self.blocks.len() >= BLOCKS_MAX - BLOCKS_SPARE && self.free_blocks.is_empty()
+        let spare = self.blocks_max / SPARE_SHARE;
+        self.blocks.len() >= self.blocks_max - spare && self.free_blocks.is_empty()
     }
 
     /// The number of a slot of so many grains.
@@ -221,7 +246,7 @@ impl Slots {
                 self.blocks[number] = block;
                 number
             }
-            None if self.blocks.len() >= BLOCKS_MAX => return None,
+            None if self.blocks.len() >= self.blocks_max => return None,
             None => {
                 self.blocks.push(block);
                 self.blocks.len() - 1

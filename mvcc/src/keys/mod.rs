@@ -269,6 +269,12 @@ impl Keys {
         self.slots.heap_bytes() - self.slots.key_bytes()
     }
 
+    /// Makes it take less, for tests.
+    #[cfg(test)]
+    pub fn limit_blocks(&mut self, blocks_max: usize) {
+        self.slots.limit_blocks(blocks_max);
+    }
+
     /// No room for another version or key?
     pub fn is_full(&self) -> bool {
         self.arena.is_full() || self.slots.is_full()

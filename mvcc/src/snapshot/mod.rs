@@ -55,7 +55,7 @@ pub(crate) const FRAME_BYTES_MAX: usize = 1 << 30;
 const SLICE_KEYS_MAX: usize = 20_000;
 
 /// A snapshot that is being made. It is pinned to the revision at which it began; while it exists
-/// physical compaction waits, so drop it when done.
+/// what it reads stays, so drop it when done.
 #[derive(Debug)]
 pub struct SnapshotCursor {
     revision: i64,

@@ -254,8 +254,8 @@ impl Engine {
         Operation::new(ticket, Reply::txn)
     }
 
-    /// Forgets history below `revision`; `physical` waits until it is gone, for which open
-    /// snapshots have to end. One shard only, as revisions are per shard: for several, use
+    /// Forgets history below `revision`; `physical` waits until it is gone, but for what open snapshots
+    /// and long ranges still read. One shard only, as revisions are per shard: for several, use
     /// [`Engine::compact_to`].
     ///
     /// Cancel safety: the write starts when this is called; dropping the future gives up the answer,

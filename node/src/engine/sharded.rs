@@ -155,7 +155,7 @@ impl Engine {
     }
 
     /// Forgets history below these revisions, shard by shard; shards at 0 keep theirs. `physical` waits
-    /// until it is gone, for which open snapshots have to end. A shard that was compacted farther before is
+    /// until it is gone, but for what open snapshots and long ranges still read. A shard that was compacted farther before is
     /// left as it is.
     ///
     /// Cancel safety: the compactions start when this is called; dropping the future gives up the answer, never

@@ -51,8 +51,9 @@ impl Engine {
     /// Begins to read everything as it is now: every shard at its own revision, linearizably.
     ///
     /// Each shard is read as of one moment, which lies between the call and the answer; the moments of two
-    /// shards may differ. Writes go on meanwhile. Compacted history is not removed until the snapshot ends, and
-    /// a physical compaction waits for that: do not await one where you hold a snapshot.
+    /// shards may differ. Writes go on meanwhile, and compaction removes everything but what the
+    /// snapshot has yet to read: one version of each key at most, for as long as the snapshot is held; it has no
+    /// deadline.
     ///
     /// Cancel safety: dropping the future or the snapshot, at any point, ends the reading; nothing is left
     /// behind.

@@ -83,7 +83,12 @@ impl Machine {
             None
         } else {
             let (stamp, command) = command::decode(payload)?;
-            Some((stamp, self.execute(&command, stamp, index, now_ms)))
+            let answer = self.execute(&command, stamp, index, now_ms);
+            if answer == Err(Error::Invalid(mvcc::Error::NoSpace)) {
+                // Others may have had room for what was agreed on.
+                return Err(CommandError::NoRoom);
+            }
+            Some((stamp, answer))
         };
         self.applied_index = index;
         self.applied_term = term;

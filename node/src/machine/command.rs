@@ -97,6 +97,11 @@ pub enum CommandError {
     /// Transactions nested deeper than [`TXN_DEPTH_MAX`].
     #[error("transactions are nested deeper than {TXN_DEPTH_MAX}")]
     Depth,
+    /// This replica has no number left for another key: its physical compaction is too far behind.
+    #[error(
+        "no room for another key in this replica: start it again, which gives back what is compacted"
+    )]
+    NoRoom,
     /// Bytes after the command's end.
     #[error("{0} bytes follow the command")]
     Trailing(usize),

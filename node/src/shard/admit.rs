@@ -259,10 +259,14 @@ impl Shard {
             .saturating_sub(self.machine.applied_index)
     }
 
-    /// No room for more data: by quota, or because the log cannot get another segment.
+    /// No room for more data: by quota, because the log cannot get another segment, or since the store's
+    /// numbers are used up. The last is this replica's own matter, so it must not be asked when a command is
+    /// applied.
     fn is_full(&self) -> bool {
         let quota = self.config.quota_bytes;
-        self.shortage.is_some() || (quota != 0 && self.stats.bytes.in_use() > quota)
+        self.shortage.is_some()
+            || self.machine.store.is_full()
+            || (quota != 0 && self.stats.bytes.in_use() > quota)
     }
 }
 
