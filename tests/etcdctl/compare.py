@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Runs the same etcdctl commands against a real etcd 3.5.1 and against Henge and compares.
+"""Runs the same etcdctl commands against a real etcd and against Henge and compares.
 
-    python3 tests/etcdctl/compare.py [--henge PATH] [--clients 3.5,3.4,wire] [--only TEXT]
+    python3 tests/etcdctl/compare.py [--etcd 3.7|3.5|PATH] [--henge PATH] [--clients 3.7,3.5,3.4,wire] [--only TEXT]
 
 Promises: each case starts on an empty key space at the same revision on both sides; exit codes,
 JSON, error texts and gRPC codes are equal but for the list in mask.py. Prints each case as it
 passes, both sides' outcomes where they differ, and ends with `N passed, N failed`; exits 1 on a
-failure. Without --henge it builds the release binary. Installs the clients it lacks (tools.py).
+failure. Says which etcd ran: 3.7 where there is Go to build it with, else 3.5.1; what 3.5 does otherwise is
+asked of newer ones only (`SINCE_3_7` in wire_cases.py). Without --henge it builds the release binary. Installs the
+clients it lacks (tools.py).
 Must never know: how either server works. Tested by comparing etcd with itself:
 `compare.py --plain --henge ETCD` has to pass, and to fail when that etcd is given other limits
 (`--max-txn-ops=64`).
@@ -132,7 +134,7 @@ def cli_cases(options):
             yield name, steps, lambda side, steps=steps: side.run(steps)
 
 
-def wire_cases(options):
+def wire_cases(options, version):
     """The same for the raw gRPC cases."""
     tools.grpc()
     tools.module("hpack")
@@ -147,7 +149,8 @@ def wire_cases(options):
             return [{"failed": f"{type(error).__name__}: {error}"}]
         return side.masker.value(result)
 
-    for case in wire_cases.CASES + frame_cases.CASES:
+    newer = [] if version.startswith("3.5.") else wire_cases.SINCE_3_7
+    for case in [*wire_cases.CASES, *newer, *frame_cases.CASES]:
         name = case.__name__.replace("_", " ")
         if options.only in name:
             yield name, [name] * 100, lambda side, case=case: run(side, case)
@@ -188,10 +191,11 @@ def compare(label, etcdctl, cases, commands, options, pool):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--etcd", help="3.7, 3.5 or a path (default: 3.7 where Go is, else 3.5)")
     parser.add_argument("--henge", help="the binary under test (default: build it)")
     parser.add_argument("--plain", action="store_true", help="--henge takes no `serve` (an etcd)")
     parser.add_argument(
-        "--clients", default="3.5,3.4,wire", help="etcdctl versions, `wire` for raw gRPC (default: all)"
+        "--clients", help="etcdctl versions, `wire` for raw gRPC (default: all that fit the etcd)"
     )
     parser.add_argument("--only", default="", help="only cases whose name holds this text")
     parser.add_argument("--keep", action="store_true", help="keep data directories and logs")
@@ -201,20 +205,29 @@ def main():
     passed = failed = 0
     try:
         henge = [options.henge or tools.henge(), *([] if options.plain else ["serve"])]
-        commands = {"etcd": [tools.etcd()], "henge": henge}
+        etcd = tools.etcd(options.etcd)
+        version = tools.version(etcd)
+        commands = {"etcd": [etcd], "henge": henge}
     except tools.Missing as missing:
         print(f"cannot run: {missing}\n0 passed, 1 failed")
         return 1
-    finders = {"3.5": tools.etcdctl_35, "3.4": tools.etcdctl_34, "wire": tools.etcdctl_35}
+    print(f"comparing with etcd {version} ({etcd})", flush=True)
+    finders = {
+        "3.7": tools.etcdctl_37,
+        "3.5": tools.etcdctl_35,
+        "3.4": tools.etcdctl_34,
+        "wire": tools.etcdctl_35,
+    }
+    newest = "3.7,wire" if version.startswith("3.7.") else "3.5,3.4,wire"
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for label in options.clients.split(","):
+        for label in (options.clients or newest).split(","):
             try:
                 etcdctl = finders[label]()
             except (tools.Missing, KeyError) as missing:
                 failed += 1
                 print(f"FAIL {label} no such client: {missing}")
                 continue
-            cases = wire_cases(options) if label == "wire" else cli_cases(options)
+            cases = wire_cases(options, version) if label == "wire" else cli_cases(options)
             counts = compare(label, etcdctl, cases, commands, options, pool)
             passed, failed = passed + counts[0], failed + counts[1]
     print(f"{passed} passed, {failed} failed")

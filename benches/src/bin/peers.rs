@@ -23,7 +23,7 @@ use henge_benches::embedded;
 use henge_benches::h2load::{Generator, Load};
 use henge_benches::server::{Program, Server, tool_output};
 use henge_benches::stats::median;
-use henge_benches::workspace::{built_henge, target_dir};
+use henge_benches::workspace::{built_henge, opponent, target_dir};
 
 /// Puts sent before measuring: they warm the server up and tell its rate.
 const CROWD_WARM_PUTS: u64 = 10_000;
@@ -46,6 +46,10 @@ struct Options {
     /// Seconds that one load should take.
     #[arg(long)]
     seconds: Option<f64>,
+    /// The etcd to measure; without it 3.7.3, built from `benches/etcd` where there is Go, or `etcd` on the
+    /// PATH. The first line says which ran.
+    #[arg(long, env = "ETCD")]
+    etcd: Option<PathBuf>,
     /// The Henge to measure; without it the release build of this workspace, built if need be.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -59,7 +63,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Peer {
-    /// etcd 3.5.1: `etcd` and `etcdctl` on the PATH (or ETCD, ETCDCTL).
+    /// etcd: 3.7.3 built with Go from `benches/etcd`, or `--etcd`.
     Etcd,
     /// Embedded stores: redb, fjall, and RocksDB with `--features rocksdb`.
     Embedded,
@@ -106,7 +110,12 @@ fn run(options: &Options) -> Result<(), String> {
 }
 
 fn against_etcd(options: &Options, dir: &Path, rounds: usize, seconds: f64) -> Result<(), String> {
-    let peer = Program::etcd()?;
+    let path = match &options.etcd {
+        Some(path) => path.clone(),
+        None => opponent(&target_dir()?)?,
+    };
+    let (peer, version) = Program::etcd(path)?;
+    println!("against {version} ({})", peer.path.display());
     let generator = Generator::new(dir)?;
     let mut henge = Program::henge(match &options.binary {
         Some(path) => path.clone(),
@@ -115,6 +124,8 @@ fn against_etcd(options: &Options, dir: &Path, rounds: usize, seconds: f64) -> R
     if options.plain {
         henge.subcommand = None;
     }
+    // One client for both sides.
+    henge.ctl.clone_from(&peer.ctl);
     println!(
         "{:<8}{:>6}{:>12}{:>14}{:>14}{:>14}",
         "server", "round", "puts/s", "cpu us/put", "p50 us 10x100", "p50 us 1x1"

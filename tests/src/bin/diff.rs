@@ -1,18 +1,18 @@
-//! Replays random histories on a real etcd 3.5.1, on the store, and on the store's naive twin.
+//! Replays random histories on a real etcd (3.7.3, or 3.5.1), on the store, and on the store's naive twin.
 //!
 //!     cargo run --release -p henge-tests --bin diff -- [--operations 20000] [--seed N] [--etcd PATH]
 //!
-//! Promises: every answer, every error and every revision is compared, operation by operation, over
+//! Promises: says which etcd ran; every answer, every error and every revision is compared, operation by operation, over
 //! puts with all options, deletes, nested transactions, ranges with all options at all revisions,
 //! compactions and leases; prints the seed first and `key=value` pairs last; exits 1 at the first
 //! difference and shows it. etcd runs without fsync: what is compared is what it answers.
 //!
-//! Where etcd 3.5.1 differs from what etcd documents now, the newer wins, and histories keep clear:
+//! Where etcd differs from what it documents, histories keep clear:
 //!
-//! - a tombstone at the compact revision is kept since 3.5.16 (a watcher sees it, no read does);
-//! - a delete with `range_end` "\0" inside a transaction: 3.5.1's check for duplicate keys reads it as
-//!   an empty interval, so it lets a put of the same key pass. Here it is refused. Transactions here
-//!   end such deletes at "\xff\xff\xff" instead.
+//! - 3.5.1 forgets a tombstone at the compact revision, newer ones keep it (a watcher sees it, no read does);
+//! - a delete with `range_end` "\0" inside a transaction: the check for duplicate keys of all versions so far
+//!   reads it as an empty interval, so it lets a put of the same key pass. Here it is refused. Transactions
+//!   here end such deletes at "\xff\xff\xff" instead.
 //!
 //! Pairs that are equal in what they are sorted by come from etcd in the order of an unstable sort:
 //! they are compared as sets, and where the limit cuts through them only their number is.
@@ -25,8 +25,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -51,7 +51,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Seconds that a lease is granted: none may run out while a history runs.
 const TTL_S: i64 = 86_400;
 
-/// Compares the store with a real etcd 3.5.1, operation by operation.
+/// Compares the store with a real etcd, operation by operation.
 #[derive(Parser, Debug)]
 struct Options {
     /// How many operations.
@@ -60,8 +60,8 @@ struct Options {
     /// Repeats the histories of a run that printed this.
     #[arg(long, env = "HENGE_SEED")]
     seed: Option<u64>,
-    /// etcd 3.5.1; looked up in PATH.
-    #[arg(long, default_value = "etcd")]
+    /// etcd; looked up in PATH. `benches/etcd/build.sh` builds 3.7.3 and says where.
+    #[arg(long, env = "ETCD", default_value = "etcd")]
     etcd: PathBuf,
     /// Where etcd keeps its data; memory is best.
     #[arg(long)]
@@ -92,6 +92,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, seed: u64) -> Result<BTreeMap<&'static str, u64>, String> {
+    println!(
+        "against {} ({})",
+        version(&options.etcd)?,
+        options.etcd.display()
+    );
     let scratch = Scratch::new("diff")?;
     let base = options
         .dir
@@ -134,6 +139,21 @@ fn run(options: &Options, seed: u64) -> Result<BTreeMap<&'static str, u64>, Stri
     // What cannot be removed lies in a directory for temporary files.
     let _ = std::fs::remove_dir_all(&data);
     result.map(|()| diff.counts)
+}
+
+/// What an etcd says it is: `etcd Version: 3.7.3`.
+fn version(etcd: &Path) -> Result<String, String> {
+    let said = Command::new(etcd)
+        .arg("--version")
+        .output()
+        .map_err(|e| format!("cannot run {}: {e}", etcd.display()))?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    let first = text.lines().next().unwrap_or_default();
+    if first.starts_with("etcd Version:") {
+        Ok(first.to_owned())
+    } else {
+        Err(format!("{} is no etcd: it says `{first}`", etcd.display()))
+    }
 }
 
 struct Diff {
