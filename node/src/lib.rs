@@ -4,6 +4,10 @@
 //! in a Linux service and usable by any etcd v3 client. Start at [`Engine`]; ARCHITECTURE.md in the
 //! repository shows how the rooms fit together.
 
+// A stream that nobody reads, or a full disk, would end the process: `cli::output` and `host::log_lines`
+// are the ways out.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod api;
 pub mod cli;
 pub mod core;

@@ -169,8 +169,17 @@ pub struct Client {
 impl Client {
     /// A client of `127.0.0.1:port` whose calls end after `deadline` at the latest.
     pub fn new(port: u16, deadline: Duration) -> Self {
-        let endpoint = Endpoint::try_from(format!("http://127.0.0.1:{port}"))
-            .expect("a loopback address is a valid URL")
+        Self::of(format!("http://127.0.0.1:{port}"), deadline)
+    }
+
+    /// The same through a unix socket.
+    pub fn unix(path: &std::path::Path, deadline: Duration) -> Self {
+        Self::of(format!("unix://{}", path.display()), deadline)
+    }
+
+    fn of(url: String, deadline: Duration) -> Self {
+        let endpoint = Endpoint::try_from(url)
+            .expect("a valid URL")
             .connect_timeout(deadline)
             .timeout(deadline);
         let grpc =

@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -234,10 +234,14 @@ impl Server {
         I: IntoIterator<Item = S>,
         S: Into<OsString>,
     {
-        let mut child = program
-            .command(flags)
+        Self::run(&mut program.command(flags))
+    }
+
+    /// Starts a command of [`Program::command`], perhaps with an environment of its own.
+    pub fn run(command: &mut Command) -> Result<Self, String> {
+        let mut child = command
             .spawn()
-            .map_err(|e| format!("cannot start {}: {e}", program.path.display()))?;
+            .map_err(|e| format!("cannot start {}: {e}", command.get_program().display()))?;
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let mut readers = Vec::new();
         // Both streams are drained to their end: a full pipe would stop the server.
@@ -347,6 +351,19 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The answer of a server on this machine to a plain GET, head included.
+pub fn http_get(port: u16, path: &str) -> Result<String, String> {
+    let failed = |e: std::io::Error| format!("GET {path} on port {port}: {e}");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
+    let limit = Some(Duration::from_secs(10));
+    stream.set_read_timeout(limit).map_err(failed)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(failed)?;
+    Ok(answer)
 }
 
 fn drain<R: std::io::Read + Send + 'static>(

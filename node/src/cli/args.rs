@@ -1,7 +1,7 @@
 //! The command line of `henge serve`: etcd's flag names, defaults and forms.
 //!
 //! [`super::flags::prepare`] runs first (environment, flags without effect); what is left is parsed
-//! here and checked as a whole by [`ServeArgs::validate`]. Nothing is started, no name is resolved.
+//! here (with its variables in the help) and checked as a whole by [`ServeArgs::validate`]. Nothing is started, no name is resolved.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,8 +10,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::flags::UsageError;
+use super::known;
 use super::options::{self, ServeConfig};
-use super::values::{self, InitialCluster, Urls};
+use super::values::{self, ClientUrls, InitialCluster, Urls};
 use crate::HostKind;
 
 /// Form of the log on stderr.
@@ -74,21 +75,26 @@ pub struct ServeArgs {
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
 
-    /// URLs to listen on for client traffic
-    #[arg(long, value_parser = values::urls, default_value = "http://localhost:2379")]
-    pub listen_client_urls: Urls,
+    /// URLs to listen on for client traffic: http://host:port or unix://path
+    #[arg(long, value_parser = values::client_urls, default_value = "http://localhost:2379")]
+    pub listen_client_urls: ClientUrls,
+
+    /// URLs to serve /health, /version and /metrics on instead of the client URLs, which then serve
+    /// gRPC only [default: none]
+    #[arg(long, value_parser = values::client_urls_or_none, default_value = "", hide_default_value = true)]
+    pub listen_client_http_urls: ClientUrls,
 
     /// URLs to listen on for peer traffic
     #[arg(long, value_parser = values::urls, default_value = "http://localhost:2380")]
     pub listen_peer_urls: Urls,
 
-    /// URLs to serve /metrics and /health on besides the client URLs
-    #[arg(long, value_parser = values::urls)]
-    pub listen_metrics_urls: Option<Urls>,
+    /// URLs to serve /metrics and /health on besides the client URLs [default: none]
+    #[arg(long, value_parser = values::client_urls_or_none, default_value = "", hide_default_value = true)]
+    pub listen_metrics_urls: ClientUrls,
 
     /// This member's client URLs to advertise [default: the URLs it listens on]
-    #[arg(long, value_parser = values::urls)]
-    pub advertise_client_urls: Option<Urls>,
+    #[arg(long, value_parser = values::client_urls)]
+    pub advertise_client_urls: Option<ClientUrls>,
 
     /// This member's peer URLs to advertise [default: its URLs in --initial-cluster, or
     /// http://localhost:2380]
@@ -135,7 +141,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "4294967295")]
     pub max_concurrent_streams: u32,
 
-    /// Shortest time between a client's pings
+    /// Taken for etcd's sake and without effect: clients may ping as often as they like
     #[arg(long, value_parser = values::duration, default_value = "5s")]
     pub grpc_keepalive_min_time: Duration,
 
@@ -155,7 +161,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "0", allow_hyphen_values = true)]
     pub auto_compaction_retention: String,
 
-    /// Time between progress notes of idle watchers that want them
+    /// Time between progress notes of idle watchers that want them; at least 100ms
     #[arg(long, value_parser = values::duration, default_value = "10m")]
     pub watch_progress_notify_interval: Duration,
 
@@ -175,6 +181,18 @@ pub struct ServeArgs {
     /// Longest time a core's thread looks for new work before it sleeps, in microseconds; 0 is never
     #[arg(long, default_value_t = 200)]
     pub busy_poll_us: u64,
+}
+
+/// The help names the variable of each flag: `flags` puts those in, not the parser.
+pub fn with_variables(serve: clap::Command) -> clap::Command {
+    serve.mut_args(|arg| {
+        let taken = arg.get_long().filter(|flag| known::TAKEN.contains(flag));
+        let Some(variable) = taken.map(known::variable) else {
+            return arg;
+        };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        arg.help(format!("{help} [env: {variable}]"))
+    })
 }
 
 impl ServeArgs {

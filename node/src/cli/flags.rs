@@ -1,12 +1,13 @@
-//! The flags of etcd that `henge serve` knows of without having them, and the environment.
+//! The command line of `henge serve` and its environment, brought into the one form the parser knows.
 //!
-//! A script written for etcd must start: a flag that changes nothing here is taken and reported
-//! once. But a flag whose effect an operator relies on (certificates, discovery, a file of further
-//! settings) is refused, because running without it would be worse than not running.
+//! Promises: what etcd takes is taken (`-name x`, `--experimental-…`, variables), what has no effect here is
+//! said once, what must not be ignored is refused (`known` says which is which), and a variable that looks
+//! like a setting and is none is said, with the name that was probably meant.
+//! Must never know: what a flag's value means.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
-use super::values::NO_TLS;
+use super::known::{self, Kind, kind};
 
 /// A command line that could not be used; exit code 2.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,166 +26,23 @@ pub struct Prepared {
     pub args: Vec<OsString>,
     /// What to log once logging is up, each once.
     pub warnings: Vec<String>,
+    /// Flags that came from variables, and which.
+    pub from_variables: Vec<(String, String)>,
 }
 
-/// Flags that `serve` really has, for the environment (see `ServeArgs`).
-pub(crate) const TAKEN: &[&str] = &[
-    "name",
-    "data-dir",
-    "listen-client-urls",
-    "listen-peer-urls",
-    "listen-metrics-urls",
-    "advertise-client-urls",
-    "initial-advertise-peer-urls",
-    "initial-cluster",
-    "initial-cluster-state",
-    "initial-cluster-token",
-    "heartbeat-interval",
-    "election-timeout",
-    "snapshot-count",
-    "quota-backend-bytes",
-    "max-txn-ops",
-    "max-request-bytes",
-    "max-concurrent-streams",
-    "grpc-keepalive-min-time",
-    "grpc-keepalive-interval",
-    "grpc-keepalive-timeout",
-    "auto-compaction-mode",
-    "auto-compaction-retention",
-    "watch-progress-notify-interval",
-    "log-level",
-    "log-format",
-    "busy-poll-us",
-    "host",
-];
-
-/// Flags of etcd with a value that change nothing here.
-const IGNORED: &[&str] = &[
-    "wal-dir",
-    "max-snapshots",
-    "max-wals",
-    "snapshot-catchup-entries",
-    "backend-batch-interval",
-    "backend-batch-limit",
-    "backend-bbolt-freelist-type",
-    "bbolt-freelist-type",
-    "listen-client-http-urls",
-    "cors",
-    "host-whitelist",
-    "feature-gates",
-    "auth-token",
-    "auth-token-ttl",
-    "bcrypt-cost",
-    "metrics",
-    "logger",
-    "log-outputs",
-    "log-rotation-config-json",
-    "corrupt-check-time",
-    "compact-hash-check-time",
-    "compaction-batch-limit",
-    "compaction-sleep-interval",
-    "warning-apply-duration",
-    "warning-unary-request-duration",
-    "max-learners",
-    "downgrade-check-time",
-    "memory-mlock-size",
-    "distributed-tracing-address",
-    "distributed-tracing-service-name",
-    "distributed-tracing-instance-id",
-    "distributed-tracing-sampling-rate",
-    "discovery-fallback",
-    "v2-deprecation",
-    "tls-min-version",
-    "tls-max-version",
-    "cipher-suites",
-];
-
-/// Flags of etcd that are on or off and change nothing here.
-const IGNORED_SWITCHES: &[&str] = &[
-    "pre-vote",
-    "strict-reconfig-check",
-    "initial-election-tick-advance",
-    "socket-reuse-port",
-    "socket-reuse-address",
-    "enable-grpc-gateway",
-    "enable-pprof",
-    "enable-log-rotation",
-    "enable-distributed-tracing",
-    "memory-mlock",
-    "unsafe-no-fsync",
-    "force-new-cluster",
-    "stop-grpc-service-on-defrag",
-    "compact-hash-check-enabled",
-];
-
-/// Flags that must not be ignored, why, and whether they take a value. Given with nothing or as
-/// off, they are harmless.
-const REFUSED: &[(&str, &str, bool)] = &[
-    ("cert-file", NO_TLS, true),
-    ("key-file", NO_TLS, true),
-    ("client-cert-file", NO_TLS, true),
-    ("client-key-file", NO_TLS, true),
-    ("client-cert-auth", NO_TLS, false),
-    ("client-crl-file", NO_TLS, true),
-    ("client-cert-allowed-hostname", NO_TLS, true),
-    ("trusted-ca-file", NO_TLS, true),
-    ("auto-tls", NO_TLS, false),
-    ("peer-cert-file", NO_TLS, true),
-    ("peer-key-file", NO_TLS, true),
-    ("peer-client-cert-file", NO_TLS, true),
-    ("peer-client-key-file", NO_TLS, true),
-    ("peer-client-cert-auth", NO_TLS, false),
-    ("peer-trusted-ca-file", NO_TLS, true),
-    ("peer-cert-allowed-cn", NO_TLS, true),
-    ("peer-cert-allowed-hostname", NO_TLS, true),
-    ("peer-crl-file", NO_TLS, true),
-    ("peer-auto-tls", NO_TLS, false),
-    ("self-signed-cert-validity", NO_TLS, true),
-    (
-        "config-file",
-        "a settings file is not read; give its settings as flags or ETCD_* variables",
-        true,
-    ),
-    ("discovery", NO_DISCOVERY, true),
-    ("discovery-srv", NO_DISCOVERY, true),
-    ("discovery-srv-name", NO_DISCOVERY, true),
-    ("discovery-proxy", NO_DISCOVERY, true),
-    ("discovery-token", NO_DISCOVERY, true),
-    ("discovery-endpoints", NO_DISCOVERY, true),
-];
-
-const NO_DISCOVERY: &str = "discovery is not supported; list the members in --initial-cluster";
-
-/// How the command line treats one flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Taken,
-    Ignored { value: bool },
-    Refused { value: bool, why: &'static str },
-    Unknown,
-}
-
-fn kind(flag: &str) -> Kind {
-    if TAKEN.contains(&flag) {
-        return Kind::Taken;
-    }
-    if let Some((_, why, value)) = REFUSED.iter().find(|(name, ..)| *name == flag) {
-        return Kind::Refused { value: *value, why };
-    }
-    // Since 3.6 etcd's experimental flags also exist without the prefix.
-    let plain = flag.strip_prefix("experimental-").unwrap_or(flag);
-    if IGNORED_SWITCHES.contains(&plain) {
-        return Kind::Ignored { value: false };
-    }
-    if IGNORED.contains(&plain) {
-        return Kind::Ignored { value: true };
-    }
-    // An experimental switch or value we have not listed: etcd had dozens over the years. Only
-    // the form with "=" is unambiguous, and the only one etcd's documents use.
-    if plain != flag {
-        Kind::Ignored { value: false }
-    } else {
-        Kind::Unknown
+impl Prepared {
+    /// Names the variables behind the flags that an error message is about.
+    pub fn sources(&self, error: &str) -> String {
+        let told = |flag: &str| {
+            let name = format!("--{flag}");
+            let mut found = error.match_indices(&name);
+            let end = |(at, text): (usize, &str)| error[at + text.len()..].chars().next();
+            found.any(|found| end(found).is_none_or(|c| !c.is_ascii_alphanumeric() && c != '-'))
+        };
+        let of_error = self.from_variables.iter().filter(|(flag, _)| told(flag));
+        of_error
+            .map(|(flag, variable)| format!("--{flag} is set by the variable {variable}\n"))
+            .collect()
     }
 }
 
@@ -195,17 +53,21 @@ fn kind(flag: &str) -> Kind {
 /// A flag that must not be ignored.
 pub fn prepare(
     args: impl IntoIterator<Item = OsString>,
-    env: impl Fn(&str) -> Option<String>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Prepared, UsageError> {
     let mut args = args.into_iter();
-    let mut kept: Vec<OsString> = args.by_ref().take(2).collect();
-    let mut warnings = Vec::new();
-    if kept.get(1).is_none_or(|command| command != "serve") {
-        kept.extend(args);
-        return Ok(Prepared {
-            args: kept,
-            warnings,
-        });
+    let mut prepared = Prepared {
+        args: args.by_ref().take(2).collect(),
+        warnings: Vec::new(),
+        from_variables: Vec::new(),
+    };
+    if prepared
+        .args
+        .get(1)
+        .is_none_or(|command| command != "serve")
+    {
+        prepared.args.extend(args);
+        return Ok(prepared);
     }
     let mut given: Vec<String> = Vec::new();
     let mut rest = Vec::new();
@@ -214,110 +76,126 @@ pub fn prepare(
             rest.push(arg);
             continue;
         };
-        let (flag, value) = (flag.to_owned(), value.map(str::to_owned));
-        // The one experimental flag that matters (kubeadm sets it) got its plain name in 3.6.
-        let (flag, arg) = match flag.strip_prefix("experimental-") {
-            Some(plain) if TAKEN.contains(&plain) => {
-                let tail = value.as_ref().map_or(String::new(), |v| format!("={v}"));
-                (plain.to_owned(), OsString::from(format!("--{plain}{tail}")))
-            }
-            _ => (flag, arg),
-        };
+        let (flag, value) = (known::plain(flag).to_owned(), value.map(str::to_owned));
         given.push(flag.clone());
         let takes_value = match kind(&flag) {
             Kind::Taken | Kind::Unknown => {
-                rest.push(arg);
+                let tail = value.map_or(String::new(), |value| format!("={value}"));
+                rest.push(OsString::from(format!("--{flag}{tail}")));
                 continue;
             }
             Kind::Ignored { value } | Kind::Refused { value, .. } => value,
+            Kind::Experimental => false,
         };
         let value = match (value, takes_value) {
             (None, true) => args.next().and_then(|v| v.into_string().ok()),
             (value, _) => value,
         };
-        warnings.extend(set_aside(&flag, value.as_deref())?);
+        prepared
+            .warnings
+            .extend(set_aside(&flag, value.as_deref())?);
     }
-    kept.extend(from_environment(&given, env, &mut warnings)?);
-    kept.extend(rest);
-    warnings.dedup();
-    Ok(Prepared {
-        args: kept,
-        warnings,
-    })
+    prepared.environment(&given, env)?;
+    prepared.args.extend(rest);
+    let mut told: Vec<String> = Vec::new();
+    for warning in std::mem::take(&mut prepared.warnings) {
+        if !told.contains(&warning) {
+            told.push(warning);
+        }
+    }
+    prepared.warnings = told;
+    Ok(prepared)
 }
 
-/// `--flag` or `--flag=value`.
+/// `--flag` or `--flag=value`; also with one dash, as Go's programs take it. `-h`, `-V` and numbers are
+/// left alone.
 fn split(arg: &str) -> Option<(&str, Option<&str>)> {
-    let body = arg.strip_prefix("--").filter(|b| !b.is_empty())?;
-    Some(match body.split_once('=') {
+    let body = match arg.strip_prefix("--") {
+        Some(body) => body,
+        None => arg
+            .strip_prefix('-')
+            .filter(|body| body.len() > 1 && body.starts_with(|c: char| c.is_ascii_alphabetic()))?,
+    };
+    let (flag, value) = match body.split_once('=') {
         Some((flag, value)) => (flag, Some(value)),
         None => (body, None),
-    })
+    };
+    (!flag.is_empty()).then_some((flag, value))
 }
 
 /// Refuses or reports a flag that is not passed on.
 fn set_aside(flag: &str, value: Option<&str>) -> Result<Option<String>, UsageError> {
-    let off = matches!(
-        value,
-        Some("" | "false" | "0" | "f" | "F" | "FALSE" | "False")
-    );
     match kind(flag) {
-        Kind::Refused { why, .. } if !off => Err(UsageError {
+        Kind::Refused { why, .. } if !known::is_off(flag, value) => Err(UsageError {
             flag: flag.to_owned(),
             why: why.to_owned(),
         }),
         Kind::Refused { .. } => Ok(None),
+        Kind::Experimental => Ok(Some(format!(
+            "--{flag} is not known and is ignored{}",
+            meant(known::nearest_flag(flag).map(|flag| format!("--{flag}")))
+        ))),
         _ => Ok(Some(format!("--{flag} has no effect here and is ignored"))),
     }
 }
 
-/// `ETCD_DATA_DIR` for `data-dir`; our own flags have our own prefix.
-pub(crate) fn variable(flag: &str) -> String {
-    let prefix = if matches!(flag, "host" | "busy-poll-us") {
-        "HENGE_"
-    } else {
-        "ETCD_"
-    };
-    let name: String = flag
-        .chars()
-        .map(|c| {
-            if c == '-' {
-                '_'
-            } else {
-                c.to_ascii_uppercase()
-            }
-        })
-        .collect();
-    format!("{prefix}{name}")
+fn meant(nearest: Option<String>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; the nearest known is {name}"))
 }
 
-/// The flags that only the environment gives. A variable that is empty is not set, as in etcd.
-fn from_environment(
-    given: &[String],
-    env: impl Fn(&str) -> Option<String>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<OsString>, UsageError> {
-    let mut args = Vec::new();
-    let refused = REFUSED.iter().map(|(name, ..)| name);
-    for flag in TAKEN
-        .iter()
-        .chain(refused)
-        .chain(IGNORED)
-        .chain(IGNORED_SWITCHES)
-    {
-        let name = variable(flag);
-        let Some(value) = env(&name).filter(|v| !v.is_empty()) else {
-            continue;
-        };
-        if given.iter().any(|g| g == flag) {
-            warnings.push(format!("{name} is shadowed by --{flag}"));
-        } else if kind(flag) == Kind::Taken {
-            args.push(OsString::from(format!("--{flag}={value}")));
-        } else {
-            warnings.extend(set_aside(flag, Some(&value))?);
+impl Prepared {
+    /// Adds the flags that only the environment gives. A variable that is empty is not set, as in etcd.
+    fn environment(
+        &mut self,
+        given: &[String],
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(), UsageError> {
+        let settings = env.into_iter().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            let upper = name.to_ascii_uppercase();
+            let ours = upper.starts_with("ETCD_") || upper.starts_with("HENGE_");
+            (ours && !value.is_empty()).then_some((name, value))
+        });
+        let mut settings: Vec<_> = settings.collect();
+        // In order, so that the plain name of a flag wins over its experimental one.
+        settings.sort();
+        for (name, value) in settings {
+            match known::flag_of(&name) {
+                Some(flag) => self.variable(given, &flag, &name, &value)?,
+                None => {
+                    let nearest = meant(known::nearest_variable(&name));
+                    let warning = format!("unrecognized environment variable {name}{nearest}");
+                    self.warnings.push(warning);
+                }
+            }
         }
+        Ok(())
     }
-    Ok(args)
+
+    fn variable(
+        &mut self,
+        given: &[String],
+        flag: &str,
+        name: &str,
+        value: &OsStr,
+    ) -> Result<(), UsageError> {
+        if given.iter().any(|given| given == flag) {
+            self.warnings
+                .push(format!("{name} is shadowed by --{flag}"));
+        } else if kind(flag) == Kind::Taken {
+            let mut arg = OsString::from(format!("--{flag}="));
+            arg.push(value);
+            self.args.push(arg);
+            self.from_variables.push((flag.to_owned(), name.to_owned()));
+        } else {
+            let aside = set_aside(flag, value.to_str());
+            self.warnings.extend(aside.map_err(|error| UsageError {
+                why: format!("{} (set by the variable {name})", error.why),
+                ..error
+            })?);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -326,12 +204,10 @@ mod tests {
 
     fn run(line: &str, env: &[(&str, &str)]) -> Result<Prepared, UsageError> {
         let args = line.split(' ').map(OsString::from);
-        let value = |name: &str| {
-            env.iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| (*v).to_owned())
-        };
-        prepare(args, value)
+        let env = env
+            .iter()
+            .map(|(n, v)| (OsString::from(n), OsString::from(v)));
+        prepare(args, env.collect::<Vec<_>>())
     }
 
     fn line(p: &Prepared) -> String {
@@ -371,6 +247,12 @@ mod tests {
             ("henge serve --peer-auto-tls", "peer-auto-tls"),
             ("henge serve --discovery=http://x", "discovery"),
             ("henge serve --config-file /x.yml", "config-file"),
+            ("henge serve --wal-dir /fast", "wal-dir"),
+            ("henge serve -wal-dir=/fast", "wal-dir"),
+            ("henge serve --force-new-cluster", "force-new-cluster"),
+            ("henge serve --force-new-cluster=true", "force-new-cluster"),
+            ("henge serve --enable-v2", "enable-v2"),
+            ("henge serve --proxy=on", "proxy"),
         ] {
             let e = run(l, &[]).expect_err(l);
             assert_eq!(e.flag, flag);
@@ -393,9 +275,66 @@ mod tests {
         ];
         let p = run("henge serve --name line", &env).expect("starts");
         assert_eq!(line(&p), "henge serve --data-dir=/d --name line");
+        let wrong = "error: invalid value 'x' for '--data-dir <DATA_DIR>'";
+        assert!(p.sources(wrong).contains("ETCD_DATA_DIR"));
+        assert_eq!(p.sources("--data-directory and --name"), "");
         assert_eq!(p.warnings, ["ETCD_NAME is shadowed by --name"]);
         let p = run("henge serve", &[("HENGE_HOST", "thread")]).expect("starts");
         assert_eq!(line(&p), "henge serve --host=thread");
+    }
+
+    #[test]
+    fn what_etcd_takes_is_taken() {
+        let p = run(
+            "henge serve -name x -data-dir=/d --enable-v2=false --proxy=off --force-new-cluster=false \
+             --wal-dir= --bootstrap-defrag-threshold-megabytes 9 --raft-read-timeout=5s -pre-vote=false \
+             -h -V",
+            &[],
+        );
+        let p = p.expect("starts");
+        assert_eq!(line(&p), "henge serve --name x --data-dir=/d -h -V");
+        assert_eq!(p.warnings.len(), 3, "{:?}", p.warnings);
+        let both = [
+            ("ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL", "5s"),
+            ("ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL", "7s"),
+        ];
+        let progress = "--watch-progress-notify-interval";
+        let p = run("henge serve", &both[..1]).expect("starts");
+        assert_eq!(line(&p), format!("henge serve {progress}=5s"));
+        // The parser takes the last.
+        let p = run("henge serve", &both).expect("starts");
+        assert_eq!(line(&p), format!("henge serve {progress}=5s {progress}=7s"));
+    }
+
+    #[test]
+    fn a_variable_that_sets_nothing_is_said_with_the_one_that_was_meant() {
+        let env = [
+            ("ETCD_DATADIR", "/d"),
+            ("ETCD_SERVICE_PORT", "2379"),
+            ("ETCD_EXPERIMENTAL_WATCH_PROGRES_NOTIFY_INTERVAL", "5s"),
+            ("HENGE_HOTS", "thread"),
+            ("etcd_name", "x"),
+            ("ETCD_EMPTY", ""),
+            ("ETCDCTL_API", "3"),
+            ("PATH", "/bin"),
+        ];
+        let p = run("henge serve", &env).expect("starts");
+        assert_eq!(line(&p), "henge serve");
+        let near = |name: &str, meant: &str| {
+            format!("unrecognized environment variable {name}; the nearest known is {meant}")
+        };
+        let mut due = vec![
+            near("ETCD_DATADIR", "ETCD_DATA_DIR"),
+            near(
+                "ETCD_EXPERIMENTAL_WATCH_PROGRES_NOTIFY_INTERVAL",
+                "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL",
+            ),
+            "unrecognized environment variable ETCD_SERVICE_PORT".to_owned(),
+            near("HENGE_HOTS", "HENGE_HOST"),
+            near("etcd_name", "ETCD_NAME"),
+        ];
+        due.sort();
+        assert_eq!(p.warnings, due);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sha1::{Digest, Sha1};
 
 use super::args::{CompactionMode, LogFormat, LogLevel, ServeArgs};
 use super::flags::UsageError;
-use super::values::{self, AutoCompaction, InitialCluster, Urls};
+use super::values::{self, AutoCompaction, ClientUrls, InitialCluster, ListenOn, Urls};
 use crate::HostKind;
 use crate::etcd::EdgeConfig;
 
@@ -34,6 +34,10 @@ const REQUEST_ADVICE_BYTES: usize = 10 * 1024 * 1024;
 
 /// Shortest progress interval (etcd's minWatchProgressInterval).
 const PROGRESS_MIN: Duration = Duration::from_millis(100);
+/// The interval if none is given.
+const PROGRESS_DEFAULT: Duration = Duration::from_secs(600);
+/// etcd's default for `--grpc-keepalive-min-time`, which scripts may repeat.
+const KEEPALIVE_MIN_DEFAULT: Duration = Duration::from_secs(5);
 
 /// A member of the cluster as the flags describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,20 +57,24 @@ pub struct ServeConfig {
     pub name: String,
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// Addresses for clients.
-    pub listen_client: Vec<SocketAddr>,
+    /// Where to listen for clients.
+    pub listen_client: Vec<ListenOn>,
+    /// Where plain HTTP is served instead of there; empty: there.
+    pub listen_client_http: Vec<ListenOn>,
     /// Addresses for peers.
     pub listen_peer: Vec<SocketAddr>,
-    /// Further addresses for metrics and health.
-    pub listen_metrics: Vec<SocketAddr>,
+    /// Where metrics and health are served besides.
+    pub listen_metrics: Vec<ListenOn>,
     /// This member's client URLs as others see them.
-    pub advertise_client_urls: Urls,
+    pub advertise_client_urls: ClientUrls,
     /// This member's id, one of `members`.
     pub member_id: u64,
     /// The cluster's id.
     pub cluster_id: u64,
     /// All members, by id.
     pub members: Vec<MemberConfig>,
+    /// The flag that names them.
+    pub members_flag: &'static str,
     /// Heartbeat interval in milliseconds.
     pub heartbeat_ms: u64,
     /// Election timeout in milliseconds.
@@ -108,26 +116,37 @@ pub(super) fn validate(args: ServeArgs) -> Result<ServeConfig, UsageError> {
     let quota_bytes = quota(&args, &mut warnings);
     let cluster = cluster(&args)?;
     let (member_id, cluster_id, members) = identify(&args, cluster)?;
-    let listen_metrics = args.listen_metrics_urls.clone().unwrap_or_default();
+    let progress_interval = progress(&args, &mut warnings);
+    if args.grpc_keepalive_min_time != KEEPALIVE_MIN_DEFAULT {
+        warnings.push(
+            "--grpc-keepalive-min-time has no effect here: clients may ping as often as they like"
+                .to_owned(),
+        );
+    }
     let advertise = args.advertise_client_urls.clone();
     Ok(ServeConfig {
         data_dir: match &args.data_dir {
             Some(dir) => dir.clone(),
             None => PathBuf::from(format!("{}.henge", args.name)),
         },
-        listen_client: addresses("listen-client-urls", &args.listen_client_urls)?,
+        listen_client: places("listen-client-urls", &args.listen_client_urls)?,
+        listen_client_http: places("listen-client-http-urls", &args.listen_client_http_urls)?,
         listen_peer: addresses("listen-peer-urls", &args.listen_peer_urls)?,
-        listen_metrics: addresses("listen-metrics-urls", &listen_metrics)?,
+        listen_metrics: places("listen-metrics-urls", &args.listen_metrics_urls)?,
         advertise_client_urls: advertise.unwrap_or_else(|| args.listen_client_urls.clone()),
         member_id,
         cluster_id,
         members,
+        members_flag: match args.initial_cluster {
+            Some(_) => "initial-cluster",
+            None => "initial-advertise-peer-urls",
+        },
         heartbeat_ms: args.heartbeat_interval,
         election_ms: args.election_timeout,
         snapshot_count: args.snapshot_count,
         quota_bytes,
         auto_compaction: compaction(&args)?,
-        progress_interval: progress(&args)?,
+        progress_interval,
         edge: edge(&args, quota_bytes, &mut warnings)?,
         host: args.host,
         busy_poll_micros: args.busy_poll_us,
@@ -196,12 +215,19 @@ fn compaction(args: &ServeArgs) -> Result<Option<AutoCompaction>, UsageError> {
     parsed.or_else(|why| wrong("auto-compaction-retention", why))
 }
 
-fn progress(args: &ServeArgs) -> Result<Duration, UsageError> {
+/// As etcd: nothing is the default, and what is too short is lengthened.
+fn progress(args: &ServeArgs, warnings: &mut Vec<String>) -> Duration {
     let interval = args.watch_progress_notify_interval;
-    if interval < PROGRESS_MIN {
-        return wrong("watch-progress-notify-interval", "must be at least 100ms");
+    if interval.is_zero() {
+        return PROGRESS_DEFAULT;
     }
-    Ok(interval)
+    if interval < PROGRESS_MIN {
+        warnings.push(format!(
+            "--watch-progress-notify-interval {interval:?} is adjusted to the minimum period of \
+             {PROGRESS_MIN:?}"
+        ));
+    }
+    interval.max(PROGRESS_MIN)
 }
 
 fn edge(
@@ -250,6 +276,11 @@ fn edge(
 
 fn addresses(flag: &str, urls: &Urls) -> Result<Vec<SocketAddr>, UsageError> {
     let parsed: Result<Vec<_>, String> = urls.0.iter().map(|u| u.listen_address()).collect();
+    parsed.or_else(|why| wrong(flag, why))
+}
+
+fn places(flag: &str, urls: &ClientUrls) -> Result<Vec<ListenOn>, UsageError> {
+    let parsed: Result<Vec<_>, String> = urls.0.iter().map(|u| u.listen_on()).collect();
     parsed.or_else(|why| wrong(flag, why))
 }
 
@@ -364,7 +395,7 @@ mod tests {
         );
         assert_eq!(
             c.listen_client,
-            ["127.0.0.1:2379".parse().expect("an address")]
+            [ListenOn::Tcp(([127, 0, 0, 1], 2379).into())]
         );
         assert_eq!(c.advertise_client_urls.to_string(), "http://localhost:2379");
         // What every default etcd in the world answers with.
@@ -426,6 +457,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_empty_or_short_is_taken_as_etcd_takes_it() {
+        let c =
+            parse("--listen-metrics-urls= --auto-compaction-retention= --listen-client-http-urls=");
+        let c = c.expect("starts");
+        assert!(c.listen_metrics.is_empty() && c.listen_client_http.is_empty());
+        assert_eq!((c.auto_compaction, c.warnings.len()), (None, 0));
+        for (given, is, warnings) in [("1ms", 100, 1), ("0", 600_000, 0), ("5s", 5_000, 0)] {
+            let c = parse(&format!("--watch-progress-notify-interval {given}")).expect(given);
+            assert_eq!(c.progress_interval, Duration::from_millis(is), "{given}");
+            assert_eq!(c.warnings.len(), warnings, "{:?}", c.warnings);
+        }
+        let c = parse("--listen-client-urls unix:///run/h.sock").expect("a socket");
+        assert_eq!(c.listen_client, [ListenOn::Unix("/run/h.sock".into())]);
+        assert_eq!(c.advertise_client_urls.to_string(), "unix:///run/h.sock");
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said_unless_it_is_etcds_default() {
+        let said = |line: &str| parse(line).expect(line).warnings.join("\n");
+        assert!(said("--grpc-keepalive-min-time 1s").contains("--grpc-keepalive-min-time has no"));
+        assert_eq!(said("--grpc-keepalive-min-time 5s"), "");
+    }
+
+    #[test]
+    fn the_help_names_the_variable_of_every_flag() {
+        use clap::CommandFactory;
+        let mut command = super::super::args::with_variables(Line::command());
+        let help = command.render_long_help().to_string();
+        for flag in super::super::known::TAKEN {
+            let variable = format!("[env: {}]", super::super::known::variable(flag));
+            assert!(help.contains(&variable), "{variable} is not in {help}");
+        }
+    }
+
+    #[test]
     fn a_bad_value_names_its_flag() {
         let table = [
             ("--nope", "--nope"),
@@ -468,9 +534,12 @@ mod tests {
             ),
             ("--auto-compaction-mode daily", "--auto-compaction-mode"),
             (
-                "--watch-progress-notify-interval 1ms",
-                "--watch-progress-notify-interval",
+                "--listen-client-urls unixs:///x",
+                "TLS is not supported yet",
             ),
+            ("--listen-peer-urls unix:///x", "members speak TCP"),
+            ("--initial-cluster default=unix:///x", "members speak TCP"),
+            ("--listen-client-urls=", "--listen-client-urls"),
             ("--log-level loud", "--log-level"),
             ("--host glommio", "--host"),
             ("--name a/b", "--name"),
@@ -491,7 +560,7 @@ mod tests {
             .filter_map(|a| a.get_long())
             .collect();
         flags.retain(|f| *f != "help");
-        let mut taken = super::super::flags::TAKEN.to_vec();
+        let mut taken = super::super::known::TAKEN.to_vec();
         flags.sort_unstable();
         taken.sort_unstable();
         assert_eq!(flags, taken);

@@ -3,7 +3,6 @@
 //! Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or a core died, 2 for wrong usage (in
 //! `args`), 74 (EX_IOERR) when the log failed and nothing can be acknowledged any more.
 
-use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,37 +10,36 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::compaction;
 use super::options::ServeConfig;
+use super::values::ListenOn;
+use super::{compaction, listeners};
 use crate::api::{Backend as _, Member};
 use crate::engine::{ClusterConfig, Engine, Keyspace};
-use crate::etcd::connections;
-use crate::etcd::{Edge, GrpcCounters, LocalExecutor, Shutdown};
+use crate::etcd::listen::Serves;
+use crate::etcd::{Edge, GrpcCounters, Shutdown, connections};
 
 /// The log failed (sysexits: input/output error).
 const EXIT_IO: u8 = 74;
 /// How often the server looks whether its log still lives.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
-/// Attempts to get a port, and the pause between two: about a second in all.
-const LISTEN_TRIES: u32 = 10;
-const LISTEN_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4_096;
+/// Longest wait at the end for the last log lines to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Serves until a signal or a failure; returns the exit code.
 pub fn run(config: ServeConfig) -> ExitCode {
-    super::logging::start(config.log_format, config.log_level);
+    let lines = super::logging::start(&config.name, config.log_format, config.log_level);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match start(&config) {
+    let code = match start(&config) {
         Ok(server) => server.run(&config),
         Err(why) => {
             tracing::error!("{why}");
-            eprintln!("henge serve: {why}");
             ExitCode::FAILURE
         }
-    }
+    };
+    lines.flush(FLUSH_MAX);
+    code
 }
 
 struct Server {
@@ -54,10 +52,7 @@ struct Server {
 
 fn start(config: &ServeConfig) -> Result<Server, String> {
     // The ports come first: if one is taken, nothing has been touched.
-    let mut listeners = Vec::new();
-    for address in config.listen_client.iter().chain(&config.listen_metrics) {
-        listeners.push(listen_patiently(*address)?);
-    }
+    let listeners = listeners::bind(&places(config))?;
     let mut edge_config = config.edge.clone();
     edge_config.max_connections = client_connections()?;
     let engine = open(config)?;
@@ -73,13 +68,7 @@ fn start(config: &ServeConfig) -> Result<Server, String> {
             0,
             Box::new(move || {
                 Box::pin(async move {
-                    match tokio::net::TcpListener::from_std(listener) {
-                        Ok(listener) => {
-                            // `serve` returns no errors today; an accept that fails is retried.
-                            let _ = crate::etcd::serve(listener, edge, LocalExecutor).await;
-                        }
-                        Err(error) => tracing::error!(%error, "a listener cannot be used"),
-                    }
+                    listener.serve(edge).await;
                     serving.fetch_sub(1, Ordering::Relaxed);
                 })
             }),
@@ -107,6 +96,27 @@ fn client_connections() -> Result<usize, String> {
             connections::RESERVED_DESCRIPTORS
         )
     })
+}
+
+/// Where clients are waited for, each place once, and what they find there.
+fn places(config: &ServeConfig) -> Vec<(ListenOn, Serves)> {
+    let http = &config.listen_client_http;
+    let clients = match http.is_empty() {
+        true => Serves::Both,
+        false => Serves::Grpc,
+    };
+    let plain = http.iter().chain(&config.listen_metrics);
+    let mut places: Vec<(ListenOn, Serves)> = Vec::new();
+    for (place, serves) in (config.listen_client.iter().map(|place| (place, clients)))
+        .chain(plain.map(|place| (place, Serves::Plain)))
+    {
+        match places.iter_mut().find(|(known, _)| known == place) {
+            Some((_, known)) if *known != serves => *known = Serves::Both,
+            Some(_) => {}
+            None => places.push((place.clone(), serves)),
+        }
+    }
+    places
 }
 
 fn open(config: &ServeConfig) -> Result<Engine, String> {
@@ -157,41 +167,7 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         .quota_bytes(config.quota_bytes.unwrap_or(0))
         .progress_notify_ms(u64::try_from(config.progress_interval.as_millis()).unwrap_or(u64::MAX))
         .open()
-        .map_err(|error| error.to_string())
-}
-
-/// A port can stay taken for a moment after its process was killed, while the kernel takes its memory
-/// back: as with the directory's lock, that is waited for.
-#[expect(clippy::disallowed_methods, reason = "before the engine starts")]
-fn listen_patiently(address: SocketAddr) -> Result<TcpListener, String> {
-    let mut listening = listen(address);
-    for _ in 0..LISTEN_TRIES {
-        if listening.is_ok() {
-            break;
-        }
-        std::thread::sleep(LISTEN_PAUSE);
-        listening = listen(address);
-    }
-    listening
-}
-
-/// A listening socket with room for a storm of clients.
-fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!(
-                "client address {address} is in use by another process; choose another or stop it"
-            )
-        }
-        _ => format!("cannot listen for clients on {address}: {error}"),
-    };
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).map_err(failed)?;
-    socket.set_reuse_address(true).map_err(failed)?;
-    socket.bind(&address.into()).map_err(failed)?;
-    socket.listen(BACKLOG).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    Ok(socket.into())
+        .map_err(|error| super::identity::explain(config, &error))
 }
 
 impl Server {
@@ -202,7 +178,7 @@ impl Server {
         {
             Ok(runtime) => runtime,
             Err(error) => {
-                eprintln!("henge serve: cannot start a runtime for signals: {error}");
+                tracing::error!(%error, "cannot start a runtime for signals");
                 return ExitCode::FAILURE;
             }
         };
@@ -215,7 +191,7 @@ impl Server {
             signal(SignalKind::interrupt()),
         );
         let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-            eprintln!("henge serve: cannot listen for signals");
+            tracing::error!("cannot listen for signals");
             return ExitCode::FAILURE;
         };
         let compaction = config

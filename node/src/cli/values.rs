@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// `http://host:port`, the only form of URL served.
+/// `http://host:port`, the only form of URL between members.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
     /// Name or address; an IPv6 address without its brackets.
@@ -70,7 +71,11 @@ pub(crate) fn url(text: &str) -> Result<Url, String> {
     match scheme {
         "http" => {}
         "https" => return Err(format!("{NO_TLS} ({text})")),
-        "unix" | "unixs" => return Err(format!("unix sockets are not supported yet ({text})")),
+        "unix" | "unixs" => {
+            return Err(format!(
+                "members speak TCP to each other; give http://host:port ({text})"
+            ));
+        }
         _ => return Err(format!("URL scheme must be http: {text}")),
     }
     if rest.contains(['/', '?', '#']) {
@@ -90,6 +95,103 @@ pub(crate) fn url(text: &str) -> Result<Url, String> {
         host: host.to_owned(),
         port,
     })
+}
+
+/// Where clients reach a member: over TCP, or through a unix socket on the same machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClientUrl {
+    /// `http://host:port`.
+    Http(Url),
+    /// `unix://path`; as in etcd what stands for a host is the path's beginning.
+    Unix(String),
+}
+
+impl fmt::Display for ClientUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientUrl::Http(url) => url.fmt(f),
+            ClientUrl::Unix(path) => write!(f, "unix://{path}"),
+        }
+    }
+}
+
+/// Where to wait for clients.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ListenOn {
+    /// An address.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenOn::Tcp(address) => address.fmt(f),
+            ListenOn::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl ClientUrl {
+    /// What to listen on for it.
+    ///
+    /// # Errors
+    /// As [`Url::listen_address`].
+    pub fn listen_on(&self) -> Result<ListenOn, String> {
+        match self {
+            ClientUrl::Http(url) => url.listen_address().map(ListenOn::Tcp),
+            ClientUrl::Unix(path) => Ok(ListenOn::Unix(path.into())),
+        }
+    }
+}
+
+/// A list of client URLs, comma-separated; sorted, as etcd keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientUrls(pub Vec<ClientUrl>);
+
+impl fmt::Display for ClientUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, url) in self.0.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{url}")?;
+        }
+        Ok(())
+    }
+}
+
+fn client_url(text: &str) -> Result<ClientUrl, String> {
+    let text = text.trim();
+    if text.starts_with("unixs://") {
+        return Err(format!("{NO_TLS} ({text})"));
+    }
+    match text.strip_prefix("unix://") {
+        None => url(text).map(ClientUrl::Http),
+        Some("") => Err(format!("URL names no socket: {text}")),
+        Some(path) if path.contains(['?', '#', '\0']) => {
+            Err(format!("URL must be unix:// and a path: {text}"))
+        }
+        Some(path) => Ok(ClientUrl::Unix(path.to_owned())),
+    }
+}
+
+/// Parses a comma-separated list of at least one client URL.
+pub(crate) fn client_urls(text: &str) -> Result<ClientUrls, String> {
+    let mut list = text
+        .split(',')
+        .map(client_url)
+        .collect::<Result<Vec<_>, String>>()?;
+    list.sort();
+    list.dedup();
+    Ok(ClientUrls(list))
+}
+
+/// As [`client_urls`], but nothing is a list of none, as etcd takes it where no URL is the default.
+pub(crate) fn client_urls_or_none(text: &str) -> Result<ClientUrls, String> {
+    if text.trim().is_empty() {
+        return Ok(ClientUrls::default());
+    }
+    client_urls(text)
 }
 
 /// Parses a comma-separated list of at least one URL.
@@ -187,7 +289,12 @@ pub(crate) fn auto_compaction(
     mode: &str,
     retention: &str,
 ) -> Result<Option<AutoCompaction>, String> {
-    let plain = retention.trim().parse::<i64>().ok();
+    // Nothing is off, as in etcd.
+    let retention = match retention.trim() {
+        "" => "0",
+        retention => retention,
+    };
+    let plain = retention.parse::<i64>().ok();
     match (mode, plain) {
         (_, Some(n)) if n < 0 => Err(format!("{retention:?} must not be negative")),
         (_, Some(0)) => Ok(None),
@@ -230,7 +337,7 @@ mod tests {
             ("localhost:2379", "no scheme"),
             ("ftp://a:1", "scheme must be http"),
             ("https://a:1", "TLS is not supported yet"),
-            ("unix:///x", "unix sockets"),
+            ("unix:///x", "members speak TCP"),
             ("http://a:1/", "must not contain a path"),
             ("http://a", "host:port"),
             ("http://a:x", "host:port"),
@@ -256,6 +363,23 @@ mod tests {
                 .listen_address()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn clients_may_come_through_a_unix_socket() {
+        let two = client_urls("unix:///run/h.sock,http://localhost:1").expect("two");
+        assert_eq!(two.to_string(), "http://localhost:1,unix:///run/h.sock");
+        let on: Vec<_> = two.0.iter().map(|u| u.listen_on().expect("on")).collect();
+        assert_eq!(on[0], ListenOn::Tcp(([127, 0, 0, 1], 1).into()));
+        assert_eq!(on[1], ListenOn::Unix("/run/h.sock".into()));
+        // etcd joins host and path.
+        let odd = client_urls("unix://localhost:2379").expect("a file of that name");
+        let on = odd.0[0].listen_on();
+        assert_eq!(on, Ok(ListenOn::Unix("localhost:2379".into())));
+        for bad in ["unix://", "unixs:///x", "unix:///x?y", "", "unix:///x,"] {
+            assert!(client_urls(bad).is_err(), "{bad}");
+        }
+        assert_eq!(client_urls_or_none(""), Ok(ClientUrls::default()));
     }
 
     #[test]
@@ -297,6 +421,8 @@ mod tests {
         let hours = |h: u64| Some(AutoCompaction::Periodic(Duration::from_secs(h * 3_600)));
         assert_eq!(auto_compaction("periodic", "0"), Ok(None));
         assert_eq!(auto_compaction("periodic", "0s"), Ok(None));
+        assert_eq!(auto_compaction("periodic", ""), Ok(None));
+        assert_eq!(auto_compaction("revision", " "), Ok(None));
         assert_eq!(auto_compaction("periodic", "2"), Ok(hours(2)));
         assert_eq!(auto_compaction("periodic", "1h"), Ok(hours(1)));
         assert_eq!(

@@ -18,7 +18,11 @@ use henge_wal::inspect::{self, Verdict};
 use henge_wal::repair::{self, Plan, RepairError, Step};
 use henge_wal::{Damage, Healed, OpenError, OpenReport, Record};
 
+use super::output::{self, out, tell};
 use crate::machine::{Command, command};
+
+/// What `dump` prints at a time.
+const PAGE_BYTES: usize = 64 << 10;
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_TORN: u8 = 3;
@@ -70,7 +74,7 @@ pub fn run(args: &WalArgs) -> ExitCode {
     let logs = match logs(&target.dir) {
         Ok(logs) => logs,
         Err(why) => {
-            eprintln!("henge wal: {why}");
+            tell!("henge wal: {why}");
             return ExitCode::FAILURE;
         }
     };
@@ -145,9 +149,9 @@ fn verify(log: &Path, json: bool) -> u8 {
             "log": log.display().to_string(), "verdict": word, "offset": offset, "text": text,
             "healed": healed_json(&report.healed),
         });
-        println!("{object}");
+        out!("{object}");
     } else {
-        println!("{}: {text}", log.display());
+        out!("{}: {text}", log.display());
         tell_healed(log, &report.healed);
     }
     code
@@ -161,7 +165,7 @@ fn tell_healed(log: &Path, healed: &[Healed]) {
         } else {
             "it goes when its segment is purged"
         };
-        println!(
+        out!(
             "{}: damaged, and read from elsewhere: {one}; {hint}",
             log.display()
         );
@@ -197,15 +201,15 @@ fn mend(log: &Path, json: bool, yes: bool) -> u8 {
         Ok(plan) => plan,
         Err(RepairError::Open(error)) => return refused(log, &error),
         Err(error) => {
-            eprintln!("henge wal: {}: {error}", log.display());
+            tell!("henge wal: {}: {error}", log.display());
             return EXIT_FAILED;
         }
     };
     if json {
-        println!("{}", plan_json(log, &plan, yes));
+        out!("{}", plan_json(log, &plan, yes));
     } else {
         for line in plan_lines(&plan, yes) {
-            println!("{}: {line}", log.display());
+            out!("{}: {line}", log.display());
         }
     }
     let damaged = !plan.damaged.is_empty() || plan.nameless;
@@ -406,10 +410,10 @@ fn stat(log: &Path, json: bool) -> u8 {
             "bytes": report.bytes, "last_lsn": report.last_lsn, "torn": report.cut.is_some(),
             "healed": healed_json(&report.healed), "groups": groups,
         });
-        println!("{object}");
+        out!("{object}");
         return tell_holes(log, &found.report);
     }
-    println!(
+    out!(
         "{}: cluster {:x}, member {:x}; {}",
         log.display(),
         found.identity.cluster_id,
@@ -418,7 +422,7 @@ fn stat(log: &Path, json: bool) -> u8 {
     );
     tell_healed(log, &found.report.healed);
     for (group, stat) in groups {
-        println!(
+        out!(
             "  group {group}: {} entries ({} payload bytes), indexes {}..={}, term {}, commit {}, checkpoint {}",
             stat.entries,
             stat.payload_bytes,
@@ -435,10 +439,10 @@ fn stat(log: &Path, json: bool) -> u8 {
 /// Says on standard error what could not be shown, so that nobody takes the rest for all; the exit code.
 fn tell_holes(log: &Path, report: &OpenReport) -> u8 {
     for damage in &report.damaged {
-        eprintln!("henge wal: {}: not shown: {damage}", log.display());
+        tell!("henge wal: {}: not shown: {damage}", log.display());
     }
     if let Some(place) = &report.nameless {
-        eprintln!(
+        tell!(
             "henge wal: {}: not shown: {}",
             log.display(),
             nameless(place)
@@ -454,26 +458,33 @@ fn tell_holes(log: &Path, report: &OpenReport) -> u8 {
 }
 
 fn dump(log: &Path, json: bool) -> u8 {
-    use std::io::Write as _;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut closed = false;
+    let mut page = String::with_capacity(PAGE_BYTES + 4_096);
+    let mut read = true;
     let mut print = |record: Record<'_>| {
-        let line = if json {
-            json_line(&record).to_string()
-        } else {
-            text_line(&record)
-        };
         // A reader that went away (`| head`) ends the output, not the reading.
-        closed = closed || writeln!(out, "{line}").is_err();
+        if !read {
+            return;
+        }
+        match json {
+            true => page.push_str(&json_line(&record).to_string()),
+            false => page.push_str(&text_line(&record)),
+        }
+        page.push('\n');
+        if page.len() >= PAGE_BYTES {
+            read = output::text(&page);
+            page.clear();
+        }
     };
-    match inspect::read(log, &mut print) {
+    let done = inspect::read(log, &mut print);
+    output::text(&page);
+    match done {
         Ok(found) => tell_holes(log, &found.report),
         Err(error) => refused(log, &error),
     }
 }
 
 fn refused(log: &Path, error: &OpenError) -> u8 {
-    eprintln!(
+    tell!(
         "henge wal: {}: {}: {error}",
         log.display(),
         classify(error).0

@@ -2,7 +2,7 @@
 //!
 //! Promises: a directory that is somebody else's is not touched; two opens never arrange it at the same
 //! time; what is removed is only the log of a core that no shard lives on, and only once `LAYOUT` says
-//! so durably.
+//! so durably; what one member wrote is not opened by another, or with other voters.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -14,7 +14,9 @@ use henge_wal::disk::thread::ThreadDisk;
 use henge_wal::{Identity, Options};
 
 use super::OpenError;
+use super::builder::ClusterConfig;
 use super::layout::{self, Layout, Placement, Router};
+use super::members::{self, Membership};
 use super::rehome::{Ground, rehome};
 use crate::host::place::processors;
 
@@ -55,6 +57,9 @@ pub(super) struct Asked {
 pub(super) struct Directory {
     dir: PathBuf,
     pub(super) layout: Layout,
+    /// Whose it is said to be now, and what it says itself.
+    asked: Membership,
+    recorded: Option<Membership>,
     /// Locked until the cores hold their logs.
     _lock: File,
 }
@@ -65,9 +70,14 @@ impl Directory {
         dir: &Path,
         asked: &Asked,
         options: &Options,
-        identity: &Identity,
+        cluster: &ClusterConfig,
     ) -> Result<Self, OpenError> {
         let failed = |error| at(dir, error);
+        let members = Membership::of(cluster);
+        let identity = Identity {
+            cluster_id: members.cluster_id,
+            member_id: members.member_id,
+        };
         make_dir(dir)?;
         let lock = File::open(dir).map_err(failed)?;
         lock.lock().map_err(failed)?;
@@ -79,6 +89,8 @@ impl Directory {
                 Directory {
                     dir: dir.to_owned(),
                     layout,
+                    asked: members,
+                    recorded: None,
                     _lock: lock,
                 }
             }
@@ -89,19 +101,29 @@ impl Directory {
             Some(Ok(layout)) => Directory {
                 dir: dir.to_owned(),
                 layout,
+                recorded: recorded(dir)?,
+                asked: members,
                 _lock: lock,
             },
         };
+        directory.look_who_is_there()?;
         let wanted = directory.wanted(asked)?;
         directory.look_for_logs()?;
         let mut layout = directory.layout.clone();
-        rehome(&mut directory, &mut layout, &wanted, options, identity)?;
+        rehome(&mut directory, &mut layout, &wanted, options, &identity)
+            .map_err(|error| directory.explain(error))?;
         directory.retire().map_err(failed)?;
         Ok(directory)
     }
 
-    /// All cores hold their logs.
+    /// All cores hold their logs: it is the member's that was asked for.
     pub(super) fn opened(mut self) -> Result<(), OpenError> {
+        if self.recorded.as_ref() != Some(&self.asked)
+            && let Err(error) = self.asked.write(&self.dir)
+        {
+            // A full disk must not keep a member from serving what it has. The next open tries again.
+            tracing::warn!(dir = %self.dir.display(), %error, "the list of members cannot be written");
+        }
         if self.layout.making {
             self.layout.making = false;
             self.layout
@@ -109,6 +131,41 @@ impl Directory {
                 .map_err(|error| at(&self.dir, error))?;
         }
         Ok(())
+    }
+
+    /// The same member with other voters could elect a leader that lacks what is in this directory. That
+    /// it is another member altogether is for the log to say: it may be in use.
+    fn look_who_is_there(&self) -> Result<(), OpenError> {
+        match &self.recorded {
+            Some(found)
+                if found.cluster_id == self.asked.cluster_id
+                    && found.member_id == self.asked.member_id
+                    && !found.is_same(&self.asked) =>
+            {
+                Err(self.other(found.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn other(&self, found: Membership) -> OpenError {
+        OpenError::OtherMembers {
+            path: self.dir.join(members::NAME),
+            found: Box::new(found),
+            asked: Box::new(self.asked.clone()),
+        }
+    }
+
+    /// A log that is another member's, with what is known about that one.
+    pub(super) fn explain(&self, error: OpenError) -> OpenError {
+        match (error, &self.recorded) {
+            (OpenError::Wal(henge_wal::OpenError::WrongIdentity { .. }), Some(found))
+                if !found.is_same(&self.asked) =>
+            {
+                self.other(found.clone())
+            }
+            (error, _) => error,
+        }
     }
 
     /// Where the shards shall live; refuses what a directory cannot become.
@@ -210,6 +267,17 @@ impl Ground for Directory {
     fn wait(&mut self) -> Result<(), OpenError> {
         std::thread::park_timeout(WAIT);
         Ok(())
+    }
+}
+
+fn recorded(dir: &Path) -> Result<Option<Membership>, OpenError> {
+    match Membership::read(dir).map_err(|error| at(dir, error))? {
+        None => Ok(None),
+        Some(Ok(membership)) => Ok(Some(membership)),
+        Some(Err(why)) => Err(OpenError::BadLayout {
+            path: dir.join(members::NAME),
+            why,
+        }),
     }
 }
 

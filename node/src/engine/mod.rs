@@ -20,6 +20,7 @@ mod kv;
 pub mod layout;
 mod lease;
 mod lifecycle;
+pub mod members;
 mod open_error;
 mod opening;
 pub mod rehome;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use henge_mvcc as mvcc;
 
+use super::members::Membership;
 use crate::host::HostKind;
 
 /// Why an engine could not be opened. Nothing was changed on disk unless the variant says so.
@@ -58,10 +59,23 @@ pub enum OpenError {
         /// What was asked for.
         asked: String,
     },
-    /// The layout file cannot be understood.
+    /// The directory belongs to another member, or to one with other voters.
+    #[error(
+        "{path}: the directory was made for {found}, not for {asked}; open it with the members it was made \
+         with"
+    )]
+    OtherMembers {
+        /// The file that says so.
+        path: PathBuf,
+        /// Whose it is.
+        found: Box<Membership>,
+        /// Whose it should be.
+        asked: Box<Membership>,
+    },
+    /// The layout file, or the list of members, cannot be understood.
     #[error("{path}: {why}")]
     BadLayout {
-        /// The layout file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,

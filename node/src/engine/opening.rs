@@ -47,7 +47,7 @@ impl EngineBuilder {
     /// As [`EngineBuilder::open`], with each core started by `start`.
     pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
         self.check()?;
-        let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.identity())?;
+        let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.cluster)?;
         let layout = directory.layout.clone();
         let cores = layout.placement.cores;
         if self.cluster.members.len() > 1 && cores > 1 {
@@ -88,7 +88,8 @@ impl EngineBuilder {
                 cpu: disk_cpu.filter(|_| at == 0),
             };
             let HostHandle { thread, tasks } =
-                start(host, &format!("henge-core-{at}"), options, build)?;
+                start(host, &format!("henge-core-{at}"), options, build)
+                    .map_err(|error| directory.explain(error))?;
             let thread = Mutex::new(thread);
             cores.0.push(CoreHandle {
                 inbox: inbox.clone(),

@@ -26,6 +26,7 @@ pub mod health;
 mod inbound;
 pub mod kv;
 pub mod lease;
+pub mod listen;
 pub mod maintenance;
 mod nested;
 pub mod proto;

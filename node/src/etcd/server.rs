@@ -11,12 +11,11 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use tower_service::Service as TowerService;
@@ -25,7 +24,7 @@ use super::auth::Auth;
 use super::body::{EdgeBody, status_code};
 use super::cluster::Cluster;
 use super::config::EdgeConfig;
-use super::connections::{self, Connections};
+use super::connections::Connections;
 use super::counters::{GrpcCounters, METHODS, Meter, Method};
 use super::errors::{self, text};
 use super::front::Front;
@@ -34,6 +33,7 @@ use super::health::Health;
 use super::inbound::Inbound;
 use super::kv::Kv;
 use super::lease::Lease;
+use super::listen::{ClientStream, Listen, Serves};
 use super::maintenance::Maintenance;
 use super::proto::etcdserverpb as pb;
 use super::proto::health::health_server::HealthServer;
@@ -69,6 +69,10 @@ const SEND_BUFFER_BYTES: usize = 400 * 1024;
 
 /// Time an HTTP/1.1 client has for its request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For who asks at the wrong door.
+const NO_PLAIN: &str = "only gRPC is served here; plain HTTP is on --listen-client-http-urls\n";
+const NO_GRPC: &str = "only plain HTTP is served here; gRPC is on --listen-client-urls";
 
 /// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -116,11 +120,11 @@ impl<F: Future + 'static> Executor<F> for LocalExecutor {
 
 /// The edge over one backend: what answers the requests of every connection. Cheap to clone.
 #[derive(Debug)]
-pub struct Edge<B: Backend>(Arc<Services<B>>);
+pub struct Edge<B: Backend>(Arc<Services<B>>, Serves);
 
 impl<B: Backend> Clone for Edge<B> {
     fn clone(&self) -> Edge<B> {
-        Edge(self.0.clone())
+        Edge(self.0.clone(), self.1)
     }
 }
 
@@ -159,7 +163,7 @@ impl<B: Backend> Edge<B> {
         let maintenance = Maintenance::new(backend.clone(), config.clone());
         let auth = Auth::new(backend.clone());
         let health = Health::new(draining());
-        Edge(Arc::new(Services {
+        let services = Services {
             kv_server: pb::kv_server::KvServer::from_arc(kv.clone()).max_decoding_message_size(max),
             watch: pb::watch_server::WatchServer::new(watch).max_decoding_message_size(max),
             lease: pb::lease_server::LeaseServer::new(lease).max_decoding_message_size(max),
@@ -174,13 +178,23 @@ impl<B: Backend> Edge<B> {
             config,
             counters,
             shutdown,
-        }))
+        };
+        Edge(Arc::new(services), Serves::Both)
+    }
+
+    /// The same for a listener that serves only a part of it.
+    pub fn serving(&self, serves: Serves) -> Edge<B> {
+        Edge(self.0.clone(), serves)
     }
 
     /// Answers one request, gRPC or plain.
     fn respond(&self, request: Request<Incoming>) -> EdgeFuture {
-        if request.version() == Version::HTTP_2 && gate::is_call(&request) {
-            return self.grpc(request);
+        let call = request.version() == Version::HTTP_2 && gate::is_call(&request);
+        match self.1 {
+            Serves::Both | Serves::Grpc if call => return self.grpc(request),
+            Serves::Grpc => return not_here(),
+            Serves::Plain if call => return refuse(Status::unimplemented(NO_GRPC)),
+            Serves::Both | Serves::Plain => {}
         }
         let edge = self.clone();
         Box::pin(async move {
@@ -257,6 +271,12 @@ fn requires_leader(headers: &HeaderMap) -> bool {
         .is_some_and(|v| v.as_bytes() == b"true")
 }
 
+/// Plain HTTP where only gRPC is served.
+fn not_here() -> EdgeFuture {
+    let answer = plain::text(StatusCode::NOT_FOUND, NO_PLAIN);
+    Box::pin(std::future::ready(Ok(answer)))
+}
+
 fn refuse(status: Status) -> EdgeFuture {
     Box::pin(std::future::ready(Ok(status.into_http())))
 }
@@ -294,16 +314,17 @@ where
 ///
 /// # Errors
 /// What ended the connection early: the client's protocol error, or I/O.
-pub async fn serve_connection<B, E>(
-    stream: TcpStream,
+pub async fn serve_connection<S, B, E>(
+    stream: S,
     edge: Edge<B>,
     executor: E,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
+    S: ClientStream,
     B: Backend,
     E: auto::HttpServerConnExec<EdgeFuture, EdgeBody> + Clone,
 {
-    connections::prepare(&stream)?;
+    stream.prepare()?;
     let config = edge.0.config.clone();
     let mut draining = edge.0.shutdown.subscribe();
     let builder = builder(&config, executor);
@@ -360,8 +381,9 @@ pub type ConnectionTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// # Errors
 /// None today; accept errors are waited out, since they pass (out of descriptors, client gone).
-pub async fn serve<B, E>(listener: TcpListener, edge: Edge<B>, executor: E) -> io::Result<()>
+pub async fn serve<L, B, E>(listener: L, edge: Edge<B>, executor: E) -> io::Result<()>
 where
+    L: Listen,
     B: Backend,
     E: auto::HttpServerConnExec<EdgeFuture, EdgeBody>
         + Executor<ConnectionTask>
@@ -377,7 +399,7 @@ where
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|d| *d) => break,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(stream) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };

@@ -10,6 +10,7 @@ pub mod clock;
 #[cfg(feature = "glommio")]
 pub mod glommio;
 pub mod here;
+pub mod log_lines;
 pub mod place;
 pub mod ring;
 pub mod thread;

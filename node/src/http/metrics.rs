@@ -11,6 +11,7 @@ use crate::api::Metrics;
 use crate::etcd::GrpcCounters;
 use crate::etcd::connections::Connections;
 use crate::etcd::counters::METHODS;
+use crate::host::log_lines::{self, Lost};
 
 /// What the operating system knows about this process (`/proc/self`).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Process {
     pub virtual_bytes: u64,
     /// Open file descriptors.
     pub open_fds: u64,
+    /// Log lines that nobody will read.
+    pub log_lines_lost: Lost,
 }
 
 /// Clock ticks per second in `/proc/self/stat` (USER_HZ: 100 on every Linux architecture we run on).
@@ -39,6 +42,7 @@ impl Process {
         let fds = std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count() as u64);
         Process {
             open_fds: fds,
+            log_lines_lost: log_lines::lost(),
             ..Process::parse(&stat, &statm)
         }
     }
@@ -60,7 +64,7 @@ impl Process {
             cpu_seconds: ticks / USER_HZ,
             virtual_bytes: pages.next().unwrap_or(0).saturating_mul(PAGE_BYTES),
             resident_bytes: pages.next().unwrap_or(0).saturating_mul(PAGE_BYTES),
-            open_fds: 0,
+            ..Process::default()
         }
     }
 }
@@ -339,6 +343,16 @@ fn process_lines(p: &mut Page, s: &Process) {
         "Number of open file descriptors.",
         s.open_fds,
     );
+    const LOST: &str = "henge_log_lines_lost_total";
+    p.head(
+        LOST,
+        "Log lines that nobody will read: refused by the operating system, or not taken because the \
+         log's reader is behind.",
+        "counter",
+    );
+    let lost = &s.log_lines_lost;
+    p.line(LOST, &[("why", "unwritten")], lost.unwritten);
+    p.line(LOST, &[("why", "unread")], lost.unread);
 }
 
 /// The codes as grpc-go writes them.

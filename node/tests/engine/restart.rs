@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use henge::mvcc::PutRequest;
-use henge::{Engine, PutError, Unavailable};
+use henge::{Engine, OpenError, PutError, Unavailable};
 
 use super::common::{HOSTS, Scratch, usable};
 use super::host::{Host, on_every_host};
@@ -187,4 +187,64 @@ fn a_checkpoint_lets_the_log_go_and_is_what_a_restart_starts_from() {
         let refused = builder().open().expect_err("refused").to_string();
         assert!(refused.contains("checkpoint"), "{refused}");
     });
+}
+
+#[test]
+fn regression_other_members_under_the_same_ids_are_refused() {
+    let dir = Scratch::new("members");
+    let member = |id: u64| henge::api::Member {
+        id,
+        name: format!("m{id}"),
+        peer_urls: vec![format!("http://127.0.0.1:{id}")],
+        ..Default::default()
+    };
+    let cluster = |ids: &[u64]| henge::ClusterConfig {
+        cluster_id: 7,
+        member_id: 1,
+        members: ids.iter().map(|id| member(*id)).collect(),
+        ..Default::default()
+    };
+    let builder = |ids: &[u64]| Engine::builder(&dir.0).cluster(cluster(ids));
+    let engine = builder(&[1]).open().expect("opens").blocking();
+    engine.put("a", "1").expect("put");
+    engine.stop();
+    drop(engine);
+
+    // Two members that have nothing could elect each other, and what is here would be gone.
+    let refused = builder(&[1, 2, 3]).open().expect_err("refused");
+    let OpenError::OtherMembers { found, asked, .. } = &refused else {
+        panic!("{refused}");
+    };
+    assert_eq!((found.members.len(), asked.members.len()), (1, 3));
+    let text = refused.to_string();
+    assert!(text.contains("MEMBERS") && text.contains("m3"), "{text}");
+
+    // Another member altogether is refused as before, now with names.
+    let mut other = cluster(&[1]);
+    other.cluster_id = 8;
+    let refused = Engine::builder(&dir.0).cluster(other).open();
+    assert!(matches!(refused, Err(OpenError::OtherMembers { .. })));
+
+    // A name or an address may change: the ids are what counts here.
+    let mut moved = cluster(&[1]);
+    moved.members[0].name = "elsewhere".to_owned();
+    let engine = Engine::builder(&dir.0).cluster(moved).open();
+    let engine = engine.expect("opens").blocking();
+    assert!(engine.get("a").expect("get").is_some());
+    engine.stop();
+    drop(engine);
+
+    // A damaged list is said; without one the directory is as it was before there were any.
+    let path = dir.0.join("MEMBERS");
+    let mut bytes = std::fs::read(&path).expect("a file");
+    bytes[30] ^= 1;
+    std::fs::write(&path, bytes).expect("a file");
+    let text = builder(&[1]).open().expect_err("refused").to_string();
+    assert!(
+        text.contains("MEMBERS") && text.contains("remove it"),
+        "{text}"
+    );
+    std::fs::remove_file(&path).expect("it goes");
+    drop(builder(&[1]).open().expect("opens"));
+    assert!(path.exists(), "it is made again");
 }

@@ -17,6 +17,8 @@ pub use args::BenchArgs;
 
 use std::process::ExitCode;
 
+use super::output::{self, out, tell};
+
 /// For wrong usage, as the flags' own errors.
 const EXIT_USAGE: u8 = 2;
 
@@ -24,7 +26,7 @@ const EXIT_USAGE: u8 = 2;
 /// arguments that do not fit together.
 pub fn run(args: &BenchArgs) -> ExitCode {
     if let Err(why) = args.check() {
-        eprintln!("error: {why}");
+        tell!("error: {why}");
         return ExitCode::from(EXIT_USAGE);
     }
     let outcome = if args.endpoints.is_empty() {
@@ -35,18 +37,18 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     match outcome {
         Ok(result) => {
             if args.json {
-                println!("{}", report::json(args, &result));
+                out!("{}", report::json(args, &result));
             } else {
-                print!("{}", report::table(args, &result));
+                output::text(&report::table(args, &result));
             }
             if result.failures > 0 {
-                eprintln!("henge bench: {} operations failed", result.failures);
+                tell!("henge bench: {} operations failed", result.failures);
                 return ExitCode::FAILURE;
             }
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("henge bench: {error}");
+            tell!("henge bench: {error}");
             ExitCode::FAILURE
         }
     }

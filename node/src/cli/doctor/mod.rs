@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Map, Value};
 
+use super::output::{self, out, tell};
+
 mod kernel;
 mod latency;
 mod limits;
@@ -102,15 +104,15 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
     let checks = match examine(Path::new("/"), &args.dir) {
         Ok(checks) => checks,
         Err(why) => {
-            eprintln!("henge doctor: {why}");
+            tell!("henge doctor: {why}");
             return ExitCode::FAILURE;
         }
     };
     let worst = worst(&checks);
     if args.json {
-        println!("{}", json(&args.dir, &checks));
+        out!("{}", json(&args.dir, &checks));
     } else {
-        print!("{}", table(&checks));
+        output::text(&table(&checks));
     }
     if worst == Verdict::Problem {
         ExitCode::from(EXIT_PROBLEM)
