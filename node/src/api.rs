@@ -287,6 +287,22 @@ impl WatchResponse {
     }
 }
 
+/// Members beside the leader whose lag is shown: a cluster of seven.
+pub const FOLLOWERS_MAX: usize = 6;
+
+/// Another member as this one's transport sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its first peer URL.
+    pub url: String,
+    /// What was counted.
+    pub stats: crate::peer::PeerStats,
+}
+
 /// Counters and gauges of one shard and its core, as of its last turn.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -340,6 +356,8 @@ pub struct Metrics {
     pub log_stuck: bool,
     /// The disk has no room for the next segment; writes are refused.
     pub space_low: bool,
+    /// Entries that other members do not have yet, by id, as the leader knows it; id 0 is nobody.
+    pub follower_lag: [(u64, u64); FOLLOWERS_MAX],
     /// Batches by write time, upper bounds 1 ms · 2^k for k < 14, then the rest (etcd's buckets).
     pub wal_write_seconds: [u64; 15],
     /// Sum of those times.
@@ -556,6 +574,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// A cheap copy of the counters.
     fn metrics(&self) -> Metrics;
+
+    /// The other members, as the transport sees them; none where there is no transport.
+    fn peers(&self) -> Vec<PeerView> {
+        Vec::new()
+    }
 
     /// Which core serves it, and that core's counters; nothing where there is no core.
     fn core_metrics(&self) -> Option<(usize, CoreMetrics)> {

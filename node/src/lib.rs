@@ -8,6 +8,16 @@
 // are the ways out.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+/// This crate's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How it was built: what `HENGE_BUILD` said at compile time (a commit, a package), else the profile.
+pub const BUILD: &str = match option_env!("HENGE_BUILD") {
+    Some(build) => build,
+    None if cfg!(debug_assertions) => "dev",
+    None => "release",
+};
+
 pub mod api;
 pub mod cli;
 pub mod core;

@@ -3,6 +3,7 @@
 //! `args` holds `serve`'s flags (etcd's names), `serve` runs the server, `bench` the load generator, `wal`
 //! the offline log tools, `doctor` the look at the machine. Exit codes: 0 done, 1 failed, 2 wrong usage; the tools document theirs.
 
+mod announce;
 pub mod args;
 pub mod bench;
 pub mod compaction;

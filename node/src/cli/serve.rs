@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::options::ServeConfig;
 use super::values::ListenOn;
-use super::{compaction, listeners};
+use super::{announce, compaction, listeners};
 use crate::api::{Backend as _, Member};
 use crate::engine::{ClusterConfig, Engine, Keyspace};
 use crate::etcd::listen::Serves;
@@ -28,6 +28,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// Serves until a signal or a failure; returns the exit code.
 pub fn run(config: ServeConfig) -> ExitCode {
     let lines = super::logging::start(&config.name, config.log_format, config.log_level);
+    announce::start(&config);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -211,8 +212,10 @@ impl Server {
     /// Says when the server is ready; returns only if it cannot go on.
     async fn watch_over(&self, config: &ServeConfig) -> ExitCode {
         let mut ready = false;
+        let mut quorum = announce::Quorum::new();
         loop {
             let metrics = self.keyspace.metrics();
+            quorum.look(config, metrics.has_leader, || self.keyspace.peers());
             if metrics.has_leader && !ready {
                 ready = true;
                 for address in &config.listen_client {

@@ -20,6 +20,8 @@ use crate::api::{Buckets, CoreMetrics};
 pub const SLOW_TURN_MICROS: u64 = 20_000;
 /// At most one slow turn is logged in this time.
 const LOG_EVERY_MICROS: u64 = 1_000_000;
+/// A log write that takes so long is worth a line (etcd's `slow fdatasync`).
+const SLOW_WRITE_MICROS: u64 = 1_000_000;
 
 /// One turn in so many is a span: under load some tens of them a second, and next to nothing to pay for it.
 pub const SPAN_EVERY: u64 = 1_024;
@@ -100,6 +102,8 @@ pub struct Gauges {
     /// Of this turn.
     stages: [u64; STAGES],
     logged_at: Option<u64>,
+    /// The same of slow writes.
+    slow_write_logged_at: Option<u64>,
     /// Turns begun.
     turns: u64,
     /// This turn's, if it is one that is shown.
@@ -176,12 +180,12 @@ impl Gauges {
             .is_some_and(|at| self.lap_began < at + LOG_EVERY_MICROS);
         if !quiet {
             self.logged_at = Some(self.lap_began);
-            tracing::warn!(
-                micros,
-                stage = STAGE_NAMES[slowest],
-                stage_micros = self.stages[slowest],
-                "slow turn"
-            );
+            let (stage, stage_micros) = (STAGE_NAMES[slowest], self.stages[slowest]);
+            if slowest == Stage::Apply as usize {
+                tracing::warn!(micros, stage, stage_micros, "slow apply");
+            } else {
+                tracing::warn!(micros, stage, stage_micros, "slow turn");
+            }
         }
     }
 
@@ -200,6 +204,15 @@ impl Gauges {
         while let Some((_, at)) = self.written.pop_front_if(|(written, _)| *written <= lsn) {
             let micros = now_micros.saturating_sub(at);
             self.metrics.commit_micros.record(micros);
+            if micros >= SLOW_WRITE_MICROS {
+                let quiet = self
+                    .slow_write_logged_at
+                    .is_some_and(|at| now_micros < at + LOG_EVERY_MICROS);
+                if !quiet {
+                    self.slow_write_logged_at = Some(now_micros);
+                    tracing::warn!(micros, "slow disk: a log write took long to become durable");
+                }
+            }
             let bucket = (0..14).find(|k| micros <= 1_000 << k).unwrap_or(14);
             self.metrics.wal_write_seconds[bucket] += 1;
             self.metrics.wal_write_seconds_sum += micros as f64 / 1e6;
@@ -342,6 +355,53 @@ mod tests {
         gauges.submitted(1, 0, 1_000);
         gauges.durable(1, 1_300);
         assert_eq!(gauges.metrics.commit_micros.sum, 300);
+    }
+
+    /// What is logged while `work` is done.
+    fn said_by(work: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("no test panics with it").extend(line);
+                Ok(line.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let logger = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(logger.finish(), work);
+        let lines = lines.0.lock().expect("no test panics with it").clone();
+        String::from_utf8(lines).expect("text")
+    }
+
+    #[test]
+    fn slow_applies_and_a_slow_disk_are_said_once_in_a_second() {
+        let said = said_by(|| {
+            let clock = Arc::new(AtomicU64::new(0));
+            let reader = clock.clone();
+            let mut gauges = Gauges::new(Stopwatch::new(move || reader.load(Ordering::Relaxed)));
+            for _ in 0..2 {
+                gauges.begin();
+                clock.fetch_add(SLOW_TURN_MICROS, Ordering::Relaxed);
+                gauges.lap(Stage::Apply);
+                gauges.end(true);
+            }
+            for lsn in 1..=2 {
+                gauges.submitted(lsn, 0, 0);
+            }
+            clock.fetch_add(SLOW_WRITE_MICROS, Ordering::Relaxed);
+            gauges.durable(2, 0);
+        });
+        for line in ["slow apply", "slow disk: a log write took long"] {
+            assert_eq!(said.matches(line).count(), 1, "{line} in {said}");
+        }
+        assert!(said.contains("stage=\"apply\" stage_micros="), "{said}");
     }
 
     #[test]

@@ -4,10 +4,13 @@ use henge_mvcc as mvcc;
 
 use super::{Engine, Operation, Ticket};
 use crate::api::{
-    Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, Reply, Status,
+    Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, PeerView, Reply,
+    Status,
 };
 use crate::machine::{Command, Response};
+use crate::peer::PeerStats;
 use crate::shard::request::RequestKind;
+use crate::shard::role::who;
 use crate::shard::session::WatchStream;
 
 /// A shard with its own revision, leases and watchers.
@@ -199,6 +202,21 @@ impl Backend for Keyspace {
 
     fn metrics(&self) -> Metrics {
         self.engine.metrics(self.shard).unwrap_or_default()
+    }
+
+    fn peers(&self) -> Vec<PeerView> {
+        let inner = self.engine.inner();
+        let stats = inner.peers.as_ref().map(|peers| peers.stats().peers);
+        let view = |stats: PeerStats| {
+            let (name, url) = who(&inner.members, stats.peer);
+            PeerView {
+                id: stats.peer,
+                name: name.to_owned(),
+                url: url.to_owned(),
+                stats,
+            }
+        };
+        stats.into_iter().flatten().map(view).collect()
     }
 
     fn core_metrics(&self) -> Option<(usize, CoreMetrics)> {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use henge_mvcc as mvcc;
@@ -17,7 +18,7 @@ use super::builder::EngineBuilder;
 use super::directory::Directory;
 use super::layout::Layout;
 use super::{CoreHandle, Cores, Engine, Inner, OpenError, ShardHandle};
-use crate::api::{CoreMetrics, Metrics};
+use crate::api::{CoreMetrics, Member, Metrics};
 use crate::core::budget::Budget;
 use crate::core::gauges::Stopwatch;
 use crate::core::inbox::{self, Inbox, Input};
@@ -28,6 +29,7 @@ use crate::host::place::disk_cpu;
 use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
 use crate::machine::Machine;
 use crate::peer::{PeerConfig, PeerHandler, PeerNet};
+use crate::shard::role::who;
 use crate::shard::{Shard, ShardConfig};
 
 /// Most shards of one engine: their ids and buffers are laid out at open.
@@ -189,6 +191,7 @@ impl EngineBuilder {
             cluster_id: self.cluster.cluster_id,
             member_id: self.cluster.member_id,
             voters: self.voters(),
+            members: self.cluster.members.clone().into(),
             election_ticks: self.election_ticks,
             tick_ms: self.tick_ms,
             // etcd: 5 s and two election timeouts.
@@ -306,6 +309,7 @@ impl EngineBuilder {
         config.peers = cluster.peers.clone();
         let handler = Arc::new(Door {
             inbox: inboxes[0].clone(),
+            members: cluster.members.clone(),
         });
         let started =
             PeerNet::start(config, handler).map_err(|error| OpenError::Peers(error.to_string()))?;
@@ -351,6 +355,8 @@ pub(super) fn group_id(shard: usize) -> u64 {
 /// Frames from peers go to the core's inbox.
 struct Door {
     inbox: Arc<Inbox>,
+    /// For people.
+    members: Vec<Member>,
 }
 
 impl PeerHandler for Door {
@@ -359,16 +365,25 @@ impl PeerHandler for Door {
     }
 
     fn connected(&self, peer: u64) {
-        tracing::info!(peer = %format_args!("{peer:x}"), "peer connected");
+        let (peer_name, peer_url) = who(&self.members, peer);
+        tracing::info!(peer = %format_args!("{peer:x}"), peer_name, peer_url, "peer connected");
+    }
+
+    fn answered(&self, peer: u64, rtt: Duration) {
+        let (peer_name, peer_url) = who(&self.members, peer);
+        let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(peer = %format_args!("{peer:x}"), peer_name, peer_url, rtt_us, "peer is up");
     }
 
     fn disconnected(&self, peer: u64, why: &str) {
-        tracing::warn!(peer = %format_args!("{peer:x}"), why, "peer disconnected");
+        let (peer_name, peer_url) = who(&self.members, peer);
+        tracing::warn!(peer = %format_args!("{peer:x}"), peer_name, peer_url, why, "peer is down");
         self.inbox.push(Input::PeerLost { peer });
     }
 
     fn unreachable(&self, peer: u64, why: &str) {
-        tracing::warn!(peer = %format_args!("{peer:x}"), why, "peer cannot be reached");
+        let (peer_name, peer_url) = who(&self.members, peer);
+        tracing::warn!(peer = %format_args!("{peer:x}"), peer_name, peer_url, why, "peer cannot be reached");
     }
 
     fn refused(&self, from: SocketAddr, why: &str) {

@@ -266,6 +266,13 @@ fn grpc(p: &mut Page, counters: &GrpcCounters) {
 }
 
 fn own(p: &mut Page, m: &Metrics) {
+    p.head(
+        "henge_build_info",
+        "Which Henge is running, and how it was built. Always 1.",
+        "gauge",
+    );
+    let build = [("version", crate::VERSION), ("build", crate::BUILD)];
+    p.line("henge_build_info", &build, 1);
     let mean = |total: u64| {
         if m.wal_batches == 0 {
             0.0

@@ -6,6 +6,7 @@
 mod core_metrics;
 pub mod health;
 pub mod metrics;
+mod peer_metrics;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -80,6 +81,7 @@ async fn exposition<B: Backend>(
     );
     let process = metrics::Process::read();
     let mut body = metrics::render(&backend.metrics(), counters, &process, &identity);
+    body.push_str(&peer_metrics::render(&backend.metrics(), &backend.peers()));
     if let Some((core, metrics)) = backend.core_metrics() {
         body.push_str(&core_metrics::render(core, &metrics));
     }

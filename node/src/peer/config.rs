@@ -17,6 +17,12 @@ pub trait PeerHandler: Send + Sync {
     /// A session with `peer` is up; messages to it are taken from now on.
     fn connected(&self, peer: u64);
 
+    /// The peer answered the first ping of its session, after `rtt`: it is there, and its path works both
+    /// ways. For logs.
+    fn answered(&self, peer: u64, rtt: Duration) {
+        let _ = (peer, rtt);
+    }
+
     /// The session ended; what was queued is gone.
     fn disconnected(&self, peer: u64, why: &str);
 

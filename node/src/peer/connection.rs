@@ -14,7 +14,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -260,9 +260,10 @@ impl Drop for Announced<'_> {
     }
 }
 
-/// The ping under way: its number is the time it left, in microseconds since the start.
+/// The ping under way: its number is the time it left, in microseconds since the start. And whether one of
+/// this session was answered.
 #[derive(Debug, Default)]
-struct Ping(AtomicU64);
+struct Ping(AtomicU64, AtomicBool);
 
 async fn read(
     context: &Context,
@@ -323,6 +324,10 @@ fn take_all(
                     peer.counters
                         .rtt_us_plus_one
                         .store(rtt_us.saturating_add(1), Relaxed);
+                    if !ping.1.swap(true, Relaxed) {
+                        let rtt = Duration::from_micros(rtt_us);
+                        context.tell(|handler| handler.answered(peer.id, rtt));
+                    }
                 }
             }
             Kind::Goodbye if number(&frame)? == GOODBYE_STOPPING => return Err(End::Goodbye),

@@ -22,6 +22,7 @@ pub mod reads;
 pub mod removal;
 pub mod request;
 pub mod retention;
+pub mod role;
 pub mod session;
 pub mod waiters;
 pub mod watch;
@@ -43,7 +44,7 @@ use self::removal::Removals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
-use crate::api::{Error, Header, Metrics, Outcome, Status};
+use crate::api::{Error, FOLLOWERS_MAX, Header, Metrics, Outcome, Status};
 use crate::core::budget::REQUEST_BYTES;
 use crate::core::recover::RecoveredGroup;
 use crate::machine::Machine;
@@ -67,6 +68,8 @@ pub struct ShardConfig {
     pub member_id: u64,
     /// All voting members.
     pub voters: Vec<u64>,
+    /// The members' names and URLs, for people; may be empty.
+    pub members: std::sync::Arc<[crate::api::Member]>,
     /// Ticks without a leader until an election; one tick is a heartbeat interval.
     pub election_ticks: u64,
     /// Milliseconds per tick.
@@ -142,6 +145,10 @@ pub struct Shard {
     /// When idle watchers get their next progress note.
     progress_ms: u64,
     leader_seen: u64,
+    /// Role, term and leader as they were last logged.
+    pub(crate) said: role::Said,
+    /// How far the others are behind, if this member leads.
+    follower_lag: [(u64, u64); FOLLOWERS_MAX],
     leader_changes: u64,
     pub(crate) failed: u64,
     next_tick_ms: u64,
@@ -196,6 +203,8 @@ impl Shard {
             stats_applied: u64::MAX,
             progress_ms: u64::MAX,
             leader_seen: 0,
+            said: role::Said::default(),
+            follower_lag: Default::default(),
             leader_changes: 0,
             failed: 0,
             next_tick_ms: now_ms + config.tick_ms,
@@ -251,8 +260,10 @@ impl Shard {
             self.machine.store.trim(TRIM_BYTES);
             self.stats = self.machine.store.stats();
             self.stats_applied = self.machine.applied_index;
+            self.note_lag();
         }
         self.note_leader(now_ms);
+        self.say_role();
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
@@ -371,7 +382,22 @@ impl Shard {
         into.compact_revision = self.machine.store.compacted_revision();
         into.watchers = self.watches.count() as u64;
         into.leases = stats.leases;
+        into.follower_lag = self.follower_lag;
         into.space_low = self.shortage.is_some();
+    }
+
+    /// Once per tick: what it costs is a copy of what the leader knows of each member.
+    fn note_lag(&mut self) {
+        self.follower_lag = Default::default();
+        if self.is_alone() || !self.is_leader() {
+            return;
+        }
+        let status = self.raft.status();
+        let others = status.progress.iter();
+        let others = others.filter(|(id, _)| *id != self.config.member_id);
+        for (slot, (id, progress)) in self.follower_lag.iter_mut().zip(others) {
+            *slot = (id, status.last_index.saturating_sub(progress.matched));
+        }
     }
 
     fn note_leader(&mut self, now_ms: u64) {

@@ -16,6 +16,7 @@ use crate::shard::answer::{Answer, AnswerReceiver};
 
 fn config(voters: &[u64], first_request_id: u64) -> ShardConfig {
     ShardConfig {
+        members: Default::default(),
         group: 1,
         cluster_id: 7,
         member_id: 1,

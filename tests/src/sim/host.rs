@@ -200,6 +200,7 @@ pub(super) fn shard_config(
         cluster_id: 7,
         member_id,
         voters,
+        members: Default::default(),
         election_ticks: 10,
         tick_ms: TICK_MS,
         request_timeout_ms: REQUEST_TIMEOUT_MS,
