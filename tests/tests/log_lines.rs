@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use henge_tests::process::{Member, Program, Scratch, Server, http_get};
 
-const START_MAX: Duration = Duration::from_secs(60);
 const EXIT_MAX: Duration = Duration::from_secs(30);
 /// Until a line that is due is said, on a machine that also does other things.
 const LINE_MAX: Duration = Duration::from_secs(60);
@@ -47,7 +46,7 @@ fn golden() -> BTreeMap<String, Golden> {
     let doc = std::fs::read_to_string(doc).expect("the list");
     let rows = doc.lines().filter(|line| line.starts_with("| `"));
     let row = |row: &str| {
-        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(cells.len(), 5, "{row}");
         let text = cells[0].strip_prefix('`').and_then(|t| t.strip_suffix('`'));
         let golden = Golden {
