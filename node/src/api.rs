@@ -201,6 +201,72 @@ pub struct Status {
     pub is_learner: bool,
 }
 
+/// A kind of alarm, with etcd's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Alarm {
+    /// The quota is spent: nothing is taken in that adds data.
+    NoSpace = 1,
+    /// The members' data differ: nothing of it is served.
+    Corrupt = 2,
+}
+
+impl Alarm {
+    /// By its number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Alarm::NoSpace),
+            2 => Some(Alarm::Corrupt),
+            _ => None,
+        }
+    }
+
+    /// etcd's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Alarm::NoSpace => "NOSPACE",
+            Alarm::Corrupt => "CORRUPT",
+        }
+    }
+}
+
+/// An alarm and the member that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AlarmMember {
+    /// Which.
+    pub alarm: Alarm,
+    /// Whose.
+    pub member_id: u64,
+}
+
+/// As etcd shows it in the errors of a status.
+impl std::fmt::Display for AlarmMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "memberID:{} alarm:{}", self.member_id, self.alarm.name())
+    }
+}
+
+/// What becomes of an alarm, with etcd's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AlarmAction {
+    /// It is raised.
+    Activate = 1,
+    /// It is lowered.
+    Deactivate = 2,
+}
+
+impl AlarmAction {
+    /// By its number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(AlarmAction::Activate),
+            2 => Some(AlarmAction::Deactivate),
+            _ => None,
+        }
+    }
+}
+
 /// One member of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
@@ -310,6 +376,8 @@ pub struct Metrics {
     pub has_leader: bool,
     /// It is this member.
     pub is_leader: bool,
+    /// It has no room on its disk to say who leads, but is alone: reads are answered all the same.
+    pub reads_alone: bool,
     /// Times the leader changed.
     pub leader_changes: u64,
     /// Commit index.
@@ -354,10 +422,16 @@ pub struct Metrics {
     pub poisoned: bool,
     /// The oldest log write does not complete: the core neither leads nor answers its peers.
     pub log_stuck: bool,
-    /// The disk has no room for the next segment; writes are refused.
+    /// The disk has no room for the next segment, or for a checkpoint; writes that add data are refused.
     pub space_low: bool,
     /// Entries that other members do not have yet, by id, as the leader knows it; id 0 is nobody.
     pub follower_lag: [(u64, u64); FOLLOWERS_MAX],
+    /// An alarm for space is raised: see [`Alarm::NoSpace`].
+    pub alarm_nospace: bool,
+    /// An alarm for corruption is raised: see [`Alarm::Corrupt`].
+    pub alarm_corrupt: bool,
+    /// Bytes the store may hold; 0 is no limit.
+    pub quota_bytes: u64,
     /// Batches by write time, upper bounds 1 ms · 2^k for k < 14, then the rest (etcd's buckets).
     pub wal_write_seconds: [u64; 15],
     /// Sum of those times.
@@ -562,6 +636,18 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// This member's view of itself.
     fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static;
+
+    /// The alarms that are raised, and NOSPACE of this member while its own disk has no room.
+    fn alarms(
+        &self,
+    ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static;
+
+    /// Raises or lowers an alarm; which one that was, if there was one to be lowered.
+    fn alarm(
+        &self,
+        action: AlarmAction,
+        alarm: AlarmMember,
+    ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static;
 
     /// The members; header revision is 0, as etcd's.
     fn members(

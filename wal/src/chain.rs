@@ -11,7 +11,7 @@ use crate::pipeline::SegmentFile;
 use crate::recover::Ahead;
 use crate::scan::{Expect, Source};
 use crate::segment::{self, DATA_AT, FLAG_READY, Found, SegmentHeader};
-use crate::{BLOCK_BYTES, Cut, Lsn, OpenError, Options};
+use crate::{BLOCK_BYTES, Cut, Lsn, OpenError, Options, Shortage};
 
 /// A segment file as it was found.
 pub(crate) struct FoundFile {
@@ -219,10 +219,11 @@ impl Chain {
     }
 }
 
-/// Keep what is cut: under the same name each time, so repeating a recovery changes nothing.
+/// Keep what is cut: under the same name each time, so repeating a recovery changes nothing. Without room
+/// for a copy it stays where it is: nothing is written there as long as the segment is needed.
 pub(crate) fn keep_copy(
     disk: &mut dyn Disk,
-    cut: &Cut,
+    cut: &mut Cut,
     files: &BTreeMap<u64, FoundFile>,
 ) -> Result<(), OpenError> {
     let name = |p: &std::path::Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -243,7 +244,13 @@ pub(crate) fn keep_copy(
         name: name.clone(),
         bytes,
     });
-    stored.map_err(|e| fault(disk, &name, "keep a copy in", e))?;
+    match stored {
+        Err(e) if Shortage::of(&e).is_some() => {
+            cut.kept = cut.file.clone();
+            return Ok(());
+        }
+        stored => stored.map_err(|e| fault(disk, &name, "keep a copy in", e))?,
+    };
     disk.run(Op::SyncDir)
         .map_err(|e| fault(disk, "", "sync", e))?;
     Ok(())

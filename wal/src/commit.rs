@@ -38,8 +38,9 @@ impl Wal {
             return None;
         }
         let (records, touches) = self.stage.next_size();
-        let fits = self.fits(batch::batch_bytes(records, touches));
-        if !fits && (!self.flights.is_empty() || !self.begin_segment()) {
+        let bytes = batch::batch_bytes(records, touches);
+        let fits = self.fits(bytes);
+        if !fits && (!self.flights.is_empty() || !(self.begin_segment() || self.resume(bytes))) {
             return None;
         }
         let batch = self.stage.take();
@@ -52,7 +53,7 @@ impl Wal {
             .is_some_and(|tail| self.end.offset + bytes as u64 <= tail.bytes)
     }
 
-    fn write(&mut self, batch: Batch) -> Lsn {
+    pub(crate) fn write(&mut self, batch: Batch) -> Lsn {
         let Batch {
             lsn,
             mut buf,
@@ -121,7 +122,7 @@ impl Wal {
     }
 
     /// Begin the next ready segment. Everything before is durable.
-    fn begin_segment(&mut self) -> bool {
+    pub(crate) fn begin_segment(&mut self) -> bool {
         let Some(next) = self.pipeline.take(self.now_micros) else {
             return false;
         };
@@ -131,12 +132,31 @@ impl Wal {
             self.scrub.sealed.insert(self.end.seq, self.end.offset);
         }
         self.tail = Some(next);
+        self.resumable = None;
         self.segments.insert(next.seq, next);
         self.end.seq = next.seq;
         self.end.offset = DATA_AT;
         self.end.low_seq = header.low_seq;
         self.fly(0, header.blocks(), FlightOf::Header(header.seq));
         self.prepare();
+        true
+    }
+
+    /// Go on in the segment of the life before, as there is no other: a file system that is full would
+    /// otherwise lose a segment to every restart, and then the log could not even say who leads.
+    ///
+    /// That segment ends cleanly and is locked and synced: to whoever reads it, this is the process that
+    /// wrote it and goes on. No acknowledged block is written again.
+    fn resume(&mut self, bytes: usize) -> bool {
+        if self.tail.is_some() || self.pipeline.shortage().is_none() {
+            return false;
+        }
+        let fits = |last: &SegmentFile| self.end.offset + bytes as u64 <= last.bytes;
+        let Some(last) = self.resumable.filter(fits) else {
+            return false;
+        };
+        self.scrub.sealed.remove(&last.seq);
+        self.tail = Some(last);
         true
     }
 
@@ -226,11 +246,15 @@ impl Wal {
                 Notice::Broken { name, doing, fault } => self.poison(name, 0, doing, fault),
             },
             Some(Errand::Close) => {}
-            Some(Errand::Footer { seq, offset }) => match result {
-                Ok(Output::Buf(buf)) => self.stage.give_back(buf),
-                Ok(_) => {}
-                Err(e) => self.poison(segment::name(seq), offset, "write", e.into()),
-            },
+            Some(Errand::Footer { seq, offset }) => {
+                match result {
+                    Ok(Output::Buf(buf)) => self.stage.give_back(buf),
+                    Ok(_) => {}
+                    Err(e) => self.poison(segment::name(seq), offset, "write", e.into()),
+                }
+                // It may have been the last that held its segment, and nothing more may come.
+                self.purge();
+            }
             Some(Errand::Scrub(seq)) => {
                 match result {
                     Ok(Output::Buf(buf)) => self.scrubbed_slice(seq, Ok(&buf)),

@@ -22,14 +22,7 @@ pub struct IoFault {
 impl IoFault {
     /// What ran short, if that is all: worth trying again later, nothing is broken.
     pub fn shortage(&self) -> Option<Shortage> {
-        Some(match self.code? {
-            libc::ENOSPC => Shortage::Space,
-            libc::EDQUOT => Shortage::Quota,
-            libc::EFBIG => Shortage::FileSize,
-            libc::EMFILE | libc::ENFILE => Shortage::Descriptors,
-            libc::ENOMEM | libc::EAGAIN => Shortage::Memory,
-            _ => return None,
-        })
+        Shortage::of_code(self.code?)
     }
 }
 
@@ -52,6 +45,24 @@ pub enum Shortage {
     /// The kernel has no memory for it (ENOMEM, EAGAIN).
     #[error("the kernel lacks memory")]
     Memory,
+}
+
+impl Shortage {
+    /// What ran short, if that is all that is wrong.
+    pub(crate) fn of(e: &io::Error) -> Option<Self> {
+        Self::of_code(e.raw_os_error()?)
+    }
+
+    fn of_code(code: i32) -> Option<Self> {
+        Some(match code {
+            libc::ENOSPC => Self::Space,
+            libc::EDQUOT => Self::Quota,
+            libc::EFBIG => Self::FileSize,
+            libc::EMFILE | libc::ENFILE => Self::Descriptors,
+            libc::ENOMEM | libc::EAGAIN => Self::Memory,
+            _ => return None,
+        })
+    }
 }
 
 impl From<io::Error> for IoFault {

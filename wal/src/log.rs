@@ -127,6 +127,8 @@ pub struct Wal {
     pub(crate) durable_seq: u64,
     /// The segment being written, if one was begun since the log was opened.
     pub(crate) tail: Option<SegmentFile>,
+    /// The segment of an earlier life that can be gone on with, while none was begun in this one.
+    pub(crate) resumable: Option<SegmentFile>,
     pub(crate) segments: BTreeMap<u64, SegmentFile>,
     pub(crate) pipeline: Pipeline,
     pub(crate) reads: Reads,
@@ -208,6 +210,7 @@ impl Wal {
             end: found.end,
             durable_seq: found.end.seq,
             tail: None,
+            resumable: found.resumable,
             segments: found.segments,
             pipeline,
             reads: Reads::default(),
@@ -282,6 +285,24 @@ impl Wal {
     /// The batch that what was staged last is in: once it is durable, all of it is.
     pub fn staged_lsn(&self) -> Lsn {
         self.stage.lsn()
+    }
+
+    /// Bytes of batches that can be written before another segment has to be made.
+    pub fn room(&self) -> u64 {
+        let tail = self.tail.or(self.resumable);
+        let left = tail.map_or(0, |tail| tail.bytes.saturating_sub(self.end.offset));
+        left + self.pipeline.ready_bytes()
+    }
+
+    /// Whether another segment cannot be made now, and what is staged leaves less room than this.
+    pub fn is_short_of(&self, bytes: u64) -> bool {
+        self.pipeline.shortage().is_some()
+            && self.room() < bytes.saturating_add(self.stage.bytes() as u64)
+    }
+
+    /// Bytes of the segments made from now on.
+    pub fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes
     }
 
     /// Largest payload [`Wal::entry`] takes, in bytes.

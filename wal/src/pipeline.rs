@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::disk::{FileId, Op, Output};
-use crate::segment::{self, PREPARE_NAME, SegmentHeader};
+use crate::segment::{self, DATA_AT, PREPARE_NAME, SegmentHeader};
 use crate::{IoFault, Shortage};
 
 /// Old segments kept for reuse, however few the log uses; see [`Pipeline::give_back`] for how many more.
@@ -138,6 +138,12 @@ impl Pipeline {
 
     pub(crate) fn ready_count(&self) -> usize {
         self.ready.len()
+    }
+
+    /// What can be written to those that are ready, their headers left out.
+    pub(crate) fn ready_bytes(&self) -> u64 {
+        let bytes = self.ready.iter().map(|s| s.bytes.saturating_sub(DATA_AT));
+        bytes.sum()
     }
 
     pub(crate) fn shortage(&self) -> Option<Shortage> {

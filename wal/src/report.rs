@@ -110,7 +110,7 @@ pub struct Cut {
     pub bytes: u64,
     /// The first batch number that was cut.
     pub lsn: Lsn,
-    /// Copy of what was cut.
+    /// Copy of what was cut; the segment file itself where there was no room for one.
     pub kept: PathBuf,
 }
 

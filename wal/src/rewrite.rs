@@ -8,6 +8,7 @@
 //! group that moves does not lag. Nothing is rewritten of a damaged group.
 
 use crate::log::Phase;
+use crate::segment::DATA_AT;
 use crate::stage::Stage;
 use crate::{GroupId, Lsn, ReadEntry, ReadError, ReadId, Wal};
 
@@ -54,6 +55,30 @@ impl Wal {
             Some(oldest) if bytes > bytes_max => self.groups.pins(oldest),
             _ => Vec::new(),
         }
+    }
+
+    /// The groups with entries in the oldest segment: once they are compacted, it can be used again; if it is
+    /// the one being written, after [`Wal::let_go`].
+    pub fn pinning(&self, even_the_newest: bool) -> Vec<Pin> {
+        match self.groups.oldest() {
+            Some(oldest) if even_the_newest || oldest < self.end.seq => self.groups.pins(oldest),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where all entries are compacted, go on in the next segment, so that the one being written can be used
+    /// again: a log that can get no other has no more than these two. Whether it did.
+    pub fn let_go(&mut self) -> bool {
+        let idle = self.flights.is_empty() && !self.stage.has_any() && self.rewriting.is_none();
+        let useful = self.groups.oldest().is_none() && self.end.offset > DATA_AT;
+        let may = self.poison.is_none() && self.phase == Phase::Running;
+        if !(idle && useful && may) || self.pipeline.ready_count() == 0 || !self.begin_segment() {
+            return false;
+        }
+        // Nothing but the marks of all groups, which are in no other segment then.
+        let batch = self.stage.take();
+        self.write(batch);
+        true
     }
 
     /// Begin to rewrite a group that pins the oldest segment, if one does with little.

@@ -5,11 +5,13 @@ mod common;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{TempDir, block_on};
 use henge_wal::checkpoint::{
-    CHUNK_BYTES_MAX, CheckpointError, Finished, Meta, PushError, Reader, Writer, latest,
+    CHUNK_BYTES_MAX, CheckpointError, Finished, Meta, Plan, PushError, Reader, Writer, latest,
+    prepare,
 };
 
 fn meta(index: u64) -> Meta {
@@ -86,8 +88,10 @@ fn chunks_come_back_and_older_files_go() {
         assert_eq!(chunks.len(), SIZES.len());
     }
     assert_eq!(latest(dir.path(), 8), Ok(None));
-    let files = std::fs::read_dir(dir.path()).expect("a directory").count();
-    assert_eq!(files, 1, "the older one is gone");
+    let files = std::fs::read_dir(dir.path()).expect("a directory");
+    let names = files.filter_map(|file| Some(file.ok()?.file_name()));
+    let count = names.filter(|name| name != "reserve").count();
+    assert_eq!(count, 1, "the older one is gone");
 }
 
 #[test]
@@ -110,6 +114,68 @@ fn an_unfinished_one_leaves_nothing() {
     )
     .expect("ok");
     assert_eq!(latest(dir.path(), 7), Ok(None));
+}
+
+/// What an attempt of a killed process left kept the room for good: the next one has another name.
+#[test]
+fn regression_what_a_killed_attempt_left_goes_with_the_next() {
+    let dir = TempDir::new("left");
+    std::fs::create_dir_all(dir.path()).expect("a directory");
+    let left = |group: u64| {
+        dir.path()
+            .join(format!("{group:016x}-0000000000000003.tmp"))
+    };
+    for group in [7, 8] {
+        std::fs::write(left(group), vec![1; 100_000]).expect("written");
+    }
+    block_on(write(dir.path(), meta(5), &SIZES)).expect("written");
+    assert!(
+        !left(7).exists() && left(8).exists(),
+        "only its own group's"
+    );
+    prepare(dir.path(), 8, 0).expect("prepared");
+    assert!(!left(8).exists());
+}
+
+/// A core that ended left its writer's thread going, and an engine opened on the same directory wrote the
+/// same checkpoint beside it: both into one file.
+#[test]
+fn regression_a_writer_that_was_dropped_is_gone() {
+    let dir = TempDir::new("outlive");
+    let plan = Plan {
+        bytes_per_second: 1 << 20,
+        bytes_min: 0,
+    };
+    let mut first = Writer::begin(dir.path(), meta(5), plan).expect("begun");
+    for _ in 0..4 {
+        let chunk = Bytes::from(vec![1; CHUNK_BYTES_MAX]);
+        first.try_push(chunk).expect("room");
+    }
+    // All is handed over: without its owner it would go on for most of a second.
+    first.finish();
+    drop(first);
+    let done = block_on(write(dir.path(), meta(5), &SIZES)).expect("written");
+    for _ in 0..30 {
+        let chunks = read(&done.path).expect("whole");
+        assert_eq!(chunks.len(), SIZES.len(), "it is the second one's");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// A checkpoint that cannot fit was written until the file system was full, again and again.
+#[test]
+fn one_without_room_fails_before_it_writes() {
+    let dir = TempDir::new("noroom");
+    let plan = Plan {
+        bytes_min: 1 << 60,
+        ..Plan::default()
+    };
+    let mut writer = Writer::begin(dir.path(), meta(5), plan).expect("begun");
+    writer.finish();
+    let error = block_on(poll_fn(|cx| writer.poll(cx))).expect_err("no disk is so large");
+    assert!(error.was_cheap() && error.shortage().is_some(), "{error}");
+    let files = std::fs::read_dir(dir.path()).expect("a directory");
+    assert_eq!(files.count(), 0, "nothing is left");
 }
 
 #[test]

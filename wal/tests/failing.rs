@@ -144,6 +144,78 @@ fn regression_what_the_log_lacks_is_said() {
     }
 }
 
+/// Every start began a segment of its own. On a full disk the first one after a kill took the ballast, and
+/// the second could not write who leads: nothing was served until others made room.
+#[test]
+fn regression_a_full_disk_survives_many_restarts() {
+    let mut twin = Twin::new(SimHandle::new(3, 2), small());
+    twin.machine.set_capacity(Some(3 * 64 * 1024 + 1_000));
+    twin.open().expect("room for three segments");
+    for index in 1..=9 {
+        twin.stage(Rec::Entry(1, 1, index, vec![7; 9_000]));
+        twin.submit();
+        twin.run(300);
+    }
+    // The third segment is in use, and there is no other.
+    let stats = twin.wal.as_ref().map(|w| w.stats()).expect("open");
+    assert!(
+        stats.space_low && stats.ready_segments == 0 && twin.acked == 9,
+        "{stats:?}"
+    );
+    for restart in 0..8 {
+        match restart % 3 {
+            0 => twin.crash(&Keep::Nothing),
+            1 => twin.crash(&Keep::Everything),
+            _ => twin.close(),
+        }
+        twin.open().expect("all of it is there");
+        let before = twin.acked;
+        twin.stage(Rec::Hard(1, 2 + restart, 1, 9));
+        twin.submit();
+        twin.run(2_000);
+        assert_eq!(twin.acked, before + 1, "restart {restart}");
+    }
+    twin.machine.set_capacity(None);
+    for index in 10..=20 {
+        twin.stage(Rec::Entry(1, 10, index, vec![8; 9_000]));
+        twin.submit();
+        twin.run(3_000);
+    }
+    assert_eq!(twin.events.last(), Some(&Event::SpaceOk));
+    twin.close();
+    twin.open().expect("all of it is there");
+}
+
+/// With room for two segments, the one being written was never let go, whatever was compacted.
+#[test]
+fn a_log_of_two_segments_goes_round() {
+    let mut twin = Twin::new(SimHandle::new(3, 2), small());
+    twin.machine.set_capacity(Some(2 * 64 * 1024 + 1_000));
+    twin.open().expect("room for two segments");
+    let mut index = 0;
+    for round in 0..6 {
+        for _ in 0..4 {
+            index += 1;
+            twin.stage(Rec::Entry(1, 1, index, vec![round; 9_000]));
+            twin.submit();
+            twin.run(300);
+        }
+        let wal = twin.wal.as_mut().expect("open");
+        assert!(!wal.let_go(), "its entries are needed");
+        twin.stage(Rec::Compacted(1, index, 1));
+        twin.submit();
+        twin.run(300);
+        let wal = twin.wal.as_mut().expect("open");
+        assert!(wal.stats().space_low && wal.let_go(), "round {round}");
+        twin.submitted += 1;
+        twin.run(3_000);
+        let stats = twin.wal.as_ref().expect("open").stats();
+        assert_eq!((stats.segments, stats.ready_segments), (1, 1), "{round}");
+    }
+    twin.crash(&Keep::Nothing);
+    twin.open().expect("all of it is there");
+}
+
 const FAULTS: [Fault; 4] = [
     Fault::Error(EIO),
     Fault::ErrorForEver(EIO),

@@ -216,7 +216,7 @@ impl Server {
         loop {
             let metrics = self.keyspace.metrics();
             quorum.look(config, metrics.has_leader, || self.keyspace.peers());
-            if metrics.has_leader && !ready {
+            if (metrics.has_leader || metrics.reads_alone) && !ready {
                 ready = true;
                 for address in &config.listen_client {
                     tracing::info!(

@@ -12,6 +12,7 @@ use std::task::Context;
 
 use super::turn::{Core, Now, Phase};
 use crate::api::Buckets;
+use crate::shard::checkpoint::Progress;
 use crate::shard::removal::COMPACT_SLICE;
 
 /// Slices of compaction, of watchers' catching up and of long reads in one turn: five milliseconds at most,
@@ -28,8 +29,6 @@ const APPLIED_PER_SLICE: usize = COMPACT_SLICE / 8;
 const APPLIED_PER_CHECKPOINT_SLICE: usize = 256;
 /// Checkpoints being written at a time.
 const CHECKPOINTS_MAX: usize = 2;
-/// Log between two checkpoints while the disk is full: one segment, the least that can be given back.
-const LOW_SPACE_BYTES: u64 = 64 << 20;
 /// Bytes of old entries read back from the log for a slow follower at a time.
 const READ_BACK_BYTES: usize = 4 << 20;
 
@@ -51,7 +50,7 @@ fn checkpoint_slices(applied: usize) -> usize {
 impl Core {
     /// Work without a caller waiting: slices of compaction and checkpoints, watchers that are behind, old
     /// entries for slow followers. Returns whether more could be done at once.
-    pub(super) fn background(&mut self, run: &[usize], cx: &mut Context<'_>) -> bool {
+    pub(super) fn background(&mut self, run: &[usize], now: Now, cx: &mut Context<'_>) -> bool {
         if self.phase != Phase::Running {
             return false;
         }
@@ -75,7 +74,7 @@ impl Core {
                 self.agenda.defer(at);
             }
         }
-        let go_on = self.checkpoints(cx);
+        let go_on = self.checkpoints(now, cx);
         go_on || self.agenda.deferred() > 0
     }
 
@@ -91,24 +90,19 @@ impl Core {
     }
 
     /// Begins checkpoints that are due and goes on with those that run.
-    fn checkpoints(&mut self, cx: &mut Context<'_>) -> bool {
+    fn checkpoints(&mut self, now: Now, cx: &mut Context<'_>) -> bool {
         let written = self.wal.stats().bytes;
         // At least a byte: what is set due again must not be due at once.
         let every = self.config.checkpoint_bytes.max(1);
-        let dir = &self.config.checkpoint_dir;
-        // A full disk cannot wait for the usual distance: only a checkpoint gives segments back.
-        let early = if self.wal.stats().space_low {
-            every.saturating_sub(LOW_SPACE_BYTES)
-        } else {
-            0
-        };
+        self.bring_checkpoints_forward(now, written);
         while self.agenda.checkpointing.len() < CHECKPOINTS_MAX
-            && let Some(at) = self.agenda.take_due(written.saturating_add(early))
+            && let Some(at) = self.agenda.take_due(written)
         {
-            let shard = &mut self.shards[at];
-            if shard.begin_checkpoint(dir) {
+            let progress = self.shards[at].begin_checkpoint(&self.config.checkpoint_dir);
+            if progress == Progress::More {
                 self.agenda.checkpointing.push(at);
             } else {
+                self.checkpoint_ended(at, progress, now);
                 self.agenda.set_due(at, written.saturating_add(every));
             }
         }
@@ -116,19 +110,70 @@ impl Core {
         for at in std::mem::take(&mut self.agenda.checkpointing) {
             let shard = &mut self.shards[at];
             let mut slices = checkpoint_slices(self.applied);
-            let mut goes_on = true;
-            while goes_on && slices > 0 && shard.checkpointing.is_some() {
-                goes_on = shard.checkpoint_slice(&mut self.wal, cx);
+            let mut progress = Progress::More;
+            while progress == Progress::More && slices > 0 {
+                progress = shard.checkpoint_slice(&mut self.wal, cx);
                 slices -= 1;
             }
-            go_on |= goes_on;
             if shard.checkpointing.is_some() {
+                go_on |= progress == Progress::More;
                 self.agenda.checkpointing.push(at);
             } else {
+                // What it lets go of is said in the log's next batch.
+                go_on = true;
+                self.checkpoint_ended(at, progress, now);
                 self.agenda.set_due(at, written.saturating_add(every));
             }
         }
         go_on
+    }
+
+    /// Where room lacks, time decides what is due: a full disk lets nothing be written that could. Only a
+    /// checkpoint gives segments back, so whoever has entries in the oldest one is asked for it early.
+    fn bring_checkpoints_forward(&mut self, now: Now, written: u64) {
+        let log_lacks = self.wal.stats().space_low;
+        if !self.retries.take_due(now.micros, log_lacks) || self.config.checkpoint_bytes == u64::MAX
+        {
+            return;
+        }
+        for at in self.retries.next() {
+            self.agenda.bring_forward(at, written);
+        }
+        let low = self.wal.is_short_of(self.log_ballast);
+        if low && self.wal.let_go() {
+            return;
+        }
+        let pins = if log_lacks {
+            self.wal.pinning(low)
+        } else {
+            Vec::new()
+        };
+        for pin in pins {
+            let found = self
+                .shards
+                .binary_search_by_key(&pin.group, |shard| shard.config.group);
+            if let Ok(at) = found
+                && self.shards[at].has_checkpoint_to_write()
+                && !self.shards[at].checkpoint_fails
+            {
+                self.agenda.bring_forward(at, written);
+            }
+        }
+    }
+
+    fn checkpoint_ended(&mut self, at: usize, progress: Progress, now: Now) {
+        let stats = self.wal.stats();
+        let every = self.config.checkpoint_bytes;
+        self.shards[at].note_checkpoint_end(stats.bytes, every, stats.space_low);
+        match progress {
+            Progress::Failed { cheap } => {
+                let lacks_room = self.shards[at].checkpoint_lacks.is_some();
+                self.retries.failed(at, now.micros, lacks_room, cheap);
+            }
+            _ => self.retries.done(at),
+        }
+        // What it takes in may have changed.
+        self.agenda.mark(at);
     }
 
     /// Reads what is sealed again, a slice at a time, and says when a write does not come back.
@@ -204,13 +249,7 @@ impl Core {
     /// Shows what happened in this turn to whoever asks.
     pub(super) fn publish(&mut self, run: &[usize]) {
         let stats = self.wal.stats();
-        let log_full = stats.space_low && stats.ready_segments == 0;
-        if log_full != self.log_full {
-            self.log_full = log_full;
-            for shard in &mut self.shards {
-                shard.log_full = log_full;
-            }
-        }
+        self.tell_shortage();
         let poisoned = self.phase == Phase::Poisoned;
         for at in run {
             let mut metrics = self.config.metrics[*at]

@@ -32,6 +32,7 @@ use super::gauges::{Gauges, Stage, Stopwatch};
 use super::inbox::{Inbox, Input};
 use super::pack;
 use super::pressure::Pressure;
+use super::retries::Retries;
 use super::timers::Timers;
 use crate::api::{CoreMetrics, Error, Metrics};
 use crate::shard::answer::{CHAIN_MS_MAX, Chain, Delivery};
@@ -47,6 +48,10 @@ const ROUNDS_MAX: usize = 64;
 /// Callers that may wait while a core still counts as lightly loaded: more of them share their
 /// batches, and gain more from a larger batch than from an earlier one.
 const LIGHT_CALLERS_MAX: usize = 4;
+
+/// Of a segment, for votes, compaction and checkpoints once there is no other; several times what a turn
+/// stages beyond what it means to.
+const LOG_RESERVE_BYTES: u64 = 4 << 20;
 
 /// Longest time a core whose log is saturated leaves its inbox unread, in milliseconds.
 const SATURATED_MS_MAX: u64 = 2;
@@ -127,8 +132,15 @@ pub struct Core {
     pub(super) applied: usize,
     /// Entries in log batches so far.
     pub(super) entries_counted: u64,
-    /// The log has no segment in reserve and cannot get one.
+    /// The log cannot get another segment, for lack of this, and has no more left than its ballast.
+    pub(super) shortage: Option<Shortage>,
+    /// Nor more than its reserve.
     pub(super) log_full: bool,
+    /// A segment, which is kept for what makes room.
+    pub(super) log_ballast: u64,
+    /// Bytes of the last segment that are kept for votes and checkpoints.
+    pub(super) log_reserve: u64,
+    pub(super) retries: Retries,
     parked: VecDeque<Parked>,
     messages: Vec<(u64, Message)>,
     pub(super) inputs: Vec<Input>,
@@ -161,6 +173,8 @@ impl Core {
     /// A core over recovered shards and their open log. Shards are in the order of their groups' ids.
     pub fn new(config: CoreConfig, shards: Vec<Shard>, wal: Wal) -> Self {
         let durable_lsn = wal.stats().durable_lsn;
+        let wal_segment_bytes = wal.segment_bytes();
+        let log_reserve = LOG_RESERVE_BYTES.min(wal.payload_max() as u64 / 4);
         let dues = shards.iter().map(|shard| shard.checkpoint_due_bytes);
         let mut gauges = Gauges::new(config.stopwatch.clone());
         gauges.metrics.shards = shards.len() as u64;
@@ -176,7 +190,11 @@ impl Core {
             held_back: Vec::new(),
             applied: 0,
             entries_counted: 0,
+            shortage: None,
             log_full: false,
+            log_ballast: wal_segment_bytes + log_reserve,
+            log_reserve,
+            retries: Retries::default(),
             log_stuck: false,
             parked: VecDeque::new(),
             messages: Vec::new(),
@@ -237,7 +255,7 @@ impl Core {
         }
         self.chains.extend(delivery.finish());
         self.gauges.lap(Stage::Answer);
-        let mut again = self.background(&run, cx);
+        let mut again = self.background(&run, now, cx);
         self.scrub(now);
         self.gauges.lap(Stage::Background);
         self.end_looks(run);
@@ -261,6 +279,9 @@ impl Core {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }
         next_ms = next_ms.min(self.pressure.next_ms());
+        if self.phase == Phase::Running {
+            next_ms = next_ms.min(self.retries.next_ms(self.wal.stats().space_low));
+        }
         if self.wal.is_saturated() {
             // New requests could not be written before a write completes, which wakes the core: being
             // woken for each of them would only cost wake-ups. The bound is for what needs no log.
@@ -338,8 +359,10 @@ impl Core {
             match event {
                 Event::Durable(lsn) => self.durable(lsn, now),
                 Event::Read { id, result } => self.read_back(id, result),
-                Event::SpaceLow(lacks) => self.set_shortage(Some(lacks)),
-                Event::SpaceOk => self.set_shortage(None),
+                Event::SpaceLow(lacks) => {
+                    tracing::debug!(%lacks, "no room for another log segment")
+                }
+                Event::SpaceOk => tracing::debug!("another log segment was made"),
                 Event::Poisoned(error) => self.poison(&error.to_string()),
                 Event::Rot {
                     file, offset, what, ..
@@ -388,6 +411,8 @@ impl Core {
             messages: &mut self.messages,
             last_lsn: &mut self.last_lsn,
             durable_lsn: self.durable_lsn,
+            log_ballast: self.log_ballast,
+            log_reserve: self.log_reserve,
             now_ms: now.millis(),
             stopwatch: &self.config.stopwatch,
             apply_micros: 0,
@@ -492,16 +517,27 @@ impl Core {
         }
     }
 
-    fn set_shortage(&mut self, shortage: Option<Shortage>) {
-        match shortage {
-            Some(why) => tracing::warn!(
+    /// Tells the shards what the log lacks, as soon as what it has is down to its ballast: until then writes
+    /// go on as always.
+    pub(super) fn tell_shortage(&mut self) {
+        let low = self.wal.is_short_of(self.log_ballast);
+        let shortage = self.wal.stats().shortage.filter(|_| low);
+        let log_full = self.wal.is_short_of(self.log_reserve);
+        if (shortage, log_full) == (self.shortage, self.log_full) {
+            return;
+        }
+        match (self.shortage, shortage) {
+            (None, Some(why)) => tracing::warn!(
                 %why,
                 "no room for another log segment: writes that add data are refused"
             ),
-            None => tracing::info!("there is room for log segments again"),
+            (Some(_), None) => tracing::info!("there is room for log segments again"),
+            _ => {}
         }
+        (self.shortage, self.log_full) = (shortage, log_full);
         for (at, shard) in self.shards.iter_mut().enumerate() {
             shard.shortage = shortage;
+            shard.log_full = log_full;
             self.agenda.mark(at);
         }
     }

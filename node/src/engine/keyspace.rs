@@ -4,8 +4,8 @@ use henge_mvcc as mvcc;
 
 use super::{Engine, Operation, Ticket};
 use crate::api::{
-    Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member, Metrics, PeerView, Reply,
-    Status,
+    AlarmAction, AlarmMember, Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member,
+    Metrics, PeerView, Reply, Status,
 };
 use crate::machine::{Command, Response};
 use crate::peer::PeerStats;
@@ -172,6 +172,22 @@ impl Backend for Keyspace {
     fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
         let ticket = self.engine.submit(self.shard, RequestKind::Status);
         Operation::new(ticket, |reply| Ok(reply.status()?.map(|status| *status)))
+    }
+
+    fn alarms(
+        &self,
+    ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static {
+        let ticket = self.engine.submit(self.shard, RequestKind::Alarms);
+        Operation::new(ticket, Reply::alarms)
+    }
+
+    fn alarm(
+        &self,
+        action: AlarmAction,
+        alarm: AlarmMember,
+    ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static {
+        let ticket = self.write(&Command::Alarm { action, alarm });
+        Operation::new(ticket, Reply::alarms)
     }
 
     fn members(

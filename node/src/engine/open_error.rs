@@ -59,6 +59,14 @@ pub enum OpenError {
         /// What was asked for.
         asked: String,
     },
+    /// What a checkpoint says beside the store cannot be understood.
+    #[error("{path}: {error}")]
+    CheckpointPart {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: crate::machine::alarms::ImageError,
+    },
     /// The directory belongs to another member, or to one with other voters.
     #[error(
         "{path}: the directory was made for {found}, not for {asked}; open it with the members it was made \

@@ -3,6 +3,7 @@
 //! Promises: a description that cannot work is refused before the directory is touched; what was started
 //! before a failure ends with it. Must never know: what drives a core. Tested by `tests/engine`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -28,6 +29,7 @@ use crate::host::clock::{Clock, wall_clock_ms};
 use crate::host::place::disk_cpu;
 use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
 use crate::machine::Machine;
+use crate::machine::alarms::Alarms;
 use crate::peer::{PeerConfig, PeerHandler, PeerNet};
 use crate::shard::role::who;
 use crate::shard::{Shard, ShardConfig};
@@ -248,25 +250,42 @@ impl EngineBuilder {
         let checkpoint_dir = self.dir.join("checkpoints");
         let checkpoint_bytes = self.checkpoint_bytes;
         let options = self.wal.clone();
-        let all_here = layout.placement.cores == 1;
+        let cores = layout.placement.cores as u64;
+        let all_here = cores == 1;
         let identity = self.identity();
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
             let mut recovery = Recovery::new(conf_state, now_ms);
             recovery.only(configs.iter().map(|config| config.group));
             recovery.refuse_if_nothing_is_left(all_here);
+            let mut restored = BTreeMap::new();
             for config in &configs {
                 if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
+                    restored.insert(config.group, machine.applied_index);
                     recovery.restored(config.group, machine);
                 }
             }
             let (wal, report) = Wal::open(&dir, &options, &identity, disk, &mut recovery)?;
             report_open(&dir, &report);
             let mut groups = recovery.finish()?;
+            let checkpoint_bytes = checkpoint_bytes.min(distance_max(
+                &dir,
+                report.bytes,
+                options.segment_bytes,
+                cores,
+            ));
             let mut shards = Vec::with_capacity(configs.len());
             for mut config in configs {
                 config.log_bytes_replayed = report.bytes;
+                config.checkpoint_bytes = checkpoint_bytes;
                 let mut recovered = groups.remove(&config.group).unwrap_or_default();
+                if config.voters == [config.member_id] {
+                    let read = restored.get(&config.group).copied().unwrap_or(0);
+                    let prepared = checkpoint::prepare(&checkpoint_dir, config.group, read);
+                    if let Err(error) = prepared {
+                        tracing::warn!(group = config.group, %error, "the directory of checkpoints cannot be put in order");
+                    }
+                }
                 if report.nameless.is_some() && !wal.knows(config.group) {
                     recovered.lost = Some((1, henge_wal::Damage::NO_END));
                 }
@@ -320,6 +339,16 @@ impl EngineBuilder {
     }
 }
 
+/// Most log between two checkpoints: a quarter of the room that this core's log has for itself, so that there
+/// is room for a checkpoint when one is due. Where nobody knows the room, as much as was asked for.
+fn distance_max(dir: &Path, log_bytes: u64, segment_bytes: u64, cores: u64) -> u64 {
+    let Ok(available) = checkpoint::available(dir) else {
+        return u64::MAX;
+    };
+    let room = available / cores.max(1) + log_bytes;
+    (room / 4).max(segment_bytes)
+}
+
 /// A group's state machine from its newest checkpoint, if it has one.
 fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine>, OpenError> {
     let Some(path) = checkpoint::latest(dir, group)? else {
@@ -336,12 +365,26 @@ fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine
         error,
     };
     let mut restorer = mvcc::Restorer::new();
+    let mut alarms = None;
     while let Some(chunk) = reader.next_chunk()? {
+        if alarms.is_none() {
+            let own = Alarms::of_image(&chunk);
+            let own = own.map_err(|error| OpenError::CheckpointPart {
+                path: path.clone(),
+                error,
+            })?;
+            let is_own = own.is_some();
+            alarms = Some(own.unwrap_or_default());
+            if is_own {
+                continue;
+            }
+        }
         restorer.push(&chunk).map_err(unreadable)?;
     }
     let store = restorer.finish().map_err(unreadable)?;
     Ok(Some(Machine {
         store,
+        alarms: alarms.unwrap_or_default(),
         applied_index: meta.index,
         applied_term: meta.term,
     }))

@@ -113,6 +113,7 @@ answers! {
     leases: Leases(Vec<i64>);
     hash: Hash(crate::api::HashKv);
     slice: Slice(mvcc::RangeSlice);
+    alarms: Alarms(Vec<crate::api::AlarmMember>);
     status: Status(Box<crate::api::Status>);
 }
 

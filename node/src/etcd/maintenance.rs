@@ -10,7 +10,7 @@ use super::errors::status;
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::streams::Answers;
-use crate::api::{Backend, Metrics};
+use crate::api::{Alarm, AlarmAction, AlarmMember, Backend, Reply};
 
 /// The Maintenance service over a backend.
 #[derive(Debug)]
@@ -26,12 +26,15 @@ impl<B: Backend> Maintenance<B> {
     }
 }
 
-/// The alarms that hold now. They follow the engine's state and clear by themselves.
-pub(crate) fn alarms(m: &Metrics) -> Vec<pb::AlarmType> {
-    if m.space_low {
-        vec![pb::AlarmType::Nospace]
-    } else {
-        Vec::new()
+/// The kind of alarm that a request names; nothing for none, which is all.
+fn named(alarm: i32) -> Result<Option<Alarm>, Status> {
+    match pb::AlarmType::try_from(alarm) {
+        Ok(pb::AlarmType::None) => Ok(None),
+        Ok(pb::AlarmType::Nospace) => Ok(Some(Alarm::NoSpace)),
+        Ok(pb::AlarmType::Corrupt) => Ok(Some(Alarm::Corrupt)),
+        Err(_) => Err(Status::invalid_argument(format!(
+            "etcdserver: there is no alarm {alarm}"
+        ))),
     }
 }
 
@@ -43,27 +46,48 @@ fn not_yet<T>(what: &str) -> Result<T, Status> {
 
 #[tonic::async_trait]
 impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
-    /// GET lists; DEACTIVATE removes nothing, since an alarm here ends with its cause; ACTIVATE
-    /// by hand is refused.
+    /// As etcd's. What a member has for want of room on its disk is listed as well, cannot be lowered, and
+    /// falls by itself.
     async fn alarm(
         &self,
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
-        use pb::alarm_request::AlarmAction;
-        let action = AlarmAction::try_from(request.into_inner().action);
-        let reply = self.backend.status().await.map_err(|e| status(&e))?;
-        let alarms = match action {
-            Ok(AlarmAction::Get) => alarms(&self.backend.metrics()),
-            Ok(AlarmAction::Deactivate) => Vec::new(),
-            Ok(AlarmAction::Activate) | Err(_) => return not_yet("raising an alarm by hand"),
+        use pb::alarm_request::AlarmAction as Asked;
+        let request = request.into_inner();
+        let kind = named(request.alarm)?;
+        let action = match Asked::try_from(request.action) {
+            Ok(Asked::Get) => None,
+            Ok(Asked::Activate) => Some(AlarmAction::Activate),
+            Ok(Asked::Deactivate) => Some(AlarmAction::Deactivate),
+            Err(_) => {
+                return Err(Status::invalid_argument(format!(
+                    "etcdserver: there is no alarm action {}",
+                    request.action
+                )));
+            }
         };
-        let of = |alarm| pb::AlarmMember {
-            member_id: reply.header.member_id,
-            alarm: alarm as i32,
+        let member_id = request.member_id;
+        let reply = match (action, kind) {
+            (Some(action), Some(alarm)) => {
+                let alarm = AlarmMember { alarm, member_id };
+                self.backend.alarm(action, alarm).await
+            }
+            _ => self.backend.alarms().await,
         };
+        let Reply { header: of, body } = reply.map_err(|e| status(&e))?;
+        // To raise or lower no alarm in particular does nothing.
+        let nothing = action.is_some() && kind.is_none();
+        let shown = body.into_iter().filter(|found| {
+            let asked = kind.is_none_or(|kind| kind == found.alarm);
+            asked && !nothing
+        });
+        let alarms = shown.map(|found| pb::AlarmMember {
+            member_id: found.member_id,
+            alarm: found.alarm as i32,
+        });
         Ok(Response::new(pb::AlarmResponse {
-            header: header(reply.header),
-            alarms: alarms.into_iter().map(of).collect(),
+            header: header(of),
+            alarms: alarms.collect(),
         }))
     }
 

@@ -104,8 +104,8 @@ pub(crate) async fn health<B: Backend>(backend: &B, query: &str) -> Response<Edg
 /// What is wrong before anything is read.
 fn ill(metrics: &Metrics, query: &str, serializable: bool) -> Option<String> {
     let alarms = [
-        (metrics.space_low, "NOSPACE"),
-        (metrics.poisoned, "CORRUPT"),
+        (metrics.space_low || metrics.alarm_nospace, "NOSPACE"),
+        (metrics.poisoned || metrics.alarm_corrupt, "CORRUPT"),
     ];
     for (raised, alarm) in alarms {
         if raised && !values(query, "exclude").any(|v| v == alarm) {
@@ -211,6 +211,18 @@ mod tests {
         };
         assert_eq!(ill(&full, "", false).as_deref(), Some("ALARM NOSPACE"));
         assert_eq!(ill(&full, "exclude=NOSPACE", false), None);
+        for (nospace, corrupt, why) in [
+            (true, false, "ALARM NOSPACE"),
+            (false, true, "ALARM CORRUPT"),
+        ] {
+            let raised = Metrics {
+                alarm_nospace: nospace,
+                alarm_corrupt: corrupt,
+                has_leader: true,
+                ..Metrics::default()
+            };
+            assert_eq!(ill(&raised, "", false).as_deref(), Some(why));
+        }
         let alone = Metrics::default();
         assert_eq!(ill(&alone, "", false).as_deref(), Some("RAFT NO LEADER"));
         assert_eq!(ill(&alone, "serializable=true", true), None);

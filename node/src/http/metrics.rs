@@ -318,8 +318,23 @@ fn own(p: &mut Page, m: &Metrics) {
     );
     p.gauge(
         "henge_space_low",
-        "1 while writes are refused because space runs out.",
+        "1 while writes are refused because the disk has no room.",
         u8::from(m.space_low),
+    );
+    p.gauge(
+        "henge_alarm_nospace",
+        "1 while an alarm for space is raised.",
+        u8::from(m.alarm_nospace),
+    );
+    p.gauge(
+        "henge_alarm_corrupt",
+        "1 while an alarm for corruption is raised.",
+        u8::from(m.alarm_corrupt),
+    );
+    p.gauge(
+        "etcd_server_quota_backend_bytes",
+        "Current backend storage quota size in bytes.",
+        m.quota_bytes,
     );
     p.gauge(
         "henge_mvcc_versions",

@@ -6,13 +6,16 @@
 
 use henge_mvcc as mvcc;
 
+use super::alarms::Alarms;
 use super::command::{self, Command, CommandError, Stamp};
-use crate::api::{Error, HashKv, LeaseGranted, LeaseTtl, Status};
+use crate::api::{AlarmMember, Error, HashKv, LeaseGranted, LeaseTtl, Status};
 
 /// The store and how far the log has been applied to it.
 pub struct Machine {
     /// The revisioned store.
     pub store: mvcc::Store,
+    /// What is raised.
+    pub alarms: Alarms,
     /// Index of the last applied entry.
     pub applied_index: u64,
     /// Its term.
@@ -44,6 +47,8 @@ pub enum Response {
     Leases(Vec<i64>),
     /// Hash of the content.
     Hash(HashKv),
+    /// Alarms: those that are raised, or those that a command was about.
+    Alarms(Vec<AlarmMember>),
     /// The member's view of itself.
     Status(Box<Status>),
 }
@@ -65,6 +70,7 @@ impl Machine {
     pub fn new() -> Self {
         Machine {
             store: mvcc::Store::new(),
+            alarms: Alarms::default(),
             applied_index: 0,
             applied_term: 0,
         }
@@ -117,8 +123,14 @@ impl Machine {
         index: u64,
         now_ms: u64,
     ) -> Result<Response, Error> {
+        // The same on every replica: what is raised is said by the log. (Whatever applies a command otherwise, in
+        // slices say, must ask this first.)
+        self.alarms.refuse(command)?;
         let store = &mut self.store;
         Ok(match command {
+            Command::Alarm { action, alarm } => {
+                Response::Alarms(self.alarms.apply(*action, *alarm))
+            }
             Command::Put(put) => Response::Put(store.put(put)?),
             Command::DeleteRange(delete) => Response::Delete(store.delete_range(delete)?),
             Command::Txn(txn) => Response::Txn(store.txn(txn)?),

@@ -14,6 +14,7 @@ use henge_mvcc::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnReq
 
 use super::decode::Reader;
 use super::encode::{PUT_FIXED, encode_delete, encode_put, encode_range, encode_txn, put_i64};
+use crate::api::{AlarmAction, AlarmMember};
 
 /// Bytes before the body: version, kind, reserved, origin, id.
 pub const HEADER_BYTES: usize = 24;
@@ -68,6 +69,13 @@ pub enum Command<'a> {
         /// Lease id.
         id: i64,
     },
+    /// Raise or lower an alarm.
+    Alarm {
+        /// Which of the two.
+        action: AlarmAction,
+        /// Which alarm, and whose.
+        alarm: AlarmMember,
+    },
     /// Delete a lease that ran out, unless it was renewed behind `seen`.
     LeaseExpire {
         /// Lease id.
@@ -117,6 +125,7 @@ pub(super) mod tag {
     pub const LEASE_REVOKE: u8 = 7;
     pub const LEASE_RENEW: u8 = 8;
     pub const LEASE_EXPIRE: u8 = 9;
+    pub const ALARM: u8 = 10;
 }
 
 impl Command<'_> {
@@ -143,6 +152,10 @@ impl Command<'_> {
                 put_i64(&mut out, *id);
                 put_i64(&mut out, seen.cast_signed());
             }
+            Command::Alarm { action, alarm } => {
+                out.extend_from_slice(&[*action as u8, alarm.alarm as u8]);
+                put_i64(&mut out, alarm.member_id.cast_signed());
+            }
         }
         out
     }
@@ -150,6 +163,26 @@ impl Command<'_> {
     /// Its encoded size: exact for a put, about right for the rest.
     pub fn bytes_hint(&self) -> usize {
         HEADER_BYTES + self.body_hint()
+    }
+
+    /// Whether it may add data: what a full store refuses.
+    pub fn adds(&self) -> bool {
+        match self {
+            Command::Put(_) | Command::LeaseGrant { .. } => true,
+            Command::Txn(txn) => txn_adds(txn),
+            _ => false,
+        }
+    }
+
+    /// Bytes that it may add, by etcd's estimate (`server/storage/quota.go`). Transactions within transactions,
+    /// which etcd counts as nothing, are counted.
+    pub fn cost(&self) -> u64 {
+        match self {
+            Command::Put(put) => put_cost(put),
+            Command::LeaseGrant { .. } => LEASE_COST,
+            Command::Txn(txn) => txn_cost(txn),
+            _ => 0,
+        }
     }
 
     fn tag(&self) -> u8 {
@@ -163,6 +196,7 @@ impl Command<'_> {
             Command::LeaseRevoke { .. } => tag::LEASE_REVOKE,
             Command::LeaseRenew { .. } => tag::LEASE_RENEW,
             Command::LeaseExpire { .. } => tag::LEASE_EXPIRE,
+            Command::Alarm { .. } => tag::ALARM,
         }
     }
 
@@ -218,6 +252,44 @@ pub fn is_compact(encoded: &[u8]) -> bool {
     encoded.get(1) == Some(&tag::COMPACT)
 }
 
+/// What an encoded command may add, without decoding a put.
+pub fn cost(encoded: &[u8]) -> u64 {
+    match encoded.get(1) {
+        Some(&tag::PUT) => {
+            let bytes = encoded.len().saturating_sub(HEADER_BYTES + PUT_FIXED);
+            PUT_COST + bytes as u64
+        }
+        Some(&tag::LEASE_GRANT) => LEASE_COST,
+        Some(&tag::TXN) => decode(encoded).map_or(0, |(_, command)| command.cost()),
+        _ => 0,
+    }
+}
+
+/// Whether an encoded command raises or lowers an alarm.
+pub fn is_alarm(encoded: &[u8]) -> bool {
+    encoded.get(1) == Some(&tag::ALARM)
+}
+
+/// etcd's estimates of what a key and a lease take beside their own bytes.
+const PUT_COST: u64 = 256;
+const LEASE_COST: u64 = 64;
+
+fn put_cost(put: &PutRequest<'_>) -> u64 {
+    PUT_COST + (put.key.len() + put.value.len()) as u64
+}
+
+fn txn_cost(txn: &TxnRequest<'_>) -> u64 {
+    let of = |ops: &[RequestOp<'_>]| -> u64 {
+        let costs = ops.iter().map(|op| match op {
+            RequestOp::Put(put) => put_cost(put),
+            RequestOp::Txn(nested) => txn_cost(nested),
+            RequestOp::Range(_) | RequestOp::DeleteRange(_) => 0,
+        });
+        costs.sum()
+    };
+    of(&txn.success).max(of(&txn.failure))
+}
+
 fn txn_adds(txn: &TxnRequest<'_>) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match op {
         RequestOp::Put(_) => true,
@@ -270,6 +342,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
             id: reader.i64()?,
             seen: reader.u64()?,
         },
+        tag::ALARM => reader.alarm()?,
         tag => {
             return Err(CommandError::Tag {
                 what: "command",
@@ -345,6 +418,13 @@ mod tests {
             Command::LeaseRevoke { id: 1 },
             Command::LeaseRenew { id: 1 },
             Command::LeaseExpire { id: 1, seen: 12 },
+            Command::Alarm {
+                action: AlarmAction::Activate,
+                alarm: AlarmMember {
+                    alarm: crate::api::Alarm::NoSpace,
+                    member_id: u64::MAX,
+                },
+            },
         ];
         commands
             .into_iter()
@@ -412,7 +492,9 @@ mod tests {
         let adds: Vec<_> = samples().iter().map(|encoded| adds(encoded)).collect();
         assert_eq!(
             adds,
-            [true, false, false, true, false, true, false, false, false]
+            [
+                true, false, false, true, false, true, false, false, false, false
+            ]
         );
     }
 
@@ -491,6 +573,32 @@ mod tests {
         })
     }
 
+    #[test]
+    fn what_a_command_may_add_is_estimated_as_by_etcd() {
+        let costs: Vec<_> = samples().iter().map(|encoded| cost(encoded)).collect();
+        let of_put = 256 + 1 + 5;
+        assert_eq!(costs, [of_put, 0, 0, of_put, 0, 64, 0, 0, 0, 0]);
+        for encoded in samples() {
+            let (_, command) = decode(&encoded).expect("a sample");
+            assert_eq!(cost(&encoded), command.cost(), "{command:?}");
+            assert_eq!(adds(&encoded), command.adds(), "{command:?}");
+        }
+        // Of a transaction the dearer side.
+        fn put(value: &[u8]) -> RequestOp<'_> {
+            RequestOp::Put(PutRequest {
+                key: b"k",
+                value,
+                ..Default::default()
+            })
+        }
+        let txn = TxnRequest {
+            success: vec![put(b"1"), put(b"22")],
+            failure: vec![put(&[7; 900])],
+            ..Default::default()
+        };
+        assert_eq!(Command::Txn(txn).cost(), 256 + 1 + 900);
+    }
+
     proptest! {
         /// Whatever a caller builds is either refused before it is proposed, or comes back as it was: no entry
         /// that may be committed is undecodable.
@@ -513,7 +621,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_commands_decode_or_are_refused(which in 0..9_usize, at in any::<usize>(), to in any::<u8>()) {
+        fn damaged_commands_decode_or_are_refused(which in 0..10_usize, at in any::<usize>(), to in any::<u8>()) {
             let mut encoded = samples().swap_remove(which);
             let at = at % encoded.len();
             encoded[at] = to;

@@ -6,7 +6,8 @@ use henge_mvcc::{
     RequestOp, SortOrder, SortTarget, TxnRequest,
 };
 
-use super::command::{CommandError, tag};
+use super::command::{Command, CommandError, tag};
+use crate::api::{Alarm, AlarmAction, AlarmMember};
 
 /// Takes fields off the front of an encoded command.
 pub(super) struct Reader<'a> {
@@ -78,6 +79,18 @@ impl<'a> Reader<'a> {
         Ok(KeyRange {
             key: self.slice()?,
             end: self.slice()?,
+        })
+    }
+
+    pub(super) fn alarm(&mut self) -> Result<Command<'a>, CommandError> {
+        let (action, alarm, member_id) = (self.u8()?, self.u8()?, self.u64()?);
+        let unknown = |what, tag| CommandError::Tag { what, tag };
+        Ok(Command::Alarm {
+            action: AlarmAction::from_u8(action).ok_or(unknown("alarm action", action))?,
+            alarm: AlarmMember {
+                alarm: Alarm::from_u8(alarm).ok_or(unknown("alarm", alarm))?,
+                member_id,
+            },
         })
     }
 

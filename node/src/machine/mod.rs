@@ -4,6 +4,7 @@
 //! only as a parameter and only moves lease deadlines, which are not replicated state.
 //! Must never know: raft messages, the log, callers' futures.
 
+pub mod alarms;
 pub mod apply;
 pub mod command;
 pub mod cursor;

@@ -13,7 +13,7 @@ use henge_wal::Shortage;
 use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
 use super::{Shard, reads::Read};
-use crate::api::{Error, Header, Outcome, Reply};
+use crate::api::{Alarm, AlarmAction, AlarmMember, Error, Header, Outcome, Reply};
 use crate::machine::Response;
 use crate::machine::command::{self, Command, CommandError, Stamp};
 
@@ -22,6 +22,9 @@ use crate::machine::command::{self, Command, CommandError, Stamp};
 const PROPOSE_BYTES_MAX: usize = 128 << 10;
 /// Expired leases revoked per tick (etcd: 500 per half second).
 const REVOKES_PER_TICK_MAX: usize = 100;
+
+/// An alarm that was asked for and is not raised yet is asked for again after this.
+const ALARM_AGAIN_MS: u64 = 1_000;
 
 /// A write that waits to be proposed.
 #[derive(Debug)]
@@ -36,6 +39,10 @@ impl Shard {
     pub fn admit(&mut self, request: Request, now_ms: u64) {
         let Request { kind, answer } = request;
         if self.corrupt {
+            return answer.send(Err(Error::Corrupt));
+        }
+        if self.withholds(&kind) {
+            self.failed += 1;
             return answer.send(Err(Error::Corrupt));
         }
         match kind {
@@ -59,6 +66,7 @@ impl Shard {
                 self.read_later(Read::TimeToLive { id, keys }, answer, now_ms);
             }
             RequestKind::Barrier => self.read_later(Read::Barrier, answer, now_ms),
+            RequestKind::Alarms => self.read_later(Read::Alarms, answer, now_ms),
             RequestKind::Leases => {
                 let response = Response::Leases(self.machine.store.leases());
                 self.answer(answer, Ok(response));
@@ -67,6 +75,25 @@ impl Shard {
             RequestKind::Status => {
                 let response = Response::Status(Box::new(self.status()));
                 self.answer(answer, Ok(response));
+            }
+        }
+    }
+
+    /// Refuses what is queued and finds no room any more: it was taken in before that was known. What is left
+    /// of the log is for what makes room; `pressed`: for votes, compaction and checkpoints alone.
+    pub(crate) fn shed(&mut self, low: bool, pressed: bool) {
+        let full = low || self.lacks().is_some();
+        if !full && !pressed || self.queue.is_empty() {
+            return;
+        }
+        for pending in std::mem::take(&mut self.queue) {
+            let refused = full && command::adds(&pending.encoded)
+                || pressed && !command::is_compact(&pending.encoded);
+            if refused {
+                self.pending_bytes -= pending.encoded.len();
+                self.answer(pending.answer, Err(self.no_room()));
+            } else {
+                self.queue.push_back(pending);
             }
         }
     }
@@ -195,15 +222,12 @@ impl Shard {
                 && self.pending_bytes + encoded.len() > self.config.pending_bytes_max
         {
             Some(Error::TooManyRequests)
-        } else if self.is_full() && command::adds(&encoded)
+        } else if self.is_full_for(&encoded, now_ms)
             || self.log_full && !command::is_compact(&encoded)
         {
-            // With the last segment in use, what is left of it is for votes and checkpoints: a delete that
-            // might not fit must be refused, not left waiting for its deadline.
-            Some(match self.shortage {
-                Some(Shortage::Descriptors) => Error::NoDescriptors,
-                _ => Error::NoSpace,
-            })
+            // The rest of the last segment is for votes and checkpoints: a delete that might not fit must be
+            // refused, not left waiting for its deadline.
+            Some(self.no_room())
         } else {
             not_understood(&encoded)
         };
@@ -259,14 +283,102 @@ impl Shard {
             .saturating_sub(self.machine.applied_index)
     }
 
-    /// No room for more data: by quota, because the log cannot get another segment, or since the store's
-    /// numbers are used up. The last is this replica's own matter, so it must not be asked when a command is
-    /// applied.
-    fn is_full(&self) -> bool {
+    /// What is told to whoever finds no room.
+    fn no_room(&self) -> Error {
+        match self.shortage {
+            Some(Shortage::Descriptors) => Error::NoDescriptors,
+            _ => Error::NoSpace,
+        }
+    }
+
+    /// What it lacks to keep more data: for another segment of the log, or for a checkpoint.
+    pub(crate) fn lacks(&self) -> Option<Shortage> {
+        let checkpoint = self.checkpoint_lacks.filter(|_| self.checkpoint_presses);
+        self.shortage.or(checkpoint)
+    }
+
+    /// Whether there is no room for what this adds: on the disk, while an alarm is raised, or by quota. The quota
+    /// is held against what is there now and the request itself, as by etcd; who finds it spent raises the alarm.
+    /// Whether the store's numbers are used up is this replica's own matter, so it must not be asked when a command
+    /// is applied.
+    fn is_full_for(&mut self, encoded: &[u8], now_ms: u64) -> bool {
+        let is_full = self.lacks().is_some()
+            || self.machine.alarms.is_raised(Alarm::NoSpace)
+            || self.machine.store.is_full();
+        if is_full {
+            return command::adds(encoded);
+        }
         let quota = self.config.quota_bytes;
-        self.shortage.is_some()
-            || self.machine.store.is_full()
-            || (quota != 0 && self.stats.bytes.in_use() > quota)
+        if quota == 0 {
+            return false;
+        }
+        let cost = command::cost(encoded);
+        if cost == 0 || self.machine.store.memory().in_use().saturating_add(cost) < quota {
+            return false;
+        }
+        self.raise_no_space(now_ms);
+        true
+    }
+
+    /// Asks for the alarm, unless it is raised or just was asked for.
+    fn raise_no_space(&mut self, now_ms: u64) {
+        let alarm = AlarmMember {
+            alarm: Alarm::NoSpace,
+            member_id: self.config.member_id,
+        };
+        if self.machine.alarms.has(alarm) || now_ms < self.alarm_again_ms {
+            return;
+        }
+        self.alarm_again_ms = now_ms + ALARM_AGAIN_MS;
+        let action = AlarmAction::Activate;
+        // Nobody waits for it; if it is lost, the next one that is refused asks again.
+        let (answer, _) = Answer::channel();
+        self.queue_write(Command::Alarm { action, alarm }.encode(), answer, now_ms);
+    }
+
+    /// Whether a request is about data that an alarm for corruption keeps back.
+    fn withholds(&self, kind: &RequestKind) -> bool {
+        let of_data = match kind {
+            RequestKind::Write(encoded) => !command::is_alarm(encoded),
+            RequestKind::Read { .. }
+            | RequestKind::CursorBegin { .. }
+            | RequestKind::CursorNext(_) => true,
+            _ => false,
+        };
+        of_data && self.machine.alarms.is_raised(Alarm::Corrupt)
+    }
+
+    /// The alarms that are raised, and that of this member's own disk.
+    pub(crate) fn alarms(&self) -> Vec<AlarmMember> {
+        let mut alarms = self.machine.alarms.list().to_vec();
+        let own = AlarmMember {
+            alarm: Alarm::NoSpace,
+            member_id: self.config.member_id,
+        };
+        if self.lacks().is_some() && !alarms.contains(&own) {
+            alarms.push(own);
+        }
+        alarms
+    }
+
+    /// Says what was raised or lowered since the last look.
+    pub(crate) fn note_alarms(&mut self) {
+        let now = self.machine.alarms.list();
+        if now == self.alarms_seen {
+            return;
+        }
+        let group = self.config.group;
+        for alarm in now.iter().filter(|alarm| !self.alarms_seen.contains(alarm)) {
+            let (name, member) = (alarm.alarm.name(), alarm.member_id);
+            tracing::warn!(group, alarm = name, member_id = %format_args!("{member:x}"), "alarm raised");
+        }
+        for alarm in self.alarms_seen.iter().filter(|alarm| !now.contains(alarm)) {
+            let (name, member) = (alarm.alarm.name(), alarm.member_id);
+            tracing::info!(group, alarm = name, member_id = %format_args!("{member:x}"), "alarm lowered");
+        }
+        self.alarms_seen = now.to_vec();
+        // Raised and lowered, it may be asked for again at once.
+        self.alarm_again_ms = 0;
     }
 }
 

@@ -4,7 +4,8 @@
 //! Only a member that is alone does this: in a cluster the log is what a lagging member catches up
 //! from until snapshots travel between members (see docs/decisions/0001).
 //! Promises: the log is told to forget only after the file is durable; a turn pays for one slice at
-//! most; a failure leaves the log whole and is tried again after as much log as it took to start.
+//! most; a failure leaves the log whole, and is tried again when the core says so: room that others make
+//! is found by looking. Meanwhile nothing is taken in that adds to what has no room (see `admit`).
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -12,8 +13,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use henge_mvcc::SnapshotCursor;
-use henge_wal::Wal;
-use henge_wal::checkpoint::{CHUNK_BYTES_MAX, Meta, PushError, Writer};
+use henge_wal::checkpoint::{
+    BYTES_PER_SECOND, CHUNK_BYTES_MAX, CheckpointError, Meta, Plan, PushError, Writer,
+};
+use henge_wal::{Shortage, Wal};
 
 use super::Shard;
 use super::log::Position;
@@ -21,11 +24,18 @@ use super::log::Position;
 /// Bytes of snapshot made per turn: about a tenth of a millisecond of work.
 const SLICE_BYTES: usize = 128 * 1024;
 
+/// Most that a version takes in memory beside its bytes.
+const VERSION_BYTES_MAX: u64 = 64;
+/// As fast as a checkpoint is written while writes are refused for want of it.
+const HURRIED_BYTES_PER_SECOND: u64 = 4 * BYTES_PER_SECOND;
+
 /// A checkpoint in the making.
 pub struct Checkpointing {
     /// Holds up the removal of history; none once the store has given all.
     cursor: Option<SnapshotCursor>,
     writer: Writer,
+    /// What it will have at least.
+    bytes_min: u64,
     position: Position,
     /// Made, but not taken by the writer yet.
     ready: VecDeque<Bytes>,
@@ -33,11 +43,27 @@ pub struct Checkpointing {
     more: bool,
 }
 
+/// How a checkpoint got on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It can go on at once.
+    More,
+    /// It waits for its writer.
+    Waits,
+    /// It is durable.
+    Written,
+    /// It cannot be written now; `cheap`: nothing was.
+    Failed {
+        /// To try again costs next to nothing.
+        cheap: bool,
+    },
+}
+
 impl Shard {
-    /// Goes on with the checkpoint that runs. Returns whether it could go on at once.
-    pub fn checkpoint_slice(&mut self, wal: &mut Wal, cx: &mut Context<'_>) -> bool {
+    /// Goes on with the checkpoint that runs.
+    pub fn checkpoint_slice(&mut self, wal: &mut Wal, cx: &mut Context<'_>) -> Progress {
         let Some(mut running) = self.checkpointing.take() else {
-            return false;
+            return Progress::Waits;
         };
         running.push();
         let go_on = running.ready.is_empty() && running.more;
@@ -48,8 +74,14 @@ impl Shard {
         }
         match running.writer.poll(cx) {
             Poll::Pending => {
+                if running.bytes_min > 0 && running.writer.has_room() {
+                    self.checkpoint_lacks = None;
+                }
                 self.checkpointing = Some(running);
-                go_on
+                match go_on {
+                    true => Progress::More,
+                    false => Progress::Waits,
+                }
             }
             Poll::Ready(Ok(finished)) => {
                 let Position { index, term } = running.position;
@@ -62,26 +94,72 @@ impl Shard {
                 );
                 wal.compacted(self.config.group, index, term);
                 self.raft.storage_mut().compact(running.position);
-                true
+                self.checkpoint_lacks = None;
+                self.checkpoint_fails = false;
+                Progress::Written
             }
             Poll::Ready(Err(error)) => {
-                tracing::warn!(group = self.config.group, %error, "a checkpoint failed; the log is kept");
-                // Most likely for lack of room.
-                wal.release_spare();
-                false
+                // Descriptors and memory come back; what has no room keeps the log from ever being let go.
+                let passes =
+                    |lacks: &Shortage| matches!(lacks, Shortage::Descriptors | Shortage::Memory);
+                self.checkpoint_lacks = error.shortage().filter(|lacks| !passes(lacks));
+                self.note_failure(&error);
+                if self.checkpoint_lacks.is_some() {
+                    wal.release_spare();
+                }
+                let cheap = error.was_cheap();
+                Progress::Failed { cheap }
             }
         }
     }
 
-    /// Begins a checkpoint; false if there is none to be written, or it cannot be begun now.
-    pub fn begin_checkpoint(&mut self, dir: &Path) -> bool {
+    /// Said once, however often it is tried again.
+    fn note_failure(&mut self, error: &CheckpointError) {
+        let group = self.config.group;
+        match std::mem::replace(&mut self.checkpoint_fails, true) {
+            false => {
+                tracing::warn!(group, %error, "a checkpoint failed; the log is kept, and it is tried again")
+            }
+            true => tracing::debug!(group, %error, "a checkpoint failed again"),
+        }
+    }
+
+    /// Least size of a checkpoint made now: what versions take in memory without what they take beside their
+    /// bytes; what compaction is about to remove counts for nothing.
+    fn checkpoint_bytes_min(&self) -> u64 {
+        let stats = self.machine.store.stats();
+        match self.machine.store.compaction_pending() {
+            true => 0,
+            false => (stats.bytes.versions).saturating_sub(stats.versions * VERSION_BYTES_MAX),
+        }
+    }
+
+    /// Says at the end of a checkpoint how much log there is. One that finds no room may find it soon, so the log
+    /// goes on for as much as usually lies between two, unless it has no room itself; then it would take what the
+    /// checkpoint of a smaller store needs.
+    pub fn note_checkpoint_end(&mut self, log_bytes: u64, every: u64, log_lacks: bool) {
+        if self.checkpoint_lacks.is_none() {
+            (self.lacks_since_bytes, self.checkpoint_presses) = (None, false);
+            return;
+        }
+        let since = *self.lacks_since_bytes.get_or_insert(log_bytes);
+        self.checkpoint_presses = log_lacks || log_bytes >= since.saturating_add(every);
+    }
+
+    /// Whether there is anything to write a checkpoint of, and somebody to write it for.
+    pub fn has_checkpoint_to_write(&self) -> bool {
+        let compacted = self.raft.storage().compacted_index();
+        !self.corrupt && self.is_alone() && self.machine.applied_index > compacted
+    }
+
+    /// Begins a checkpoint; how that went.
+    pub fn begin_checkpoint(&mut self, dir: &Path) -> Progress {
         let position = Position {
             index: self.machine.applied_index,
             term: self.machine.applied_term,
         };
-        let compacted = self.raft.storage().compacted_index();
-        if self.corrupt || !self.is_alone() || position.index <= compacted {
-            return false;
+        if !self.has_checkpoint_to_write() {
+            return Progress::Written;
         }
         let meta = Meta {
             cluster_id: self.config.cluster_id,
@@ -90,23 +168,35 @@ impl Shard {
             index: position.index,
             term: position.term,
         };
-        match Writer::create(dir, meta) {
+        let bytes_min = self.checkpoint_bytes_min();
+        let plan = Plan {
+            bytes_min,
+            // Nobody writes meanwhile, and everybody waits for it.
+            bytes_per_second: match self.lacks() {
+                Some(_) => HURRIED_BYTES_PER_SECOND,
+                None => BYTES_PER_SECOND,
+            },
+        };
+        match Writer::begin(dir, meta, plan) {
             Ok(writer) => {
                 let cursor = Some(self.machine.store.snapshot_begin());
-                let ready = VecDeque::new();
+                // What is not the store's comes first.
+                let ready = self.machine.alarms.image().map(Bytes::from);
+                let ready = ready.into_iter().collect();
                 let running = Checkpointing {
                     cursor,
                     writer,
+                    bytes_min,
                     position,
                     ready,
                     more: true,
                 };
                 self.checkpointing = Some(running);
-                true
+                Progress::More
             }
             Err(error) => {
-                tracing::warn!(group = self.config.group, %error, "a checkpoint cannot be begun");
-                false
+                self.note_failure(&error);
+                Progress::Failed { cheap: true }
             }
         }
     }
@@ -160,6 +250,26 @@ mod tests {
         shard.machine.store.put(&request).expect("valid");
     }
 
+    #[test]
+    fn a_checkpoint_without_room_presses_once_the_log_has_none_or_has_grown() {
+        let mut shard = start(&[1], 1);
+        shard.checkpoint_lacks = Some(Shortage::Space);
+        for (log_bytes, log_lacks, presses) in [
+            (1_000, false, false),
+            (1_099, false, false),
+            (1_099, true, true),
+            (1_100, false, true),
+        ] {
+            shard.note_checkpoint_end(log_bytes, 100, log_lacks);
+            assert_eq!(shard.lacks().is_some(), presses, "{log_bytes} {log_lacks}");
+        }
+        shard.checkpoint_lacks = None;
+        shard.note_checkpoint_end(5_000, 100, true);
+        shard.checkpoint_lacks = Some(Shortage::Space);
+        shard.note_checkpoint_end(5_000, 100, false);
+        assert_eq!(shard.lacks(), None, "counted anew");
+    }
+
     /// A turn is held for one slice, however large the store; what is written in between is not in it, and
     /// history waits no longer than the store has something to give.
     #[test]
@@ -173,8 +283,9 @@ mod tests {
         put(&mut shard, 5_000, &vec![8; CHUNK_BYTES_MAX + 1]);
         let hash = shard.machine.store.hash_kv(0);
         shard.machine.applied_index = 7;
-        assert!(shard.begin_checkpoint(&dir));
-        assert!(!start(&[1], 1).begin_checkpoint(&dir), "nothing applied");
+        assert_eq!(shard.begin_checkpoint(&dir), Progress::More);
+        let begun = start(&[1], 1).begin_checkpoint(&dir);
+        assert_eq!(begun, Progress::Written, "nothing applied");
         let mut running = shard.checkpointing.take().expect("begun");
         let (mut stream, mut slices) = (Vec::new(), 0);
         while running.more {

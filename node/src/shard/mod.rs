@@ -44,7 +44,7 @@ use self::removal::Removals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
-use crate::api::{Error, FOLLOWERS_MAX, Header, Metrics, Outcome, Status};
+use crate::api::{Alarm, AlarmMember, Error, FOLLOWERS_MAX, Header, Metrics, Outcome, Status};
 use crate::core::budget::REQUEST_BYTES;
 use crate::core::recover::RecoveredGroup;
 use crate::machine::Machine;
@@ -132,8 +132,20 @@ pub struct Shard {
     pub(crate) corrupt: bool,
     /// The log cannot get another segment, for lack of this.
     pub(crate) shortage: Option<Shortage>,
-    /// Nor has it one in reserve.
+    /// Nor is there more left of it than votes and checkpoints need.
     pub(crate) log_full: bool,
+    /// The last checkpoint had no room.
+    pub(crate) checkpoint_lacks: Option<Shortage>,
+    /// And so did those before it, since the log had so many bytes.
+    pub(crate) lacks_since_bytes: Option<u64>,
+    /// The log must not grow any more meanwhile.
+    pub(crate) checkpoint_presses: bool,
+    /// It failed, and so did all since then.
+    pub(crate) checkpoint_fails: bool,
+    /// The alarms of which the log of this process has told.
+    pub(crate) alarms_seen: Vec<AlarmMember>,
+    /// Not before this time is the same alarm asked for again.
+    pub(crate) alarm_again_ms: u64,
     /// Callers waiting when the core last counted them.
     pub(crate) counted_waiting: usize,
     /// Term and vote of the last hard state handed to the log.
@@ -174,7 +186,8 @@ impl Shard {
         machine.store.keep_compaction_hashes(keeps_hashes);
         let mut log =
             log.unwrap_or_else(|| TailLog::new(conf_state(&config), log::Position::default()));
-        log.set_hard_state(clamp(hard_state, &log));
+        let is_alone = config.voters == [config.member_id];
+        log.set_hard_state(clamp(hard_state, &log, is_alone));
         let raft = RawNode::new(raft_config, log)?;
         let mut shard = Shard {
             waiters: Waiters::new(config.first_request_id),
@@ -196,6 +209,12 @@ impl Shard {
             corrupt: lost.is_some(),
             shortage: None,
             log_full: false,
+            checkpoint_lacks: None,
+            lacks_since_bytes: None,
+            checkpoint_presses: false,
+            checkpoint_fails: false,
+            alarms_seen: Vec::new(),
+            alarm_again_ms: 0,
             counted_waiting: 0,
             persisted_vote: (hard_state.term, hard_state.vote),
             stats: henge_mvcc::Stats::default(),
@@ -250,7 +269,11 @@ impl Shard {
         // After a long pause one tick per missed interval would only storm the peers; raft needs to
         // know that time passed, not how often.
         if now_ms >= self.next_tick_ms {
-            self.raft.tick();
+            // One that is alone and waits for the log to take its own vote wins nothing by another term.
+            let waits = self.is_alone() && !self.is_leader() && self.shortage.is_some();
+            if !waits {
+                self.raft.tick();
+            }
             self.next_tick_ms = (self.next_tick_ms + self.config.tick_ms).max(now_ms + 1);
             // Before the look at expired leases: a leader that is new since the last turn gives them
             // their full time first.
@@ -264,6 +287,7 @@ impl Shard {
         }
         self.note_leader(now_ms);
         self.say_role();
+        self.note_alarms();
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
@@ -336,6 +360,7 @@ impl Shard {
         if self.raft.leader() == henge_raft::NONE {
             errors.push("etcdserver: no leader".to_owned());
         }
+        errors.extend(self.alarms().iter().map(ToString::to_string));
         Status {
             version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
@@ -383,7 +408,11 @@ impl Shard {
         into.watchers = self.watches.count() as u64;
         into.leases = stats.leases;
         into.follower_lag = self.follower_lag;
-        into.space_low = self.shortage.is_some();
+        into.reads_alone = self.is_alone() && !self.corrupt && self.lacks().is_some();
+        into.space_low = self.lacks().is_some();
+        into.alarm_nospace = self.machine.alarms.is_raised(Alarm::NoSpace);
+        into.alarm_corrupt = self.machine.alarms.is_raised(Alarm::Corrupt);
+        into.quota_bytes = self.config.quota_bytes;
     }
 
     /// Once per tick: what it costs is a copy of what the leader knows of each member.
@@ -427,10 +456,17 @@ fn conf_state(config: &ShardConfig) -> ConfState {
 }
 
 /// A commit index learned from peers can be ahead of what this disk kept; the lost entries come again.
-fn clamp(hard_state: HardState, log: &TailLog) -> HardState {
+///
+/// For a member that is alone every durable entry is committed, whether or not a later one said so before the
+/// end: so it has all that it acknowledged, and can be read, before it can write.
+fn clamp(hard_state: HardState, log: &TailLog, is_alone: bool) -> HardState {
     let last = henge_raft::Storage::last_index(log).unwrap_or(0);
+    let commit = match is_alone {
+        true => last,
+        false => hard_state.commit.min(last),
+    };
     HardState {
-        commit: hard_state.commit.min(last),
+        commit,
         ..hard_state
     }
 }

@@ -42,6 +42,10 @@ pub struct Outputs<'a> {
     pub last_lsn: &'a mut Lsn,
     /// The last LSN that is durable.
     pub durable_lsn: Lsn,
+    /// Bytes of the log that are kept for what makes room.
+    pub log_ballast: u64,
+    /// Bytes of the last segment that are kept for votes and checkpoints.
+    pub log_reserve: u64,
     /// Milliseconds of this turn's clock.
     pub now_ms: u64,
     /// Measures how long applying takes.
@@ -55,6 +59,16 @@ pub struct Outputs<'a> {
 }
 
 impl Outputs<'_> {
+    /// What is staged leaves no more than the ballast.
+    fn is_low(&self) -> bool {
+        self.wal.is_short_of(self.log_ballast)
+    }
+
+    /// What is staged leaves no more of the last segment than votes and checkpoints need.
+    fn is_pressed(&self) -> bool {
+        self.wal.is_short_of(self.log_reserve)
+    }
+
     fn is_log_full(&self) -> bool {
         self.wal.staged_bytes() >= STAGED_BYTES_MAX
     }
@@ -66,6 +80,7 @@ impl Shard {
     pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
+            self.shed(out.is_low(), out.is_pressed());
             if !out.is_log_full() {
                 self.propose(out.now_ms);
             }

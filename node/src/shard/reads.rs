@@ -38,6 +38,8 @@ pub enum Read {
         /// With its keys.
         keys: bool,
     },
+    /// The alarms that are raised.
+    Alarms,
     /// Nothing but the moment.
     Barrier,
 }
@@ -137,6 +139,9 @@ impl Shard {
 
     /// Opens a round for the reads that arrived, and asks again for rounds that got no answer.
     pub fn ask_read_index(&mut self, now_ms: u64) {
+        if self.is_alone() {
+            return self.read_alone(now_ms);
+        }
         if self.raft.leader() == henge_raft::NONE {
             return;
         }
@@ -159,6 +164,24 @@ impl Shard {
             reads,
         });
         self.raft.read_index(context_bytes(context));
+    }
+
+    /// Nobody else can have taken a write, so nobody needs to be asked, nor need this member lead: on a full
+    /// disk it may be a while until it does.
+    fn read_alone(&mut self, asked_ms: u64) {
+        if self.reads.arrived.is_empty() {
+            return;
+        }
+        let reads = std::mem::take(&mut self.reads.arrived);
+        let context = self.reads.next_context;
+        self.reads.next_context += 1;
+        let index = Some(self.raft.commit_index());
+        self.reads.rounds.push_back(Round {
+            context,
+            asked_ms,
+            index,
+            reads,
+        });
     }
 
     /// The leader confirmed a round: its reads may be answered once `index` is applied.
@@ -202,6 +225,7 @@ impl Shard {
                     Read::TimeToLive { id, keys } => Ok(Response::Ttl(
                         self.machine.lease_time_to_live(id, keys, now_ms),
                     )),
+                    Read::Alarms => Ok(Response::Alarms(self.alarms())),
                     Read::Barrier => Ok(Response::Done),
                 };
                 self.answer(waiting.answer, response);

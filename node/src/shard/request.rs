@@ -49,6 +49,8 @@ pub enum RequestKind {
     Leases,
     /// Hash the content at a revision.
     HashKv(i64),
+    /// List the alarms.
+    Alarms,
     /// This member's view of itself.
     Status,
     /// Answer once everything committed before is applied here.

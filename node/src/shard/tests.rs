@@ -6,12 +6,13 @@ use henge_mvcc::{
 };
 use henge_raft::{Message, MessageKind};
 
+use super::log::{Position, TailLog};
 use super::reads::Read;
 use super::request::{Request, RequestKind};
 use super::{Shard, ShardConfig, TRIM_BYTES};
 use crate::api::Error;
 use crate::core::recover::RecoveredGroup;
-use crate::machine::{Command, Response};
+use crate::machine::{Command, Response, command};
 use crate::shard::answer::{Answer, AnswerReceiver};
 
 fn config(voters: &[u64], first_request_id: u64) -> ShardConfig {
@@ -82,6 +83,77 @@ fn a_late_answer_to_an_earlier_runs_round_confirms_nothing() {
     shard.confirm_read(&own.to_le_bytes(), 0);
     deliver(&mut shard);
     assert!(receiver.try_recv().is_some_and(|answer| answer.is_ok()));
+}
+
+/// On a full disk it may never lead: its vote for itself finds no room in the log. Reads waited for that until
+/// their deadlines.
+#[test]
+fn regression_a_member_that_is_alone_reads_without_leading() {
+    let mut shard = start(&[1], 1);
+    assert!(!shard.is_leader(), "its vote is not durable yet");
+    let (answer, mut receiver) = Answer::channel();
+    shard.read_later(Read::Barrier, answer, 0);
+    shard.ask_read_index(0);
+    deliver(&mut shard);
+    assert!(receiver.try_recv().is_some_and(|answer| answer.is_ok()));
+}
+
+/// So it must have all that it acknowledged before it leads, also where no later write says that the last one
+/// was committed.
+#[test]
+fn what_a_lone_member_finds_in_its_log_is_committed() {
+    for (voters, commit) in [(&[1][..], 3), (&[1, 2, 3], 1)] {
+        let entry = |index| henge_raft::Entry {
+            term: 1,
+            index,
+            ..Default::default()
+        };
+        let mut log = TailLog::new(super::conf_state(&config(voters, 1)), Position::default());
+        log.append(&[entry(1), entry(2), entry(3)]);
+        let hard_state = henge_raft::HardState {
+            term: 1,
+            vote: 1,
+            commit: 1,
+        };
+        let recovered = RecoveredGroup {
+            hard_state,
+            log: Some(log),
+            ..RecoveredGroup::default()
+        };
+        let shard = Shard::start(config(voters, 1), recovered, 0).expect("valid");
+        assert_eq!(shard.raft.commit_index(), commit, "{voters:?}");
+    }
+}
+
+/// What was taken in before the log ran out of segments is not proposed any more: it would take what is left
+/// for what makes room.
+#[test]
+fn what_waits_when_the_log_is_full_is_refused() {
+    let put = Command::Put(PutRequest {
+        key: b"k",
+        value: b"v",
+        ..PutRequest::default()
+    });
+    let delete = Command::DeleteRange(DeleteRangeRequest {
+        range: KeyRange::one(b"k"),
+        ..DeleteRangeRequest::default()
+    });
+    let compact = Command::Compact {
+        revision: 1,
+        physical: false,
+    };
+    let mut shard = start(&[1], 1);
+    for command in [&put, &delete, &compact] {
+        assert_eq!(refused(&mut shard, command), None);
+    }
+    shard.shed(false, false);
+    assert_eq!(shard.queue.len(), 3, "there is room");
+    shard.shed(true, false);
+    assert_eq!(shard.queue.len(), 2, "a delete makes room");
+    shard.shed(true, true);
+    assert_eq!(shard.queue.len(), 1);
+    let held: usize = shard.queue.iter().map(|p| p.encoded.len()).sum();
+    assert_eq!(shard.pending_bytes, held);
 }
 
 fn refused(shard: &mut Shard, command: &Command<'_>) -> Option<Error> {
@@ -166,13 +238,17 @@ fn above_the_quota_only_what_adds_data_is_refused() {
     ];
     for (command, adds) in &table {
         let mut shard = start(&[1], 1);
-        shard.config.quota_bytes = 1_000;
-        shard.stats.bytes.versions = 1_000;
-        shard.stats.bytes.idle = 1 << 30;
+        let used = shard.machine.store.memory().in_use();
+        // As etcd: what is there and what is asked for must be below the quota.
+        shard.config.quota_bytes = used + command.cost() + 1;
         assert_eq!(refused(&mut shard, command), None, "{command:?}");
-        shard.stats.bytes.versions = 1_001;
+        shard.config.quota_bytes = used + command.cost();
         let expected = adds.then_some(Error::NoSpace);
         assert_eq!(refused(&mut shard, command), expected, "{command:?}");
+        // Whoever finds the quota spent asks for the alarm, once.
+        refused(&mut shard, command);
+        let asked = shard.queue.iter().filter(|p| command::is_alarm(&p.encoded));
+        assert_eq!(asked.count(), usize::from(*adds), "{command:?}");
     }
 }
 

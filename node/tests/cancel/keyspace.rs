@@ -1,7 +1,7 @@
 //! What the etcd edge awaits: one shard as a whole etcd.
 
 use henge::Engine;
-use henge::api::Backend as _;
+use henge::api::{Alarm, AlarmAction, AlarmMember, Backend as _};
 use henge::mvcc::{DeleteRangeRequest, KeyRange, PutRequest, RequestOp, TxnRequest};
 
 use crate::case::{
@@ -120,6 +120,20 @@ pub const CASES: &[Case] = &[
         0,
         |db, k| Some(grant(db, k)),
         |db, k| boxed(keyspace(db).lease_time_to_live(lease(k), true)),
+        fine,
+    ),
+    Case::reading(OF, "alarms", |db, _| boxed(keyspace(db).alarms())),
+    writing(
+        "alarm",
+        0,
+        nothing,
+        |db, _| {
+            let alarm = AlarmMember {
+                alarm: Alarm::NoSpace,
+                member_id: 1,
+            };
+            boxed(keyspace(db).alarm(AlarmAction::Deactivate, alarm))
+        },
         fine,
     ),
     Case::reading(OF, "leases", |db, _| boxed(keyspace(db).leases())),

@@ -136,7 +136,12 @@ fn a_checkpoint_lets_the_log_go_and_is_what_a_restart_starts_from() {
         let checkpoints = dir.join("checkpoints");
         // It is written at the pace of a share of the disk: small writes pass the time, however fast they are.
         let mut waited = 0;
-        while std::fs::read_dir(&checkpoints).map_or(0, Iterator::count) == 0 {
+        let written = || {
+            let files = std::fs::read_dir(&checkpoints).ok()?;
+            let mut names = files.flatten().map(|file| file.path());
+            names.find(|name| name.extension().is_some_and(|end| end == "ckpt"))
+        };
+        while written().is_none() {
             blocking.put("more", "").expect("put");
             waited += 1;
             assert!(waited < WAITED_MAX, "no checkpoint was written");

@@ -155,15 +155,42 @@ async fn cluster_and_maintenance_tell_what_they_know() {
     let get = pb::AlarmRequest::default();
     let none = maintenance.alarm(get).await.expect("alarms").into_inner();
     assert!(none.alarms.is_empty());
-    server.double.state().metrics.space_low = true;
-    let one = maintenance.alarm(get).await.expect("alarms").into_inner();
-    assert_eq!(
-        one.alarms,
-        [pb::AlarmMember {
+    // As etcd: raised by hand, listed, lowered once.
+    let nospace = pb::AlarmMember {
+        member_id: MEMBER,
+        alarm: 1,
+    };
+    let (get_of, activate, deactivate) = (0, 1, 2);
+    for (action, alarm, answered) in [
+        (activate, 1, vec![nospace]),
+        (activate, 1, vec![nospace]),
+        (activate, 0, vec![]),
+        (get_of, 0, vec![nospace]),
+        (get_of, 1, vec![nospace]),
+        (get_of, 2, vec![]),
+        (deactivate, 2, vec![]),
+        (deactivate, 0, vec![]),
+        (deactivate, 1, vec![nospace]),
+        (deactivate, 1, vec![]),
+        (get_of, 0, vec![]),
+    ] {
+        let request = pb::AlarmRequest {
+            action,
             member_id: MEMBER,
-            alarm: 1
-        }]
-    );
+            alarm,
+        };
+        let reply = maintenance.alarm(request).await.expect("answered");
+        assert_eq!(reply.into_inner().alarms, answered, "{request:?}");
+    }
+    for (action, alarm) in [(3, 1), (1, 9)] {
+        let request = pb::AlarmRequest {
+            action,
+            member_id: MEMBER,
+            alarm,
+        };
+        let refused = maintenance.alarm(request).await.expect_err("unknown");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
 
     for e in [
         maintenance

@@ -34,6 +34,11 @@ const LOG_BALLAST_BYTES: u64 = 32 << 20;
 const SERVER_FS_BYTES: u64 = 640 << 20;
 const SERVER_BALLAST_BYTES: u64 = 200 << 20;
 
+/// Of those that are filled with large values and emptied.
+const EMPTIED_FS_MIB: [u64; 3] = [210, 300, 500];
+/// Of those that are full in each state.
+const STATES_FS_BYTES: u64 = 400 << 20;
+
 /// Fills a file system of its own under the log and under a server.
 #[derive(Parser, Debug)]
 struct Options {
@@ -43,6 +48,9 @@ struct Options {
     /// Only say whether this machine allows it: ends with 0 or 2.
     #[arg(long)]
     check: bool,
+    /// Only those whose names hold this.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Where the images are, in the mount namespace: given by this program to itself.
     #[arg(long, hide = true)]
     inside: Option<PathBuf>,
@@ -81,6 +89,8 @@ fn outside(options: &Options, check: bool) -> Result<ExitCode, String> {
     let status = in_namespace(&own)
         .arg("--inside")
         .arg(scratch.path())
+        .arg("--only")
+        .arg(&options.only)
         .arg("--binary")
         .arg(program)
         .status();
@@ -133,46 +143,81 @@ fn run(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// In the mount namespace: the log on each disk, then the server.
+/// In the mount namespace: the log on each disk, then the server in each state.
 fn inside(dir: &Path, options: &Options) -> Result<ExitCode, String> {
-    let (mut passed, mut failed) = (0, 0);
-    let mut tell = |name: &str, outcome: Result<String, String>| match outcome {
-        Ok(line) => {
-            println!("{name}: {line}");
-            passed += 1;
-        }
-        Err(why) => {
-            println!("{name}: FAILED: {why}");
-            failed += 1;
-        }
+    let binary = options.binary.clone().ok_or("--binary is missing")?;
+    let program = Program::henge(binary);
+    let mut tally = Tally {
+        dir,
+        only: &options.only,
+        passed: 0,
+        failed: 0,
     };
     for disk in full::log::DISKS {
-        let mounted = Mounted::new(dir, disk, LOG_FS_BYTES)?;
-        tell(
-            disk,
-            full::log::fills_and_is_freed(
-                disk,
-                &mounted.at,
-                &mut mounted.ballast(LOG_BALLAST_BYTES)?,
-            ),
-        );
+        tally.run(disk, LOG_FS_BYTES, |mounted| {
+            let mut ballast = mounted.ballast(LOG_BALLAST_BYTES)?;
+            full::log::fills_and_is_freed(disk, &mounted.at, &mut ballast)
+        })?;
     }
-    let binary = options.binary.clone().ok_or("--binary is missing")?;
-    let mounted = Mounted::new(dir, "server", SERVER_FS_BYTES)?;
-    let program = Program::henge(binary);
-    tell(
-        "server",
-        full::server::fills_and_is_freed(
-            &program,
-            &mounted.at,
-            &mut mounted.ballast(SERVER_BALLAST_BYTES)?,
-        ),
-    );
+    tally.run("server", SERVER_FS_BYTES, |mounted| {
+        let mut ballast = mounted.ballast(SERVER_BALLAST_BYTES)?;
+        full::server::fills_and_is_freed(&program, &mounted.at, &mut ballast)
+    })?;
+    for mib in EMPTIED_FS_MIB {
+        tally.run(&format!("emptied-{mib}"), mib << 20, |mounted| {
+            full::states::emptied(&program, &mounted.at)
+        })?;
+    }
+    tally.run("restarted", STATES_FS_BYTES, |mounted| {
+        full::states::restarted(&program, &mounted.at)
+    })?;
+    for moment in full::states::Moment::ALL {
+        for killed in [false, true] {
+            let end = if killed { "-killed" } else { "" };
+            tally.run(&format!("{moment:?}{end}"), STATES_FS_BYTES, |mounted| {
+                full::states::at(&program, &mounted.at, moment, killed)
+            })?;
+        }
+    }
+    let (passed, failed) = (tally.passed, tally.failed);
     println!("{passed} passed, {failed} failed");
     Ok(match failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// What was run, each on a file system of its own.
+struct Tally<'a> {
+    dir: &'a Path,
+    only: &'a str,
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally<'_> {
+    fn run(
+        &mut self,
+        name: &str,
+        bytes: u64,
+        scenario: impl FnOnce(&Mounted) -> Result<String, String>,
+    ) -> Result<(), String> {
+        if !name.contains(self.only) {
+            return Ok(());
+        }
+        let mounted = Mounted::new(self.dir, name, bytes)?;
+        match scenario(&mounted) {
+            Ok(line) => {
+                println!("{name}: {line}");
+                self.passed += 1;
+            }
+            Err(why) => {
+                println!("{name}: FAILED: {why}");
+                self.failed += 1;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A mounted file system; unmounted when dropped (or when the namespace ends).

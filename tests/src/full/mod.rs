@@ -5,6 +5,7 @@
 
 pub mod log;
 pub mod server;
+pub mod states;
 
 use std::path::PathBuf;
 

@@ -123,7 +123,7 @@ async fn fill(client: &mut Client, written: &mut usize) -> Result<(), String> {
     Ok(())
 }
 
-fn no_space(e: &tonic::Status) -> bool {
+pub(super) fn no_space(e: &tonic::Status) -> bool {
     let text = "etcdserver: mvcc: database space exceeded";
     e.code() == Code::ResourceExhausted && e.message() == text
 }

@@ -35,7 +35,16 @@ pub(super) fn name(meta: &Meta) -> String {
 
 /// Group and index in a file name.
 pub(super) fn parse_name(name: &str) -> Option<(GroupId, u64)> {
-    let (group, index) = name.strip_suffix(".ckpt")?.split_once('-')?;
+    parse_stem(name.strip_suffix(".ckpt")?)
+}
+
+/// The same of one that is not finished.
+pub(super) fn parse_tmp_name(name: &str) -> Option<(GroupId, u64)> {
+    parse_stem(name.strip_suffix(".tmp")?)
+}
+
+fn parse_stem(stem: &str) -> Option<(GroupId, u64)> {
+    let (group, index) = stem.split_once('-')?;
     let hex = |s: &str| (s.len() == 16).then(|| u64::from_str_radix(s, 16).ok())?;
     Some((hex(group)?, hex(index)?))
 }

@@ -10,14 +10,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{GroupId, IoFault};
+use crate::{GroupId, IoFault, Shortage};
 
 mod format;
 mod reader;
+mod room;
 mod writer;
 
 pub use reader::Reader;
-pub use writer::{BYTES_PER_SECOND, Finished, PushError, Writer};
+pub use room::{available, prepare};
+pub use writer::{BYTES_PER_SECOND, Finished, Plan, PushError, Writer};
 
 /// Largest chunk, in bytes (256 KiB): one can be made, checked and sent within a turn.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
@@ -82,8 +84,45 @@ pub fn latest(dir: &Path, group: GroupId) -> Result<Option<PathBuf>, CheckpointE
     Ok(newest.map(|(_, path)| path))
 }
 
+/// What a checkpoint does that fails for lack of room before it wrote anything.
+const MAKE_ROOM: &str = "make room for";
+
+impl CheckpointError {
+    /// What ran short, if that is all: worth trying again later.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            Self::Io { fault, .. } => fault.shortage(),
+            _ => None,
+        }
+    }
+
+    /// It failed before anything was written: trying again costs next to nothing.
+    pub fn was_cheap(&self) -> bool {
+        matches!(self, Self::Io { doing, .. } if *doing == MAKE_ROOM)
+    }
+}
+
 /// Every finished checkpoint of a group: `(index, file)`.
 fn all(dir: &Path, group: GroupId) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+    named(dir, group, format::parse_name)
+}
+
+/// Removes what attempts that did not finish left of a group, and its checkpoints before `index`.
+fn sweep(dir: &Path, group: GroupId, index: u64) -> Result<(), CheckpointError> {
+    let unfinished = named(dir, group, format::parse_tmp_name)?;
+    let older = all(dir, group)?.into_iter().filter(|(at, _)| *at < index);
+    for (_, path) in unfinished.into_iter().chain(older) {
+        std::fs::remove_file(&path).map_err(|e| io(&path, "remove", e))?;
+    }
+    Ok(())
+}
+
+/// The group's files whose names `parse` understands: `(index, file)`.
+fn named(
+    dir: &Path,
+    group: GroupId,
+    parse: fn(&str) -> Option<(GroupId, u64)>,
+) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let failed = |e| io(dir, "list", e);
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -94,7 +133,7 @@ fn all(dir: &Path, group: GroupId) -> Result<Vec<(u64, PathBuf)>, CheckpointErro
     for entry in entries {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-        if let Some((of, index)) = name.as_deref().and_then(format::parse_name)
+        if let Some((of, index)) = name.as_deref().and_then(parse)
             && of == group
         {
             found.push((index, path));

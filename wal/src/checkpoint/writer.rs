@@ -1,5 +1,10 @@
 //! Writing a checkpoint beside traffic: chunks go over a bounded channel to a thread that writes,
-//! syncs, names, and removes what is then superseded. Nothing here blocks the caller.
+//! syncs, names, and removes what is then superseded. Nothing here blocks the caller, but for the drop
+//! of an unfinished one: its thread is at most one piece or one sync away from its end, and must not
+//! go on in a directory that somebody else may have opened by then.
+//!
+//! The room for all of it is taken first, so that a full file system is met before anything was
+//! written; what is too large for the room there is may find it in the reserve (see `room`).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -8,14 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::format::{self, Next};
-use super::{CHUNK_BYTES_MAX, CheckpointError, Meta, all, io};
-use crate::BLOCK_BYTES;
+use super::{CHUNK_BYTES_MAX, CheckpointError, MAKE_ROOM, Meta, io, room, sweep};
 use crate::disk::AlignedBuf;
+use crate::{BLOCK_BYTES, Shortage};
 
 /// Chunks on their way to the thread: with the largest chunks, 1 MiB.
 const QUEUE_MAX: usize = 4;
@@ -23,6 +29,8 @@ const QUEUE_MAX: usize = 4;
 /// reference machine's disk writes, so that the log's commits find it free (measured: at full speed the
 /// p99 of a commit is 13 times as long).
 pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+/// Room for the smallest: its header, a chunk and the footer.
+const ROOM_BYTES_MIN: u64 = 2 * BLOCK_BYTES as u64;
 /// Written at once: what a commit may have to wait for. Measured side by side, the p99 of a lone
 /// writer's commits beside a checkpoint is 1.6 times as long with pieces of 128 KiB, 1.4 with 32.
 const PIECE_BYTES: usize = 32 * 1024;
@@ -52,16 +60,39 @@ pub enum PushError {
     Ended,
 }
 
+/// How a checkpoint is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Most bytes per second; 0: as fast as the disk takes it.
+    pub bytes_per_second: u64,
+    /// It will have at least so many bytes: without room for them it fails before it writes any.
+    pub bytes_min: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            bytes_per_second: BYTES_PER_SECOND,
+            bytes_min: 0,
+        }
+    }
+}
+
 /// A checkpoint being written. Dropped unfinished, it leaves nothing behind.
 pub struct Writer {
     chunks: Option<SyncSender<Bytes>>,
     shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
 struct Shared {
     /// The caller has pushed everything.
     finish: AtomicBool,
+    /// The caller is gone.
+    abandoned: AtomicBool,
+    /// The room that the plan speaks of is taken.
+    has_room: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -74,15 +105,11 @@ struct State {
 impl Writer {
     /// Begin a checkpoint in `dir` (made if absent) on a thread of its own, at [`BYTES_PER_SECOND`].
     pub fn create(dir: &Path, meta: Meta) -> Result<Self, CheckpointError> {
-        Self::create_at(dir, meta, BYTES_PER_SECOND)
+        Self::begin(dir, meta, Plan::default())
     }
 
-    /// As [`Writer::create`], writing at most so many bytes per second; 0: as fast as the disk takes it.
-    pub fn create_at(
-        dir: &Path,
-        meta: Meta,
-        bytes_per_second: u64,
-    ) -> Result<Self, CheckpointError> {
+    /// As [`Writer::create`], by this plan.
+    pub fn begin(dir: &Path, meta: Meta, plan: Plan) -> Result<Self, CheckpointError> {
         let (chunks, queue) = sync_channel(QUEUE_MAX);
         let shared = Arc::<Shared>::default();
         let (dir, theirs) = (dir.to_path_buf(), shared.clone());
@@ -92,7 +119,7 @@ impl Writer {
             let job = Job {
                 dir: &dir,
                 meta,
-                bytes_per_second,
+                plan,
                 gate: Gate::default(),
             };
             let outcome = job.run(&queue, &theirs);
@@ -100,10 +127,11 @@ impl Writer {
             state.outcome = outcome.transpose();
             state.wake();
         });
-        spawned.map_err(|e| io(&path, "start a thread for", e))?;
+        let thread = spawned.map_err(|e| io(&path, "start a thread for", e))?;
         Ok(Self {
             chunks: Some(chunks),
             shared,
+            thread: Some(thread),
         })
     }
 
@@ -125,6 +153,11 @@ impl Writer {
         self.chunks = None;
     }
 
+    /// Whether the room for [`Plan::bytes_min`] is taken. Who waits in [`Writer::poll`] is woken.
+    pub fn has_room(&self) -> bool {
+        self.shared.has_room.load(Ordering::Acquire)
+    }
+
     /// How it ended: ready once the checkpoint is durable under its name, or has failed. While pending,
     /// `cx` is woken whenever there is room for a chunk again, too.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Finished, CheckpointError>> {
@@ -139,7 +172,22 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        self.chunks = None;
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has nothing left to do in the directory either.
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Shared {
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,7 +205,7 @@ impl State {
 struct Job<'a> {
     dir: &'a Path,
     meta: Meta,
-    bytes_per_second: u64,
+    plan: Plan,
     gate: Gate,
 }
 
@@ -189,12 +237,12 @@ struct Out {
 }
 
 impl Out {
-    fn create(path: &Path, bytes_per_second: u64, gate: &Gate) -> std::io::Result<Self> {
+    fn create(path: &Path, plan: &Plan, gate: &Gate) -> std::io::Result<Self> {
         gate.pass()?;
         let options = OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
+            .truncate(false)
             .mode(0o600)
             .clone();
         let file = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
@@ -205,7 +253,7 @@ impl Out {
             file,
             buf: AlignedBuf::with_capacity(2 * PIECE_BYTES),
             at: 0,
-            bytes_per_second,
+            bytes_per_second: plan.bytes_per_second,
             gate: gate.clone(),
         })
     }
@@ -265,9 +313,9 @@ impl Job<'_> {
         let tmp = path.with_extension("tmp");
         let written = self.write(&tmp, queue, shared);
         let bytes = match written {
-            Ok(Some(bytes)) => bytes,
+            Ok(Some(bytes)) if !shared.is_abandoned() => bytes,
             unfinished => {
-                // A left-over is overwritten by the next attempt; nobody reads it.
+                // A left-over goes with the next attempt; nobody reads it.
                 let _ = std::fs::remove_file(&tmp);
                 return unfinished.map(|_| None);
             }
@@ -275,7 +323,12 @@ impl Job<'_> {
         let renamed = self.gate.pass().and_then(|()| std::fs::rename(&tmp, &path));
         renamed.map_err(|e| io(&tmp, "rename", e))?;
         self.sync_dir()?;
-        self.remove_older()?;
+        self.gate
+            .pass()
+            .map_err(|e| io(self.dir, "remove older ones in", e))?;
+        sweep(self.dir, self.meta.group, self.meta.index)?;
+        // For the next one; where there is no room for it, this one had none to spare either.
+        room::make_reserve(self.dir);
         Ok(Some(Finished {
             path,
             meta: self.meta,
@@ -294,13 +347,20 @@ impl Job<'_> {
             .mode(0o700)
             .create(self.dir);
         made.map_err(|e| io(self.dir, "make", e))?;
-        let out = Out::create(tmp, self.bytes_per_second, &self.gate);
+        // What an attempt of an earlier process left would take the room that this one needs.
+        sweep(self.dir, self.meta.group, 0)?;
+        self.make_room(tmp)?;
+        shared.has_room.store(true, Ordering::Release);
+        shared.state().wake();
+        let out = Out::create(tmp, &self.plan, &self.gate);
         let mut out = out.map_err(|e| io(tmp, "create", e))?;
         let failed = |e| io(tmp, "write", e);
         out.push(&format::header(&self.meta)).map_err(failed)?;
         let (mut number, mut bytes, mut chain) = (0, 0, 0);
         let Meta { group, index, .. } = self.meta;
-        while let Ok(chunk) = queue.recv() {
+        while let Ok(chunk) = queue.recv()
+            && !shared.is_abandoned()
+        {
             shared.state().wake();
             let crc = crc32c::crc32c(&chunk);
             let head = Next::Chunk {
@@ -318,7 +378,7 @@ impl Job<'_> {
             bytes += chunk.len() as u64;
             chain = format::chain(chain, crc);
         }
-        if !shared.finish.load(Ordering::Acquire) {
+        if !shared.finish.load(Ordering::Acquire) || shared.is_abandoned() {
             return Ok(None);
         }
         let footer = Next::Footer {
@@ -337,15 +397,21 @@ impl Job<'_> {
         synced.map_err(|e| io(self.dir, "sync", e))
     }
 
-    /// The new one is durable: older ones of its group are not needed.
-    fn remove_older(&self) -> Result<(), CheckpointError> {
-        for (index, path) in all(self.dir, self.meta.group)? {
-            if index < self.meta.index {
-                let removed = self.gate.pass().and_then(|()| std::fs::remove_file(&path));
-                removed.map_err(|e| io(&path, "remove", e))?;
+    /// Takes the room for what is to come, from the reserve if there is no other.
+    fn make_room(&self, tmp: &Path) -> Result<(), CheckpointError> {
+        let taken = room::take(tmp, self.plan.bytes_min.max(ROOM_BYTES_MIN));
+        match taken {
+            Err(e) if Shortage::of(&e).is_some() => {
+                let _ = std::fs::remove_file(tmp);
+                let fits = self.plan.bytes_min <= room::RESERVE_BYTES;
+                if fits && room::spend_reserve(self.dir, tmp) {
+                    return Ok(());
+                }
+                Err(io(tmp, MAKE_ROOM, e))
             }
+            // Where a file system cannot, the writing finds out.
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -392,7 +458,10 @@ mod tests {
         let job = Job {
             dir,
             meta,
-            bytes_per_second: 0,
+            plan: Plan {
+                bytes_per_second: 0,
+                bytes_min: 0,
+            },
             gate: Gate {
                 fault: Some(fault.clone()),
             },
@@ -445,8 +514,10 @@ mod tests {
                 }
                 cases += 1;
                 write(&dir, 9, u64::MAX, false).1.expect("the next attempt");
-                let files = std::fs::read_dir(&dir).expect("a directory").count();
-                assert_eq!(files, 1, "at {at}: nothing is left over");
+                let files = std::fs::read_dir(&dir).expect("a directory");
+                let left = files.filter_map(|file| Some(file.ok()?.file_name()));
+                let left = left.filter(|name| name != room::RESERVE_NAME).count();
+                assert_eq!(left, 1, "at {at}: nothing is left over");
             }
         }
         let _ = std::fs::remove_dir_all(&dir);

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt as _;
 
+use super::kernel;
 use super::{AlignedBuf, Completion, FileId, FileInfo, LockError, Op, Output, ReadAt, Token};
+use crate::Shortage;
 use crate::identity::{CUT_DIR, LOCK_NAME};
 
 /// Attempts to take a lock, and the wait between them: about a second in all. A killed process's
@@ -193,7 +195,11 @@ impl Files {
             .set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| writeln!(file, "process {}", std::process::id()));
-        written.map_err(LockError::Io)?;
+        match written {
+            // The name is for others to read; on a full file system they have to do without.
+            Err(e) if Shortage::of(&e).is_some() => {}
+            written => written.map_err(LockError::Io)?,
+        }
         self.lock = Some(file);
         Ok(())
     }
@@ -351,9 +357,19 @@ fn open_segment(path: &Path) -> io::Result<SegmentHandle> {
     })
 }
 
-fn is_shortage(e: &io::Error) -> bool {
-    let (code, text) = (e.raw_os_error(), String::new());
-    crate::IoFault { code, text }.shortage().is_some()
+/// Takes room for the first `bytes` bytes of a new file, where the file system knows how to; fails if it
+/// has none. It is asked first how much it has: an allocation that fails takes all there is before it does,
+/// and others who write meanwhile find none.
+pub(crate) fn take_room(file: &File, path: &Path, bytes: u64) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let available = fs2::available_space(dir.unwrap_or(Path::new(".")));
+    if available.is_ok_and(|available| available < bytes) {
+        return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+    }
+    match kernel::allocate(file, bytes) {
+        Err(e) if Shortage::of(&e).is_some() => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Takes about `spread`, in small steps: filling 64 MiB in one go keeps the device busy for 40 ms on the
@@ -372,10 +388,7 @@ fn zero(path: &Path, bytes: u64, spread: Duration, pause: &dyn Fn(Duration)) -> 
         .clone();
     let (file, _) = open_direct(path, &options, 0)?;
     // One extent where possible, and a full disk is met before the zeros are written.
-    match file.allocate(bytes) {
-        Err(e) if is_shortage(&e) => return Err(e),
-        _ => {}
-    }
+    take_room(&file, path, bytes)?;
     let zeros = AlignedBuf::zeroed(ZERO_BYTES);
     let mut at = 0;
     while at < bytes {

@@ -1,5 +1,5 @@
-//! What is handed to the kernel as a pointer: the transfers of a ring, and advice about memory. The one
-//! file of this crate with `unsafe`.
+//! What is handed to the kernel as a pointer: the transfers of a ring, and advice about memory; and calls
+//! that nobody has wrapped well. The one file of this crate with `unsafe`.
 //!
 //! Promises: a buffer stays with its slot until the kernel is done with it, whoever is dropped; a short
 //! transfer is continued, so a completion means the whole buffer or an error.
@@ -10,6 +10,7 @@
 )]
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -305,4 +306,20 @@ fn is_passing(e: &io::Error) -> bool {
         e.raw_os_error(),
         Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
     )
+}
+
+/// Takes room for the first `bytes` bytes of a file. (The library's call takes the error from the wrong
+/// place, and writes zeros where the file system cannot do it.)
+pub(super) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    loop {
+        // SAFETY: the descriptor is open as long as `file` lives; no memory is handed over.
+        let done = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) };
+        let failed = (done != 0).then(io::Error::last_os_error);
+        match failed {
+            None => return Ok(()),
+            Some(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Some(e) => return Err(e),
+        }
+    }
 }

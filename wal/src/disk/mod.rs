@@ -28,6 +28,7 @@ mod files;
 mod kernel;
 
 pub use buf::AlignedBuf;
+pub(crate) use files::take_room;
 
 /// A file opened through a [`Disk`], valid until it is closed.
 pub type FileId = u32;

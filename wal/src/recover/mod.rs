@@ -43,7 +43,8 @@
 //! where the log ends in the old one; and no number of a file that may have been written to is used
 //! again (ready files are renumbered at every open). Until that header is durable, opening again
 //! finds the same end and cuts the same tail: recovery only adds copies and renames unused files, so
-//! it can be interrupted anywhere. Orphaned writes of a killed process are waited for: every file is
+//! it can be interrupted anywhere. (But one whose file system is full goes on in the old segment behind a
+//! clean end, rows 1 and 6: as the process would have that wrote it. See `commit.rs`.) Orphaned writes of a killed process are waited for: every file is
 //! locked and synced when it is opened, so what is judged is what the device holds.
 //!
 //! What is read: of a segment with a successor, the part that is log, and its footer; all of the last
@@ -82,6 +83,8 @@ pub(crate) struct Recovered {
     /// Larger than every number ever used.
     pub(crate) next_seq: u64,
     pub(crate) end: End,
+    /// The segment that was being written, where the log has a clean end in it: nothing was written behind.
+    pub(crate) resumable: Option<SegmentFile>,
     /// Where the log ends in each segment.
     pub(crate) sealed: BTreeMap<u64, u64>,
     pub(crate) report: OpenReport,
@@ -124,7 +127,7 @@ pub(crate) fn recover(
         mut files,
         chain,
         end,
-        report,
+        mut report,
     } = judge(disk, birth.uuid, replay)?;
     if let Some(first) = report.damaged.first()
         && replay.refuses(&report.damaged)
@@ -140,13 +143,15 @@ pub(crate) fn recover(
             obstacle: Obstacle::Other,
         })));
     }
-    if let Some(cut) = &report.cut {
+    if let Some(cut) = &mut report.cut {
         keep_copy(disk, cut, &files)?;
     }
     let max_seq = files.keys().next_back().copied().unwrap_or(0);
     let in_log = |header: &SegmentHeader| Some((header.seq, files.get(&header.seq)?.file));
     let segments: BTreeMap<u64, SegmentFile> = chain.segments.iter().filter_map(in_log).collect();
     files.retain(|seq, _| !segments.contains_key(seq));
+    let last = segments.get(&end.seq).copied();
+    let resumable = last.filter(|_| report.cut.is_none());
     let mut sealed: BTreeMap<u64, u64> = chain
         .segments
         .iter()
@@ -163,6 +168,7 @@ pub(crate) fn recover(
         ready,
         next_seq,
         end,
+        resumable,
         sealed,
         report,
     })

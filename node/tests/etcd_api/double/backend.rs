@@ -145,6 +145,29 @@ impl Backend for Double {
         })
     }
 
+    fn alarms(
+        &self,
+    ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static {
+        self.answer(|s| Ok(s.alarms.clone()))
+    }
+
+    fn alarm(
+        &self,
+        action: AlarmAction,
+        alarm: AlarmMember,
+    ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static {
+        self.answer(|s| {
+            let before = s.alarms.len();
+            s.alarms.retain(|raised| *raised != alarm);
+            match action {
+                AlarmAction::Activate => s.alarms.push(alarm),
+                AlarmAction::Deactivate if s.alarms.len() == before => return Ok(Vec::new()),
+                AlarmAction::Deactivate => {}
+            }
+            Ok(vec![alarm])
+        })
+    }
+
     fn members(
         &self,
         _linearizable: bool,

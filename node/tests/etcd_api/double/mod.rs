@@ -33,6 +33,7 @@ pub struct State {
     /// What the next calls answer instead.
     pub failures: VecDeque<Error>,
     pub metrics: Metrics,
+    pub alarms: Vec<AlarmMember>,
     /// Calls wait for this before they answer, if set.
     pub gate: Option<tokio::sync::watch::Receiver<bool>>,
     /// Operations that reached the engine.
@@ -55,6 +56,7 @@ impl Default for State {
             history: BTreeMap::new(),
             leases: BTreeMap::new(),
             failures: VecDeque::new(),
+            alarms: Vec::new(),
             metrics: Metrics {
                 has_leader: true,
                 io_backend: "none",
