@@ -86,6 +86,14 @@ fn start(config: &ServeConfig) -> Result<Server, String> {
     })
 }
 
+/// Bytes that a request of `max` bytes of protobuf may take in our own encoding, which has more of fixed
+/// width: the edge refuses what is over the limit that the operator set, so this one only has to be wide
+/// enough. A transaction of nothing but tiny operations is refused by it.
+fn command_bytes_max(max: usize) -> usize {
+    let wide = max.saturating_add(max / 4).saturating_add(64 * 1024);
+    wide.min(henge_wal::ENTRY_BYTES_MAX.max(max))
+}
+
 /// Most client connections that leave the log and the peers their descriptors.
 fn client_connections() -> Result<usize, String> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -163,7 +171,7 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         .busy_poll_micros(config.busy_poll_micros)
         .cluster(cluster)
         .timeouts(config.heartbeat_ms, config.election_ms)
-        .request_bytes_max(config.edge.max_request_bytes)
+        .request_bytes_max(command_bytes_max(config.edge.max_request_bytes))
         .txn_ops_max(config.edge.max_txn_ops)
         .quota_bytes(config.quota_bytes.unwrap_or(0))
         .progress_notify_ms(u64::try_from(config.progress_interval.as_millis()).unwrap_or(u64::MAX))

@@ -1,5 +1,7 @@
 //! One shard shown as a complete etcd: the [`Backend`] of the server's edge.
 
+use std::sync::PoisonError;
+
 use henge_mvcc as mvcc;
 
 use super::{Engine, Operation, Ticket};
@@ -205,6 +207,10 @@ impl Backend for Keyspace {
             let Reply::<Response> { mut header, .. } = ticket.await?;
             // etcd's Cluster RPCs carry no revision.
             header.revision = 0;
+            let members = members
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             Ok(Reply {
                 header,
                 body: members,
@@ -223,8 +229,9 @@ impl Backend for Keyspace {
     fn peers(&self) -> Vec<PeerView> {
         let inner = self.engine.inner();
         let stats = inner.peers.as_ref().map(|peers| peers.stats().peers);
+        let members = inner.members.lock().unwrap_or_else(PoisonError::into_inner);
         let view = |stats: PeerStats| {
-            let (name, url) = who(&inner.members, stats.peer);
+            let (name, url) = who(&members, stats.peer);
             PeerView {
                 id: stats.peer,
                 name: name.to_owned(),

@@ -80,7 +80,8 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub(crate) cores: Cores,
     pub(crate) shards: Vec<ShardHandle>,
-    pub(crate) members: Vec<Member>,
+    /// Of the others, client URLs are known once they told.
+    pub(crate) members: Arc<Mutex<Vec<Member>>>,
     pub(crate) router: Router,
     pub(crate) limits: mvcc::check::Limits,
     pub(crate) host: HostKind,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -116,7 +116,7 @@ impl EngineBuilder {
                     budget: door.budget,
                 })
                 .collect(),
-            members: self.cluster.members.clone(),
+            members: Arc::new(Mutex::new(self.cluster.members.clone())),
             router: layout.router,
             limits: mvcc::check::Limits {
                 txn_ops_max: self.txn_ops_max,
@@ -126,7 +126,7 @@ impl EngineBuilder {
             next_lease: AtomicU64::new(wall_clock_ms() << 20),
             peers: None,
         };
-        engine.peers = self.start_peers(&inboxes, &net)?;
+        engine.peers = self.start_peers(&inboxes, &net, &engine.members)?;
         Ok(Engine {
             inner: Arc::new(engine),
         })
@@ -318,6 +318,7 @@ impl EngineBuilder {
         &self,
         inboxes: &[Arc<Inbox>],
         net: &OnceLock<Arc<PeerNet>>,
+        members: &Arc<Mutex<Vec<Member>>>,
     ) -> Result<Option<Arc<PeerNet>>, OpenError> {
         let cluster = &self.cluster;
         if cluster.members.len() == 1 {
@@ -326,9 +327,12 @@ impl EngineBuilder {
         let mut config = PeerConfig::new(cluster.cluster_id, cluster.member_id, wall_clock_ms());
         config.listen = cluster.listen.clone();
         config.peers = cluster.peers.clone();
+        let own = cluster.members.iter().find(|m| m.id == cluster.member_id);
+        config.client_urls = own.map(|m| m.client_urls.clone()).unwrap_or_default();
         let handler = Arc::new(Door {
             inbox: inboxes[0].clone(),
             members: cluster.members.clone(),
+            met: members.clone(),
         });
         let started =
             PeerNet::start(config, handler).map_err(|error| OpenError::Peers(error.to_string()))?;
@@ -400,11 +404,20 @@ struct Door {
     inbox: Arc<Inbox>,
     /// For people.
     members: Vec<Member>,
+    /// As clients are told of them.
+    met: Arc<Mutex<Vec<Member>>>,
 }
 
 impl PeerHandler for Door {
     fn message(&self, from: u64, frame: Bytes) {
         self.inbox.push(Input::Peer { from, frame });
+    }
+
+    fn introduced(&self, peer: u64, client_urls: &[String]) {
+        let mut members = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = members.iter_mut().find(|member| member.id == peer) {
+            member.client_urls = client_urls.to_vec();
+        }
     }
 
     fn connected(&self, peer: u64) {

@@ -2,7 +2,8 @@
 //!
 //! Promises etcd's contract: all chunks are read at one revision, pinned by the first; header,
 //! `more` and `count` come with the last message only; merging all messages gives exactly the
-//! answer of the unary Range. Each chunk is an ordinary limited Range of the engine.
+//! answer of the unary Range. Each chunk is an ordinary limited Range of the engine; an answer in another
+//! order than the keys' is read at once, as it is for the unary Range.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use henge_mvcc as mvcc;
@@ -31,11 +32,6 @@ pub(crate) fn start<B: Backend>(
     if let Some(e) = t.late {
         return Err(status(&Error::Invalid(e)));
     }
-    if req.sort_order != 0 || req.sort_target != 0 {
-        return Err(Status::unimplemented(
-            "RangeStream does not support custom sort orders",
-        ));
-    }
     let filters = [
         req.min_mod_revision,
         req.max_mod_revision,
@@ -46,6 +42,15 @@ pub(crate) fn start<B: Backend>(
         return Err(Status::unimplemented(
             "RangeStream does not support revision filters",
         ));
+    }
+    if needs_sorting(&req) {
+        let whole = Whole {
+            backend,
+            req,
+            max_bytes: max_request_bytes,
+            left: None,
+        };
+        return Ok(unfold(whole, |whole| whole.step()));
     }
     let walk = Walk {
         backend,
@@ -58,6 +63,68 @@ pub(crate) fn start<B: Backend>(
         req,
     };
     Ok(unfold(walk, |walk| walk.step()))
+}
+
+/// Whether the keys' own order, in which chunks can be read one after another, is not what is wanted.
+fn needs_sorting(req: &pb::RangeRequest) -> bool {
+    use pb::range_request::{SortOrder, SortTarget};
+    req.sort_target != SortTarget::Key as i32 || req.sort_order == SortOrder::Descend as i32
+}
+
+/// A stream in another order: only who has read everything knows what comes first, so it is read as the
+/// unary Range is, and sent in pieces.
+struct Whole<B> {
+    backend: B,
+    req: pb::RangeRequest,
+    /// Bytes of keys and values per message, but for a larger pair.
+    max_bytes: usize,
+    /// What was not sent yet, once it was read.
+    left: Option<pb::RangeResponse>,
+}
+
+impl<B: Backend> Whole<B> {
+    async fn step(mut self) -> Option<(Result<pb::RangeStreamResponse, Status>, Whole<B>)> {
+        let mut left = match self.left.take() {
+            Some(left) if left.header.is_none() => return None,
+            Some(left) => left,
+            None => match self.read().await {
+                Ok(whole) => whole,
+                Err(e) => return Some((Err(status(&e)), self)),
+            },
+        };
+        let mut bytes = 0;
+        let fits = left.kvs.iter().take_while(|kv| {
+            let first = bytes == 0;
+            bytes += kv.encoded_len();
+            first || bytes <= self.max_bytes
+        });
+        let fits = fits.count();
+        let rest = left.kvs.split_off(fits);
+        let sent = if rest.is_empty() {
+            // Header, `more` and `count` come with the last; an answer without header is one that was sent.
+            std::mem::take(&mut left)
+        } else {
+            let kvs = std::mem::replace(&mut left.kvs, rest);
+            pb::RangeResponse {
+                kvs,
+                ..Default::default()
+            }
+        };
+        self.left = Some(left);
+        let answer = pb::RangeStreamResponse {
+            range_response: Some(sent),
+        };
+        Some((Ok(answer), self))
+    }
+
+    async fn read(&mut self) -> Result<pb::RangeResponse, Error> {
+        let call = {
+            let t = translate::range(&self.req);
+            self.backend.range(&t.request, self.req.serializable)
+        };
+        let reply = call.await?;
+        Ok(translate::range_response(reply.header, reply.body))
+    }
 }
 
 /// Where a stream is.

@@ -14,6 +14,11 @@ pub trait PeerHandler: Send + Sync {
     /// A message from peer `from`, whole and checked.
     fn message(&self, from: u64, frame: Bytes);
 
+    /// `peer` told where its clients reach it, as a session begins. Builds that cannot are silent.
+    fn introduced(&self, peer: u64, client_urls: &[String]) {
+        let _ = (peer, client_urls);
+    }
+
     /// A session with `peer` is up; messages to it are taken from now on.
     fn connected(&self, peer: u64);
 
@@ -81,6 +86,8 @@ pub struct PeerConfig {
     /// The other members and their `host:port`s, tried in order. An entry for this node itself is
     /// passed over, so that one list serves every node.
     pub peers: Vec<(u64, Vec<String>)>,
+    /// Where this node's clients reach it: peers are told, as far as a kilobyte holds them.
+    pub client_urls: Vec<String>,
     /// Bound of each peer's bulk queue, in bytes. 64 MiB: a few turns of a busy leader. A message
     /// longer than the bound is still taken when nothing else waits.
     pub queue_bytes_max: usize,
@@ -98,6 +105,7 @@ impl PeerConfig {
             node_id,
             listen: Vec::new(),
             peers: Vec::new(),
+            client_urls: Vec::new(),
             queue_bytes_max: 64 * 1024 * 1024,
             seed,
             timing: Timing::default(),

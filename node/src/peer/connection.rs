@@ -30,6 +30,7 @@ use tokio::{
 };
 
 use super::{
+    about,
     frame::{
         self, CONTROL_BYTES_MAX, Frame, FrameError, HEADER_BYTES, Kind, MESSAGE_BYTES_MAX, Taken,
     },
@@ -102,6 +103,8 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) buffer: BytesMut,
     pub(super) hello: Hello,
+    /// Where the peer's clients reach it, if it told.
+    pub(super) client_urls: Option<Vec<String>>,
 }
 
 /// Dials one address and shakes hands with node `to`.
@@ -118,11 +121,11 @@ pub(super) async fn dial(
     let talk = async {
         stream.set_nodelay(true)?;
         let (dial, first) = Dial::start(context.local, to, purpose);
-        write_frame(&mut stream, &first).await?;
+        write_frame(&mut stream, &about::tell(first, &context.client_urls)).await?;
         let mut buffer = BytesMut::with_capacity(HEADER_BYTES + CONTROL_BYTES_MAX);
         let answer = read_frame(&mut stream, &mut buffer).await?;
         match dial.answer(&answer) {
-            Ok(hello) => Ok((buffer, hello)),
+            Ok(hello) => Ok((buffer, hello, about::client_urls(&answer))),
             Err(error) => {
                 if let Some(frame) = error.answer() {
                     write_frame(&mut stream, &frame).await?;
@@ -131,13 +134,14 @@ pub(super) async fn dial(
             }
         }
     };
-    let (buffer, hello) = timeout(context.timing.handshake_max, talk)
+    let (buffer, hello, client_urls) = timeout(context.timing.handshake_max, talk)
         .await
         .map_err(|_| End::HandshakeTimeout)??;
     Ok(Connection {
         stream,
         buffer,
         hello,
+        client_urls,
     })
 }
 
@@ -150,8 +154,8 @@ pub(super) async fn welcome(context: &Context, mut stream: TcpStream) -> Result<
         let known = |id| context.peer(id).is_some();
         match handshake::accept(context.local, known, &first) {
             Ok((hello, answer)) => {
-                write_frame(&mut stream, &answer).await?;
-                Ok((buffer, hello))
+                write_frame(&mut stream, &about::tell(answer, &context.client_urls)).await?;
+                Ok((buffer, hello, about::client_urls(&first)))
             }
             Err(error) => {
                 if let Some(frame) = error.answer() {
@@ -161,13 +165,14 @@ pub(super) async fn welcome(context: &Context, mut stream: TcpStream) -> Result<
             }
         }
     };
-    let (buffer, hello) = timeout(context.timing.handshake_max, talk)
+    let (buffer, hello, client_urls) = timeout(context.timing.handshake_max, talk)
         .await
         .map_err(|_| End::HandshakeTimeout)??;
     Ok(Connection {
         stream,
         buffer,
         hello,
+        client_urls,
     })
 }
 
@@ -200,7 +205,11 @@ pub(super) async fn run(
         mut stream,
         buffer,
         hello: _,
+        client_urls,
     } = connection;
+    if let Some(urls) = client_urls {
+        context.tell(|handler| handler.introduced(peer.id, &urls));
+    }
     let mut announced = Announced::new(context, peer);
     let ping = Ping::default();
     let (reader, writer) = stream.split();

@@ -22,7 +22,7 @@ use super::frame::{Frame, Kind};
 pub const FORMATS: Formats = Formats { min: 1, max: 1 };
 
 const MAGIC: &[u8; 8] = b"HENGPEER";
-const HELLO_BYTES: usize = 48;
+pub(super) const HELLO_BYTES: usize = 48;
 const REFUSAL_BYTES: usize = 24;
 
 /// A range of session formats.

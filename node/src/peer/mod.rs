@@ -22,6 +22,7 @@
 //! Clock and sockets: only `connection`, `link` and `net`, through tokio. `frame`, `handshake`,
 //! `queue` and `backoff` are plain code. Tested in each file and in `node/tests/peer/`.
 
+mod about;
 mod backoff;
 mod config;
 mod connection;

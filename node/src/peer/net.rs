@@ -81,6 +81,7 @@ impl PeerNet {
                 boot: dice.roll(),
                 formats: FORMATS,
             },
+            client_urls: config.client_urls,
             timing: config.timing,
             handler,
             peers,
@@ -178,6 +179,7 @@ impl Drop for PeerNet {
 /// What all tasks of one transport share.
 pub(super) struct Context {
     pub(super) local: Local,
+    pub(super) client_urls: Vec<String>,
     pub(super) timing: Timing,
     handler: Arc<dyn PeerHandler>,
     /// Sorted by id.

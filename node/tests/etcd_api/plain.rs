@@ -36,7 +36,7 @@ fn health_answers_as_etcds_does() {
     let (code, body) = http(&server, "GET", "/health");
     assert_eq!(
         (code, body.as_str()),
-        (503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}")
+        (503, "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n")
     );
     assert_eq!(http(&server, "GET", "/health?exclude=NOSPACE"), well);
     server.double.state().metrics.space_low = false;
@@ -44,7 +44,10 @@ fn health_answers_as_etcds_does() {
     let (code, body) = http(&server, "GET", "/health");
     assert_eq!(
         (code, body.as_str()),
-        (503, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}")
+        (
+            503,
+            "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n"
+        )
     );
     assert_eq!(http(&server, "GET", "/health?serializable=true"), well);
     server.double.state().metrics.has_leader = true;
@@ -54,8 +57,24 @@ fn health_answers_as_etcds_does() {
         .failures
         .push_back(Error::TooManyRequests);
     let (code, body) = http(&server, "GET", "/health");
-    let reason = "{\"health\":\"false\",\"reason\":\"RANGE ERROR:etcdserver: too many requests\"}";
+    let reason =
+        "{\"health\":\"false\",\"reason\":\"RANGE ERROR:etcdserver: too many requests\"}\n";
     assert_eq!((code, body.as_str()), (503, reason));
+}
+
+#[test]
+fn regression_health_is_plain_text_as_etcds() {
+    let server = Server::thin(true);
+    for ill in [false, true] {
+        server.double.state().metrics.has_leader = !ill;
+        let mut stream = TcpStream::connect(server.address).expect("a connection");
+        let request = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let kind = "content-type: text/plain; charset=utf-8\r\n";
+        assert!(answer.contains(kind), "{answer}");
+    }
 }
 
 #[test]
@@ -64,11 +83,14 @@ fn probes_say_ok_or_name_the_check_that_failed() {
     assert_eq!(http(&server, "GET", "/livez"), (200, "ok\n".to_owned()));
     assert_eq!(http(&server, "GET", "/readyz"), (200, "ok\n".to_owned()));
     let (code, body) = http(&server, "GET", "/readyz?verbose");
-    assert_eq!((code, body.lines().count()), (200, 4));
+    assert_eq!((code, body.lines().count()), (200, 5));
     assert!(body.contains("[+]linearizable_read ok\n"), "{body}");
+    assert_eq!(body.lines().last(), Some("ok"));
+    let live = http(&server, "GET", "/livez?verbose");
+    assert_eq!(live, (200, "[+]serializable_read ok\nok\n".to_owned()));
     server.double.state().failures.push_back(Error::NoLeader);
     let (code, body) = http(&server, "GET", "/readyz/linearizable_read");
-    let failed = "[-]linearizable_read failed: etcdserver: no leader\n";
+    let failed = "[-]linearizable_read failed: etcdserver: no leader\n\n";
     assert_eq!((code, body.as_str()), (503, failed));
     server.double.state().metrics.poisoned = true;
     assert_eq!(http(&server, "GET", "/readyz").0, 503);

@@ -151,6 +151,7 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub struct Log {
     pub messages: Vec<(u64, Bytes)>,
+    pub introduced: Vec<(u64, Vec<String>)>,
     pub connected: Vec<u64>,
     pub disconnected: Vec<(u64, String)>,
     pub unreachable: Vec<(u64, String)>,
@@ -188,6 +189,10 @@ impl PeerHandler for Seen {
             b"shutdown" => net().expect("started").shutdown(),
             _ => self.note(|log| log.messages.push((from, frame))),
         }
+    }
+
+    fn introduced(&self, peer: u64, client_urls: &[String]) {
+        self.note(|log| log.introduced.push((peer, client_urls.to_vec())));
     }
 
     fn connected(&self, peer: u64) {

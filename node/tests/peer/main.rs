@@ -94,6 +94,42 @@ fn three_nodes_each_hear_from_each() {
 
 /// Whichever side restarts, and however often, the pair finds together again.
 #[test]
+fn members_tell_each_other_where_their_clients_connect() {
+    let mut trio = Cluster::new(3);
+    let urls = |id: u64| {
+        vec![
+            format!("http://node{id}:2379"),
+            format!("http://127.0.0.{id}:1"),
+        ]
+    };
+    // Node 3 has none to tell, as one of a build that does not know of it.
+    for node in &mut trio.nodes[..2] {
+        node.config.client_urls = urls(node.id);
+    }
+    for node in &mut trio.nodes {
+        node.start();
+    }
+    trio.meet();
+    for node in &trio.nodes {
+        for other in (1..=2).filter(|id| *id != node.id) {
+            node.seen.wait("introduction", |seen| {
+                seen.introduced.contains(&(other, urls(other)))
+            });
+        }
+        let told = node.seen.lock().introduced.iter().any(|(id, _)| *id == 3);
+        assert!(!told, "node 3 told nothing");
+    }
+    // One that comes back elsewhere says so.
+    trio.nodes[0].stop();
+    trio.nodes[0].config.client_urls = vec!["http://moved:1".to_owned()];
+    trio.nodes[0].start();
+    trio.nodes[1].seen.wait("the new one", |seen| {
+        seen.introduced
+            .contains(&(1, vec!["http://moved:1".to_owned()]))
+    });
+}
+
+#[test]
 fn either_side_may_restart() {
     let mut pair = Cluster::start(2);
     pair.meet();
