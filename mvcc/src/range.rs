@@ -39,6 +39,12 @@ impl Store {
         Ok(self.select(request, at))
     }
 
+    /// Says which single keys will be read next, as [`Store::touch`] does for puts: their newest versions are
+    /// loaded as well.
+    pub fn touch_reads(&self, keys: &[&[u8]]) {
+        self.index.touch(&self.keys, keys, true);
+    }
+
     /// The revision that a request reads at, if it can be read.
     pub(crate) fn range_revision(&self, request: &RangeRequest<'_>) -> Result<i64, Error> {
         if request.range.key.is_empty() {

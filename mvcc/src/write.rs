@@ -31,7 +31,7 @@ impl Store {
     /// Says which keys will be put next, as a hint: what their lookups read is loaded together. Changes
     /// nothing; worth it for a batch of puts on a store that is larger than the processor's caches.
     pub fn touch(&self, keys: &[&[u8]]) {
-        self.index.touch(&self.keys, keys);
+        self.index.touch(&self.keys, keys, false);
     }
 
     /// Deletes keys. The revision grows only if there were some.

@@ -85,8 +85,9 @@ impl Index {
     }
 
     /// Loads into the cache what looking up these keys will read, level by level for all of them, so
-    /// that the waits for memory overlap: one lookup in a large tree is a chain of such waits.
-    pub fn touch(&self, keys: &Keys, wanted: &[&[u8]]) {
+    /// that the waits for memory overlap: one lookup in a large tree is a chain of such waits. `versions`: also
+    /// the newest versions, which a put does not read.
+    pub fn touch(&self, keys: &Keys, wanted: &[&[u8]], versions: bool) {
         for group in wanted.chunks(TOUCH_MAX) {
             let mut nodes = [&self.root; TOUCH_MAX];
             let nodes = &mut nodes[..group.len()];
@@ -106,8 +107,11 @@ impl Index {
                     *ids = leaf.likely(key);
                 }
             }
-            let ids = found.as_flattened().iter().flatten();
-            std::hint::black_box(ids.fold(0, |sum, &id| sum ^ keys.touch(id)));
+            let ids = || found.as_flattened().iter().flatten();
+            std::hint::black_box(ids().fold(0, |sum, &id| sum ^ keys.touch(id)));
+            if versions {
+                std::hint::black_box(ids().fold(0, |sum, &id| sum ^ keys.touch_latest(id)));
+            }
         }
     }
 

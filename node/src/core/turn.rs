@@ -226,6 +226,16 @@ impl Core {
 
     /// One turn. `cx` is woken when the inbox or the disk has something new.
     pub fn turn(&mut self, now: Now, cx: &mut Context<'_>, peers: &mut dyn Peers) -> Next {
+        match self.turn_awake(now, cx, peers) {
+            Next::At(_) if self.rests_not(cx) => Next::Again,
+            next => next,
+        }
+    }
+
+    /// As [`Core::turn`], for a host that may look again instead of sleeping: until [`Core::rests_not`] was
+    /// asked the inbox wakes nobody. To wake a thread that is awake costs its caller a system call for
+    /// every request, more than the request itself (docs/performance.md).
+    pub fn turn_awake(&mut self, now: Now, cx: &mut Context<'_>, peers: &mut dyn Peers) -> Next {
         if self.phase == Phase::Ended {
             return Next::Ended;
         }
@@ -287,11 +297,13 @@ impl Core {
             // woken for each of them would only cost wake-ups. The bound is for what needs no log.
             return Next::At(next_ms.min(now.millis() + SATURATED_MS_MAX));
         }
-        if self.config.inbox.rest(cx.waker()) {
-            Next::Again
-        } else {
-            Next::At(next_ms)
-        }
+        Next::At(next_ms)
+    }
+
+    /// Before the host sleeps: whether something has arrived since the turn took its input; if not, `cx` is woken
+    /// when it does.
+    pub fn rests_not(&mut self, cx: &mut Context<'_>) -> bool {
+        !self.wal.is_saturated() && self.config.inbox.rest(cx.waker())
     }
 
     /// The shards this turn looks at, each told the time.

@@ -72,7 +72,7 @@ pub(super) async fn drive(
     poll_fn(|cx| {
         loop {
             let now = clock.now();
-            match core.turn(now, cx, &mut *peers) {
+            match core.turn_awake(now, cx, &mut *peers) {
                 Next::Ended => return Poll::Ready(()),
                 Next::Again => {
                     window.look_again(now.micros, true);
@@ -83,6 +83,10 @@ pub(super) async fn drive(
                         // Whoever this is waiting for (the kernel's worker that completes a write, a
                         // client on the same machine) may need this very processor.
                         std::thread::yield_now();
+                        return pace.poll_others(cx);
+                    }
+                    if core.rests_not(cx) {
+                        window.look_again(now.micros, true);
                         return pace.poll_others(cx);
                     }
                     if pace.poll_until(clock, millis, cx).is_pending() {

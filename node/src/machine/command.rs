@@ -247,6 +247,19 @@ pub fn put_key(encoded: &[u8]) -> Option<&[u8]> {
     .ok()
 }
 
+/// The key of an encoded range of one key. Says nothing of one that is damaged.
+pub fn get_key(encoded: &[u8]) -> Option<&[u8]> {
+    if encoded.get(1) != Some(&tag::RANGE) {
+        return None;
+    }
+    // Flags, sort and six numbers come before the key.
+    let mut reader = Reader {
+        bytes: encoded.get(HEADER_BYTES + 3 + 6 * 8..)?,
+    };
+    let key = reader.slice().ok()?;
+    reader.slice().ok()?.is_empty().then_some(key)
+}
+
 /// Whether an encoded command is a compaction.
 pub fn is_compact(encoded: &[u8]) -> bool {
     encoded.get(1) == Some(&tag::COMPACT)
@@ -460,6 +473,28 @@ mod tests {
             .collect();
         assert_eq!(keys[0].as_deref(), Some(&b"k"[..]));
         assert!(keys[1..].iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn the_key_of_a_range_of_one_key_is_found_without_decoding() {
+        let one = Command::Range(RangeRequest {
+            range: KeyRange::one(b"key"),
+            limit: 3,
+            ..RangeRequest::default()
+        });
+        assert_eq!(get_key(&one.encode()), Some(&b"key"[..]));
+        let all = Command::Range(RangeRequest {
+            range: KeyRange::all(),
+            ..RangeRequest::default()
+        });
+        assert_eq!(get_key(&all.encode()), None);
+        let put = Command::Put(PutRequest {
+            key: b"key",
+            ..PutRequest::default()
+        });
+        assert_eq!(get_key(&put.encode()), None);
+        let encoded = one.encode();
+        (0..encoded.len()).for_each(|cut| assert_eq!(get_key(&encoded[..cut]), None, "{cut}"));
     }
 
     #[test]
