@@ -74,6 +74,34 @@ fn regression_20221_a_future_start_revision_withholds_what_is_earlier() {
     assert_eq!(drain(&mut store, id), "+a=4@4 +a=5@5");
 }
 
+/// A progress note named a revision below where a watcher begins: its client resumed after the note and
+/// was given what it had not asked for (etcd #19287).
+#[test]
+fn regression_a_watcher_that_begins_in_the_future_may_not_be_told_of_earlier_revisions() {
+    let mut store = Store::new();
+    put(&mut store, "b", "1");
+    let at = |store: &mut Store, start_revision| {
+        store.watch(WatchSpec {
+            start_revision,
+            ..spec("a")
+        })
+    };
+    let (now, next, later) = (at(&mut store, 0), at(&mut store, 3), at(&mut store, 5));
+    let may_note = |store: &Store| [now, next, later].map(|watcher| store.watch_may_note(watcher));
+    assert_eq!(may_note(&store), [true, false, false]);
+    put(&mut store, "b", "2");
+    assert_eq!(may_note(&store), [true, true, false]);
+    put(&mut store, "a", "3");
+    // Those that have something to come are not told before they have it.
+    assert_eq!(may_note(&store), [false, false, false]);
+    for watcher in [now, next] {
+        assert!(store.watch_next(watcher, 1_000).is_some());
+    }
+    assert_eq!(may_note(&store), [true, true, false]);
+    put(&mut store, "b", "4");
+    assert_eq!(may_note(&store), [true, true, true]);
+}
+
 #[test]
 fn filters() {
     let mut store = Store::new();
@@ -343,6 +371,8 @@ fn regression_15271_an_older_snapshot_does_not_make_watchers_travel_in_time() {
     restorer.push(&stream).expect("sound");
     let mut older = restorer.finish().expect("complete");
     older.adopt_watchers(&mut store);
+    // Nor are they told of a revision before what they know: they would resume there.
+    assert!(!older.watch_may_note(id));
     for value in ["2", "3", "4"] {
         put(&mut older, "a", value);
     }

@@ -213,14 +213,18 @@ fn nine_guarantees(seed: u64, counts: &mut Counts) {
     }
 }
 
-/// Bookmarkable: a watcher that is synced has all events up to the current revision.
+/// Bookmarkable: a watcher that is synced has all events up to the current revision, and one that may be
+/// told of that revision would resume neither before what it asked for nor before what it was given.
 fn check_progress(pair: &Pair, readers: &BTreeMap<WatcherId, Reader>) -> usize {
     let synced = readers
         .iter()
         .filter(|(id, _)| pair.store.watch_synced(**id));
     let mut count = 0;
-    for (_, reader) in synced {
-        reader.check(&pair.model.events, pair.model.revision());
+    for (id, reader) in synced {
+        let revision = pair.store.revision();
+        reader.check(&pair.model.events, revision);
+        let reached = revision >= reader.from && revision >= reader.last;
+        assert_eq!(pair.store.watch_may_note(*id), reached, "bookmarkable");
         count += 1;
     }
     count

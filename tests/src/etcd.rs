@@ -7,8 +7,11 @@
 use std::time::Duration;
 
 use prost::Message;
+use tokio::sync::mpsc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 /// A reply's header (`etcdserverpb.ResponseHeader`).
@@ -157,6 +160,83 @@ pub struct StatusResponse {
     pub leader: u64,
 }
 
+/// `mvccpb.Event`, as far as used.
+#[derive(Clone, PartialEq, Message)]
+pub struct Event {
+    /// 0 for a put, 1 for a delete.
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    /// The pair; of a delete, its key and revision.
+    #[prost(message, optional, tag = "2")]
+    pub kv: Option<KeyValue>,
+}
+
+/// `etcdserverpb.WatchCreateRequest`, as far as used.
+#[derive(Clone, PartialEq, Message)]
+pub struct WatchCreateRequest {
+    /// First key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// As in a range request.
+    #[prost(bytes = "vec", tag = "2")]
+    pub range_end: Vec<u8>,
+    /// First revision wanted; 0 for what comes next.
+    #[prost(int64, tag = "3")]
+    pub start_revision: i64,
+    /// Notes of how far an idle watcher is.
+    #[prost(bool, tag = "4")]
+    pub progress_notify: bool,
+    /// Its number on the stream, not 0.
+    #[prost(int64, tag = "7")]
+    pub watch_id: i64,
+}
+
+/// `etcdserverpb.WatchProgressRequest`.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct WatchProgressRequest {}
+
+/// `etcdserverpb.WatchRequest`, as far as used.
+#[derive(Clone, PartialEq, Message)]
+pub struct WatchRequest {
+    /// Which.
+    #[prost(oneof = "Watch", tags = "1, 3")]
+    pub request: Option<Watch>,
+}
+
+/// What is said on a watch stream here.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Watch {
+    /// Begin a watcher.
+    #[prost(message, tag = "1")]
+    Create(WatchCreateRequest),
+    /// How far is the stream?
+    #[prost(message, tag = "3")]
+    Progress(WatchProgressRequest),
+}
+
+/// `etcdserverpb.WatchResponse`, as far as used.
+#[derive(Clone, PartialEq, Message)]
+pub struct WatchResponse {
+    /// Header.
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<Header>,
+    /// Which watcher; -1 for all of the stream.
+    #[prost(int64, tag = "2")]
+    pub watch_id: i64,
+    /// The first one.
+    #[prost(bool, tag = "3")]
+    pub created: bool,
+    /// The last one.
+    #[prost(bool, tag = "4")]
+    pub canceled: bool,
+    /// Why, if history is gone.
+    #[prost(int64, tag = "5")]
+    pub compact_revision: i64,
+    /// Changes.
+    #[prost(message, repeated, tag = "11")]
+    pub events: Vec<Event>,
+}
+
 /// Largest reply taken: a page of keys with values.
 const REPLY_MAX: usize = 256 << 20;
 
@@ -245,6 +325,25 @@ impl Client {
         }
     }
 
+    /// Opens a watch stream on which `requests` are said.
+    pub async fn watch(
+        &mut self,
+        requests: mpsc::Receiver<WatchRequest>,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        self.grpc
+            .ready()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
+        let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
+        let requests = Request::new(ReceiverStream::new(requests));
+        Ok(self
+            .grpc
+            .streaming(requests, path, codec)
+            .await?
+            .into_inner())
+    }
+
     async fn headed<T: Message + 'static>(
         &mut self,
         path: &'static str,
@@ -264,7 +363,7 @@ impl Client {
             .ready()
             .await
             .map_err(|e| Status::unavailable(e.to_string()))?;
-        let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
+        let path = PathAndQuery::from_static(path);
         let codec = ProstCodec::<T, U>::default();
         Ok(self
             .grpc

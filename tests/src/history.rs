@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::dice::Dice;
-use crate::etcd::KeyValue;
+use crate::etcd::{Event, KeyValue};
 
 /// Violations listed in full; more are counted.
 const LISTED_MAX: usize = 20;
@@ -197,6 +197,32 @@ impl History {
         wrong.verdict()
     }
 
+    /// What watchers were shown of a revision against what was acknowledged at it, if anything was: an
+    /// unanswered operation may have any revision.
+    pub fn check_events(&self, revision: i64, events: &[Event]) -> Result<(), String> {
+        let Some(operation) = self.log.get(&revision) else {
+            return Ok(());
+        };
+        let same = |write: &Write, event: &Event| {
+            let Some(kv) = &event.kv else { return false };
+            kv.key == write.key()
+                && match write {
+                    Write::Put(_, stamp) => event.kind == 0 && kv.value == stamp.bytes(),
+                    Write::Delete(_) => event.kind == 1,
+                }
+        };
+        let all = operation.len() == events.len()
+            && operation.iter().zip(events).all(|(w, e)| same(w, e));
+        if all {
+            return Ok(());
+        }
+        let keys = events.iter().filter_map(|event| event.kv.as_ref());
+        let keys: Vec<_> = keys.map(|kv| name(&kv.key)).collect();
+        Err(format!(
+            "revision {revision} was acknowledged as {operation:?} and shown to watchers as changes of {keys:?}"
+        ))
+    }
+
     /// Up to `count` acknowledged writes, each with its revision, anywhere in the history: what a
     /// store has to answer when it is read at that revision, however often the key changed since.
     pub fn samples(&self, dice: &mut Dice, count: usize) -> Vec<(i64, Write)> {
@@ -351,7 +377,8 @@ fn find<'a>(kvs: &'a [KeyValue], key: &[u8]) -> Option<&'a KeyValue> {
         .map(|at| &kvs[at])
 }
 
-fn name(bytes: &[u8]) -> String {
+/// Bytes, readable.
+pub(crate) fn name(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 

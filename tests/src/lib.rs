@@ -21,3 +21,5 @@ pub mod load;
 pub mod process;
 pub mod seccomp;
 pub mod sim;
+pub mod watched;
+pub mod watcher;

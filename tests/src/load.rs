@@ -57,7 +57,7 @@ impl Worker {
         let mut member = 0;
         while !board.stop.load(Ordering::Relaxed) {
             let client = Client::new(self.ports[member % self.ports.len()], self.deadline);
-            let id = self.round << 32 | self.number << 16 | sessions.len() as u64;
+            let id = session_id(self.round, self.number, sessions.len() as u64);
             let session = session(id, client, &mut dice, board).await;
             let failed = session.unknown.is_some();
             sessions.push(session);
@@ -69,6 +69,15 @@ impl Worker {
         }
         sessions
     }
+}
+
+fn session_id(round: u64, worker: u64, session: u64) -> u64 {
+    round << 32 | worker << 16 | session
+}
+
+/// What no key of a worker in a round is before: a place for a watcher to begin or to end.
+pub fn key_of(round: u64, worker: u64) -> Vec<u8> {
+    format!("{:012x}", session_id(round, worker, 0)).into_bytes()
 }
 
 /// One operation after the other until one fails.

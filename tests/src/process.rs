@@ -45,6 +45,11 @@ impl Program {
         }
     }
 
+    /// Whether it is a Henge, as far as its caller said.
+    pub fn is_henge(&self) -> bool {
+        self.subcommand.is_some()
+    }
+
     /// The `henge` of this workspace and build profile, brought up to date by cargo: a package's
     /// tests do not build another package's binary.
     pub fn built() -> Result<Self, String> {

@@ -28,6 +28,9 @@ use matcher::{Matcher, WATCHER_BYTES};
 struct Watcher {
     spec: WatchSpec,
     phase: Phase,
+    /// The least revision that a progress note may name: an earlier one would have its client resume
+    /// before what it asked for, or before what it was given.
+    notes_from: i64,
     /// Events to deliver, of whole revisions.
     buffer: VecDeque<Event>,
     buffer_bytes: usize,
@@ -94,6 +97,10 @@ impl Watchers {
 }
 
 impl Watcher {
+    fn is_synced(&self) -> bool {
+        self.phase == Phase::Synced && self.buffer.is_empty()
+    }
+
     fn wants(&self, kind: EventKind, main: i64) -> bool {
         let filtered = match kind {
             EventKind::Put => self.spec.filters.no_put,
@@ -131,7 +138,11 @@ impl Store {
         if spec.range.key.is_empty() {
             spec.range.key = Bytes::from_static(b"\0");
         }
+        // As in etcd, one that asks for what comes next may be told at once how far that is; one that asks
+        // for a revision, only once the store is there.
+        let mut notes_from = spec.start_revision;
         if spec.start_revision <= 0 {
+            notes_from = self.revision;
             spec.start_revision = self.revision + 1;
         }
         let next = spec.start_revision;
@@ -148,6 +159,7 @@ impl Store {
         let watcher = Watcher {
             spec,
             phase,
+            notes_from,
             buffer: VecDeque::new(),
             buffer_bytes: 0,
             queued: false,
@@ -202,13 +214,18 @@ impl Store {
         batch
     }
 
-    /// Has the watcher been given everything up to [`Store::revision`]? Only then may a progress
-    /// notification name that revision.
+    /// Has the watcher been given everything up to [`Store::revision`]? Also true of one that begins in
+    /// the future and has nothing to come yet.
     pub fn watch_synced(&self, id: WatcherId) -> bool {
-        self.watchers
-            .by_id
-            .get(&id)
-            .is_some_and(|watcher| watcher.phase == Phase::Synced && watcher.buffer.is_empty())
+        self.watchers.by_id.get(&id).is_some_and(Watcher::is_synced)
+    }
+
+    /// May a progress note to the watcher name [`Store::revision`]? Whoever resumes after that revision
+    /// must miss nothing and be given nothing that it did not ask for, or had already: so the watcher is
+    /// synced, and the store has come to where it begins (etcd's `progressIfSync`).
+    pub fn watch_may_note(&self, id: WatcherId) -> bool {
+        let watcher = self.watchers.by_id.get(&id);
+        watcher.is_some_and(|watcher| watcher.is_synced() && self.revision >= watcher.notes_from)
     }
 
     /// Takes over the watchers of a store that this one replaces (a snapshot was installed). They
@@ -225,6 +242,7 @@ impl Store {
             };
             // What happens below `next` was delivered or is in the buffer.
             watcher.spec.start_revision = next;
+            watcher.notes_from = watcher.notes_from.max(next - 1);
             watcher.phase = if next > self.revision {
                 Phase::Synced
             } else {

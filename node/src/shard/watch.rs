@@ -2,8 +2,10 @@
 //!
 //! The store matches events to watchers and bounds what each may hold; this room gives watchers the
 //! ids, words and refusals that etcd clients know, and moves batches to streams that have room.
-//! Promises: a watcher's `created` comes before its events; a progress answer comes after every event
-//! up to its revision; a full stream stalls only itself.
+//! Promises: a watcher's `created` comes before its events; a progress answer or note comes after every
+//! event up to its revision, and never names one before where its watchers begin, so that whoever resumes
+//! after it gets what it would have got; a full stream stalls only itself. A `created` header says where
+//! the store is: a position only for a watcher of what comes next (docs/decisions/0026).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -143,7 +145,7 @@ impl Watches {
         for (watcher, owner) in &mut self.owners {
             // etcd skips the note when events were sent since the last one.
             let active = std::mem::take(&mut owner.active);
-            if !owner.progress_notify || active || !store.watch_synced(*watcher) {
+            if !owner.progress_notify || active || !store.watch_may_note(*watcher) {
                 continue;
             }
             // Whoever does not read gets no more of them: the stream's queue is bounded.
@@ -334,17 +336,18 @@ impl Watches {
         }
     }
 
-    /// etcd answers a progress request only when all watchers of the stream have caught up (#15220).
+    /// etcd answers a progress request only when all watchers of the stream have caught up (#15220), and
+    /// the store with all of them (#19287): the answer is for each.
     fn answer_progress(&mut self, store: &mvcc::Store, id: SessionId, header: Header) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let synced = session.parked.is_empty()
+        let true_of_all = session.parked.is_empty()
             && session
                 .watchers
                 .values()
-                .all(|watcher| store.watch_synced(*watcher));
-        if session.progress_asked && synced && !session.watchers.is_empty() {
+                .all(|watcher| store.watch_may_note(*watcher));
+        if session.progress_asked && true_of_all && !session.watchers.is_empty() {
             session.progress_asked = false;
             let header = Header {
                 revision: store.revision(),

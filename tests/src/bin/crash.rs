@@ -9,7 +9,9 @@
 //! then every acknowledged write is there with its value and revisions, unanswered ones wholly or
 //! not at all, and the revision accounts for each. A cluster: the leader is killed, writes resume
 //! through the others within 3 s, the old leader comes back and catches up, and all members hold
-//! the same. With `--embedded-shards`: a process that embeds an engine with so many shards, killed and
+//! the same. Clients watch meanwhile, from the past, from now and from revisions yet to come, and resume on
+//! any member after the last revision they were told: each is shown every change it asked for, once
+//! (`henge_tests::watched`). With `--embedded-shards`: a process that embeds an engine with so many shards, killed and
 //! opened again with another number of cores each time (`henge_tests::embedded`).
 //! Must never know: the server's inside; any server that takes etcd's flags will do (`--plain`).
 //! Tested by running it on a real etcd, and by the planted faults in `history.rs`.
@@ -33,8 +35,10 @@ use henge_tests::dice::Dice;
 use henge_tests::embedded::{self, Planted, child};
 use henge_tests::etcd::{Client, KeyValue, RangeRequest};
 use henge_tests::history::{History, Session};
-use henge_tests::load::{Board, Worker};
+use henge_tests::load::{self, Board, Worker};
 use henge_tests::process::{Member, Program, Scratch, Server};
+use henge_tests::watched::Watched;
+use henge_tests::watcher::Watchers;
 
 /// A start replays the log: design goal under 10 s, with room for a busy machine.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -70,6 +74,9 @@ struct Options {
     /// Connections with one operation in flight each.
     #[arg(long, default_value_t = 12)]
     clients: u64,
+    /// Streams of watchers, beside one for each member that watches everything.
+    #[arg(long, default_value_t = 6)]
+    watch_streams: u64,
     /// Kills a process that embeds an engine with so many shards, instead of servers.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     embedded_shards: Option<u16>,
@@ -91,8 +98,12 @@ struct Run {
     members: Vec<Member>,
     servers: Vec<Option<Server>>,
     history: History,
+    watched: Watched,
+    /// The last revision that everything was compared at.
+    revision: i64,
     dice: Dice,
     clients: u64,
+    watch_streams: u64,
     longest: Duration,
     early_kills: u64,
 }
@@ -198,8 +209,11 @@ fn prepare(options: &Options, seed: u64) -> Result<(Runtime, Scratch, Run), Stri
         servers: members.iter().map(|_| None).collect(),
         members,
         history: History::new(1),
+        watched: Watched::default(),
+        revision: 1,
         dice: Dice::new(seed),
         clients: options.clients,
+        watch_streams: options.watch_streams,
         longest: Duration::ZERO,
         early_kills: 0,
     };
@@ -246,9 +260,10 @@ fn conduct(
         }
     }
     let (unknown, applied) = run.history.unknown();
+    let (watchers, events) = run.watched.counts();
     println!(
         "seed={seed} rounds={done} acked={} unknown={unknown} unknown_applied={applied} \
-         killed_in_recovery={} {}={} violations={}",
+         watchers={watchers} watch_events={events} killed_in_recovery={} {}={} violations={}",
         run.history.acked(),
         run.early_kills,
         if alone {
@@ -270,6 +285,7 @@ impl Run {
     /// One server: load, kill -9, restart, check.
     async fn alone(&mut self, round: u64) -> Result<String, String> {
         let board = Arc::new(Board::default());
+        let watchers = self.watch(round);
         let workers = self.work(round, &board, ANSWER_MAX, false);
         let lived = self.dice.range(50, 1_500);
         sleep(Duration::from_millis(lived)).await;
@@ -300,6 +316,7 @@ impl Run {
         let (revision, kvs) = self.everything(0, false).await?;
         self.history.check(revision, &kvs, true)?;
         self.check_past(0).await?;
+        self.check_watchers(watchers, revision).await?;
         Ok(format!(
             "killed after {lived} ms, ready again in {} ms, {} acknowledged so far, revision \
              {revision}, {} keys",
@@ -313,6 +330,7 @@ impl Run {
     async fn cluster(&mut self, round: u64) -> Result<String, String> {
         let leader = self.leader().await?;
         let board = Arc::new(Board::default());
+        let watchers = self.watch(round);
         let workers = self.work(round, &board, ANSWER_MAX_CLUSTER, true);
         sleep(Duration::from_millis(self.dice.range(300, 1_200))).await;
         let acked_before = board.acked.load(Ordering::Relaxed);
@@ -336,8 +354,9 @@ impl Run {
                 resumed.as_millis()
             ));
         }
-        let caught_up = self.compare_members(leader).await?;
+        let (caught_up, revision) = self.compare_members(leader).await?;
         self.check_past(leader).await?;
+        self.check_watchers(watchers, revision).await?;
         Ok(format!(
             "killed leader {}, writes resumed in {} ms, it caught up in {} ms, {} acknowledged so \
              far",
@@ -368,8 +387,9 @@ impl Run {
 
     /// All members hold the same, and what was acknowledged: first read through the one that came
     /// back, then each one's own state.
-    async fn compare_members(&mut self, returned: usize) -> Result<Duration, String> {
+    async fn compare_members(&mut self, returned: usize) -> Result<(Duration, i64), String> {
         let begun = Instant::now();
+        let mut last = 0;
         let (revision, kvs) = self.everything(self.another(returned), false).await?;
         self.history.check(revision, &kvs, false)?;
         let mut caught_up = Duration::ZERO;
@@ -378,6 +398,7 @@ impl Run {
                 let own = self.everything(member, true).await;
                 match own {
                     Ok((at, own)) if at >= revision => {
+                        last = last.max(at);
                         if (at, &own) != (revision, &kvs) {
                             // A late answerless write may have come in between: that is one more
                             // state to check, not a difference.
@@ -401,7 +422,26 @@ impl Run {
                 caught_up = begun.elapsed();
             }
         }
-        Ok(caught_up)
+        Ok((caught_up, last))
+    }
+
+    /// Starts the round's watchers.
+    fn watch(&mut self, round: u64) -> Watchers {
+        let ports = self.members.iter().map(|member| member.client_port);
+        let workers = self.clients;
+        let keys = |dice: &mut Dice| load::key_of(round, dice.range(0, workers + 1));
+        let (streams, dice) = (self.watch_streams, &mut self.dice);
+        Watchers::begin(ports.collect(), streams, self.revision, dice, keys)
+    }
+
+    /// Sends the watchers home with `revision`, and compares what they were shown.
+    async fn check_watchers(&mut self, watchers: Watchers, revision: i64) -> Result<(), String> {
+        let bookmarks = watchers.call_home(revision).await?;
+        if !bookmarks.is_empty() {
+            self.watched.check(&self.history, revision, &bookmarks)?;
+        }
+        self.revision = revision;
+        Ok(())
     }
 
     /// Starts the load: clients are dealt out to the members in turn.
@@ -453,7 +493,12 @@ impl Run {
     }
 
     fn spawn(&self, member: usize) -> Result<Server, String> {
-        Server::spawn(&self.program, self.members[member].flags(&self.members))
+        let mut flags = self.members[member].flags(&self.members);
+        if self.program.is_henge() {
+            // Often enough for a note to meet a member that lags.
+            flags.push("--watch-progress-notify-interval=100ms".into());
+        }
+        Server::spawn(&self.program, flags)
     }
 
     /// All at once: members wait for each other before they are ready.

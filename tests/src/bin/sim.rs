@@ -139,7 +139,7 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
     let violation = violation.map_or("none".to_owned(), |seed| seed.to_string());
     println!(
         "seeds={seeds} seconds={:.1} virtual_seconds={} events={} turns={} operations={} \
-         not_done={} unknown={} revisions={} watch_responses={} watches_compacted={} faults={} \
+         not_done={} unknown={} revisions={} watch_responses={} watch_notes={} watches_compacted={} faults={} \
          starts={} failed_starts={} moves={} crashes={} poisoned={} frames_lost={} trace={:016x} \
          violation={violation}",
         elapsed.as_secs_f64(),
@@ -151,6 +151,7 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
         total.counts.unknown,
         total.revisions,
         total.watch_responses,
+        total.watch_notes,
         total.watches_compacted,
         total.faults,
         total.starts,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
-use henge::api::{Error, Metrics, WatchCommand, WatchCreate, WatchResponse, WatchSession as _};
+use henge::api::{Error, Metrics, WatchResponse};
 use henge::core::inbox::{Inbox, Input};
 use henge::core::recover::Recovery;
 use henge::core::{Core, CoreConfig, Next, Now, Peers};
@@ -43,6 +43,8 @@ pub struct Host {
     /// Its process, if it runs.
     pub process: Option<Process>,
     segment_bytes: u64,
+    /// Between two progress notes of a watcher.
+    progress_ms: u64,
     planted: Option<Planted>,
 }
 
@@ -103,6 +105,7 @@ impl Host {
         nodes: usize,
         drive: Drive,
         segment_bytes: u64,
+        progress_ms: u64,
         planted: Option<Planted>,
     ) -> Self {
         Host {
@@ -111,6 +114,7 @@ impl Host {
             drive,
             process: None,
             segment_bytes,
+            progress_ms,
             planted,
         }
     }
@@ -152,7 +156,8 @@ impl Host {
             };
             recovered.log = Some(TailLog::new(conf_state.clone(), applied));
         }
-        let config = shard_config(GROUP, member(self.at), voters, now_us, seed);
+        let mut config = shard_config(GROUP, member(self.at), voters, now_us, seed);
+        config.progress_notify_ms = self.progress_ms;
         let shard = Shard::start(config, recovered, 0)
             .map_err(|error| StartError::Refused(error.to_string()))?;
         let inbox = Arc::new(Inbox::new());
@@ -209,7 +214,7 @@ pub(super) fn shard_config(
         auto_compaction: Default::default(),
         apply_gap_max: 5_000,
         quota_bytes: 0,
-        progress_notify_ms: 500,
+        progress_notify_ms: 100,
         checkpoint_bytes: u64::MAX,
         log_bytes_replayed: 0,
         seed,
@@ -282,11 +287,10 @@ impl Process {
         self.inbox.push(Input::Stop);
     }
 
-    /// Opens a stream with one watcher.
-    pub fn watch(&mut self, create: WatchCreate) -> WatchStream {
-        let mut stream = WatchStream::open(self.next_session, GROUP, self.inbox.clone());
+    /// Opens a stream for watchers.
+    pub fn stream(&mut self) -> WatchStream {
+        let stream = WatchStream::open(self.next_session, GROUP, self.inbox.clone());
         self.next_session += 1;
-        stream.command(WatchCommand::Create(create));
         stream
     }
 

@@ -10,7 +10,7 @@
 //! find every bug in [`planted`].
 //!
 //! `world` is the event loop, `host` one node, `drive` its disk, `net` the links, `faults` the nemesis,
-//! `client` and `op` the load, `model` and `check` the judges, `settle` the final examination. `machine` is
+//! `client`, `op` and `seat` the load, `model` and `check` the judges, `settle` the final examination. `machine` is
 //! another world: one machine with many shards on several cores, whose number changes.
 
 pub mod check;
@@ -24,6 +24,7 @@ pub mod net;
 pub mod op;
 pub mod planted;
 pub mod rng;
+pub mod seat;
 pub mod settle;
 pub mod trace;
 pub mod world;
@@ -134,6 +135,8 @@ pub struct Stats {
     pub watch_responses: u64,
     /// Watchers that compaction overtook.
     pub watches_compacted: u64,
+    /// Progress notes and answers that watchers got.
+    pub watch_notes: u64,
 }
 
 impl Stats {
@@ -161,6 +164,7 @@ impl Stats {
             *sum += more;
         }
         self.watches_compacted += other.watches_compacted;
+        self.watch_notes += other.watch_notes;
     }
 }
 

@@ -26,13 +26,16 @@ pub enum Planted {
     RottenReplica,
     /// One watch response in a hundred never reaches its client.
     LostEvent,
+    /// A node that is behind a watcher's begin, or behind what another node has shown it, tells it how far
+    /// the node is: its client resumes there.
+    EarlyNote,
     /// A power loss undoes what was written to the layout file since the machine started: renamed, never
     /// synced.
     LostLayout,
 }
 
 /// All of them.
-pub const ALL: [Planted; 9] = [
+pub const ALL: [Planted; 10] = [
     Planted::AckBeforeDurable,
     Planted::LostWrite,
     Planted::LostTail,
@@ -41,6 +44,7 @@ pub const ALL: [Planted; 9] = [
     Planted::RepeatedProposal,
     Planted::RottenReplica,
     Planted::LostEvent,
+    Planted::EarlyNote,
     Planted::LostLayout,
 ];
 
@@ -56,6 +60,7 @@ impl Planted {
             Planted::RepeatedProposal => "repeated-proposal",
             Planted::RottenReplica => "rotten-replica",
             Planted::LostEvent => "lost-event",
+            Planted::EarlyNote => "early-note",
             Planted::LostLayout => "lost-layout",
         }
     }

@@ -85,13 +85,22 @@ impl World {
         self.clients.len() - 1
     }
 
-    /// Waits until every node has shown its watcher the last revision.
+    /// Waits until every node has shown its watcher the last revision, and every other watcher knows, by
+    /// its events or by a note, that it is there.
     fn converge(&mut self, deadline_us: u64) -> Result<(), Violation> {
         loop {
             let last = self.history.model.revision();
             let behind = (0..self.nodes.len()).find(|at| self.nodes[*at].shown() < last);
-            let Some(at) = behind else { break };
+            let told = self.shown_to_all();
+            if behind.is_none() && told >= last {
+                break;
+            }
             if self.now_us >= deadline_us {
+                let Some(at) = behind else {
+                    return violated!(
+                        "a watcher knows of revision {told}, and not that {last} is the last"
+                    );
+                };
                 let shown = self.nodes[at].shown();
                 return violated!(
                     "node {at} shows revision {shown} and stays there; last is {last}"

@@ -12,19 +12,19 @@ use bytes::Bytes;
 use henge::api::{Error, Outcome, Reply};
 use henge::machine::Response;
 use henge::shard::request::{AnswerReceiver, RequestKind};
-use henge::shard::session::WatchStream;
 
 use super::check::history::History;
-use super::check::watch::{Step, Watcher};
+use super::check::watch::Step;
 use super::check::{Violation, violated};
 use super::client::Workload;
 use super::drive::Drive;
 use super::faults::Nemesis;
-use super::host::{Host, StartError, Turned, next_response};
+use super::host::{Host, Process, StartError, Turned};
 use super::net::{Network, Weather};
 use super::op::{Op, OpId};
 use super::planted::Planted;
 use super::rng::Rng;
+use super::seat::Seat;
 use super::trace::{Kind, Trace, digest};
 use super::{Options, Stats};
 
@@ -32,8 +32,12 @@ use super::{Options, Stats};
 const START_US: u64 = 3_600_000_000;
 /// Clients of a run.
 const CLIENTS: usize = 5;
-/// Watchers beside the one per node that sees everything.
+/// Streams of watchers beside the one per node that sees everything.
 const WATCHERS: usize = 4;
+/// Mean time between two moves of such a stream's client.
+const FIDGET_US: u64 = 60_000;
+/// Between two progress notes of a watcher in a run, in milliseconds: often, and more seldom than a crash.
+const PROGRESS_MS: [u64; 3] = [20, 100, 300];
 /// Runs of several nodes, per thousand, that are all about elections cut short.
 const HURRIED_PERMILLE: u64 = 60;
 /// Mean pause of a client between two operations.
@@ -53,7 +57,9 @@ pub struct World {
     /// Clients ask nothing new.
     pub(super) quiet: bool,
     pub(super) stats: Stats,
-    watchers: Vec<Seat>,
+    watchers: Vec<Watching>,
+    /// The dice of the watchers' clients.
+    fidget: Rng,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
     leaders: BTreeMap<u64, usize>,
@@ -76,11 +82,10 @@ pub(super) struct Node {
     observer: Seat,
 }
 
-/// A watcher, and its stream on the node it watches now.
-struct Seat {
-    watcher: Watcher,
+/// A client's watchers, and the node they watch now.
+struct Watching {
+    seat: Seat,
     node: usize,
-    stream: Option<WatchStream>,
 }
 
 /// A client and what it waits for.
@@ -104,6 +109,8 @@ pub(super) enum Event {
         frame: Bytes,
     },
     Client(usize),
+    /// A client of watchers does something with its stream.
+    Fidget(usize),
     Start(usize),
     Crash(usize),
     Fault,
@@ -134,10 +141,12 @@ impl World {
             false => Nemesis::draw(&mut rng, nodes, planted),
         };
         let workload = Workload::draw(rng.fork());
+        let mut fidget = rng.fork();
+        let progress_ms = PROGRESS_MS[fidget.index(PROGRESS_MS.len())];
         let node = |at| {
             let drive = Drive::new(rng.fork(), write_us, planted, options.print);
-            let host = Host::new(at, nodes, drive, segment_bytes, planted);
-            Node::new(host, at)
+            let host = Host::new(at, nodes, drive, segment_bytes, progress_ms, planted);
+            Node::new(host)
         };
         let nodes = (0..nodes).map(node).collect();
         World {
@@ -152,6 +161,7 @@ impl World {
             quiet: false,
             stats: Stats::default(),
             watchers: Vec::new(),
+            fidget,
             queue: BTreeMap::new(),
             queued: 0,
             leaders: BTreeMap::new(),
@@ -167,14 +177,11 @@ impl World {
             self.nodes[at].starting = true;
         }
         for at in 0..WATCHERS {
-            let (key, end) = self.workload.span();
-            let watcher = Watcher::of_range(key, end, 1, self.rng.bits());
+            let seat = Seat::draw(&mut self.fidget, &mut self.workload, &self.history);
             let node = at % self.nodes.len();
-            self.watchers.push(Seat {
-                watcher,
-                node,
-                stream: None,
-            });
+            self.watchers.push(Watching { seat, node });
+            let delay = self.fidget.spread(FIDGET_US);
+            self.after(delay, Event::Fidget(at));
         }
         for at in 0..self.clients.len() {
             let delay = self.rng.spread(THINK_US);
@@ -240,6 +247,10 @@ impl World {
         match event {
             Event::Frame { from, to, frame } => self.arrive(from, to, frame),
             Event::Client(client) => self.client_step(client),
+            Event::Fidget(at) => {
+                self.fidget(at);
+                Ok(())
+            }
             Event::Start(node) => self.start(node),
             Event::Crash(node) => {
                 self.crash(node);
@@ -310,11 +321,11 @@ impl World {
     /// After a process has gone: its callers and watchers know nothing, its peers lose a connection.
     fn down(&mut self, at: usize, kind: Kind, down_us: u64) {
         self.note(kind, at, down_us, 0);
-        self.nodes[at].observer.stream = None;
-        for seat in self.watchers.iter_mut().filter(|seat| seat.node == at) {
-            seat.stream = None;
-            // A client whose node is gone goes to another.
-            seat.node = (at + 1) % self.nodes.len();
+        self.nodes[at].observer.close();
+        for here in self.watchers.iter_mut().filter(|here| here.node == at) {
+            here.seat.close();
+            // A client whose node is gone goes to another, which may lag behind what it was shown.
+            here.node = (at + 1) % self.nodes.len();
         }
         for client in 0..self.clients.len() {
             if let Some(waiting) = self.clients[client]
@@ -529,13 +540,32 @@ impl World {
     /// Lets every node show everything again from the first revision on.
     pub(super) fn watch_again(&mut self) {
         for at in 0..self.nodes.len() {
-            self.nodes[at].observer = Seat {
-                watcher: Watcher::of_all(),
-                node: at,
-                stream: None,
-            };
+            self.nodes[at].observer = Seat::of_all();
             self.seat_watchers(at);
         }
+    }
+
+    /// A client of watchers asks how far they are, takes them to another node, or watches something else.
+    fn fidget(&mut self, at: usize) {
+        let delay = self.fidget.spread(FIDGET_US);
+        self.after(delay, Event::Fidget(at));
+        let here = &mut self.watchers[at];
+        let was = here.node;
+        match self.fidget.below(10) {
+            0..=5 => here.seat.ask_progress(),
+            6..=7 => {
+                here.seat.close();
+                here.node = self.fidget.index(self.nodes.len());
+            }
+            // Watchers that never end would hardly ever be those of a lagging node.
+            _ if !self.quiet => {
+                here.seat = Seat::draw(&mut self.fidget, &mut self.workload, &self.history);
+            }
+            _ => {}
+        }
+        let node = here.node;
+        self.wake(was);
+        self.seat_watchers(node);
     }
 
     /// Opens the streams of watchers that sit at a node and have none.
@@ -544,10 +574,10 @@ impl World {
         let Some(process) = node.host.process.as_mut() else {
             return;
         };
-        let here = self.watchers.iter_mut().filter(|seat| seat.node == at);
-        for seat in here.chain([&mut node.observer]) {
-            if seat.stream.is_none() {
-                seat.stream = Some(process.watch(seat.watcher.create()));
+        let here = self.watchers.iter_mut().filter(|here| here.node == at);
+        for seat in here.map(|here| &mut here.seat).chain([&mut node.observer]) {
+            if !seat.is_open() {
+                seat.open(process.stream());
             }
         }
         self.wake(at);
@@ -557,9 +587,15 @@ impl World {
     fn look(&mut self, at: usize) -> Result<(), Violation> {
         let mut reopen = false;
         let node = &mut self.nodes[at];
-        let here = self.watchers.iter_mut().filter(|seat| seat.node == at);
-        for seat in std::iter::once(&mut node.observer).chain(here) {
-            while let Some(response) = seat.stream.as_mut().and_then(next_response) {
+        let revision = node.host.process.as_ref().map_or(0, Process::revision);
+        let here = self.watchers.iter_mut().filter(|here| here.node == at);
+        for seat in std::iter::once(&mut node.observer).chain(here.map(|here| &mut here.seat)) {
+            let forged = match self.planted {
+                Some(Planted::EarlyNote) if self.rng.permille(20) => seat.forged_note(revision),
+                _ => None,
+            };
+            let mut shown = forged;
+            while let Some(response) = shown.take().or_else(|| seat.next()) {
                 let revision = response.header.revision.cast_unsigned();
                 let events = response.events.len() as u64;
                 self.trace
@@ -568,11 +604,13 @@ impl World {
                     continue;
                 }
                 self.stats.watch_responses += 1;
-                let cursor = seat.watcher.cursor();
+                let is_note = events == 0 && !response.created && !response.canceled;
+                self.stats.watch_notes += u64::from(is_note);
+                let cursor = seat.cursor();
                 self.trace
-                    .say(|| format!("watcher at {cursor}: {response:?}"));
-                if seat.watcher.take(&mut self.history, at, &response)? == Step::Reopen {
-                    seat.stream = None;
+                    .say(|| format!("watchers at {cursor}: {response:?}"));
+                if seat.take(&mut self.history, at, &response)? == Step::Reopen {
+                    seat.close();
                     reopen = true;
                 }
             }
@@ -583,10 +621,16 @@ impl World {
         }
         Ok(())
     }
+
+    /// How far the watcher is that has been shown least.
+    pub(super) fn shown_to_all(&self) -> i64 {
+        let cursors = self.watchers.iter().map(|here| here.seat.cursor());
+        cursors.min().unwrap_or(i64::MAX)
+    }
 }
 
 impl Node {
-    fn new(host: Host, at: usize) -> Self {
+    fn new(host: Host) -> Self {
         Node {
             host,
             turn_us: 0,
@@ -595,11 +639,7 @@ impl Node {
             disk_bad_until_us: 0,
             starting: false,
             stopping: false,
-            observer: Seat {
-                watcher: Watcher::of_all(),
-                node: at,
-                stream: None,
-            },
+            observer: Seat::of_all(),
         }
     }
 
@@ -617,7 +657,7 @@ impl Node {
 
     /// How far its all-seeing watcher has come.
     pub(super) fn shown(&self) -> i64 {
-        self.observer.watcher.cursor()
+        self.observer.cursor()
     }
 }
 

@@ -1,6 +1,12 @@
 //! Watchers and what they must be shown: every matching event once, in order, whole revisions, from
 //! where they asked, with the pair before if they asked for it, and no event behind a progress note.
 //!
+//! A watcher takes every header at its word, as clients that keep bookmarks do: after events and after a
+//! note it is where the header says, and resumes from there, on whichever node. So a note that names a
+//! revision before what it asked for, or before what it has seen, is a violation, and so is one that names a
+//! revision whose events it was not shown. Only `created` is no position, but for a watcher of what comes
+//! next: there it is the only one.
+//!
 //! A watcher of all keys on every node is also how the run's revisions become known at all.
 
 use bytes::Bytes;
@@ -20,8 +26,10 @@ pub struct Watcher {
     prev_kv: bool,
     /// It sees everything, so that it may show new revisions.
     all: bool,
-    /// Everything up to here was delivered.
+    /// Everything up to here was delivered, or not asked for.
     cursor: i64,
+    /// It wants what comes next, from whatever revision its stream begins at.
+    from_now: bool,
     /// Its current stream has said that it exists.
     created: bool,
 }
@@ -46,12 +54,14 @@ impl Watcher {
             prev_kv: true,
             all: true,
             cursor: 1,
+            from_now: false,
             created: false,
         }
     }
 
-    /// A watcher of some keys, from after `cursor` on.
-    pub fn of_range(key: Bytes, end: Bytes, cursor: i64, bits: u64) -> Self {
+    /// A watcher of some keys, from after `cursor` on, which may be a revision that nobody has made yet;
+    /// without one, of what comes next.
+    pub fn of_range(key: Bytes, end: Bytes, cursor: Option<i64>, bits: u64) -> Self {
         let (no_put, no_delete) = (bits & 7 == 1, bits & 7 == 2);
         let prev_kv = bits & 8 != 0;
         Watcher {
@@ -61,18 +71,21 @@ impl Watcher {
             no_delete,
             prev_kv,
             all: false,
-            cursor,
+            cursor: cursor.unwrap_or(0),
+            from_now: cursor.is_none(),
             created: false,
         }
     }
 
-    /// The request that resumes it on a new stream.
-    pub fn create(&mut self) -> WatchCreate {
+    /// The request that resumes it on a new stream, as number `watch_id`.
+    pub fn create(&mut self, watch_id: i64) -> WatchCreate {
         self.created = false;
         WatchCreate {
             key: self.key.clone(),
             range_end: self.end.clone(),
-            start_revision: self.cursor + 1,
+            start_revision: if self.from_now { 0 } else { self.cursor + 1 },
+            progress_notify: true,
+            watch_id,
             no_put: self.no_put,
             no_delete: self.no_delete,
             prev_kv: self.prev_kv,
@@ -80,9 +93,14 @@ impl Watcher {
         }
     }
 
-    /// Everything up to here was delivered.
+    /// Everything up to here was delivered, or not asked for.
     pub fn cursor(&self) -> i64 {
         self.cursor
+    }
+
+    /// Its stream has said that it exists.
+    pub fn is_created(&self) -> bool {
+        self.created
     }
 
     /// Takes one response of its stream.
@@ -97,6 +115,9 @@ impl Watcher {
                 return violated!("node {node}: watcher created twice or refused: {response:?}");
             }
             self.created = true;
+            if std::mem::take(&mut self.from_now) {
+                self.cursor = response.header.revision;
+            }
             return Ok(Step::On);
         }
         if !self.created {
@@ -104,11 +125,6 @@ impl Watcher {
         }
         if response.canceled {
             return self.cancelled(history, node, response);
-        }
-        if response.events.is_empty() {
-            self.reach(history, node, response.header.revision, &[])?;
-            self.cursor = self.cursor.max(response.header.revision);
-            return Ok(Step::On);
         }
         for events in response
             .events
@@ -122,11 +138,16 @@ impl Watcher {
             self.pairs_before(history, node, revision, events)?;
             self.cursor = revision;
         }
-        if response.header.revision < self.cursor {
+        // Whoever resumes after this header must get neither more nor less.
+        let named = response.header.revision;
+        if named < self.cursor {
             return violated!(
-                "node {node}: a response's header is before its events: {response:?}"
+                "node {node}: a watcher that is owed what comes after revision {} is told {named}: {response:?}",
+                self.cursor
             );
         }
+        self.reach(history, node, named, &[])?;
+        self.cursor = named;
         Ok(Step::On)
     }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use henge::api::{Error, Outcome, Reply, WatchCommand, WatchSession as _};
+use henge::api::{Error, Outcome, Reply};
 use henge::core::inbox::Inbox;
 use henge::machine::Response;
 use henge::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
@@ -13,11 +13,11 @@ use henge::shard::session::WatchStream;
 
 use crate::sim::check::Violation;
 use crate::sim::check::history::History;
-use crate::sim::check::watch::{Step, Watcher};
+use crate::sim::check::watch::Step;
 use crate::sim::client::Workload;
-use crate::sim::host::next_response;
 use crate::sim::op::{Op, OpId};
 use crate::sim::rng::Rng;
+use crate::sim::seat::Seat;
 use crate::sim::trace::{Kind, Trace};
 
 /// Clients of each shard, with one operation in flight each.
@@ -30,8 +30,12 @@ pub(super) struct Group {
     pub(super) history: History,
     workload: Workload,
     clients: [Option<Waiting>; CLIENTS],
-    observer: Watcher,
-    stream: Option<WatchStream>,
+    observer: Seat,
+    /// Watchers of some keys, resumed in every life of the shard, which may be behind what they were shown
+    /// until it has read its log.
+    others: Seat,
+    /// The dice of their client.
+    fidget: Rng,
     next_session: u64,
 }
 
@@ -53,30 +57,35 @@ impl Notes<'_> {
 }
 
 impl Group {
-    pub(super) fn new(id: u64, rng: Rng) -> Self {
+    pub(super) fn new(id: u64, mut rng: Rng) -> Self {
+        let mut fidget = rng.fork();
+        let mut workload = Workload::draw(rng);
+        let history = History::default();
         Group {
             id,
-            history: History::default(),
-            workload: Workload::draw(rng),
+            others: Seat::draw(&mut fidget, &mut workload, &history),
+            fidget,
+            history,
+            workload,
             clients: [const { None }; CLIENTS],
-            observer: Watcher::of_all(),
-            stream: None,
+            observer: Seat::of_all(),
             next_session: 1,
         }
     }
 
-    /// Opens the watcher's stream on a core that holds the shard, where it was left.
+    /// Opens the watchers' streams on a core that holds the shard, where they were left.
     pub(super) fn seat(&mut self, inbox: &Arc<Inbox>) {
-        let mut stream = WatchStream::open(self.next_session, self.id, inbox.clone());
-        self.next_session += 1;
-        stream.command(WatchCommand::Create(self.observer.create()));
-        self.stream = Some(stream);
+        for seat in [&mut self.observer, &mut self.others] {
+            if !seat.is_open() {
+                seat.open(WatchStream::open(self.next_session, self.id, inbox.clone()));
+                self.next_session += 1;
+            }
+        }
     }
 
     /// From here on the watcher wants to see everything again.
     pub(super) fn watch_again(&mut self) {
-        self.observer = Watcher::of_all();
-        self.stream = None;
+        self.observer = Seat::of_all();
     }
 
     /// The watcher has been shown everything that is known.
@@ -101,6 +110,9 @@ impl Group {
         inbox: &Inbox,
         notes: &mut Notes<'_>,
     ) -> Result<bool, Violation> {
+        if self.fidget.permille(100) {
+            self.others.ask_progress();
+        }
         let op = self.workload.next(&self.history);
         self.ask(client, op, inbox, notes)
     }
@@ -147,14 +159,17 @@ impl Group {
         notes: &mut Notes<'_>,
     ) -> Result<Vec<usize>, Violation> {
         let mut reopen = false;
-        while let Some(response) = self.stream.as_mut().and_then(next_response) {
-            let revision = response.header.revision.cast_unsigned();
-            let events = response.events.len() as u64;
-            notes.note(Kind::Watch, self.id, revision, events);
-            let seen = self.observer.take(&mut self.history, 0, &response);
-            if seen.map_err(|why| self.blame(why))? == Step::Reopen {
-                self.stream = None;
-                reopen = true;
+        let id = self.id;
+        for seat in [&mut self.observer, &mut self.others] {
+            while let Some(response) = seat.next() {
+                let revision = response.header.revision.cast_unsigned();
+                let events = response.events.len() as u64;
+                notes.note(Kind::Watch, id, revision, events);
+                let seen = seat.take(&mut self.history, 0, &response);
+                if seen.map_err(|why| blame(id, why))? == Step::Reopen {
+                    seat.close();
+                    reopen = true;
+                }
             }
         }
         if reopen {
@@ -178,7 +193,11 @@ impl Group {
 
     /// The process is gone: nobody will answer. Returns the clients that waited.
     pub(super) fn lose(&mut self) -> Vec<usize> {
-        self.stream = None;
+        self.observer.close();
+        self.others.close();
+        if self.fidget.permille(300) {
+            self.others = Seat::draw(&mut self.fidget, &mut self.workload, &self.history);
+        }
         let mut lost = Vec::new();
         for (client, waiting) in self.clients.iter_mut().enumerate() {
             if let Some(waiting) = waiting.take() {
@@ -191,7 +210,7 @@ impl Group {
 
     /// Says whose promise was broken.
     pub(super) fn blame(&self, why: Violation) -> Violation {
-        Violation(format!("group {}: {why}", self.id))
+        blame(self.id, why)
     }
 
     fn answered(
@@ -209,4 +228,8 @@ impl Group {
         let judged = self.history.answer(op, answer);
         judged.map_err(|why| self.blame(why))
     }
+}
+
+fn blame(group: u64, why: Violation) -> Violation {
+    Violation(format!("group {group}: {why}"))
 }
