@@ -129,6 +129,9 @@ pub enum Error {
         /// Shards of the engine.
         shards: usize,
     },
+    /// A blocking call on the thread that drives the engine: it would wait for itself.
+    #[error("this thread drives the engine: a blocking call here would wait for itself")]
+    OwnThread,
     /// The request is not possible on an engine with several shards.
     #[error("{0} needs an engine with one shard")]
     OneShardOnly(&'static str),
@@ -432,6 +435,8 @@ pub struct Metrics {
     pub alarm_corrupt: bool,
     /// Bytes the store may hold; 0 is no limit.
     pub quota_bytes: u64,
+    /// The data directory is in memory (tmpfs, ramfs, an overlay on one): nothing is durable.
+    pub in_memory: bool,
     /// Batches by write time, upper bounds 1 ms · 2^k for k < 14, then the rest (etcd's buckets).
     pub wal_write_seconds: [u64; 15],
     /// Sum of those times.

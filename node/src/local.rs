@@ -18,6 +18,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use henge_mvcc as mvcc;
 
@@ -108,6 +109,7 @@ impl EngineBuilder {
                 tasks,
             })
         })?;
+        engine.note_driver();
         let local = Local {
             engine,
             here: PhantomData,
@@ -119,8 +121,8 @@ impl EngineBuilder {
 }
 
 impl Local {
-    /// A handle for other threads. They pay a hop to this one; its blocking calls must not be used on
-    /// this thread, where they would wait for themselves.
+    /// A handle for other threads. They pay a hop to this one; its blocking calls fail on this thread, where
+    /// they would wait for themselves ([`Error::OwnThread`](crate::api::Error::OwnThread)).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -444,6 +446,20 @@ impl Local {
     /// ```
     pub fn stats(&self) -> Stats {
         self.engine.stats()
+    }
+
+    /// See [`Engine::stop_after_drain`]; cancel safety as there. The driver has to run meanwhile.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// let under_way = db.put("greeting", "hello");
+    /// db.stop_after_drain(std::time::Duration::from_secs(10)).await;
+    /// under_way.await?;
+    /// # Ok(()) }) }
+    /// ```
+    pub async fn stop_after_drain(&self, deadline: Duration) {
+        self.engine.stop_after_drain(deadline).await;
     }
 
     /// See [`Engine::stop`]; cancel safety as there. The driver has to run meanwhile.

@@ -83,6 +83,19 @@ fn the_blocking_engine_has_every_operation() {
     compare(&of("Engine"), &of("Blocking"), &not_there);
 }
 
+/// The quickstart is the README's first example, but for how rustfmt breaks lines.
+#[test]
+fn the_quickstart_is_the_readmes() {
+    let readme = include_str!("../../README.md");
+    let quickstart = include_str!("../examples/quickstart.rs");
+    let (_, code) = quickstart.split_once("use henge").expect("code");
+    let plain = |text: &str| {
+        let text: String = text.split_whitespace().collect();
+        text.replace(",)", ")").replace("//", "")
+    };
+    assert!(plain(readme).contains(&plain(code)), "they differ");
+}
+
 #[test]
 fn the_local_engine_has_everything_that_makes_sense_on_one_thread() {
     let not_there = ["builder", "blocking", "keyspace", "core_of", "spawn_beside"];

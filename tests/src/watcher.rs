@@ -110,9 +110,9 @@ impl Watching {
         let watcher = |dice: &mut Dice| {
             let (one, other) = (keys(dice), keys(dice));
             let (key, end) = match dice.range(0, 3) {
-                0 => (one, vec![0]),
-                _ if one < other => (one, other),
-                _ => (other, one),
+                1.. if one < other => (one, other),
+                1.. if one > other => (other, one),
+                _ => (one, vec![0]),
             };
             let offset = dice.range(0, OFFSET_MAX) as i64;
             let at = match dice.range(0, 8) {

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::options::ServeConfig;
 use super::values::ListenOn;
 use super::{announce, compaction, listeners};
+use crate::AutoCompaction;
 use crate::api::{Backend as _, Member};
 use crate::engine::{ClusterConfig, Engine, Keyspace};
 use crate::etcd::listen::Serves;
@@ -174,6 +175,8 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         .request_bytes_max(command_bytes_max(config.edge.max_request_bytes))
         .txn_ops_max(config.edge.max_txn_ops)
         .quota_bytes(config.quota_bytes.unwrap_or(0))
+        // As etcd: history goes when somebody compacts it, or by `--auto-compaction-*` (see `compaction`).
+        .auto_compaction(AutoCompaction::Off)
         .progress_notify_ms(u64::try_from(config.progress_interval.as_millis()).unwrap_or(u64::MAX))
         .open()
         .map_err(|error| super::identity::explain(config, &error))

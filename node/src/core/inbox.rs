@@ -13,6 +13,7 @@ use std::task::Waker;
 use bytes::Bytes;
 
 use super::budget::Budget;
+use super::guard;
 use crate::api::Error;
 use crate::api::WatchCommand;
 use crate::shard::STOPPED_QUEUED;
@@ -71,6 +72,11 @@ pub enum Input {
     },
     /// Answer everyone, close the log, end.
     Stop,
+    /// Take no more requests; stop once those that were taken are answered, or after so many milliseconds.
+    Drain {
+        /// Longest time.
+        within_ms: u64,
+    },
 }
 
 /// The inbox of one core.
@@ -90,6 +96,8 @@ struct Inner {
     refused: u64,
     waker: Option<Waker>,
     closed: bool,
+    /// No requests are taken any more.
+    draining: bool,
 }
 
 impl Inbox {
@@ -109,6 +117,7 @@ impl Inbox {
                 refused: 0,
                 waker: None,
                 closed: false,
+                draining: false,
             }),
         }
     }
@@ -201,6 +210,18 @@ impl Inbox {
         false
     }
 
+    /// Takes no more requests, and lets those that were taken be answered. What comes later is refused as
+    /// *stopped*.
+    pub fn drain(&self, within_ms: u64) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        inner.draining = true;
+        inner.items.push(Input::Drain { within_ms });
+        wake(inner);
+    }
+
     /// Refuses everything from now on.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -222,7 +243,7 @@ impl Inner {
 
     /// Counts what comes in, or refuses it. One thing that is larger than all gets through alone.
     fn admit(&mut self, bytes: usize) -> Result<(), Error> {
-        if self.closed {
+        if self.closed || self.draining {
             return Err(STOPPED_QUEUED);
         }
         if self.is_full(bytes) && !self.items.is_empty() {
@@ -244,6 +265,7 @@ fn wake(mut inner: std::sync::MutexGuard<'_, Inner>) {
     let waker = inner.waker.take();
     drop(inner);
     if let Some(waker) = waker {
-        waker.wake();
+        // Of the host, or of the executor that a local engine's caller runs it on.
+        guard::wake(waker);
     }
 }

@@ -77,6 +77,11 @@ impl Core {
                 }
             }
             Input::Stop => self.stop(),
+            Input::Drain { within_ms } => {
+                let until_ms = now.millis().saturating_add(within_ms);
+                self.drain_until_ms = self.drain_until_ms.min(until_ms);
+                self.draining = true;
+            }
             Input::Peer { .. } | Input::PeerLost { .. } => {}
         }
     }

@@ -3,7 +3,8 @@
 //! `inbox` is its door, `budget` what may wait behind it and `pressure` how much
 //! less while it refuses, `recover` builds its shards from the log, `turn` is what it does again and again
 //! (`intake` its first stage), `agenda` and `timers` say which shards it looks at, `background` is what it
-//! does when nobody waits (`retries` says when it tries a failed checkpoint again), `gauges` measures it, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
+//! does when nobody waits (`retries` says when it tries a failed checkpoint again), `gauges` measures it,
+//! `guard` runs callers' code on its thread, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
 //! simulator) lives in `host` and sees only [`turn::Core`].
 //!
 //! Invariant: a turn is synchronous and gets time, randomness and inputs from outside; the only place a
@@ -13,6 +14,7 @@ pub mod agenda;
 mod background;
 pub mod budget;
 pub mod gauges;
+pub(crate) mod guard;
 pub mod inbox;
 mod intake;
 pub mod pack;

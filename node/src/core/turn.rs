@@ -155,6 +155,10 @@ pub struct Core {
     /// Callers of this turn that another caller wakes.
     pub(super) chains: Vec<Arc<Chain>>,
     pub(super) phase: Phase,
+    /// No more requests come: it stops once everyone is answered,
+    pub(super) draining: bool,
+    /// or then, in milliseconds.
+    pub(super) drain_until_ms: u64,
     /// This turn had input, or word from the log.
     pub(super) worked: bool,
 }
@@ -205,6 +209,8 @@ impl Core {
             scrub_at_micros: SCRUB_EVERY_MICROS,
             chains: Vec::new(),
             phase: Phase::Running,
+            draining: false,
+            drain_until_ms: u64::MAX,
             worked: false,
         }
     }
@@ -248,6 +254,7 @@ impl Core {
         self.watch_log(now);
         self.gauges.lap(Stage::Completions);
         self.intake(now);
+        self.end_drain(now);
         self.gauges.lap(Stage::Intake);
         let run = self.begin_looks(now);
         self.gauges.lap(Stage::Time);
@@ -279,7 +286,7 @@ impl Core {
             self.release_chains();
             return Next::Ended;
         }
-        if again || self.agenda.has_any() {
+        if again || self.agenda.has_any() || self.is_drained() {
             return Next::Again;
         }
         // The look at the log comes round however idle the shards are: hosts need not know of "never".
@@ -291,6 +298,9 @@ impl Core {
         next_ms = next_ms.min(self.pressure.next_ms());
         if self.phase == Phase::Running {
             next_ms = next_ms.min(self.retries.next_ms(self.wal.stats().space_low));
+        }
+        if self.draining && self.phase == Phase::Running {
+            next_ms = next_ms.min(self.drain_until_ms);
         }
         if self.wal.is_saturated() {
             // New requests could not be written before a write completes, which wakes the core: being
@@ -568,6 +578,21 @@ impl Core {
         for (at, shard) in self.shards.iter_mut().enumerate() {
             shard.end(&error, &error);
             self.agenda.mark(at);
+        }
+    }
+
+    /// Requests come no more, and everyone is answered.
+    fn is_drained(&self) -> bool {
+        self.draining && self.phase == Phase::Running && self.shards.iter().all(Shard::is_quiet)
+    }
+
+    /// Stops a core that has answered everyone, or whose time to do so is over.
+    fn end_drain(&mut self, now: Now) {
+        let is_late = self.draining && now.millis() >= self.drain_until_ms;
+        // A core whose log failed has answered everyone already.
+        let is_over = self.draining && self.phase == Phase::Poisoned;
+        if is_over || self.phase == Phase::Running && (is_late || self.is_drained()) {
+            self.stop();
         }
     }
 

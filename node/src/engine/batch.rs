@@ -263,12 +263,8 @@ impl Engine {
     /// ```
     pub fn batch(&self, batch: &Batch) -> impl Future<Output = BatchReport> + Send + use<> {
         let checked = self.check_batch(batch);
-        let mut parts = BTreeMap::<usize, Vec<usize>>::new();
-        for operation in batch.effective() {
-            let shard = self.route(batch.key(operation));
-            parts.entry(shard).or_default().push(operation);
-        }
-        let begun: Vec<_> = parts
+        let begun: Vec<_> = self
+            .parts_of(batch)
             .into_iter()
             .map(|(shard, operations)| {
                 let ticket = match &checked {
@@ -293,6 +289,29 @@ impl Engine {
             }
             BatchReport { parts }
         }
+    }
+
+    /// What becomes of one of which nothing is done.
+    pub(super) fn refuse_batch(&self, batch: &Batch, error: &Error) -> BatchReport {
+        let parts = self.parts_of(batch).into_iter();
+        let parts = parts.map(|(shard, operations)| BatchPart {
+            shard,
+            operations,
+            result: Err(error.clone().into()),
+        });
+        BatchReport {
+            parts: parts.collect(),
+        }
+    }
+
+    /// The operations that count, by shard.
+    fn parts_of(&self, batch: &Batch) -> BTreeMap<usize, Vec<usize>> {
+        let mut parts = BTreeMap::<usize, Vec<usize>>::new();
+        for operation in batch.effective() {
+            let shard = self.route(batch.key(operation));
+            parts.entry(shard).or_default().push(operation);
+        }
+        parts
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<(), Error> {

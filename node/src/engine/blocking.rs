@@ -9,16 +9,19 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::thread::{Thread, ThreadId};
+use std::time::Duration;
 
 use futures_core::Stream;
 use henge_mvcc as mvcc;
 
 use super::{Batch, BatchReport, Engine, Snapshot, Stats};
-use crate::api::Reply;
+use crate::api::{Error, Reply};
 use crate::failure::{DeleteError, PutError, RangeError, TxnError};
 
-/// Blocking forms of [`Engine`]'s operations. Do not call them on an async runtime's thread.
+/// Blocking forms of [`Engine`]'s operations. Do not call them on an async runtime's thread. On the thread
+/// that drives a local engine ([`Local::remote`](crate::Local::remote)) they fail with
+/// [`Error::OwnThread`], nothing done, as nothing would ever end there.
 #[derive(Clone)]
 pub struct Blocking {
     engine: Engine,
@@ -27,6 +30,23 @@ pub struct Blocking {
 impl Blocking {
     pub(crate) fn new(engine: Engine) -> Self {
         Blocking { engine }
+    }
+
+    fn check_thread(&self) -> Result<(), Error> {
+        match self.engine.driver_thread() == Some(std::thread::current().id()) {
+            true => Err(Error::OwnThread),
+            false => Ok(()),
+        }
+    }
+
+    /// Begins an operation and waits for it.
+    fn run<T, E, F>(&self, begin: impl FnOnce(&Engine) -> F) -> Result<T, E>
+    where
+        E: From<Error>,
+        F: Future<Output = Result<T, E>>,
+    {
+        self.check_thread()?;
+        wait(begin(&self.engine))
     }
 
     /// See [`Engine::put`].
@@ -43,7 +63,7 @@ impl Blocking {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> Result<Reply<mvcc::PutResponse>, PutError> {
-        wait(self.engine.put(key, value))
+        self.run(|engine| engine.put(key, value))
     }
 
     /// See [`Engine::get`].
@@ -57,7 +77,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<mvcc::KeyValue>, RangeError> {
-        wait(self.engine.get(key))
+        self.run(|engine| engine.get(key))
     }
 
     /// See [`Engine::delete`].
@@ -74,7 +94,7 @@ impl Blocking {
         &self,
         key: impl AsRef<[u8]>,
     ) -> Result<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
-        wait(self.engine.delete(key))
+        self.run(|engine| engine.delete(key))
     }
 
     /// See [`Engine::range`].
@@ -93,7 +113,7 @@ impl Blocking {
         &self,
         request: &mvcc::RangeRequest<'_>,
     ) -> Result<Reply<mvcc::RangeResponse>, RangeError> {
-        wait(self.engine.range(request))
+        self.run(|engine| engine.range(request))
     }
 
     /// See [`Engine::txn`].
@@ -112,7 +132,7 @@ impl Blocking {
         &self,
         request: &mvcc::TxnRequest<'_>,
     ) -> Result<Reply<mvcc::TxnResponse>, TxnError> {
-        wait(self.engine.txn(request))
+        self.run(|engine| engine.txn(request))
     }
 
     /// See [`Engine::batch`].
@@ -126,7 +146,10 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn batch(&self, batch: &Batch) -> BatchReport {
-        wait(self.engine.batch(batch))
+        match self.check_thread() {
+            Ok(()) => wait(self.engine.batch(batch)),
+            Err(error) => self.engine.refuse_batch(batch, &error),
+        }
     }
 
     /// See [`Engine::snapshot`]; read it with [`Blocking::iter`].
@@ -144,7 +167,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn snapshot(&self) -> Result<Snapshot, RangeError> {
-        wait(self.engine.snapshot())
+        self.run(|engine| engine.snapshot())
     }
 
     /// See [`Engine::stats`].
@@ -161,6 +184,9 @@ impl Blocking {
 
     /// A stream of the engine's, a watcher or a snapshot, as an iterator that blocks its thread.
     ///
+    /// # Panics
+    /// Its `next`, where it would have to wait on the thread that drives the engine.
+    ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { with_scratch(|engine| {
@@ -174,10 +200,18 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn iter<S: Stream + Unpin>(&self, mut stream: S) -> impl Iterator<Item = S::Item> + use<S> {
-        std::iter::from_fn(move || wait(poll_fn(|cx| Pin::new(&mut stream).poll_next(cx))))
+        // Not the engine: an iterator over a watcher does not keep it from its end.
+        let driver = self.engine.driver_thread();
+        std::iter::from_fn(move || {
+            let mut next = poll_fn(|cx| Pin::new(&mut stream).poll_next(cx));
+            wait_elsewhere(driver, &mut next)
+        })
     }
 
     /// Any future, awaited on this thread: for operations that were begun before.
+    ///
+    /// # Panics
+    /// Where it would have to wait on the thread that drives the engine, which would be for ever.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -189,7 +223,26 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn wait<T>(&self, operation: impl Future<Output = T>) -> T {
-        wait(operation)
+        wait_elsewhere(self.engine.driver_thread(), pin!(operation))
+    }
+
+    /// See [`Engine::stop_after_drain`].
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let under_way = engine.put("greeting", "hello");
+    /// let db = engine.blocking();
+    /// db.stop_after_drain(std::time::Duration::from_secs(10));
+    /// db.wait(under_way)?;
+    /// # Ok(()) }) }
+    /// ```
+    pub fn stop_after_drain(&self, deadline: Duration) {
+        match self.check_thread() {
+            Ok(()) => wait(self.engine.stop_after_drain(deadline)),
+            // It goes on once this thread drives it again.
+            Err(_) => self.engine.begin_drain(deadline),
+        }
     }
 
     /// See [`Engine::stop`].
@@ -203,7 +256,11 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn stop(&self) {
-        wait(self.engine.stop());
+        match self.check_thread() {
+            Ok(()) => wait(self.engine.stop()),
+            // It goes on once this thread drives it again.
+            Err(_) => self.engine.begin_stop(),
+        }
     }
 }
 
@@ -213,6 +270,22 @@ impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
+}
+
+/// Waits for what the engine does, unless that is done by this thread.
+fn wait_elsewhere<T>(
+    driver: Option<ThreadId>,
+    mut operation: impl Future<Output = T> + Unpin,
+) -> T {
+    if driver == Some(std::thread::current().id()) {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(&mut operation).poll(&mut cx) {
+            Poll::Ready(value) => return value,
+            // There is no value to say it with, and it would be for ever.
+            Poll::Pending => panic!("{}", Error::OwnThread),
+        }
+    }
+    wait(operation)
 }
 
 fn wait<T>(operation: impl Future<Output = T>) -> T {

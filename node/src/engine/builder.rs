@@ -93,7 +93,7 @@ impl EngineBuilder {
             pending_bytes_max: None,
             quota_bytes: 0,
             progress_notify_ms: 600_000,
-            auto_compaction: AutoCompaction::Off,
+            auto_compaction: AutoCompaction::DEFAULT,
             checkpoint_bytes: 1 << 30,
             wal: henge_wal::Options::default(),
         }
@@ -299,9 +299,12 @@ impl EngineBuilder {
         self
     }
 
-    /// History that each shard gives up by itself, as etcd's `--auto-compaction-*`. Default
-    /// [`AutoCompaction::Off`]: overwritten and deleted values stay until [`Engine::compact`] or
-    /// [`Engine::compact_to`] is called, and memory grows with every write.
+    /// History that each shard gives up by itself. Default: all but the last 100,000 revisions
+    /// ([`AutoCompaction::DEFAULT`]), so that memory is bounded by what is live and some tens of megabytes
+    /// of small values for each shard; a reader or watcher that falls back farther is told that what it
+    /// needs is compacted. [`AutoCompaction::Off`] keeps everything until [`Engine::compact`] or
+    /// [`Engine::compact_to`] is called, and memory grows with every write: what etcd, and the server, do
+    /// without `--auto-compaction-retention`.
     ///
     /// ```
     /// use std::time::Duration;

@@ -2,7 +2,8 @@
 //!
 //! Promises: a directory that is somebody else's is not touched; two opens never arrange it at the same
 //! time; what is removed is only the log of a core that no shard lives on, and only once `LAYOUT` says
-//! so durably; what one member wrote is not opened by another, or with other voters.
+//! so durably, and what an open that failed has made itself; what one member wrote is not opened by
+//! another, or with other voters.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -60,8 +61,59 @@ pub(super) struct Directory {
     /// Whose it is said to be now, and what it says itself.
     asked: Membership,
     recorded: Option<Membership>,
+    /// What this open has made, which goes again if the engine does not come up. Before the lock goes.
+    made: Made,
     /// Locked until the cores hold their logs.
     _lock: File,
+}
+
+/// What an open has made so far. It goes when this is dropped.
+struct Made {
+    dir: PathBuf,
+    /// The outermost directory that had to be made, if one had.
+    outermost: Option<PathBuf>,
+    /// The directory was empty and was laid out here, under its lock: no log in it is anybody else's.
+    laid_out: bool,
+}
+
+impl Made {
+    /// It is the engine's now.
+    fn keep(&mut self) {
+        (self.outermost, self.laid_out) = (None, false);
+    }
+
+    fn remove(&self) -> std::io::Result<()> {
+        if self.laid_out {
+            for entry in fs::read_dir(&self.dir)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if name.starts_with("core-") || name == "checkpoints" {
+                    fs::remove_dir_all(entry.path())?;
+                } else if name == layout::NAME || name == "LAYOUT.tmp" {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+        }
+        let Some(outermost) = &self.outermost else {
+            return Ok(());
+        };
+        // Each only if it is empty: somebody may have put something there meanwhile.
+        for dir in self.dir.ancestors() {
+            fs::remove_dir(dir)?;
+            if dir == outermost {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // What cannot be removed stays, and is taken over by the next open.
+        let _ = self.remove();
+    }
 }
 
 impl Directory {
@@ -78,19 +130,25 @@ impl Directory {
             cluster_id: members.cluster_id,
             member_id: members.member_id,
         };
-        make_dir(dir)?;
+        let mut made = Made {
+            dir: dir.to_owned(),
+            outermost: make_dir(dir)?,
+            laid_out: false,
+        };
         let lock = File::open(dir).map_err(failed)?;
         lock.lock().map_err(failed)?;
         let mut directory = match Layout::read(dir).map_err(failed)? {
             None => {
                 refuse_strangers(dir)?;
                 let layout = fresh(asked)?;
+                made.laid_out = true;
                 layout.write(dir).map_err(failed)?;
                 Directory {
                     dir: dir.to_owned(),
                     layout,
                     asked: members,
                     recorded: None,
+                    made,
                     _lock: lock,
                 }
             }
@@ -103,6 +161,7 @@ impl Directory {
                 layout,
                 recorded: recorded(dir)?,
                 asked: members,
+                made,
                 _lock: lock,
             },
         };
@@ -118,6 +177,7 @@ impl Directory {
 
     /// All cores hold their logs: it is the member's that was asked for.
     pub(super) fn opened(mut self) -> Result<(), OpenError> {
+        self.made.keep();
         if self.recorded.as_ref() != Some(&self.asked)
             && let Err(error) = self.asked.write(&self.dir)
         {
@@ -313,12 +373,18 @@ fn describe(router: &Router) -> String {
     }
 }
 
-fn make_dir(dir: &Path) -> Result<(), OpenError> {
+/// Makes the directory; returns the outermost one that was not there.
+fn make_dir(dir: &Path) -> Result<Option<PathBuf>, OpenError> {
+    let missing = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+    let outermost = missing.last().map(Path::to_owned);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| at(dir, error))?;
     // The new directory's name is durable only once its parent is synced.
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    sync_dir(parent.unwrap_or(Path::new("."))).map_err(|error| at(dir, error))
+    sync_dir(parent.unwrap_or(Path::new("."))).map_err(|error| at(dir, error))?;
+    Ok(outermost)
 }
 
 /// A directory with something else in it is somebody else's.

@@ -49,6 +49,7 @@ impl Engine {
         let core = locked(&self.inner.cores[shard.core].metrics);
         let mut metrics = locked(&shard.metrics);
         metrics.refused = shard.budget.refused();
+        metrics.in_memory = self.inner.in_memory;
         metrics.wal_batches = core.wal_batches;
         metrics.wal_bytes = core.wal_bytes;
         metrics.wal_payload_bytes = core.wal_payload_bytes;

@@ -4,6 +4,8 @@
 //! the same and waits for it. Tested by `tests/engine`.
 
 use std::sync::PoisonError;
+use std::thread::ThreadId;
+use std::time::Duration;
 
 use super::{Cores, Engine, Inner};
 use crate::core::inbox::Input;
@@ -53,6 +55,33 @@ impl Engine {
         }
     }
 
+    /// Takes no more requests, lets those that were taken end as they will, then stops as [`Engine::stop`]
+    /// does. What is not answered after `deadline` is told *stopped*, as there; what comes meanwhile is
+    /// refused as *stopped*, not done. Watchers are shown what is written until the end.
+    ///
+    /// Cancel safety: it begins at the first poll and goes on when the future is dropped; calling it
+    /// again, or [`Engine::stop`], waits for the same end, and the shorter deadline counts.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let under_way: Vec<_> = (0..100).map(|key| engine.put(format!("{key}"), "x")).collect();
+    /// engine.stop_after_drain(std::time::Duration::from_secs(10)).await;
+    /// for put in under_way {
+    ///     put.await?; // none is unknown
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    pub async fn stop_after_drain(&self, deadline: Duration) {
+        self.begin_drain(deadline);
+        for core in self.inner.cores.iter() {
+            let mut ended = core.ended.clone();
+            // An error means that the thread is gone: ended too.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+        self.inner.ask_to_stop();
+    }
+
     /// Whether a core has ended, by [`Engine::stop`] or by a panic.
     ///
     /// ```
@@ -68,6 +97,32 @@ impl Engine {
             .cores
             .iter()
             .any(|core| core.ended.has_changed().is_err())
+    }
+}
+
+impl Engine {
+    /// Asks for the end and does not wait for it.
+    pub(super) fn begin_stop(&self) {
+        self.inner.ask_to_stop();
+    }
+
+    /// Asks for the end after a drain and does not wait for it.
+    pub(super) fn begin_drain(&self, deadline: Duration) {
+        let within_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        for core in self.inner.cores.iter() {
+            core.inbox.drain(within_ms);
+        }
+    }
+
+    /// From here on the calling thread is known to drive the engine.
+    pub(crate) fn note_driver(&self) {
+        // Once, by whoever opens it.
+        let _ = self.inner.own_thread.set(std::thread::current().id());
+    }
+
+    /// The thread that drives the engine, if that is its caller's own.
+    pub(super) fn driver_thread(&self) -> Option<ThreadId> {
+        self.inner.own_thread.get().copied()
     }
 }
 

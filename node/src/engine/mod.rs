@@ -35,8 +35,9 @@ mod watch;
 
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::ThreadId;
 
 use henge_mvcc as mvcc;
 
@@ -84,6 +85,12 @@ pub(crate) struct Inner {
     pub(crate) members: Arc<Mutex<Vec<Member>>>,
     pub(crate) router: Router,
     pub(crate) limits: mvcc::check::Limits,
+    /// Largest encoded request: what is larger is refused before it is encoded.
+    request_bytes_max: usize,
+    /// The directory is in memory: nothing is durable.
+    in_memory: bool,
+    /// The thread that drives it, if that is its caller's own.
+    own_thread: OnceLock<ThreadId>,
     pub(crate) host: HostKind,
     next_session: AtomicU64,
     next_lease: AtomicU64,
@@ -113,6 +120,8 @@ pub(crate) struct ShardHandle {
     pub(crate) core: usize,
     pub(crate) group: u64,
     pub(crate) metrics: Arc<Mutex<Metrics>>,
+    /// The revision of its store: at least that of everything anybody has heard of.
+    pub(crate) revision: Arc<AtomicI64>,
     /// What its callers may wait for.
     pub(crate) budget: Arc<Budget>,
 }

@@ -119,8 +119,7 @@ pub enum OpenError {
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; check the process and thread limits")]
     Thread(std::io::Error),
-    /// The host cannot run on this machine, or not on this thread. A new directory may have been laid
-    /// out already; opening it again goes on.
+    /// The host cannot run on this machine, or not on this thread.
     #[error("host {host}: {why}")]
     Host {
         /// Which.

@@ -1,12 +1,13 @@
 //! Opening an engine as it was described: the directory taken, the logs replayed, the cores started.
 //!
 //! Promises: a description that cannot work is refused before the directory is touched; what was started
-//! before a failure ends with it. Must never know: what drives a core. Tested by `tests/engine`.
+//! before a failure ends with it, and what was made in the file system goes. Must never know: what drives
+//! a core. Tested by `tests/engine`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::core::inbox::{self, Inbox, Input};
 use crate::core::recover::Recovery;
 use crate::core::{Core, CoreConfig, Peers};
 use crate::host::clock::{Clock, wall_clock_ms};
+use crate::host::mounts::memory_below;
 use crate::host::place::disk_cpu;
 use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
 use crate::machine::Machine;
@@ -40,6 +42,7 @@ const SHARDS_MAX: usize = 65_536;
 /// What a shard and its callers share.
 struct ShardDoor {
     metrics: Arc<Mutex<Metrics>>,
+    revision: Arc<AtomicI64>,
     budget: Arc<Budget>,
 }
 
@@ -52,6 +55,14 @@ impl EngineBuilder {
     pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
         self.check()?;
         let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.cluster)?;
+        let in_memory = memory_below(&self.dir);
+        if let Some(kind) = &in_memory {
+            tracing::warn!(
+                dir = %self.dir.display(),
+                kind,
+                "the data directory is in memory: nothing is durable there, all is lost when the machine restarts"
+            );
+        }
         let layout = directory.layout.clone();
         let cores = layout.placement.cores;
         if self.cluster.members.len() > 1 && cores > 1 {
@@ -71,6 +82,7 @@ impl EngineBuilder {
         let doors: Vec<_> = (0..layout.shards)
             .map(|_| ShardDoor {
                 metrics: Arc::default(),
+                revision: Arc::default(),
                 budget: Arc::new(Budget::new(pending_max)),
             })
             .collect();
@@ -103,7 +115,6 @@ impl EngineBuilder {
                 ended,
             });
         }
-        directory.opened()?;
         let mut engine = Inner {
             cores,
             shards: doors
@@ -113,6 +124,7 @@ impl EngineBuilder {
                     core: layout.placement.home(at),
                     group: group_id(at),
                     metrics: door.metrics,
+                    revision: door.revision,
                     budget: door.budget,
                 })
                 .collect(),
@@ -121,12 +133,16 @@ impl EngineBuilder {
             limits: mvcc::check::Limits {
                 txn_ops_max: self.txn_ops_max,
             },
+            request_bytes_max: self.request_bytes_max,
+            in_memory: in_memory.is_some(),
+            own_thread: OnceLock::new(),
             host,
             next_session: AtomicU64::new(1),
             next_lease: AtomicU64::new(wall_clock_ms() << 20),
             peers: None,
         };
         engine.peers = self.start_peers(&inboxes, &net, &engine.members)?;
+        directory.opened()?;
         Ok(Engine {
             inner: Arc::new(engine),
         })
@@ -241,6 +257,7 @@ impl EngineBuilder {
             .collect();
         let doors = mine.map(|shard| &doors[shard]);
         let metrics = doors.clone().map(|door| door.metrics.clone()).collect();
+        let shown: Vec<_> = doors.clone().map(|door| door.revision.clone()).collect();
         let budgets = doors.map(|door| door.budget.clone()).collect();
         let conf_state = ConfState {
             voters: self.voters(),
@@ -275,7 +292,7 @@ impl EngineBuilder {
                 cores,
             ));
             let mut shards = Vec::with_capacity(configs.len());
-            for mut config in configs {
+            for (mut config, shown) in configs.into_iter().zip(shown) {
                 config.log_bytes_replayed = report.bytes;
                 config.checkpoint_bytes = checkpoint_bytes;
                 let mut recovered = groups.remove(&config.group).unwrap_or_default();
@@ -293,11 +310,12 @@ impl EngineBuilder {
                     report_damage(config.group, &report);
                 }
                 let member_id = config.member_id;
-                let shard =
+                let mut shard =
                     Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
                         setting: "cluster",
                         why: format!("{member_id:x}: {error}"),
                     })?;
+                shard.show_revision_in(shown);
                 shards.push(shard);
             }
             let config = CoreConfig {

@@ -6,7 +6,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// One revision for each shard, in shard order; 0 where nothing is known.
+/// One revision for each shard, in shard order; 0 where nothing is known. There are none below 0: those
+/// count as 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revisions(Vec<i64>);
 
@@ -107,13 +108,17 @@ impl Revisions {
         if bytes.len() != 8 * count {
             return Err(RevisionsError("its length is not what it says"));
         }
-        Ok(Revisions((0..count).map(|_| bytes.get_i64_le()).collect()))
+        let revisions: Vec<_> = (0..count).map(|_| bytes.get_i64_le()).collect();
+        match revisions.iter().all(|revision| *revision >= 0) {
+            true => Ok(Revisions(revisions)),
+            false => Err(RevisionsError("a revision is below 0")),
+        }
     }
 }
 
 impl FromIterator<i64> for Revisions {
     fn from_iter<I: IntoIterator<Item = i64>>(revisions: I) -> Self {
-        Revisions(revisions.into_iter().collect())
+        Revisions(revisions.into_iter().map(|known| known.max(0)).collect())
     }
 }
 
@@ -141,5 +146,8 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Revisions::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+        let below = [1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255];
+        assert!(Revisions::decode(&below).is_err());
+        assert_eq!(Revisions::from_iter([-1, 7]), Revisions::from_iter([0, 7]));
     }
 }

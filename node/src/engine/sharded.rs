@@ -102,6 +102,10 @@ impl Engine {
     /// at 0 in it (which was not read) from what comes next. The request's own start revision must be 0.
     /// Fails as [`Engine::watch`] does.
     ///
+    /// `after` is how far somebody has read: the revisions of [`Engine::range_at`], [`Engine::revisions`], a
+    /// [`Snapshot`](crate::Snapshot) or another watcher. A write's header says only where that write is; a
+    /// vector that is advanced by it skips what others changed before.
+    ///
     /// Cancel safety: dropping the watcher ends the watch.
     ///
     /// ```
@@ -136,20 +140,25 @@ impl Engine {
             key: &create.key,
             end: &create.range_end,
         };
-        let streams = self.shards_of(&range).map(|shard| {
-            let known = after.map_or(0, |after| after.get(shard));
+        let unknown = || Revisions::unknown(self.shards());
+        let mut revisions = after.cloned().unwrap_or_else(unknown);
+        let mut streams = Vec::new();
+        for shard in self.shards_of(&range) {
+            if revisions.get(shard) == 0 {
+                // What comes next is given a number here: else the watch would have no place to be resumed
+                // at until it had read what each shard says of its creation.
+                let shown = self.inner().shards[shard].revision.load(Ordering::Acquire);
+                revisions.advance(shard, shown);
+            }
             let create = WatchCreate {
-                start_revision: if known == 0 { 0 } else { known + 1 },
+                start_revision: revisions.get(shard).saturating_add(1),
                 ..create.clone()
             };
-            Ok((shard, self.watch_on(shard, create)?))
-        });
-        let streams: Vec<_> = streams.collect::<Result<_, WatchError>>()?;
-        let revisions = after.cloned();
+            streams.push((shard, self.watch_on(shard, create)?));
+        }
         Ok(ShardedWatcher {
             first: 0,
-            resumed: revisions.is_some(),
-            revisions: revisions.unwrap_or_else(|| Revisions::unknown(self.shards())),
+            revisions,
             streams,
         })
     }
@@ -387,7 +396,6 @@ pub struct ShardedWatcher {
     streams: Vec<(usize, WatchStream)>,
     /// Where the next look begins, so that a busy shard does not hide the others.
     first: usize,
-    resumed: bool,
     revisions: Revisions,
 }
 
@@ -432,8 +440,8 @@ impl ShardedWatcher {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(response)) => {
                     self.first = at + 1;
-                    // The creation's header is ahead of the history that is still to come.
-                    if !(response.created && self.resumed) {
+                    // The creation's header says where the store is, not how far this watch has come.
+                    if !response.created && !response.canceled {
                         self.revisions.advance(shard, response.header.revision);
                     }
                     if response.canceled {
@@ -450,7 +458,8 @@ impl ShardedWatcher {
         }
     }
 
-    /// How far it has been read: hand this to [`Engine::watch_after`] to go on.
+    /// How far it has been read: hand this to [`Engine::watch_after`] to go on. Known for every watched shard
+    /// from the start, whether or not anything was read; others are as they were handed in.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));

@@ -43,6 +43,8 @@ pub struct Stats {
     pub poisoned: bool,
     /// A disk has no room for the next segment: writes there are refused.
     pub space_low: bool,
+    /// The data directory is in memory (tmpfs, ramfs, an overlay on one): nothing is durable.
+    pub in_memory: bool,
 }
 
 impl Stats {
@@ -86,6 +88,7 @@ impl Stats {
         self.failed += shard.failed;
         self.led_shards += usize::from(shard.has_leader);
         self.space_low |= shard.space_low;
+        self.in_memory |= shard.in_memory;
         self.shards.push(shard);
     }
 }

@@ -12,7 +12,7 @@ use super::ticket::Ticket;
 use super::{Engine, Inner};
 use crate::api::{Error, LeaseGranted, LeaseTtl, Reply};
 use crate::core::budget::REQUEST_BYTES;
-use crate::machine::{Command, Response};
+use crate::machine::{Command, Response, command};
 use crate::shard::request::{Answer, Request, RequestKind};
 use crate::shard::session::WatchStream;
 
@@ -28,7 +28,11 @@ impl Engine {
     }
 
     pub(crate) fn write(&self, shard: usize, command: &Command<'_>) -> Ticket {
-        if let Err(error) = self.look_for_room(shard, command.bytes_hint()) {
+        let content = command.content_bytes();
+        let checked = self
+            .check_size(content)
+            .and_then(|()| self.look_for_room(shard, command.bytes_hint()));
+        if let Err(error) = checked {
             return Ticket::failed(error);
         }
         self.submit(shard, RequestKind::Write(command.encode()))
@@ -40,7 +44,14 @@ impl Engine {
         request: &mvcc::TxnRequest<'_>,
         serializable: bool,
     ) -> Ticket {
-        if let Err(error) = self.look_for_room(shard, 0) {
+        let content = match request.is_read_only() {
+            true => 0,
+            false => command::txn_bytes(request),
+        };
+        let checked = self
+            .check_size(content)
+            .and_then(|()| self.look_for_room(shard, 0));
+        if let Err(error) = checked {
             return Ticket::failed(error);
         }
         let encoded = Command::Txn(request.clone()).encode();
@@ -69,6 +80,16 @@ impl Engine {
                 shard.budget.give_back(held);
                 Ticket::failed(error)
             }
+        }
+    }
+
+    /// Refuses what its shard would refuse as too large, before gigabytes are copied: keys and values alone
+    /// are more than a request may be.
+    fn check_size(&self, bytes: usize) -> Result<(), Error> {
+        let max = self.inner.request_bytes_max;
+        match bytes > max {
+            true => Err(Error::RequestTooLarge { bytes, max }),
+            false => Ok(()),
         }
     }
 

@@ -248,6 +248,7 @@ mod tests {
                 shards: 2,
             },
             Error::OneShardOnly("a range delete"),
+            Error::OwnThread,
         ]);
         all
     }
@@ -295,8 +296,8 @@ mod tests {
             let failure = TxnError::from(error.clone());
             matches!(failure, TxnError::Caller(_))
         });
-        // Twelve of the store's, and five about sizes and shards.
-        assert_eq!(callers.count(), 17);
+        // Twelve of the store's, five about sizes and shards, and one about threads.
+        assert_eq!(callers.count(), 18);
         let full = Error::Invalid(mvcc::Error::NoSpace);
         assert_eq!(TxnError::from(full), TxnError::NoSpace);
     }

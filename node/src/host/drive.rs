@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::LocalTask;
 use super::clock::Clock;
 use super::poll_window::PollWindow;
+use crate::core::guard::{Guarded, guarded};
 use crate::core::{Core, Next, Peers};
 
 /// What an executor offers to a task that drives a core.
@@ -99,10 +100,25 @@ pub(super) async fn drive(
     .await;
 }
 
-/// Starts local tasks as they come.
-pub(super) async fn run_tasks(mut tasks: Receiver<LocalTask>) {
-    while let Some(task) = tasks.recv().await {
-        tokio::task::spawn_local(task());
+/// Starts local tasks as they come. One that panics, at its start, later, or when it is dropped, ends alone.
+pub(super) async fn run_tasks(tasks: Receiver<LocalTask>) {
+    let mut tasks = Tasks(tasks);
+    while let Some(task) = tasks.0.recv().await {
+        if let Some(task) = Guarded::make(task) {
+            tokio::task::spawn_local(task);
+        }
+    }
+}
+
+/// Tasks that were not started are dropped one by one: what they hold is their callers'.
+struct Tasks(Receiver<LocalTask>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.close();
+        while let Ok(task) = self.0.try_recv() {
+            let _ = guarded(|| drop(task));
+        }
     }
 }
 

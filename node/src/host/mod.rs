@@ -11,6 +11,7 @@ pub mod clock;
 pub mod glommio;
 pub mod here;
 pub mod log_lines;
+pub(crate) mod mounts;
 pub mod place;
 pub mod ring;
 pub mod thread;

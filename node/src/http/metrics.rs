@@ -341,6 +341,11 @@ fn own(p: &mut Page, m: &Metrics) {
         "Versions kept, over all keys.",
         m.versions,
     );
+    p.gauge(
+        "henge_data_in_memory",
+        "1 if the data directory is in memory (tmpfs, ramfs): nothing is durable.",
+        u8::from(m.in_memory),
+    );
     p.gauge("henge_leases", "Leases granted and not ended.", m.leases);
 }
 

@@ -10,7 +10,9 @@
 //! committed entry of this build is refused by [`decode`].
 
 use henge_mvcc::check::TXN_DEPTH_MAX;
-use henge_mvcc::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use henge_mvcc::{
+    CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 
 use super::decode::Reader;
 use super::encode::{PUT_FIXED, encode_delete, encode_put, encode_range, encode_txn, put_i64};
@@ -128,6 +130,34 @@ pub(super) mod tag {
     pub const ALARM: u8 = 10;
 }
 
+/// Bytes of a transaction's keys and values.
+pub fn txn_bytes(txn: &TxnRequest<'_>) -> usize {
+    let op = |op: &RequestOp<'_>| match op {
+        RequestOp::Range(range) => range_bytes(&range.range),
+        RequestOp::Put(put) => put.key.len() + put.value.len(),
+        RequestOp::DeleteRange(delete) => range_bytes(&delete.range),
+        RequestOp::Txn(txn) => txn_bytes(txn),
+    };
+    let compares = txn.compare.iter().map(|compare| {
+        let value = match compare.target {
+            CompareTarget::Value(value) => value.len(),
+            _ => 0,
+        };
+        range_bytes(&compare.range) + value
+    });
+    compares.sum::<usize>()
+        + txn
+            .success
+            .iter()
+            .chain(&txn.failure)
+            .map(op)
+            .sum::<usize>()
+}
+
+fn range_bytes(range: &KeyRange<'_>) -> usize {
+    range.key.len() + range.end.len()
+}
+
 impl Command<'_> {
     /// Encodes with an empty stamp; [`stamp`] fills it in when the shard takes the request.
     pub fn encode(&self) -> Vec<u8> {
@@ -181,6 +211,17 @@ impl Command<'_> {
             Command::Put(put) => put_cost(put),
             Command::LeaseGrant { .. } => LEASE_COST,
             Command::Txn(txn) => txn_cost(txn),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of its keys and values, which its encoding holds all of.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Command::Put(put) => put.key.len() + put.value.len(),
+            Command::Txn(txn) => txn_bytes(txn),
+            Command::Range(range) => range_bytes(&range.range),
+            Command::DeleteRange(delete) => range_bytes(&delete.range),
             _ => 0,
         }
     }
@@ -373,7 +414,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
 mod tests {
     use proptest::prelude::*;
 
-    use henge_mvcc::{Compare, CompareResult, CompareTarget, KeyRange, SortOrder, SortTarget};
+    use henge_mvcc::{Compare, CompareResult, SortOrder, SortTarget};
 
     use super::*;
 

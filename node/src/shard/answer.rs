@@ -6,7 +6,7 @@
 //! first fills all slots, then wakes one caller and hands it a [`Chain`] of the others' wakers; that
 //! caller, running on its own thread, wakes the rest, which is cheap there.
 //!
-//! Promises: an answer is delivered once; a caller that is gone is no error. No caller depends on
+//! Promises: an answer is delivered once; a caller that is gone, or whose waker panics, is no error. No caller depends on
 //! another: whoever holds a chain releases it on its first poll or when it is dropped, and the core
 //! releases what is left at its next turn, at the latest [`CHAIN_MS_MAX`] later.
 //! Must never know: what is answered.
@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::api::{Error, Outcome, Reply};
+use crate::core::guard::wake;
 use crate::machine::Response;
 
 /// What a caller is told.
@@ -61,7 +62,7 @@ impl Answer {
     /// Delivers the answer and wakes the caller.
     pub fn send(self, answer: Outcomes) {
         if let Some(waker) = self.fill(answer, None) {
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -86,7 +87,7 @@ impl Drop for Answer {
             let waker = slot.waker.take();
             drop(slot);
             if let Some(waker) = waker {
-                waker.wake();
+                wake(waker);
             }
         }
     }
@@ -123,10 +124,14 @@ impl Future for AnswerReceiver {
 
 impl Drop for AnswerReceiver {
     fn drop(&mut self) {
-        let chain = lock(&self.0).chain.take();
+        let mut slot = lock(&self.0);
+        // The waker is the caller's: it is dropped here, not with the slot on the core's thread.
+        let (chain, waker) = (slot.chain.take(), slot.waker.take());
+        drop(slot);
         if let Some(chain) = chain {
             chain.release();
         }
+        drop(waker);
     }
 }
 
@@ -135,7 +140,7 @@ impl Chain {
     pub fn release(&self) {
         let wakers = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         for waker in wakers {
-            waker.wake();
+            wake(waker);
         }
     }
 }
@@ -169,7 +174,7 @@ impl Delivery {
         // The chain is complete before anybody can be woken by it.
         *self.chain.0.lock().unwrap_or_else(PoisonError::into_inner) = self.others;
         if let Some(waker) = self.first {
-            waker.wake();
+            wake(waker);
         }
         any.then_some(self.chain)
     }

@@ -40,6 +40,7 @@ impl Shard {
             }
         }
         let header = self.header();
+        self.show_revision();
         self.watches.drain(&mut self.machine.store, header);
         let keep = if self.is_alone() { 0 } else { TAIL_BYTES_MAX };
         let applied = self.machine.applied_index;

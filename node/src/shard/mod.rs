@@ -31,6 +31,8 @@ pub mod watch;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use henge_raft::{ConfState, Config, HardState, RawNode};
 use henge_wal::Shortage;
@@ -146,6 +148,8 @@ pub struct Shard {
     pub(crate) alarms_seen: Vec<AlarmMember>,
     /// Not before this time is the same alarm asked for again.
     pub(crate) alarm_again_ms: u64,
+    /// Where everyone sees the revision of the store, at the latest when they hear of it otherwise.
+    shown_revision: Arc<AtomicI64>,
     /// Callers waiting when the core last counted them.
     pub(crate) counted_waiting: usize,
     /// Term and vote of the last hard state handed to the log.
@@ -215,6 +219,7 @@ impl Shard {
             checkpoint_fails: false,
             alarms_seen: Vec::new(),
             alarm_again_ms: 0,
+            shown_revision: Arc::default(),
             counted_waiting: 0,
             persisted_vote: (hard_state.term, hard_state.vote),
             stats: henge_mvcc::Stats::default(),
@@ -237,6 +242,18 @@ impl Shard {
             let _ = shard.raft.campaign();
         }
         Ok(shard)
+    }
+
+    /// From here on the store's revision is shown there.
+    pub fn show_revision_in(&mut self, shown: Arc<AtomicI64>) {
+        self.shown_revision = shown;
+        self.show_revision();
+    }
+
+    /// Before anybody hears of what was applied.
+    pub(crate) fn show_revision(&self) {
+        let revision = self.machine.store.revision();
+        self.shown_revision.store(revision, Ordering::Release);
     }
 
     /// Whether this member is the group's only voter.
@@ -381,6 +398,16 @@ impl Shard {
         let freed = self.held_bytes.saturating_sub(holds);
         self.held_bytes -= freed;
         freed
+    }
+
+    /// Nobody waits for an answer of any kind.
+    pub fn is_quiet(&self) -> bool {
+        self.waiting() == 0
+            && self.reads.is_empty()
+            && self.long_reads.is_empty()
+            && self.removals.is_empty()
+            && self.hashes.is_empty()
+            && self.answers.is_empty()
     }
 
     /// Callers whose writes were taken and not answered.

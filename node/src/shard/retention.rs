@@ -33,6 +33,12 @@ pub enum AutoCompaction {
     Periodic(Duration),
 }
 
+impl AutoCompaction {
+    /// What an engine does that was not told: a second of a shard's fastest writes can be read and watched
+    /// from, and one key that is overwritten for ever takes no more than that.
+    pub const DEFAULT: AutoCompaction = AutoCompaction::Revisions(100_000);
+}
+
 /// What a shard remembers for it.
 #[derive(Debug, Default)]
 pub struct Retention {

@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
+
 use crate::api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use crate::core::guard::wake;
 use crate::core::inbox::{Inbox, Input};
 
 /// Bytes of undelivered events one stream may hold before its watchers have to wait.
@@ -58,7 +61,7 @@ impl SessionHandle {
         let waker = queue.waker.take();
         drop(queue);
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -80,7 +83,7 @@ impl SessionHandle {
         queue.ended = true;
         if let Some(waker) = queue.waker.take() {
             drop(queue);
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -127,7 +130,13 @@ impl WatchStream {
         self.inbox.word(Input::WatchOpen { group, session }, 0)
     }
 
-    fn say(&self, command: WatchCommand) -> Result<(), Error> {
+    fn say(&self, mut command: WatchCommand) -> Result<(), Error> {
+        if let WatchCommand::Create(create) = &mut command {
+            // They may be slices of something large, or have an owner of the caller's whose drop does what
+            // it likes: neither belongs to the core.
+            create.key = Bytes::copy_from_slice(&create.key);
+            create.range_end = Bytes::copy_from_slice(&create.range_end);
+        }
         let bytes = match &command {
             WatchCommand::Create(create) => create.key.len() + create.range_end.len(),
             _ => 0,
@@ -199,8 +208,13 @@ impl WatchSession for WatchStream {
 
 impl Drop for WatchStream {
     fn drop(&mut self) {
-        self.handle.lock().dropped = true;
+        let mut queue = self.handle.lock();
+        queue.dropped = true;
+        // Dropped here, on the caller's thread.
+        let waker = queue.waker.take();
+        drop(queue);
         self.touch();
+        drop(waker);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Ends: a stop that nobody waits for, a driver that is dropped, a local engine where there is none.
 
 use std::path::Path;
+use std::time::Duration;
 
 use henge::api::{Error, Outcome, WatchCreate};
 use henge::{Driver, HostKind, Local, PutError, Unavailable};
@@ -9,17 +10,30 @@ use crate::common::{Scratch, on_every_host};
 use crate::polled::{Polled, Rest, builder, dropped_at, on_tokio, spawn, where_it_lives};
 
 /// The methods that are tried here.
-pub const TRIED: &[(&str, &str)] = &[("Engine", "stop"), ("Local", "stop")];
+pub const TRIED: &[(&str, &str)] = &[
+    ("Engine", "stop"),
+    ("Engine", "stop_after_drain"),
+    ("Local", "stop"),
+    ("Local", "stop_after_drain"),
+];
+
+/// Longer than anything here takes.
+const DRAIN: Duration = Duration::from_secs(60);
 
 /// `stop` begins at its first poll, and then goes on whether or not anybody waits for it.
 #[test]
 fn a_stop_that_is_dropped_stops_all_the_same() {
     on_every_host("cancel-stop", |dir, host| {
-        for k in 0..4 {
+        for (k, drains) in (0..4).flat_map(|k| [(k, false), (k, true)]) {
             let engine = builder(dir, host).open().expect("opens");
             on_tokio(async {
                 engine.put("k", k.to_string()).await.expect("put");
-                drop(dropped_at(engine.stop(), k, Polled::Always, Rest::Tokio).await);
+                if drains {
+                    let stop = engine.stop_after_drain(DRAIN);
+                    drop(dropped_at(stop, k, Polled::Always, Rest::Tokio).await);
+                } else {
+                    drop(dropped_at(engine.stop(), k, Polled::Always, Rest::Tokio).await);
+                }
                 let after = engine.put("after", "x").await;
                 if k == 0 {
                     after.expect("not asked to stop");
@@ -53,6 +67,27 @@ fn a_local_stop_that_is_dropped_stops_all_the_same() {
                 // Nobody drove it before it was told to stop.
                 let refused = put.await.expect_err("not begun");
                 assert_eq!(refused.outcome(), Outcome::NotDone, "{refused}");
+                for _ in 0..200 {
+                    rest.a_moment().await;
+                }
+            }
+        });
+    });
+}
+
+/// Here what was begun before is done, as nobody drove it before it was told to drain either.
+#[test]
+fn a_local_drain_that_is_dropped_drains_all_the_same() {
+    on_every_host("cancel-local-drain", |dir, host| {
+        let dir = dir.to_path_buf();
+        where_it_lives(host, move |rest| async move {
+            for k in 1..4 {
+                let (local, driver) = builder(&dir, host).open_local().expect("opens");
+                let put = local.put("k", k.to_string());
+                drop(dropped_at(local.stop_after_drain(DRAIN), k, Polled::Always, rest).await);
+                driver.await;
+                assert!(local.has_ended());
+                put.await.expect("drained");
                 for _ in 0..200 {
                     rest.a_moment().await;
                 }

@@ -1,8 +1,9 @@
 //! What the data would lie on: the file system, its room, and the device below.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Check, line, size};
+use crate::host::mounts::{Mount, mount_of, upper};
 use crate::host::place;
 
 /// Room below which an engine refuses writes soon, in bytes: three log segments and a checkpoint.
@@ -15,12 +16,13 @@ pub(super) fn file_system(root: &Path, dir: &Path) -> Check {
     let dir = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     let mounts = std::fs::read_to_string(root.join("proc/self/mountinfo")).unwrap_or_default();
     match mount_of(&mounts, &dir) {
-        Some(mount) => judge(&mount),
+        Some(mount) => judge(&mount, upper(&mounts, &mount).as_ref()),
         None => Check::ok("file system", "unknown").note("/proc/self/mountinfo is not readable"),
     }
 }
 
-fn judge(mount: &Mount) -> Check {
+/// `below` is where an overlay keeps what is written to it, if that can be seen from here.
+fn judge(mount: &Mount, below: Option<&Mount>) -> Check {
     let found = format!("{} on {}, {}", mount.kind, mount.source, mount.options);
     let mut check = Check::ok("file system", found).figure("kind", mount.kind.as_str());
     let has = |option: &str| mount.options.split(',').any(|each| each == option);
@@ -34,6 +36,9 @@ fn judge(mount: &Mount) -> Check {
         "ext4" | "xfs" => check,
         "tmpfs" | "ramfs" => {
             check.problem("this is memory: nothing survives a restart of the machine")
+        }
+        "overlay" if below.is_some_and(Mount::is_memory) => {
+            check.problem("its upper layer is memory: nothing survives a restart of the machine")
         }
         "overlay" => check.note(
             "a container's own layer: slower, and gone with the container; mount a volume there",
@@ -150,58 +155,6 @@ impl Device {
     }
 }
 
-/// One line of mountinfo.
-#[derive(Debug, PartialEq)]
-struct Mount {
-    at: PathBuf,
-    kind: String,
-    source: String,
-    options: String,
-}
-
-/// The mount that holds a path: the longest mount point above it, and of equal ones the last.
-fn mount_of(mounts: &str, path: &Path) -> Option<Mount> {
-    let above = mounts.lines().filter_map(parse_mount);
-    above
-        .filter(|mount| path.starts_with(&mount.at))
-        .max_by_key(|mount| mount.at.components().count())
-}
-
-/// `36 35 98:0 /root /mount/point options optional… - type source super-options` (proc(5)).
-fn parse_mount(line: &str) -> Option<Mount> {
-    let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(4);
-    let (at, options) = (left.next()?, left.next()?);
-    let mut right = right.split(' ');
-    let (kind, source) = (right.next()?, right.next()?);
-    let super_options = right.next().unwrap_or_default();
-    let mut all: Vec<&str> = Vec::new();
-    for option in options.split(',').chain(super_options.split(',')) {
-        if !option.is_empty() && !all.contains(&option) {
-            all.push(option);
-        }
-    }
-    Some(Mount {
-        at: PathBuf::from(unescape(at)),
-        kind: kind.to_owned(),
-        source: unescape(source),
-        options: all.join(","),
-    })
-}
-
-/// Space, tab, newline and backslash are written as three octal digits.
-fn unescape(text: &str) -> String {
-    let codes = [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ];
-    codes.iter().fold(text.to_owned(), |text, (code, plain)| {
-        text.replace(code, plain)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Verdict;
@@ -211,32 +164,24 @@ mod tests {
     const MOUNTS: &str = "\
         1 0 254:0 / / rw,noatime shared:1 - ext4 /dev/root rw,errors=continue\n\
         2 1 0:5 / /dev/shm rw,nosuid - tmpfs tmpfs rw\n\
-        3 1 8:1 / /my\\040disk rw master:2 shared:3 - xfs /dev/sda1 rw,nobarrier\n";
-
-    #[test]
-    fn the_longest_mount_point_holds_the_path() {
-        let kind = |path: &str| mount_of(MOUNTS, Path::new(path)).map(|mount| mount.kind);
-        assert_eq!(kind("/var/lib/henge").as_deref(), Some("ext4"));
-        assert_eq!(kind("/dev/shm/x").as_deref(), Some("tmpfs"));
-        assert_eq!(
-            kind("/dev/shmoo").as_deref(),
-            Some("ext4"),
-            "whole names only"
-        );
-        let xfs = mount_of(MOUNTS, Path::new("/my disk/data")).expect("it is there");
-        assert_eq!(
-            (xfs.source.as_str(), xfs.options.as_str()),
-            ("/dev/sda1", "rw,nobarrier")
-        );
-        assert_eq!(mount_of("", Path::new("/")), None);
-    }
+        3 1 8:1 / /my\\040disk rw master:2 shared:3 - xfs /dev/sda1 rw,nobarrier\n\
+        4 1 0:7 / /live rw - overlay overlay rw,lowerdir=/rom,upperdir=/dev/shm/up,workdir=/dev/shm/w\n\
+        5 1 0:8 / /layer rw - overlay overlay rw,lowerdir=/rom,upperdir=/var/up,workdir=/var/w\n";
 
     #[test]
     fn what_loses_data_is_a_problem() {
-        let verdict =
-            |path: &str| judge(&mount_of(MOUNTS, Path::new(path)).expect("it is there")).verdict;
+        let verdict = |path: &str| {
+            let mount = mount_of(MOUNTS, Path::new(path)).expect("it is there");
+            judge(&mount, upper(MOUNTS, &mount).as_ref()).verdict
+        };
         assert_eq!(verdict("/data"), Verdict::Ok);
         assert_eq!(verdict("/dev/shm"), Verdict::Problem);
+        assert_eq!(
+            verdict("/live/data"),
+            Verdict::Problem,
+            "an overlay on memory"
+        );
+        assert_eq!(verdict("/layer"), Verdict::Note);
         assert_eq!(verdict("/my disk"), Verdict::Problem, "no barriers");
         let nfs = Mount {
             at: "/".into(),
@@ -244,7 +189,7 @@ mod tests {
             source: "server:/x".into(),
             options: "rw".into(),
         };
-        assert_eq!(judge(&nfs).verdict, Verdict::Note);
+        assert_eq!(judge(&nfs, None).verdict, Verdict::Note);
     }
 
     #[test]

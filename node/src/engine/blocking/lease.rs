@@ -2,7 +2,7 @@
 
 use henge_mvcc as mvcc;
 
-use super::{Blocking, wait};
+use super::Blocking;
 use crate::api::{LeaseGranted, LeaseTtl, Reply};
 use crate::failure::{LeaseError, PutError};
 
@@ -25,7 +25,7 @@ impl Blocking {
         &self,
         request: &mvcc::PutRequest<'_>,
     ) -> Result<Reply<mvcc::PutResponse>, PutError> {
-        wait(self.engine.put_with(request))
+        self.run(|engine| engine.put_with(request))
     }
 
     /// See [`Engine::lease_grant`](crate::Engine::lease_grant).
@@ -37,7 +37,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_grant(&self, id: i64, ttl_s: i64) -> Result<Reply<LeaseGranted>, LeaseError> {
-        wait(self.engine.lease_grant(id, ttl_s))
+        self.run(|engine| engine.lease_grant(id, ttl_s))
     }
 
     /// See [`Engine::lease_grant_for`](crate::Engine::lease_grant_for).
@@ -53,7 +53,7 @@ impl Blocking {
         key: impl AsRef<[u8]>,
         ttl_s: i64,
     ) -> Result<Reply<LeaseGranted>, LeaseError> {
-        wait(self.engine.lease_grant_for(key, ttl_s))
+        self.run(|engine| engine.lease_grant_for(key, ttl_s))
     }
 
     /// See [`Engine::lease_revoke`](crate::Engine::lease_revoke).
@@ -68,7 +68,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_revoke(&self, id: i64) -> Result<Reply<()>, LeaseError> {
-        wait(self.engine.lease_revoke(id))
+        self.run(|engine| engine.lease_revoke(id))
     }
 
     /// See [`Engine::lease_keep_alive`](crate::Engine::lease_keep_alive).
@@ -82,7 +82,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_keep_alive(&self, id: i64) -> Result<Reply<i64>, LeaseError> {
-        wait(self.engine.lease_keep_alive(id))
+        self.run(|engine| engine.lease_keep_alive(id))
     }
 
     /// See [`Engine::lease_time_to_live`](crate::Engine::lease_time_to_live).
@@ -96,6 +96,6 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<Reply<LeaseTtl>, LeaseError> {
-        wait(self.engine.lease_time_to_live(id, keys))
+        self.run(|engine| engine.lease_time_to_live(id, keys))
     }
 }

@@ -2,7 +2,7 @@
 
 use henge_mvcc as mvcc;
 
-use super::{Blocking, wait};
+use super::Blocking;
 use crate::api::{HashKv, Reply, WatchCreate, WatchResponse};
 use crate::engine::{Revisions, Sharded};
 use crate::failure::{CompactError, DeleteError, RangeError, WatchError};
@@ -25,7 +25,7 @@ impl Blocking {
         &self,
         request: &mvcc::DeleteRangeRequest<'_>,
     ) -> Result<Reply<mvcc::DeleteRangeResponse>, DeleteError> {
-        wait(self.engine.delete_range(request))
+        self.run(|engine| engine.delete_range(request))
     }
 
     /// See [`Engine::revisions`](crate::Engine::revisions).
@@ -39,7 +39,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn revisions(&self) -> Result<Revisions, RangeError> {
-        wait(self.engine.revisions())
+        self.run(|engine| engine.revisions())
     }
 
     /// See [`Engine::range_at`](crate::Engine::range_at).
@@ -62,7 +62,7 @@ impl Blocking {
         request: &mvcc::RangeRequest<'_>,
         at: Option<&Revisions>,
     ) -> Result<Sharded<mvcc::RangeResponse>, RangeError> {
-        wait(self.engine.range_at(request, at))
+        self.run(|engine| engine.range_at(request, at))
     }
 
     /// See [`Engine::hashes`](crate::Engine::hashes).
@@ -74,7 +74,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn hashes(&self, at: Option<&Revisions>) -> Result<Vec<HashKv>, RangeError> {
-        wait(self.engine.hashes(at))
+        self.run(|engine| engine.hashes(at))
     }
 
     /// See [`Engine::compact`](crate::Engine::compact).
@@ -88,7 +88,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn compact(&self, revision: i64, physical: bool) -> Result<Reply<()>, CompactError> {
-        wait(self.engine.compact(revision, physical))
+        self.run(|engine| engine.compact(revision, physical))
     }
 
     /// See [`Engine::compact_to`](crate::Engine::compact_to).
@@ -102,7 +102,7 @@ impl Blocking {
     /// # Ok(()) }) }
     /// ```
     pub fn compact_to(&self, revisions: &Revisions, physical: bool) -> Result<(), CompactError> {
-        wait(self.engine.compact_to(revisions, physical))
+        self.run(|engine| engine.compact_to(revisions, physical))
     }
 
     /// See [`Engine::watch`](crate::Engine::watch): its responses, as an iterator that blocks its thread.
