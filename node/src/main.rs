@@ -8,5 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A file that may not grow is an error to be told, not a reason to be gone without a word.
+    henge::wal::disk::outlive_file_limit();
     henge::cli::main()
 }

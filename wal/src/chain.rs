@@ -11,6 +11,7 @@ use crate::pipeline::SegmentFile;
 use crate::recover::Ahead;
 use crate::scan::{Expect, Source};
 use crate::segment::{self, DATA_AT, FLAG_READY, Found, SegmentHeader};
+use crate::sizes::Sizes;
 use crate::{BLOCK_BYTES, Cut, Lsn, OpenError, Options, Shortage};
 
 /// A segment file as it was found.
@@ -23,6 +24,8 @@ pub(crate) struct FoundFile {
     pub(crate) ready: Option<SegmentHeader>,
     /// Good copies of the header.
     pub(crate) copies: u8,
+    /// The size that its header says, of whatever life; 0: no copy can be read.
+    pub(crate) said: u64,
 }
 
 impl FoundFile {
@@ -33,6 +36,27 @@ impl FoundFile {
             touched: false,
             ready: None,
             copies: 0,
+            said: 0,
+        }
+    }
+
+    /// It has the size that it was made with, as far as that is known.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.said == 0 || self.said == self.file.bytes
+    }
+
+    /// Cut so far that not even its header is there: nobody knows what it was. (Files get their name when
+    /// they have their size.)
+    pub(crate) fn is_emptied(&self) -> bool {
+        self.said == 0 && self.file.bytes < Options::SEGMENT_BYTES_MIN
+    }
+
+    /// Where its batches must end: as it says itself, not as the file does. One that was cut or grew is
+    /// judged by what is in it.
+    fn limit(&self) -> u64 {
+        match self.said {
+            said if (DATA_AT..=Options::SEGMENT_BYTES_MAX).contains(&said) => said,
+            _ => self.file.bytes,
         }
     }
 }
@@ -132,7 +156,11 @@ pub(crate) fn open_files(
         let blocks = read.map_err(|e| fault(disk, &info.name, "read", e))?;
         let path = disk.path().join(&info.name);
         let mut found = FoundFile::new(SegmentFile { seq, file, bytes });
-        match SegmentHeader::find(&blocks, seq) {
+        let header = SegmentHeader::find(&blocks, seq);
+        if let Found::Header { header, .. } = &header {
+            found.said = header.bytes;
+        }
+        match header {
             Found::Newer(found) => {
                 return Err(OpenError::NewerFormat {
                     path,
@@ -154,13 +182,6 @@ pub(crate) fn open_files(
             Found::Header { .. } => {}
             Found::Nothing => found.touched = blocks.iter().any(|b| *b != 0),
         }
-        // Files get their name when they have their size: a short one was cut short later.
-        let said = found.header.map_or(Options::SEGMENT_BYTES_MIN, |h| h.bytes);
-        if bytes < said {
-            let what = format!("the file has {bytes} bytes of at least {said}");
-            let nowhere = Expect::nowhere();
-            return Err(corrupt(disk, seq, nowhere, 0, what, Obstacle::Other));
-        }
         files.insert(seq, found);
     }
     Ok(files)
@@ -170,7 +191,9 @@ pub(crate) fn open_files(
 pub(crate) struct Chain {
     pub(crate) segments: Vec<SegmentHeader>,
     pub(crate) files: Vec<FileId>,
+    /// As they say themselves, and as they are.
     pub(crate) sizes: Vec<u64>,
+    pub(crate) file_ends: Vec<u64>,
     /// The one before the oldest, which is not there: purged, or missing. 0: there was none.
     pub(crate) before: u64,
 }
@@ -184,6 +207,7 @@ impl Chain {
             segments: vec![],
             files: vec![],
             sizes: vec![],
+            file_ends: vec![],
             before: 0,
         };
         let mut at = files.values().rev().find(|f| f.header.is_some());
@@ -196,24 +220,18 @@ impl Chain {
                 .get(&header.prev_seq)
                 .filter(|_| header.prev_seq < header.seq);
             // Row 8. Below the low mark it may be a leftover of any kind.
-            if at.is_some_and(|f| f.header.is_none()) && header.prev_seq >= low_seq {
-                return Err(corrupt(
-                    disk,
-                    header.prev_seq,
-                    Expect {
-                        lsn: header.first_lsn.saturating_sub(1),
-                        ..Expect::nowhere()
-                    },
-                    header.first_lsn.saturating_sub(1),
-                    "both copies of the segment header".into(),
-                    Obstacle::Header(header.prev_seq),
-                ));
+            if let Some(bare) = at.filter(|f| f.header.is_none())
+                && header.prev_seq >= low_seq
+            {
+                let last = header.first_lsn.saturating_sub(1);
+                return Err(headless(disk, bare, last, last));
             }
         }
         chain.segments.reverse();
         for header in &chain.segments {
             chain.files.push(files[&header.seq].file.file);
-            chain.sizes.push(files[&header.seq].file.bytes);
+            chain.sizes.push(files[&header.seq].limit());
+            chain.file_ends.push(files[&header.seq].file.bytes);
         }
         Ok(chain)
     }
@@ -256,12 +274,12 @@ pub(crate) fn keep_copy(
     Ok(())
 }
 
-/// Give every file that is not in the log a number never used; remove what is older than the log
-/// or has another size.
+/// Give every file that is not in the log a number never used; remove what is older than the log or has
+/// another size than it had, or than segments have now.
 pub(crate) fn renumber(
     disk: &mut dyn Disk,
     files: BTreeMap<u64, FoundFile>,
-    segment_bytes: u64,
+    sizes: &Sizes,
     last_seq: u64,
     max_seq: u64,
 ) -> Result<(Vec<SegmentFile>, u64), OpenError> {
@@ -269,7 +287,7 @@ pub(crate) fn renumber(
     let any = !files.is_empty();
     for (seq, found) in files {
         let (from, file) = (segment::name(seq), found.file.file);
-        if seq > last_seq && found.file.bytes == segment_bytes {
+        if seq > last_seq && found.is_whole() && sizes.is_usable(found.file.bytes) {
             let to = segment::name(next_seq);
             let renamed = disk.run(Op::Rename {
                 from: from.clone(),
@@ -293,6 +311,26 @@ pub(crate) fn renumber(
             .map_err(|e| fault(disk, "", "sync", e))?;
     }
     Ok((ready, next_seq))
+}
+
+/// The error for a segment of the log whose header cannot be read. `lsn`: a batch that was in it.
+pub(crate) fn headless(disk: &dyn Disk, found: &FoundFile, lsn: Lsn, durable: Lsn) -> OpenError {
+    let (seq, bytes) = (found.file.seq, found.file.bytes);
+    let expect = Expect {
+        lsn,
+        ..Expect::nowhere()
+    };
+    let (what, obstacle) = match found.is_emptied() {
+        true => (
+            format!("the file was cut to {bytes} bytes, its header with it"),
+            Obstacle::Emptied(seq),
+        ),
+        false => (
+            "both copies of the segment header".into(),
+            Obstacle::Header(seq),
+        ),
+    };
+    corrupt(disk, seq, expect, durable, what, obstacle)
 }
 
 /// The error that names damage.

@@ -40,7 +40,8 @@ impl Wal {
         let (records, touches) = self.stage.next_size();
         let bytes = batch::batch_bytes(records, touches);
         let fits = self.fits(bytes);
-        if !fits && (!self.flights.is_empty() || !(self.begin_segment() || self.resume(bytes))) {
+        if !fits && (!self.flights.is_empty() || !(self.begin_segment(bytes) || self.resume(bytes)))
+        {
             return None;
         }
         let batch = self.stage.take();
@@ -121,9 +122,13 @@ impl Wal {
             .map_or(marked, |oldest| oldest.min(marked))
     }
 
-    /// Begin the next ready segment. Everything before is durable.
-    pub(crate) fn begin_segment(&mut self) -> bool {
-        let Some(next) = self.pipeline.take(self.now_micros) else {
+    /// Begin the next ready segment, for a batch of so many bytes. Everything before is durable.
+    pub(crate) fn begin_segment(&mut self, bytes: usize) -> bool {
+        let sealed: u64 = self.scrub.sealed.values().sum();
+        let (needed, log_bytes) = (DATA_AT + bytes as u64, sealed + self.end.offset);
+        let Some(next) = self.pipeline.take(self.now_micros, needed, log_bytes) else {
+            // It may have been at rest: those that were ready were too small.
+            self.prepare();
             return false;
         };
         let header = self.header(next);

@@ -81,6 +81,33 @@ pub enum OpenError {
     /// The caller's options are out of range.
     #[error("log options: {0}")]
     BadOptions(&'static str),
+    /// The process may not write files as large as a segment.
+    #[error(
+        "{path}: this process may write files of at most {limit} bytes (RLIMIT_FSIZE, `ulimit -f`), and \
+         segments of the log take {bytes}: raise the limit, or have smaller segments (`--wal-segment-bytes`, \
+         `EngineBuilder::wal_segment_bytes`)"
+    )]
+    FileLimit {
+        /// The directory.
+        path: PathBuf,
+        /// Largest file that the process may write, in bytes.
+        limit: u64,
+        /// Bytes of a segment.
+        bytes: u64,
+    },
+    /// The file system has not the room that a new log begins with.
+    #[error(
+        "{path}: {free} bytes are free on this file system, and the segments that a log begins with take \
+         {bytes}: make room, or have smaller segments (`--wal-segment-bytes`, `EngineBuilder::wal_segment_bytes`)"
+    )]
+    NoRoom {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are needed.
+        bytes: u64,
+    },
     /// Another process (or another log of this process) has the directory.
     #[error(
         "{path}: in use by {holder}; stop it, or wait if it has just been killed, then start again"
@@ -196,31 +223,58 @@ pub(crate) enum Obstacle {
     Batch(Expect, Option<(Lsn, u32)>),
     /// The header of this segment.
     Header(u64),
+    /// This segment was cut so far that nothing is left of it.
+    Emptied(u64),
     /// What only a copy of the files can heal.
     Other,
+}
+
+impl Corruption {
+    /// What is wrong, without what to do about it: for the tools that the advice would name.
+    pub fn facts(&self) -> String {
+        let is = match self.lsn > self.durable_lsn {
+            true => "may have been acknowledged, and cannot be read",
+            false => "was acknowledged, and is damaged",
+        };
+        let mut text = format!(
+            "{} offset {}: batch {} {is} ({}); batches up to {} are known durable",
+            self.file.display(),
+            self.offset,
+            self.lsn,
+            self.what,
+            self.durable_lsn
+        );
+        for (group, first, last) in &self.groups {
+            text += &match first {
+                0 => format!("; group {group}"),
+                _ => format!("; group {group} indexes {first}..={last}"),
+            };
+        }
+        text
+    }
+}
+
+impl OpenError {
+    /// What is wrong, without the advice to use a tool: for that tool.
+    pub fn facts(&self) -> String {
+        match self {
+            Self::Corrupt(corruption) => corruption.facts(),
+            Self::MissingSegment { path } => format!(
+                "{}: segment is missing but the log needs it (lost or moved away?)",
+                path.display()
+            ),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl std::fmt::Display for Corruption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} offset {}: acknowledged batch {} is damaged ({}); batches up to {} are known durable",
-            self.file.display(),
-            self.offset,
-            self.lsn,
-            self.what,
-            self.durable_lsn
-        )?;
-        for (group, first, last) in &self.groups {
-            match first {
-                0 => write!(f, "; group {group}")?,
-                _ => write!(f, "; group {group} indexes {first}..={last}")?,
-            }
-        }
-        write!(
-            f,
-            "; nothing was changed: `henge wal verify` looks at it again, `henge wal repair` says what going on \
-             without the damaged batches may cost"
+            "{}; nothing was changed: `henge wal verify` looks at it again, `henge wal repair` says what going on \
+             without the damaged batches may cost",
+            self.facts()
         )
     }
 }

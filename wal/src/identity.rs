@@ -20,7 +20,8 @@ use crate::batch::FORMAT;
 use crate::disk::{Disk, FileInfo, LockError, Op, Output};
 use crate::le::{Fields, u16_at, u32_at, u64_at, u128_at};
 use crate::segment::{self, PREPARE_NAME};
-use crate::{Identity, IoFault, OpenError};
+use crate::sizes::{Sizes, TooSmall};
+use crate::{Identity, IoFault, OpenError, Options};
 
 const MAGIC: [u8; 8] = *b"HngIdent";
 const BYTES: usize = 128;
@@ -92,12 +93,8 @@ impl Birth {
     }
 }
 
-/// Check the directory, take its lock, and read its IDENTITY or give birth to a log.
-pub(crate) fn enter(
-    disk: &mut dyn Disk,
-    asked: &Identity,
-    segment_bytes: u64,
-) -> Result<Birth, OpenError> {
+/// Check the directory, take its lock, and read its IDENTITY. `None`: no log was born there yet.
+pub(crate) fn enter(disk: &mut dyn Disk, asked: &Identity) -> Result<Option<Birth>, OpenError> {
     // Before the lock nothing is written: a wrong path must not leave a LOCK file behind. A log of
     // another member has a LOCK already, and if a process holds it, that is the first thing to know.
     match look(disk, asked) {
@@ -113,10 +110,35 @@ pub(crate) fn enter(
         },
         LockError::Io(e) => fault(disk, LOCK_NAME, "lock", e),
     })?;
-    match look(disk, asked)? {
-        Some(birth) => Ok(birth),
-        None => give_birth(disk, asked, segment_bytes),
-    }
+    look(disk, asked)
+}
+
+/// How large its segments are; `born`: it is about to be begun.
+pub(crate) fn sizes(
+    disk: &mut dyn Disk,
+    options: &Options,
+    born: bool,
+) -> Result<Sizes, OpenError> {
+    let files = disk
+        .list()
+        .map_err(|e| fault(disk, "", "list", e))?
+        .unwrap_or_default();
+    let ours = |f: &&FileInfo| segment::seq_of(&f.name).is_some() || f.name == PREPARE_NAME;
+    let held = files.iter().filter(ours).map(|f| f.bytes).sum();
+    let room = disk.room();
+    let path = || disk.path().to_path_buf();
+    Sizes::choose(options, room, held, born).map_err(|why| match why {
+        TooSmall::File(bytes) => OpenError::FileLimit {
+            path: path(),
+            limit: room.map_or(0, |room| room.file_bytes_max),
+            bytes,
+        },
+        TooSmall::Room(bytes) => OpenError::NoRoom {
+            path: path(),
+            free: room.map_or(0, |room| room.free_bytes),
+            bytes,
+        },
+    })
 }
 
 /// An operating-system error with its file.
@@ -208,7 +230,8 @@ fn load(disk: &mut dyn Disk, name: &str) -> Result<Vec<u8>, OpenError> {
     }
 }
 
-fn give_birth(
+/// Begin a log.
+pub(crate) fn give_birth(
     disk: &mut dyn Disk,
     asked: &Identity,
     segment_bytes: u64,

@@ -28,6 +28,7 @@ mod identity;
 pub mod inspect;
 mod le;
 mod log;
+mod mend;
 mod options;
 mod pipeline;
 mod pulse;
@@ -40,6 +41,7 @@ mod rewrite;
 mod scan;
 mod scrub;
 mod segment;
+mod sizes;
 mod stage;
 
 pub use collect::{Collect, GroupLog};

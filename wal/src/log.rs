@@ -19,7 +19,7 @@ use crate::record::HardState;
 use crate::recover::{End, Recovered};
 use crate::rewrite::Rewriting;
 use crate::scrub::Scrub;
-use crate::segment::DATA_AT;
+use crate::sizes::{self, Sizes};
 use crate::stage::Stage;
 use crate::{
     Damage, GroupId, Healed, Identity, Lsn, OpenError, OpenReport, Options, ReadEntry, ReadError,
@@ -165,8 +165,13 @@ impl Wal {
     ) -> Result<(Self, OpenReport), OpenError> {
         options.check().map_err(OpenError::BadOptions)?;
         disk.attach(dir);
-        let birth = identity::enter(disk.as_mut(), identity, options.segment_bytes)?;
-        let found = recover::recover(disk.as_mut(), &birth, options.segment_bytes, replay)?;
+        let born = identity::enter(disk.as_mut(), identity)?;
+        let sizes = identity::sizes(disk.as_mut(), options, born.is_none())?;
+        let birth = match born {
+            Some(birth) => birth,
+            None => identity::give_birth(disk.as_mut(), identity, sizes.first)?,
+        };
+        let found = recover::recover(disk.as_mut(), &birth, &sizes, replay)?;
         let info = disk.info();
         let report = OpenReport {
             created: birth.created,
@@ -174,9 +179,10 @@ impl Wal {
             birth_id: birth.birth_id,
             backend: info.backend,
             direct_io: info.direct_io,
+            segment_bytes: (sizes.first, sizes.max),
             ..found.report.clone()
         };
-        let mut wal = Self::build(disk, options, identity, birth.uuid, found);
+        let mut wal = Self::build(disk, options, (identity, birth.uuid), found, sizes);
         wal.advance();
         Ok((wal, report))
     }
@@ -184,15 +190,13 @@ impl Wal {
     fn build(
         disk: Box<dyn Disk>,
         options: &Options,
-        identity: &Identity,
-        uuid: u128,
+        (identity, uuid): (&Identity, u128),
         found: Recovered,
+        mut sizes: Sizes,
     ) -> Self {
-        // A quarter of a segment is left for what is not the caller's: marks of all groups at its
-        // start, the footer at its end.
-        let fit = (options.segment_bytes - DATA_AT) as usize / 4 * 3;
-        let bytes = options.segment_bytes;
-        let pipeline = Pipeline::new(found.ready, options.ready_segments, bytes, found.next_seq);
+        let fit = sizes::fit_in(sizes.first);
+        sizes.grow(found.sealed.values().sum(), None);
+        let pipeline = Pipeline::new(found.ready, options.ready_segments, sizes, found.next_seq);
         let stats = Stats {
             submitted_lsn: found.end.lsn,
             durable_lsn: found.end.lsn,
@@ -302,12 +306,12 @@ impl Wal {
 
     /// Bytes of the segments made from now on.
     pub fn segment_bytes(&self) -> u64 {
-        self.options.segment_bytes
+        self.pipeline.sizes().next()
     }
 
-    /// Largest payload [`Wal::entry`] takes, in bytes.
+    /// Largest payload that every segment has room for, in bytes; a larger one gets a segment of its own.
     pub fn payload_max(&self) -> usize {
-        self.stage.payload_max()
+        Options::payload_bytes_in(self.pipeline.sizes().first)
     }
 
     /// Write the oldest staged batch. Marks the end of a turn.

@@ -1,14 +1,27 @@
 //! What the caller decides: sizes and depths, and whose log this is.
 
-use crate::BLOCK_BYTES;
+use crate::disk::Room;
+use crate::{BLOCK_BYTES, ENTRY_BYTES_MAX, sizes};
 
 /// Sizes and depths of a log. The defaults are those measured on the reference machine (design §7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes per segment file; a multiple of 4,096, at least 64 KiB. Default 64 MiB: large enough
-    /// that the pause of a rotation (one write latency) is below 1 %, small enough that a recycled
-    /// segment is soon free. Existing segments keep the size they were made with.
+    /// Bytes per segment file, once the log has grown; a multiple of 4,096, at least 64 KiB. Default
+    /// 64 MiB: large enough that the pause of a rotation (one write latency) is below 1 %, small enough
+    /// that a recycled segment is soon free. Existing segments keep the size they were made with, and
+    /// an entry that fits into none gets a larger one.
     pub segment_bytes: u64,
+    /// Bytes of a new log's first segments, if that is less than [`Options::segment_bytes`]; a multiple
+    /// of 4,096, at least 64 KiB. Default 8 MiB: a log that is hardly used takes little of the disk, and
+    /// one that is used has large ones within a few.
+    pub segment_bytes_first: u64,
+    /// Whether the segments are kept to a sixteenth of the room that the file system has, and to the size
+    /// of file that the process may write. Default: yes. If not, a log that does not find the room for
+    /// segments as they are asked for is not begun.
+    pub fit_room: bool,
+    /// Largest payload that the caller means to log, in bytes: segments are not made smaller than it
+    /// needs for want of room. Default 1.5 MiB, etcd's request limit.
+    pub payload_bytes: usize,
     /// Batch writes in flight at once, 1..=64. Default 4: hides the device's latency (17,500
     /// commits/s instead of 7,300 on the reference machine) while an acknowledgement waits for few.
     pub depth: usize,
@@ -27,6 +40,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 * 1024 * 1024,
+            segment_bytes_first: 8 * 1024 * 1024,
+            fit_room: true,
+            payload_bytes: 3 << 19,
             depth: 4,
             batch_bytes_max: 1024 * 1024,
             ready_segments: 2,
@@ -45,13 +61,34 @@ impl Options {
     /// Most segments kept ready.
     pub const READY_MAX: usize = 8;
 
+    /// Smallest segment in which a payload of so many bytes has room beside what the log adds.
+    pub fn segment_bytes_for(payload_bytes: usize) -> u64 {
+        sizes::segment_for(payload_bytes).max(Self::SEGMENT_BYTES_MIN)
+    }
+
+    /// Largest payload that has room in a segment of so many bytes.
+    pub fn payload_bytes_in(segment_bytes: u64) -> usize {
+        sizes::payload_in(segment_bytes).min(ENTRY_BYTES_MAX)
+    }
+
+    /// Bytes of the first and of the largest segments of a new log in a place with so much room. `None`: there
+    /// is too little for one.
+    pub fn fitted(&self, room: Room) -> Option<(u64, u64)> {
+        let sizes = sizes::Sizes::choose(self, Some(room), 0, true).ok()?;
+        Some((sizes.first, sizes.max))
+    }
+
     /// Says which option is out of range, if one is.
     pub fn check(&self) -> Result<(), &'static str> {
-        let segment = Self::SEGMENT_BYTES_MIN..=Self::SEGMENT_BYTES_MAX;
-        if !segment.contains(&self.segment_bytes)
-            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
-        {
+        let legal = |bytes: u64| {
+            let range = Self::SEGMENT_BYTES_MIN..=Self::SEGMENT_BYTES_MAX;
+            range.contains(&bytes) && bytes.is_multiple_of(BLOCK_BYTES as u64)
+        };
+        if !legal(self.segment_bytes) {
             return Err("segment_bytes must be a multiple of 4096 in 64 KiB..=1 GiB");
+        }
+        if !legal(self.segment_bytes_first) {
+            return Err("segment_bytes_first must be a multiple of 4096 in 64 KiB..=1 GiB");
         }
         if !(1..=Self::DEPTH_MAX).contains(&self.depth) {
             return Err("depth must be in 1..=64");
@@ -92,6 +129,7 @@ mod tests {
         };
         assert!(odd(|o| o.segment_bytes = 65_537).contains("segment_bytes"));
         assert!(odd(|o| o.segment_bytes = 4096).contains("segment_bytes"));
+        assert!(odd(|o| o.segment_bytes_first = 1).contains("segment_bytes_first"));
         assert!(odd(|o| o.depth = 0).contains("depth"));
         assert!(odd(|o| o.ready_segments = 9).contains("ready_segments"));
         assert!(odd(|o| o.batch_bytes_max = 1).contains("batch_bytes_max"));

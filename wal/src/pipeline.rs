@@ -14,6 +14,9 @@
 //! until they are needed, so that what was rewritten from them is there twice. What is too much is removed one
 //! at a time, with rests.
 //!
+//! How large they are is for `sizes` to say. A batch that fits into none of those that are ready gets one of
+//! its own: the ready ones go among the spare, as a later number must not be used before an earlier one.
+//!
 //! A full disk is no failure: the log goes on with what is ready, and the making is tried again,
 //! a second apart (the disk has the clock) or as soon as a segment comes back.
 
@@ -22,10 +25,13 @@ use std::io;
 
 use crate::disk::{FileId, Op, Output};
 use crate::segment::{self, DATA_AT, PREPARE_NAME, SegmentHeader};
+use crate::sizes::{Sizes, segment_for};
 use crate::{IoFault, Shortage};
 
 /// Old segments kept for reuse, however few the log uses; see [`Pipeline::give_back`] for how many more.
 const SPARE_MIN: usize = 4;
+/// The same while the log is small.
+const SPARE_MIN_SMALL: usize = 1;
 /// Time between two removals: each is a commit of the file system's journal, and may tell the device.
 const REMOVE_EVERY_MICROS: u64 = 100_000;
 /// A log that took no new segment for so long gives back what it keeps beyond [`SPARE_MIN`].
@@ -90,7 +96,9 @@ pub(crate) struct Pipeline {
     stopped: bool,
     /// Why no segment could be made when it was last tried.
     shortage: Option<Shortage>,
-    segment_bytes: u64,
+    sizes: Sizes,
+    /// Least bytes of the next segment, for a batch that waits for it; else 0.
+    needed: u64,
     /// Number of the next segment.
     next_seq: u64,
     /// When the newest segment in use was taken, and how long the one before it lasted.
@@ -112,10 +120,10 @@ impl Pipeline {
     pub(crate) fn new(
         ready: Vec<SegmentFile>,
         ready_min: usize,
-        segment_bytes: u64,
+        sizes: Sizes,
         next_seq: u64,
     ) -> Self {
-        Self {
+        let mut pipeline = Self {
             ready: ready.into(),
             ready_min,
             free: Vec::new(),
@@ -123,17 +131,20 @@ impl Pipeline {
             in_flight: false,
             stopped: false,
             shortage: None,
-            segment_bytes,
+            sizes,
+            needed: 0,
             next_seq,
             taken_micros: 0,
             used_up_micros: None,
             used: 0,
             gave_back: false,
-            spare: SPARE_MIN,
+            spare: SPARE_MIN_SMALL,
             releasing: false,
             removed_micros: 0,
             recycled: 0,
-        }
+        };
+        pipeline.spare = pipeline.spare_min();
+        pipeline
     }
 
     pub(crate) fn ready_count(&self) -> usize {
@@ -150,14 +161,60 @@ impl Pipeline {
         self.shortage
     }
 
-    /// The next segment to write to, from now on.
-    pub(crate) fn take(&mut self, now_micros: u64) -> Option<SegmentFile> {
-        let next = self.ready.pop_front()?;
+    /// The next segment to write to, from now on: of at least `needed` bytes, for a log of `log_bytes`.
+    pub(crate) fn take(
+        &mut self,
+        now_micros: u64,
+        needed: u64,
+        log_bytes: u64,
+    ) -> Option<SegmentFile> {
+        while let Some(small) = self.ready.pop_front_if(|ready| ready.bytes < needed) {
+            self.free.push(small);
+        }
+        let Some(next) = self.ready.pop_front() else {
+            self.needed = needed;
+            return None;
+        };
+        self.needed = 0;
         self.used += 1;
         self.gave_back = false;
         let since = std::mem::replace(&mut self.taken_micros, now_micros);
         self.used_up_micros = (since > 0).then(|| now_micros.saturating_sub(since));
+        self.sizes.grow(log_bytes, self.used_up_micros);
         Some(next)
+    }
+
+    pub(crate) fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Bytes of a segment that is made now.
+    fn next_bytes(&self) -> u64 {
+        if self.needed <= self.sizes.next() {
+            return self.sizes.next();
+        }
+        // As much room beside the batch as beside any payload.
+        segment_for(self.needed as usize)
+    }
+
+    /// A spare one that the next segment can be.
+    fn usable(&self) -> Option<usize> {
+        let fits = |segment: &&SegmentFile| {
+            self.sizes.is_usable(segment.bytes) && segment.bytes >= self.needed
+        };
+        self.free
+            .iter()
+            .filter(fits)
+            .map(|segment| segment.bytes)
+            .max()
+            .and_then(|bytes| self.free.iter().position(|s| s.bytes == bytes))
+    }
+
+    fn spare_min(&self) -> usize {
+        match self.sizes.is_grown() {
+            true => SPARE_MIN,
+            false => SPARE_MIN_SMALL,
+        }
     }
 
     /// How long the next file may take: half of what the log took to fill a segment, so that no commit
@@ -177,14 +234,16 @@ impl Pipeline {
     pub(crate) fn give_back(&mut self, segment: SegmentFile) {
         if !std::mem::replace(&mut self.gave_back, true) {
             let before = self.spare - self.spare / 8;
-            self.spare = std::mem::take(&mut self.used).max(before).max(SPARE_MIN);
+            self.spare = std::mem::take(&mut self.used)
+                .max(before)
+                .max(self.spare_min());
         }
         self.free.push(segment);
     }
 
     /// Gives all spare segments back to the file system, for something that needs the room more.
     pub(crate) fn release_spare(&mut self) {
-        (self.spare, self.releasing) = (SPARE_MIN, true);
+        (self.spare, self.releasing) = (self.spare_min(), true);
     }
 
     /// Begin nothing more; what is half made is put in order at the next open.
@@ -205,7 +264,7 @@ impl Pipeline {
             Step::Idle => return None,
             Step::Zero => Op::Zero {
                 name: PREPARE_NAME.into(),
-                bytes: self.segment_bytes,
+                bytes: self.next_bytes(),
                 pause_ms: self.shortage.map_or(0, |_| RETRY_MS),
                 spread_ms: self.spread_ms(),
             },
@@ -249,7 +308,7 @@ impl Pipeline {
             return None;
         }
         if now_micros.saturating_sub(self.taken_micros) > REST_MICROS {
-            self.spare = SPARE_MIN;
+            self.spare = self.spare_min();
         }
         let rested = now_micros.saturating_sub(self.removed_micros) >= REMOVE_EVERY_MICROS;
         if !rested && now_micros > 0 && !self.releasing {
@@ -264,9 +323,10 @@ impl Pipeline {
         Some(segment.file)
     }
 
-    /// A segment of another size, or one too many.
+    /// A segment of a size that is not used any more, or one too many.
     fn take_needless(&mut self) -> Option<SegmentFile> {
-        let odd = self.free.iter().position(|s| s.bytes != self.segment_bytes);
+        let odd = |s: &SegmentFile| !self.sizes.is_usable(s.bytes);
+        let odd = self.free.iter().position(odd);
         let spare = if self.releasing { 0 } else { self.spare };
         let extra = (self.free.len() > spare).then_some(0);
         Some(self.free.swap_remove(odd.or(extra)?))
@@ -275,8 +335,8 @@ impl Pipeline {
     fn choose(&mut self) {
         self.step = Step::Idle;
         if self.ready.len() < self.ready_min {
-            let fit = self.free.iter().position(|s| s.bytes == self.segment_bytes);
-            self.step = fit.map_or(Step::Zero, |at| Step::Recycle(self.free.swap_remove(at)));
+            let usable = self.usable();
+            self.step = usable.map_or(Step::Zero, |at| Step::Recycle(self.free.swap_remove(at)));
         }
     }
 
@@ -375,9 +435,9 @@ mod tests {
         // out of them, and its commits waited for a file of zeros (60 to 100 ms, a put in a thousand).
         let begun = |times: &[u64]| {
             let ready = times.iter().map(|_| READY).chain([READY]).collect();
-            let mut pipeline = Pipeline::new(ready, 9, 1 << 20, 5);
+            let mut pipeline = Pipeline::new(ready, 9, Sizes::fixed(1 << 20), 5);
             for at in times {
-                assert!(pipeline.take(*at).is_some());
+                assert!(pipeline.take(*at, 0, 0).is_some());
             }
             spread_of_next(&mut pipeline)
         };
@@ -424,13 +484,13 @@ mod tests {
     #[test]
     fn regression_what_a_checkpoint_sets_free_is_kept_for_the_next() {
         // All but four were removed, in a row, and made anew.
-        let mut pipeline = Pipeline::new(vec![], 2, READY.bytes, 1);
+        let mut pipeline = Pipeline::new(vec![], 2, Sizes::fixed(READY.bytes), 1);
         let second = 1_000_000;
         assert_eq!(settle(&mut pipeline, second), [0, 2, 0]);
         let mut in_use = Vec::new();
         let mut made = 0;
         for _ in 0..16 {
-            in_use.push(pipeline.take(2 * second).expect("ready"));
+            in_use.push(pipeline.take(2 * second, 0, 0).expect("ready"));
             made += settle(&mut pipeline, 2 * second)[1];
         }
         assert_eq!(made, 16);
@@ -439,7 +499,7 @@ mod tests {
             let now = (2 + checkpoint) * second;
             assert_eq!(settle(&mut pipeline, now), [0, 0, 0]);
             for _ in 0..14 {
-                in_use.push(pipeline.take(now).expect("ready"));
+                in_use.push(pipeline.take(now, 0, 0).expect("ready"));
                 assert_eq!(settle(&mut pipeline, now), [1, 0, 0]);
             }
         }
@@ -447,9 +507,14 @@ mod tests {
 
     /// A pipeline with two ready and twenty spare segments, which were used before.
     fn with_twenty(now_micros: u64) -> Pipeline {
-        let mut pipeline = Pipeline::new(vec![segment(1), segment(2)], 2, READY.bytes, 3);
+        let mut pipeline = Pipeline::new(
+            vec![segment(1), segment(2)],
+            2,
+            Sizes::fixed(READY.bytes),
+            3,
+        );
         for seq in 100..120 {
-            pipeline.take(now_micros).expect("ready");
+            pipeline.take(now_micros, 0, 0).expect("ready");
             pipeline.ready.push_back(segment(seq));
         }
         (200..220).for_each(|seq| pipeline.give_back(segment(seq)));
@@ -484,9 +549,37 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_fits_into_no_ready_segment_gets_one_of_its_own() {
+        let mut pipeline = with_twenty(1_000_000);
+        pipeline.free.clear();
+        let needed = READY.bytes + 4096;
+        assert_eq!(pipeline.take(1_000_001, needed, 0), None);
+        let Some(Op::Zero { bytes, .. }) = pipeline.next(&SegmentHeader::default()) else {
+            panic!("none is made");
+        };
+        assert!(bytes > needed, "{bytes}");
+        // The small ones are not lost.
+        assert_eq!((pipeline.ready_count(), pipeline.free.len()), (0, 2));
+        for output in [Output::Done, Output::Done, Output::Done] {
+            assert_eq!(pipeline.done(Ok(output)), Notice::Nothing);
+            pipeline.next(&SegmentHeader::default());
+        }
+        let opened = Output::Opened { file: 9, bytes };
+        assert_eq!(pipeline.done(Ok(opened)), Notice::Nothing);
+        pipeline.next(&SegmentHeader::default());
+        assert_eq!(pipeline.done(Ok(Output::Done)), Notice::Nothing);
+        let taken = pipeline.take(1_000_002, needed, 0).expect("it was made");
+        assert_eq!((taken.bytes, pipeline.next_bytes()), (bytes, READY.bytes));
+        assert_eq!(settle(&mut pipeline, 1_000_003), [2, 0, 0]);
+        // It is not kept when it comes back.
+        pipeline.give_back(taken);
+        assert_eq!(settle(&mut pipeline, 9_000_000), [0, 0, 1]);
+    }
+
+    #[test]
     fn nobody_rests_while_the_log_waits_for_a_segment() {
-        let mut pipeline = Pipeline::new(vec![READY], 2, 1 << 20, 5);
-        assert!(pipeline.take(1_000_000).is_some());
+        let mut pipeline = Pipeline::new(vec![READY], 2, Sizes::fixed(1 << 20), 5);
+        assert!(pipeline.take(1_000_000, 0, 0).is_some());
         assert_eq!(spread_of_next(&mut pipeline), 0);
     }
 }

@@ -94,6 +94,21 @@ pub trait Replay {
         self.lost(group, first, last);
     }
 
+    /// Whether to be told what recovery itself does not believe ([`Replay::doubtful`]): for a salvage.
+    fn wants_doubtful(&self) -> bool {
+        false
+    }
+
+    /// A record that recovery does not believe: of a batch whose records are damaged in one byte, as the
+    /// checksum says they were, before the batch is said to be lost; or of one that was cut, as nothing
+    /// shows that it was acknowledged.
+    fn doubtful(&mut self, record: Record<'_>) {
+        let _ = record;
+    }
+
+    /// Something was cut, as nothing shows that it was acknowledged, and not all of it can be read.
+    fn unread(&mut self) {}
+
     /// All is replayed and nothing is changed yet: refuse the log for its damaged groups? For a caller to
     /// whom nothing would be left.
     fn refuses(&mut self, damaged: &[crate::Damage]) -> bool {

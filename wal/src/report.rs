@@ -18,6 +18,9 @@ pub struct OpenReport {
     /// `O_DIRECT` is in use; `false` means write + fdatasync through the page cache (worth one
     /// line in the log: slower, and rot in the page cache is not seen).
     pub direct_io: bool,
+    /// Bytes of the log's smallest and largest segments from here on, as the options and the room there
+    /// is have it.
+    pub segment_bytes: (u64, u64),
     /// Segments with batches.
     pub segments: usize,
     /// Batches replayed.

@@ -72,7 +72,7 @@ impl Wal {
         let idle = self.flights.is_empty() && !self.stage.has_any() && self.rewriting.is_none();
         let useful = self.groups.oldest().is_none() && self.end.offset > DATA_AT;
         let may = self.poison.is_none() && self.phase == Phase::Running;
-        if !(idle && useful && may) || self.pipeline.ready_count() == 0 || !self.begin_segment() {
+        if !(idle && useful && may) || self.pipeline.ready_count() == 0 || !self.begin_segment(0) {
             return false;
         }
         // Nothing but the marks of all groups, which are in no other segment then.

@@ -158,6 +158,7 @@ impl<'s> Window<'s> {
         let here = decoded.filter(|(header, _)| header.is_at(expect.uuid, expect.seq, offset));
         let nothing = match (&decoded, &here) {
             (Some(_), None) => "a block from elsewhere",
+            _ if head.is_empty() => "the end of the file",
             _ if head.iter().all(|b| *b == 0) => "zeros",
             _ => "no batch header",
         };
@@ -198,6 +199,9 @@ impl<'s> Window<'s> {
         let mut at = expect.offset;
         while at < expect.limit {
             let block = self.view(at, BLOCK_BYTES)?;
+            if block.len() < BLOCK_BYTES {
+                break;
+            }
             let found = BatchHeader::decode(block).map(|(header, _)| header);
             let here = |h: &BatchHeader| h.is_footer() && h.is_at(expect.uuid, expect.seq, at);
             if let Some(footer) = found.filter(here) {

@@ -3,7 +3,8 @@
 //!
 //! A turn's records stay in one batch. When a turn ends and the batch has reached
 //! `batch_bytes_max`, the next turn opens another one; while writes must wait, turns share a batch
-//! (that is the group commit). Only a turn that does not fit into a segment is split.
+//! (that is the group commit). Only a turn that does not fit into a segment is split. An entry that fits
+//! into none is alone in its batch, for which a segment is made that is large enough.
 
 use std::collections::VecDeque;
 
@@ -70,12 +71,6 @@ impl Stage {
         stage
     }
 
-    /// Largest payload of an entry.
-    pub(crate) fn payload_max(&self) -> usize {
-        let overhead = batch_bytes(record::entry_bytes(0), 1);
-        ENTRY_BYTES_MAX.min(self.fit_bytes_max.saturating_sub(overhead))
-    }
-
     pub(crate) fn entry(
         &mut self,
         group: GroupId,
@@ -84,7 +79,7 @@ impl Stage {
         kind: u8,
         payload: &[u8],
     ) -> Result<Lsn, WalError> {
-        let (bytes, max) = (payload.len(), self.payload_max());
+        let (bytes, max) = (payload.len(), ENTRY_BYTES_MAX);
         if bytes > max {
             return Err(WalError::EntryTooLarge { bytes, max });
         }
@@ -267,7 +262,10 @@ mod tests {
             let lsn = stage.entry(1, 1, i, 0, &[0; 15_000]).expect("small");
             assert_eq!(lsn, 1 + i / 2);
         }
-        let max = stage.payload_max();
+        // What fits into no segment is alone.
+        assert_eq!(stage.entry(1, 1, 4, 0, &[0; 50_000]), Ok(3));
+        assert_eq!(stage.entry(1, 1, 5, 0, &[0; 10]), Ok(4));
+        let max = ENTRY_BYTES_MAX;
         assert!(stage.entry(1, 1, 9, 0, &vec![0; max]).is_ok());
         assert_eq!(
             stage.entry(1, 1, 9, 0, &vec![0; max + 1]),

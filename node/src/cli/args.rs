@@ -181,6 +181,12 @@ pub struct ServeArgs {
     /// Longest time a core's thread looks for new work before it sleeps, in microseconds; 0 is never
     #[arg(long, default_value_t = 200)]
     pub busy_poll_us: u64,
+
+    /// Largest segment file of the log in bytes: a multiple of 4096 that holds --max-request-bytes; a new
+    /// log begins with smaller ones [default: 64 MiB, or a sixteenth of the room there is, if that is less]
+    /// (HENGE_WAL_SEGMENT_BYTES)
+    #[arg(long)]
+    pub wal_segment_bytes: Option<u64>,
 }
 
 /// The help names the variable of each flag: `flags` puts those in, not the parser.

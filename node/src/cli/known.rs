@@ -38,10 +38,11 @@ pub(crate) const TAKEN: &[&str] = &[
     "log-format",
     "busy-poll-us",
     "host",
+    "wal-segment-bytes",
 ];
 
 /// Of these, the ones that etcd does not have: their variables begin with `HENGE_`.
-const OWN: &[&str] = &["busy-poll-us", "host"];
+const OWN: &[&str] = &["busy-poll-us", "host", "wal-segment-bytes"];
 
 /// Flags of etcd with a value that change nothing here.
 const IGNORED: &[&str] = &[

@@ -93,6 +93,8 @@ pub struct ServeConfig {
     pub host: HostKind,
     /// Longest time a core's thread looks for work before it sleeps, in microseconds.
     pub busy_poll_micros: u64,
+    /// Largest segment of the log in bytes; None is by the room there is.
+    pub wal_segment_bytes: Option<u64>,
     /// Least serious message that is logged.
     pub log_level: LogLevel,
     /// Form of the log.
@@ -150,6 +152,7 @@ pub(super) fn validate(args: ServeArgs) -> Result<ServeConfig, UsageError> {
         edge: edge(&args, quota_bytes, &mut warnings)?,
         host: args.host,
         busy_poll_micros: args.busy_poll_us,
+        wal_segment_bytes: segment_bytes(&args)?,
         log_level: args.log_level,
         log_format: args.log_format,
         name: args.name,
@@ -272,6 +275,35 @@ fn edge(
         quota_bytes: quota.and_then(|q| i64::try_from(q).ok()).unwrap_or(0),
         ..EdgeConfig::default()
     })
+}
+
+/// The log's segments must hold the largest request.
+fn segment_bytes(args: &ServeArgs) -> Result<Option<u64>, UsageError> {
+    use henge_wal::Options;
+    let Some(bytes) = args.wal_segment_bytes else {
+        return Ok(None);
+    };
+    let options = Options {
+        segment_bytes: bytes,
+        log_bytes_max: u64::MAX,
+        ..Options::default()
+    };
+    if options.check().is_err() {
+        return wrong(
+            "wal-segment-bytes",
+            "must be a multiple of 4096 between 65536 (64 KiB) and 1073741824 (1 GiB)",
+        );
+    }
+    let (request, held) = (args.max_request_bytes, Options::payload_bytes_in(bytes));
+    if request > held {
+        let needed = Options::segment_bytes_for(request);
+        let why = format!(
+            "segments of {bytes} bytes do not hold a request of --max-request-bytes {request}: must be at \
+             least {needed}, or --max-request-bytes at most {held}"
+        );
+        return wrong("wal-segment-bytes", why);
+    }
+    Ok(Some(bytes))
 }
 
 fn addresses(flag: &str, urls: &Urls) -> Result<Vec<SocketAddr>, UsageError> {
@@ -433,6 +465,19 @@ mod tests {
         named("--max-request-bytes 16777217", "max-request-bytes");
         assert!(parse("--max-request-bytes 16777216").is_ok());
         named("--max-txn-ops -1", "--max-txn-ops");
+        for odd in ["0", "4096", "1000000", "2147483648", "-8"] {
+            named(&format!("--wal-segment-bytes {odd}"), "--wal-segment-bytes");
+        }
+        // What the segments could not hold: the flag, what it would have to be, or the other flag.
+        for part in [
+            "--wal-segment-bytes",
+            "at least 21",
+            "--max-request-bytes at most 7",
+        ] {
+            named("--wal-segment-bytes 1048576", part);
+        }
+        let fits = parse("--wal-segment-bytes 1048576 --max-request-bytes 700000");
+        assert_eq!(fits.expect("fits").wal_segment_bytes, Some(1 << 20));
         named("--busy-poll-us -3", "--busy-poll-us");
         let members = |count: u16| {
             let one = |at: u16| format!("m{at}=http://127.0.0.1:{}", 1_000 + at);

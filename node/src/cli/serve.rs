@@ -33,6 +33,14 @@ pub fn run(config: ServeConfig) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let file_bytes_max = henge_wal::disk::file_bytes_max();
+    if file_bytes_max < u64::MAX {
+        tracing::warn!(
+            file_bytes_max,
+            "this process may not write larger files (RLIMIT_FSIZE, `ulimit -f`): a checkpoint of more data \
+             than that cannot be written, and the log is kept instead"
+        );
+    }
     let code = match start(&config) {
         Ok(server) => server.run(&config),
         Err(why) => {
@@ -166,7 +174,11 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         peers: peers.collect(),
     };
     // One shard: clients of etcd assume one revision order.
-    Engine::builder(&config.data_dir)
+    let mut builder = Engine::builder(&config.data_dir);
+    if let Some(bytes) = config.wal_segment_bytes {
+        builder = builder.wal_segment_bytes(bytes);
+    }
+    builder
         .shards(1)
         .host(config.host)
         .busy_poll_micros(config.busy_poll_micros)

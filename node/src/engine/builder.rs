@@ -57,7 +57,7 @@ pub struct EngineBuilder {
     pub(super) cluster: ClusterConfig,
     pub(super) tick_ms: u64,
     pub(super) election_ticks: u64,
-    pub(super) request_bytes_max: usize,
+    pub(super) request_bytes_max: Option<usize>,
     pub(super) txn_ops_max: usize,
     pub(super) pending_bytes_max: Option<usize>,
     pub(super) quota_bytes: u64,
@@ -66,6 +66,9 @@ pub struct EngineBuilder {
     pub(super) checkpoint_bytes: u64,
     pub(super) wal: henge_wal::Options,
 }
+
+/// Largest encoded request, as etcd's.
+const REQUEST_BYTES_MAX: usize = 3 << 19;
 
 impl EngineBuilder {
     pub(super) fn new(dir: impl Into<PathBuf>) -> Self {
@@ -88,7 +91,7 @@ impl EngineBuilder {
             },
             tick_ms: 100,
             election_ticks: 10,
-            request_bytes_max: 3 << 19,
+            request_bytes_max: None,
             txn_ops_max: 128,
             pending_bytes_max: None,
             quota_bytes: 0,
@@ -261,14 +264,15 @@ impl EngineBuilder {
         self
     }
 
-    /// Largest encoded request in bytes. Default 1.5 MiB, as etcd.
+    /// Largest encoded request in bytes, up to 16 MiB; the log's segments must hold it. Default 1.5 MiB, as
+    /// etcd, or what segments that were asked for hold, if that is less.
     ///
     /// ```
     /// let builder = henge::Engine::builder("data.henge").request_bytes_max(4 << 20);
     /// # drop(builder);
     /// ```
     pub fn request_bytes_max(mut self, bytes: usize) -> Self {
-        self.request_bytes_max = bytes;
+        self.request_bytes_max = Some(bytes);
         self
     }
 
@@ -354,6 +358,22 @@ impl EngineBuilder {
         self
     }
 
+    /// Largest segment of the logs, in bytes: a multiple of 4,096 from 64 KiB to 1 GiB that holds the largest
+    /// request. New logs begin with 8 MiB, or this, if it is less. Default: 64 MiB, or a sixteenth of the
+    /// room there is, if that is less. Logs with segments of any other sizes open, and take these from then
+    /// on.
+    ///
+    /// ```
+    /// let builder = henge::Engine::builder("data.henge").wal_segment_bytes(16 << 20);
+    /// # drop(builder);
+    /// ```
+    pub fn wal_segment_bytes(mut self, bytes: u64) -> Self {
+        self.wal.segment_bytes = bytes;
+        self.wal.segment_bytes_first = self.wal.segment_bytes_first.min(bytes);
+        self.wal.fit_room = false;
+        self
+    }
+
     /// Sizes and depths of the logs.
     ///
     /// ```
@@ -366,6 +386,21 @@ impl EngineBuilder {
     pub fn wal(mut self, options: henge_wal::Options) -> Self {
         self.wal = options;
         self
+    }
+
+    /// Largest encoded request.
+    pub(super) fn request_bytes(&self) -> usize {
+        let held = henge_wal::Options::payload_bytes_in(self.wal.segment_bytes);
+        self.request_bytes_max
+            .unwrap_or(REQUEST_BYTES_MAX.min(held))
+    }
+
+    /// The logs' options, with what they are to hold.
+    pub(super) fn wal_options(&self) -> henge_wal::Options {
+        henge_wal::Options {
+            payload_bytes: self.request_bytes(),
+            ..self.wal.clone()
+        }
     }
 
     /// Opens or creates the engine: takes the directory, replays the logs, starts the cores. Blocks.

@@ -54,7 +54,8 @@ impl EngineBuilder {
     /// As [`EngineBuilder::open`], with each core started by `start`.
     pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
         self.check()?;
-        let directory = Directory::open(&self.dir, &self.asked, &self.wal, &self.cluster)?;
+        let directory =
+            Directory::open(&self.dir, &self.asked, &self.wal_options(), &self.cluster)?;
         let in_memory = memory_below(&self.dir);
         if let Some(kind) = &in_memory {
             tracing::warn!(
@@ -176,11 +177,22 @@ impl EngineBuilder {
             return bad("cluster", "this member's id must be one of the members'");
         }
         // Larger ones could be taken in and never be logged.
-        if self.request_bytes_max > henge_wal::ENTRY_BYTES_MAX {
+        let request = self.request_bytes();
+        if request > henge_wal::ENTRY_BYTES_MAX {
             return bad(
                 "request_bytes_max",
                 "must be at most 16 MiB, the log's largest entry",
             );
+        }
+        let segment = self.wal.segment_bytes;
+        let held = henge_wal::Options::payload_bytes_in(segment);
+        if request > held {
+            let needed = henge_wal::Options::segment_bytes_for(request);
+            let why = format!(
+                "{segment} bytes do not hold a request of request_bytes_max, {request}: must be at least \
+                 {needed}, or request_bytes_max at most {held}"
+            );
+            return bad("wal.segment_bytes", &why);
         }
         self.wal.check().map_err(|why| OpenError::Config {
             setting: "wal",
@@ -214,7 +226,7 @@ impl EngineBuilder {
             tick_ms: self.tick_ms,
             // etcd: 5 s and two election timeouts.
             request_timeout_ms: 5_000 + 2 * self.election_ticks * self.tick_ms,
-            request_bytes_max: self.request_bytes_max,
+            request_bytes_max: self.request_bytes(),
             pending_bytes_max: self.pending_max(shards),
             apply_gap_max: 5_000,
             quota_bytes: self.quota_bytes,
@@ -266,7 +278,7 @@ impl EngineBuilder {
         let dir = self.dir.join(format!("core-{at}"));
         let checkpoint_dir = self.dir.join("checkpoints");
         let checkpoint_bytes = self.checkpoint_bytes;
-        let options = self.wal.clone();
+        let options = self.wal_options();
         let cores = layout.placement.cores as u64;
         let all_here = cores == 1;
         let identity = self.identity();
@@ -288,7 +300,7 @@ impl EngineBuilder {
             let checkpoint_bytes = checkpoint_bytes.min(distance_max(
                 &dir,
                 report.bytes,
-                options.segment_bytes,
+                report.segment_bytes.1,
                 cores,
             ));
             let mut shards = Vec::with_capacity(configs.len());

@@ -210,7 +210,10 @@ impl Shard {
     }
 
     fn admit_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
-        let max = self.config.request_bytes_max;
+        let max = self
+            .config
+            .request_bytes_max
+            .min(henge_wal::ENTRY_BYTES_MAX);
         let refusal = if encoded.len() > max {
             Some(Error::RequestTooLarge {
                 bytes: encoded.len(),

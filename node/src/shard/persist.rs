@@ -58,6 +58,13 @@ pub struct Outputs<'a> {
     pub held_back: &'a mut Vec<usize>,
 }
 
+/// What a message brings that the log could never take: staged, it would end the group. (A peer's own log could
+/// not have taken it either.)
+fn too_large(message: &Message) -> Option<&henge_raft::Entry> {
+    let mut entries = message.entries.iter();
+    entries.find(|entry| entry.data.len() > henge_wal::ENTRY_BYTES_MAX)
+}
+
 impl Outputs<'_> {
     /// What is staged leaves no more than the ballast.
     fn is_low(&self) -> bool {
@@ -155,6 +162,12 @@ impl Shard {
         if message.kind == MessageKind::Snap || self.corrupt || !self.is_proposable(&message) {
             return;
         }
+        if let Some(entry) = too_large(&message) {
+            let (group, from) = (self.config.group, message.from);
+            tracing::warn!(group, from = %format_args!("{from:x}"), index = entry.index,
+                bytes = entry.data.len(), "a peer sent an entry that no log can hold; it was not taken");
+            return;
+        }
         let _ = self.raft.step(message);
     }
 
@@ -192,6 +205,7 @@ impl Shard {
         }
     }
 
+    /// Writes what raft has to be made durable.
     fn persist(&mut self, at: usize, message: Message, out: &mut Outputs<'_>) {
         let group = self.config.group;
         for entry in &message.entries {

@@ -563,3 +563,27 @@ fn regression_what_nobody_could_apply_is_not_proposed() {
         assert!(!shard.is_proposable(&forwarded(data)));
     }
 }
+
+/// Staged, it would end its group for good. (A log holds 16 MiB, a frame a little more.)
+#[test]
+fn an_entry_of_a_peer_that_no_log_can_hold_is_not_taken() {
+    let append = |bytes: usize| Message {
+        kind: MessageKind::App,
+        from: 2,
+        to: 1,
+        term: 1,
+        entries: vec![henge_raft::Entry {
+            term: 1,
+            index: 1,
+            data: vec![0; bytes].into(),
+            ..henge_raft::Entry::default()
+        }]
+        .into(),
+        ..Message::default()
+    };
+    let mut shard = start(&[1, 2, 3], 1);
+    shard.step_peer(append(henge_wal::ENTRY_BYTES_MAX + 1));
+    assert!(!shard.raft.has_ready() && !shard.corrupt);
+    shard.step_peer(append(10));
+    assert!(shard.raft.has_ready());
+}

@@ -13,6 +13,8 @@ use super::small;
 fn halves(dir: &Path, host: Host, request_bytes_max: usize) -> Engine {
     let builder = small(dir, host).shards(2);
     let builder = builder.router(Router::Ranges(vec!["n".into()]));
+    // The segments must hold the largest request.
+    let builder = builder.wal_segment_bytes(4 << 20);
     let engine = builder.request_bytes_max(request_bytes_max).open();
     engine.expect("opens")
 }

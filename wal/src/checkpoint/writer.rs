@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::format::{self, Next};
 use super::{CHUNK_BYTES_MAX, CheckpointError, MAKE_ROOM, Meta, io, room, sweep};
-use crate::disk::AlignedBuf;
+use crate::disk::{AlignedBuf, file_bytes_max};
 use crate::{BLOCK_BYTES, Shortage};
 
 /// Chunks on their way to the thread: with the largest chunks, 1 MiB.
@@ -273,6 +273,10 @@ impl Out {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.gate.pass()?;
+        // The kernel would not only refuse: it ends a process that has not thought of SIGXFSZ.
+        if self.at + self.buf.len() as u64 > file_bytes_max() {
+            return Err(std::io::Error::from_raw_os_error(libc::EFBIG));
+        }
         self.file.write_all_at(&self.buf, self.at)?;
         self.at += self.buf.len() as u64;
         self.buf.clear();

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt as _;
 
-use super::kernel;
-use super::{AlignedBuf, Completion, FileId, FileInfo, LockError, Op, Output, ReadAt, Token};
+use super::kernel::{self, file_bytes_max};
+use super::{AlignedBuf, Completion, FileId, FileInfo, LockError, Op, Output, ReadAt, Room, Token};
 use crate::Shortage;
 use crate::identity::{CUT_DIR, LOCK_NAME};
 
@@ -63,6 +63,10 @@ macro_rules! by_files {
 
         fn entropy(&mut self) -> std::io::Result<[u8; 32]> {
             self.files.entropy()
+        }
+
+        fn room(&mut self) -> Option<$crate::disk::Room> {
+            self.files.room()
         }
 
         fn run(&mut self, op: $crate::disk::Op) -> std::io::Result<$crate::disk::Output> {
@@ -208,6 +212,13 @@ impl Files {
         let mut random = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         Ok(random)
+    }
+
+    pub(super) fn room(&self) -> Option<Room> {
+        Some(Room {
+            free_bytes: fs2::available_space(&self.dir).ok()?,
+            file_bytes_max: file_bytes_max(),
+        })
     }
 
     /// Enter an opened file into the table.
@@ -361,6 +372,10 @@ fn open_segment(path: &Path) -> io::Result<SegmentHandle> {
 /// has none. It is asked first how much it has: an allocation that fails takes all there is before it does,
 /// and others who write meanwhile find none.
 pub(crate) fn take_room(file: &File, path: &Path, bytes: u64) -> io::Result<()> {
+    // The kernel would not only refuse: it ends a process that has not thought of SIGXFSZ.
+    if bytes > file_bytes_max() {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let available = fs2::available_space(dir.unwrap_or(Path::new(".")));
     if available.is_ok_and(|available| available < bytes) {
@@ -380,6 +395,10 @@ pub(crate) fn take_room(file: &File, path: &Path, bytes: u64) -> io::Result<()> 
 )]
 fn zero(path: &Path, bytes: u64, spread: Duration, pause: &dyn Fn(Duration)) -> io::Result<()> {
     let begun = Instant::now();
+    // The kernel would not only refuse: it ends a process that has not thought of SIGXFSZ.
+    if bytes > file_bytes_max() {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     let options = OpenOptions::new()
         .write(true)
         .create(true)

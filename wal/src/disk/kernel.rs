@@ -51,6 +51,27 @@ pub(super) struct Transfer {
     at: usize,
 }
 
+/// Largest file that this process may write, in bytes (`RLIMIT_FSIZE`); `u64::MAX` without a limit.
+pub fn file_bytes_max() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the kernel fills the structure, which lives until after the call.
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    match (asked, limit.rlim_cur) {
+        (0, bytes) if bytes != libc::RLIM_INFINITY => bytes,
+        _ => u64::MAX,
+    }
+}
+
+/// Has a write beyond `RLIMIT_FSIZE` fail (EFBIG) instead of ending the process (SIGXFSZ). For programs: a
+/// library leaves signals alone, and the log makes no file beyond the limit.
+pub fn outlive_file_limit() {
+    // SAFETY: no handler is installed: ignoring a signal runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 impl Transfers {
     pub(super) fn new(ring: IoUring) -> Self {
         Self {

@@ -29,6 +29,7 @@ mod kernel;
 
 pub use buf::AlignedBuf;
 pub(crate) use files::take_room;
+pub use kernel::{file_bytes_max, outlive_file_limit};
 
 /// A file opened through a [`Disk`], valid until it is closed.
 pub type FileId = u32;
@@ -156,6 +157,15 @@ pub struct DiskInfo {
     pub direct_io: bool,
 }
 
+/// The room there is for files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that the file system has left for this user.
+    pub free_bytes: u64,
+    /// Largest file that this process may write (`RLIMIT_FSIZE`).
+    pub file_bytes_max: u64,
+}
+
 /// Someone else holds the directory's lock: `holder` is what they wrote into it.
 #[derive(Debug)]
 pub enum LockError {
@@ -200,6 +210,11 @@ pub trait Disk {
 
     /// 32 random bytes, for ids.
     fn entropy(&mut self) -> io::Result<[u8; 32]>;
+
+    /// The room there is in the directory, which exists. `None`: nobody knows.
+    fn room(&mut self) -> Option<Room> {
+        None
+    }
 
     /// Do one operation now.
     fn run(&mut self, op: Op) -> io::Result<Output>;

@@ -33,12 +33,18 @@
 //! | 12  | file after the last segment   | no traces                            | ready segment        |
 //! | 13  | ready segment                 | testifies a segment after the last   | missing, or corrupt  |
 //! | 14  | ready segment                 | testifies a durable batch >= L       | as row 4             |
+//! | 15  | file after the last segment   | cut, its header with it              | corrupt              |
+//! | 16  | last segment, cut             | all of it log, or torn, to its end,  |                      |
+//! |     |                               |                                      | corrupt              |
+//! | 17  | any segment, cut or grown     | where no batch lies                  | note                 |
 //!
 //! Why rows 5 and 11 may cut: nothing above `durable` was ever acknowledged, as an acknowledgement
-//! precedes every later batch that could say so; at most the last `depth` batches were in flight. The
-//! one exception is the very last batch: acknowledged, and then rotten before anything was written
-//! after it. Its entries cannot be told from torn ones, but its terms and votes, there twice, are kept
-//! (`tail.rs`): a vote that was given is never given again to another.
+//! precedes every batch that was written later and says so. The exception are batches that nothing was
+//! written after: a batch says what was durable when it was written, so that the last `depth` of them (four,
+//! by default), if they were in flight together, were all acknowledged and say nothing of each other. Where
+//! the first of these rots, it and those behind it cannot be told from torn ones, and are cut; never more
+//! than `depth`. Their terms and votes, there twice, are kept (`tail.rs`): a vote that was given is never given
+//! again to another. A clean stop's mark says that all before it were durable.
 //! Why a cut cannot be undone by old bytes: new batches go to a *new* segment, whose header says
 //! where the log ends in the old one; and no number of a file that may have been written to is used
 //! again (ready files are renumbered at every open). Until that header is durable, opening again
@@ -46,6 +52,10 @@
 //! it can be interrupted anywhere. (But one whose file system is full goes on in the old segment behind a
 //! clean end, rows 1 and 6: as the process would have that wrote it. See `commit.rs`.) Orphaned writes of a killed process are waited for: every file is
 //! locked and synced when it is opened, so what is judged is what the device holds.
+//!
+//! Why row 16: batches follow each other without a gap, so a whole block that is none of them shows that
+//! nothing was written behind it. Where a file that is shorter than it says ends before such a block,
+//! batches may have been cut off with it. A file that was cut is never written to again.
 //!
 //! What is read: of a segment with a successor, the part that is log, and its footer; all of the last
 //! one, as only that shows that nothing was written behind its end; the header of every other file.
@@ -62,7 +72,7 @@ pub(crate) use ahead::Ahead;
 use ahead::Span;
 
 use crate::chain::{
-    Chain, DiskSource, FoundFile, LogSource, corrupt, keep_copy, open_files, renumber,
+    Chain, DiskSource, FoundFile, LogSource, corrupt, headless, keep_copy, open_files, renumber,
 };
 use crate::disk::{Disk, FileId};
 use crate::error::Obstacle;
@@ -71,6 +81,7 @@ use crate::identity::{Birth, fault};
 use crate::pipeline::SegmentFile;
 use crate::scan::{Bad, Expect, Footer, Judged, Window};
 use crate::segment::{self, DATA_AT, SegmentHeader};
+use crate::sizes::Sizes;
 use crate::{BLOCK_BYTES, Corruption, Damage, Healed, Lsn, OpenError, OpenReport, Replay, batch};
 
 /// The log as it was found: everything an open log starts from.
@@ -119,7 +130,7 @@ pub(crate) struct Judgement {
 pub(crate) fn recover(
     disk: &mut dyn Disk,
     birth: &Birth,
-    segment_bytes: u64,
+    sizes: &Sizes,
     replay: &mut dyn Replay,
 ) -> Result<Recovered, OpenError> {
     let Judgement {
@@ -147,7 +158,22 @@ pub(crate) fn recover(
         keep_copy(disk, cut, &files)?;
     }
     let max_seq = files.keys().next_back().copied().unwrap_or(0);
-    let in_log = |header: &SegmentHeader| Some((header.seq, files.get(&header.seq)?.file));
+    let in_log = |header: &SegmentHeader| {
+        let found = files.get(&header.seq)?;
+        // One that was cut, or that grew, is never used again: no segment has so many bytes.
+        let bytes = if found.is_whole() {
+            found.file.bytes
+        } else {
+            0
+        };
+        Some((
+            header.seq,
+            SegmentFile {
+                bytes,
+                ..found.file
+            },
+        ))
+    };
     let segments: BTreeMap<u64, SegmentFile> = chain.segments.iter().filter_map(in_log).collect();
     files.retain(|seq, _| !segments.contains_key(seq));
     let last = segments.get(&end.seq).copied();
@@ -161,7 +187,7 @@ pub(crate) fn recover(
     if let Some(last) = sealed.get_mut(&end.seq) {
         *last = end.offset;
     }
-    let (ready, next_seq) = renumber(disk, files, segment_bytes, end.seq, max_seq)?;
+    let (ready, next_seq) = renumber(disk, files, sizes, end.seq, max_seq)?;
     Ok(Recovered {
         groups,
         segments,
@@ -217,22 +243,18 @@ pub(crate) fn judge(
             if !files.contains_key(&ready.prev_seq) {
                 return Err(missing(recovery.disk, ready.prev_seq));
             }
-            let expect = Expect {
-                lsn: ready.first_lsn,
-                ..Expect::nowhere()
-            };
-            let what = "both copies of the segment header".into();
+            let bare = &files[&ready.prev_seq];
             let durable = ready.first_lsn.saturating_sub(1);
-            return Err(corrupt(
-                recovery.disk,
-                ready.prev_seq,
-                expect,
-                durable,
-                what,
-                Obstacle::Header(ready.prev_seq),
-            ));
+            return Err(headless(recovery.disk, bare, ready.first_lsn, durable));
         }
         recovery.durable = recovery.durable.max(ready.first_lsn.saturating_sub(1));
+    }
+    // Row 15. It may have been the newest segment.
+    let newest = chain.segments.last().map_or(0, |last| last.seq);
+    let mut later = files.range(newest + 1..).map(|(_, found)| found);
+    if let Some(emptied) = later.find(|found| found.is_emptied()) {
+        let lsn = recovery.end.lsn.saturating_add(1);
+        return Err(headless(recovery.disk, emptied, lsn, recovery.durable));
     }
     recovery.last(&chain, &files)?;
     recovery.replaying().settle();
@@ -260,6 +282,17 @@ pub(crate) fn judge(
     end.low_seq = groups
         .oldest()
         .map_or(end.low_seq, |oldest| end.low_seq.min(oldest));
+    for found in files.values().filter(|f| !f.is_whole()) {
+        report.healed.push(Healed {
+            file: disk.path().join(segment::name(found.file.seq)),
+            offset: found.file.bytes.min(found.said),
+            what: format!(
+                "the file has {} bytes and was made with {}; no batch lay there",
+                found.file.bytes, found.said
+            ),
+            mendable: false,
+        });
+    }
     for found in files.values().filter(|f| f.copies == 1) {
         report.healed.push(Healed {
             file: disk.path().join(segment::name(found.file.seq)),
@@ -321,7 +354,9 @@ fn read_ahead(disk: &dyn Disk, chain: &Chain) -> Option<Ahead> {
         .enumerate()
         .map(|(at, file)| {
             // One block more than the log: a footer, where there is one.
-            let to = (limit(chain, at) + BLOCK_BYTES as u64).min(chain.sizes[at]);
+            let to = (limit(chain, at) + BLOCK_BYTES as u64)
+                .min(chain.sizes[at])
+                .min(chain.file_ends[at]);
             let reader = disk.reader(*file)?;
             Some(Span {
                 file: *file,

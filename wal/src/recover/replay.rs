@@ -4,7 +4,7 @@ use super::suspects::Suspects;
 use crate::batch::{BatchHeader, Mark};
 use crate::groups::{Groups, News, Place, Touches};
 use crate::record::HardState;
-use crate::{BatchInfo, GroupId, OpenReport, Record, Replay};
+use crate::{BatchInfo, GroupId, OpenReport, Record, Replay, mend};
 
 /// Gives one batch after the other to the replay and to the groups.
 pub(super) struct Replaying<'a> {
@@ -93,6 +93,11 @@ impl Replaying<'_> {
         self.witness(header, bytes, false);
         self.announce(header);
         self.suspects.hole = Some(Place::of(header));
+        if self.replay.wants_doubtful()
+            && let Some(area) = mend::mend(header, bytes, marks)
+        {
+            mend::each(header, &area, |record| self.replay.doubtful(record));
+        }
         for mark in marks {
             if mark.is_gone() {
                 self.leave(mark.group);

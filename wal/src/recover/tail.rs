@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Recovery, limit};
 use crate::batch::{BatchHeader, Mark};
-use crate::chain::{Chain, FoundFile, corrupt};
+use crate::chain::{Chain, FoundFile, corrupt, headless};
 use crate::disk::FileId;
 use crate::error::Obstacle;
 use crate::identity::CUT_DIR;
@@ -15,7 +15,7 @@ use crate::pipeline::SegmentFile;
 use crate::record::HardState;
 use crate::scan::{Bad, Evidence, Expect};
 use crate::segment::{self, DATA_AT};
-use crate::{Cut, IoFault, Lsn, OpenError, Record};
+use crate::{BLOCK_BYTES, Cut, IoFault, Lsn, OpenError, Record, mend};
 
 /// Copies of torn tails kept; a later one takes the place of the oldest.
 const CUT_COPIES_MAX: u64 = 16;
@@ -29,6 +29,7 @@ impl Recovery<'_> {
         chain: &Chain,
         files: &BTreeMap<u64, FoundFile>,
     ) -> Result<(), OpenError> {
+        let file_end = chain.file_ends.last().copied().unwrap_or(0);
         let Some((&file, &limit)) = chain.files.last().zip(chain.sizes.last()) else {
             let lsn = self.end.lsn.saturating_add(1);
             let traces = self.traces(lsn, files)?;
@@ -50,7 +51,7 @@ impl Recovery<'_> {
             h.is_footer() && h.lsn == expect.lsn && h.is_at(self.uuid, expect.seq, expect.offset)
         });
         if is_footer {
-            return Err(self.no_successor(&expect, &traces)); // row 7
+            return Err(self.no_successor(&expect, &traces, files)); // row 7
         }
         if self.durable >= expect.lsn {
             let bad = bad.unwrap_or(Bad {
@@ -75,9 +76,16 @@ impl Recovery<'_> {
                 },
             });
         }
+        let used_to = seen.end.max(expect.offset);
+        if file_end < limit && used_to + BLOCK_BYTES as u64 > file_end {
+            let what = "the file was cut where the log may go on";
+            let bad = Bad { what, known: None };
+            return Err(self.corrupt(file, expect, &bad, None)?); // row 16
+        }
         if seen.end > expect.offset {
             self.cut(expect.seq, expect.offset, seen.end); // row 5
             self.votes(file, &expect, seen.end)?;
+            self.doubtful(file, &expect, seen.end)?;
         } else if expect.offset == DATA_AT {
             self.votes_before(chain)?;
         }
@@ -104,20 +112,24 @@ impl Recovery<'_> {
     }
 
     /// Row 7. A footer is written only after the next segment's header is durable.
-    fn no_successor(&self, expect: &Expect, traces: &Traces) -> OpenError {
+    fn no_successor(
+        &self,
+        expect: &Expect,
+        traces: &Traces,
+        files: &BTreeMap<u64, FoundFile>,
+    ) -> OpenError {
         let Some((file, _)) = traces.iter().find(|(_, trace)| trace.end > 0) else {
-            let name = format!("(the one after {})", segment::name(expect.seq));
+            // Its number may be any larger one; a repair can do with the next, if no file has it.
+            let next = expect.seq + 1;
+            let name = match files.contains_key(&next) {
+                true => format!("(the one after {})", segment::name(expect.seq)),
+                false => segment::name(next),
+            };
             return OpenError::MissingSegment {
                 path: self.disk.path().join(name),
             };
         };
-        let what = "both copies of the segment header".into();
-        let expect = Expect {
-            offset: 0,
-            ..*expect
-        };
-        let obstacle = Obstacle::Header(file.seq);
-        corrupt(self.disk, file.seq, expect, self.durable, what, obstacle)
+        headless(self.disk, &files[&file.seq], expect.lsn, self.durable)
     }
 
     /// Rows 10 and 11: files after the last segment that were written to.
@@ -143,6 +155,7 @@ impl Recovery<'_> {
                     ..self.expect(trace.end)
                 };
                 self.votes(file.file, &expect, trace.end)?;
+                self.doubtful(file.file, &expect, trace.end)?;
             }
         }
         Ok(())
@@ -183,6 +196,37 @@ impl Recovery<'_> {
         marks.sort_by_key(|(lsn, _)| *lsn);
         for (_, mark) in marks {
             self.replaying().keep_vote(&mark);
+        }
+        Ok(())
+    }
+
+    /// What is cut and can be read, for who wants to know.
+    fn doubtful(&mut self, file: FileId, expect: &Expect, end: u64) -> Result<(), OpenError> {
+        if !self.replay.wants_doubtful() {
+            return Ok(());
+        }
+        let mut areas: Vec<(BatchHeader, Vec<u8>)> = Vec::new();
+        let mut last = expect.lsn.saturating_sub(1);
+        self.look(file, |window| {
+            window.batches_between(expect, end, |header, bytes| {
+                if header.is_footer() || header.is_bridge() {
+                    return;
+                }
+                last = last.max(header.lsn);
+                let marks: Vec<Mark> = header.marks(bytes).into_iter().flatten().collect();
+                let good = header.records(bytes).map(<[u8]>::to_vec);
+                if let Some(area) = good.or_else(|| mend::mend(header, bytes, &marks)) {
+                    areas.push((*header, area));
+                }
+            })
+        })?;
+        let all = (expect.lsn..=last).eq(areas.iter().map(|(header, _)| header.lsn));
+        let read_to = areas.last().map(|(h, _)| h.offset + u64::from(h.len));
+        if !all || read_to.is_none_or(|to| to < end) {
+            self.replay.unread();
+        }
+        for (header, area) in areas {
+            mend::each(&header, &area, |record| self.replay.doubtful(record));
         }
         Ok(())
     }

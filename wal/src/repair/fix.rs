@@ -8,7 +8,7 @@
 //! |                                              | from its own first batch                              |
 //! | no copy of it, and nothing shows that the    | the same, and a bridge over what cannot be read at    |
 //! | segment before is complete                   | its begin: it stands for the end of that one, too     |
-//! | no segment file                              | a segment that is nothing but a bridge                |
+//! | no segment file, or nothing left of it       | a segment that is nothing but a bridge                |
 //! | anything else (a successor that denies its   | nothing                                               |
 //! | predecessor, a foreign file, a newer format) |                                                       |
 //!
@@ -39,6 +39,7 @@ pub(super) fn fix(
         OpenError::Corrupt(corruption) => match &corruption.obstacle {
             Obstacle::Batch(expect, after) => fixing.bridge(expect, *after, corruption.durable_lsn),
             Obstacle::Header(seq) => fixing.header(*seq),
+            Obstacle::Emptied(seq) => fixing.anew(*seq),
             Obstacle::Other => Ok(vec![]),
         },
         OpenError::MissingSegment { path } => {
@@ -146,8 +147,15 @@ impl Fixing<'_, '_> {
         if to < expect.offset + BLOCK || until < expect.lsn {
             return Ok(vec![]);
         }
-        self.overlay
-            .keep(expect.seq, expect.offset, to - expect.offset);
+        if to > found.file.bytes {
+            // It was cut: as long as it was, so that there is room for the bridge.
+            self.overlay.grow(expect.seq, expect.limit.max(found.said));
+        }
+        let there = to.min(found.file.bytes).saturating_sub(expect.offset);
+        let there = there.next_multiple_of(BLOCK);
+        if there > 0 {
+            self.overlay.keep(expect.seq, expect.offset, there);
+        }
         Ok(vec![self.lay(expect, to, until, chain)])
     }
 
@@ -373,6 +381,15 @@ impl Fixing<'_, '_> {
         if let Some(bare) = self.bare(&files, from, seq)? {
             return self.make_header(&files, bare);
         }
+        match files.contains_key(&seq) {
+            true => Ok(vec![]),
+            false => self.anew(seq),
+        }
+    }
+
+    /// A segment of which nothing is left.
+    fn anew(&mut self, seq: u64) -> Result<Vec<Work>, OpenError> {
+        let files = self.files()?;
         let mut later = files.values().filter_map(|found| found.header);
         let next = later.find(|header| header.prev_seq == seq);
         let before = Self::before(&files, seq);
@@ -381,7 +398,7 @@ impl Fixing<'_, '_> {
         let Some(bytes) = next.or(before.map(|b| b.0)).map(|header| header.bytes) else {
             return Ok(vec![]);
         };
-        if files.contains_key(&seq) || !(1..=NUMBER_MAX).contains(&seq) {
+        if !(1..=NUMBER_MAX).contains(&seq) {
             return Ok(vec![]);
         }
         let mut header = match before {

@@ -18,8 +18,11 @@ use std::path::{Path, PathBuf};
 use crate::disk::thread::ThreadDisk;
 use crate::disk::{Disk, LockError, Op, Output};
 use crate::identity::{Birth, IDENTITY_NAME, LOCK_NAME, fault};
-use crate::inspect::ReadOnly;
-use crate::{Damage, GroupId, Healed, Lsn, OpenError, OpenReport, WalError, recover};
+use crate::inspect::{Found, ReadOnly};
+use crate::segment::{self, SegmentHeader};
+use crate::{
+    Damage, GroupId, Healed, Identity, Lsn, OpenError, OpenReport, Replay, WalError, recover,
+};
 
 mod copies;
 mod fix;
@@ -105,6 +108,60 @@ pub enum RepairError {
 enum Work {
     Bridge { file: PathBuf, bridge: Bridge },
     Header { file: PathBuf },
+}
+
+/// Replay the log in `dir` as far as it can be read, over what a repair would make of it; what that would be, and
+/// what was found. Nothing is changed, no lock is taken. A lost IDENTITY is made up from the segments.
+pub fn read(dir: &Path, replay: &mut dyn Replay) -> Result<(Plan, Found), RepairError> {
+    let mut disk = ReadOnly::new(dir);
+    let mut overlay = Overlay::new(&mut disk);
+    let birth = match birth(&mut overlay, dir) {
+        Ok(birth) => birth,
+        Err(error) => foundling(&mut overlay)?.ok_or(error)?,
+    };
+    let plan = salvage(&mut overlay, &birth)?;
+    let report = recover::judge(&mut overlay, birth.uuid, replay)?.report;
+    let found = Found {
+        identity: birth.identity,
+        report,
+    };
+    Ok((plan, found))
+}
+
+/// Whose log it is, as its segments say.
+fn foundling(disk: &mut dyn Disk) -> Result<Option<Birth>, OpenError> {
+    let listed = disk.list().map_err(|e| fault(disk, "", "list", e))?;
+    for info in listed.unwrap_or_default() {
+        let Some(seq) = segment::seq_of(&info.name) else {
+            continue;
+        };
+        let failed = |disk: &dyn Disk, e| fault(disk, &info.name, "read", e);
+        let name = info.name.clone();
+        let opened = disk.run(Op::Open { name }).map_err(|e| failed(disk, e))?;
+        let Output::Opened { file, .. } = opened else {
+            continue;
+        };
+        let op = Op::Read {
+            file,
+            offset: 0,
+            bytes: segment::DATA_AT as usize,
+        };
+        let Output::Buf(blocks) = disk.run(op).map_err(|e| failed(disk, e))? else {
+            continue;
+        };
+        if let segment::Found::Header { header, .. } = SegmentHeader::find(&blocks, seq) {
+            return Ok(Some(Birth {
+                identity: Identity {
+                    cluster_id: header.cluster_id,
+                    member_id: header.member_id,
+                },
+                uuid: header.uuid,
+                birth_id: 0,
+                created: false,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// What a repair of the log in `dir` would do. Nothing is changed.

@@ -33,6 +33,8 @@ pub(super) struct Overlay<'d> {
 struct Change {
     /// It is new, of this size.
     new: Option<u64>,
+    /// It was cut, and shall have this size again.
+    grown: Option<u64>,
     patches: BTreeMap<u64, Vec<u8>>,
     /// What is taken away: offset and bytes.
     taken: Vec<(u64, u64)>,
@@ -55,6 +57,13 @@ impl<'d> Overlay<'d> {
     /// There shall be a new segment of so many zeros.
     pub(super) fn create(&mut self, seq: u64, bytes: u64) {
         self.change(seq).new = Some(bytes);
+        // What was there, if anything, is not read any more.
+        self.open.remove(&segment::name(seq));
+    }
+
+    /// The segment shall have so many bytes, zeros where there are none.
+    pub(super) fn grow(&mut self, seq: u64, bytes: u64) {
+        self.change(seq).grown = Some(bytes);
     }
 
     /// These bytes shall be there.
@@ -83,6 +92,8 @@ impl<'d> Overlay<'d> {
 
     fn write_one(&mut self, name: &str) -> io::Result<()> {
         let (file, bytes) = self.file(name)?;
+        let grown = self.changes.get(name).and_then(|c| c.grown);
+        let bytes = bytes.max(grown.unwrap_or(0));
         let taken = self.changes.get(name).map_or(vec![], |c| c.taken.clone());
         for (offset, bytes) in taken {
             let stem = name.trim_end_matches(".seg");
@@ -126,7 +137,11 @@ impl<'d> Overlay<'d> {
         }
         let new = self.changes.get(name).and_then(|change| change.new);
         let open = match new {
-            Some(bytes) => (NEW_FILE + self.open.len() as FileId, bytes),
+            Some(bytes) => {
+                let ids = self.open.values().map(|open| open.0);
+                let last = ids.filter(|id| *id >= NEW_FILE).max();
+                (last.map_or(NEW_FILE, |last| last + 1), bytes)
+            }
             None => match self.disk.run(Op::Open { name: name.into() })? {
                 Output::Opened { file, bytes } => (file, bytes),
                 _ => return Err(io::Error::other("a file did not open")),
@@ -191,6 +206,7 @@ impl<'d> Overlay<'d> {
                 bytes,
             });
         };
+        let size = size.max(change.grown.unwrap_or(0));
         let end = size.min(offset + bytes as u64);
         let length = end.saturating_sub(offset) as usize;
         if change.new.is_some() || change.covers(offset, end) {
@@ -204,6 +220,9 @@ impl<'d> Overlay<'d> {
             bytes,
         })? {
             Output::Buf(mut buf) => {
+                if change.grown.is_some() {
+                    buf.resize(length);
+                }
                 change.lay(&mut buf, offset);
                 Ok(Output::Buf(buf))
             }
@@ -251,7 +270,9 @@ impl Disk for Overlay<'_> {
     fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
         let mut files = self.disk.list()?.unwrap_or_default();
         for (name, change) in &self.changes {
-            if let Some(bytes) = change.new {
+            if let Some(bytes) = change.new
+                && files.iter().all(|file| file.name != *name)
+            {
                 files.push(FileInfo {
                     name: name.clone(),
                     bytes,
@@ -279,6 +300,8 @@ impl Disk for Overlay<'_> {
         match op {
             Op::Open { name } => {
                 let (file, bytes) = self.file(&name)?;
+                let grown = self.changes.get(&name).and_then(|c| c.grown);
+                let bytes = bytes.max(grown.unwrap_or(0));
                 Ok(Output::Opened { file, bytes })
             }
             Op::Read {

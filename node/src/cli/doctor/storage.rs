@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use henge_wal::Options;
+use henge_wal::disk::{Room, file_bytes_max};
+
 use super::{Check, line, size};
 use crate::host::mounts::{Mount, mount_of, upper};
 use crate::host::place;
 
-/// Room below which an engine refuses writes soon, in bytes: three log segments and a checkpoint.
-const SPACE_SMALL: u64 = 512 << 20;
 /// Room that is worth a word, in bytes.
 const SPACE_LOW: u64 = 4 << 30;
 
@@ -68,16 +69,51 @@ pub(super) fn space(dir: &Path) -> Check {
     let total = room.f_blocks.saturating_mul(room.f_frsize);
     let check = Check::ok("space", format!("{} free of {}", size(free), size(total)))
         .figure("free_bytes", free);
-    judge_space(check, free)
+    judge_space(check, free, file_bytes_max())
 }
 
-fn judge_space(check: Check, free: u64) -> Check {
-    if free < SPACE_SMALL {
-        check.problem("writes are refused when no log segment fits any more: make room")
-    } else if free < SPACE_LOW {
-        check.note("log and checkpoints together take a few times the data: plan for that")
-    } else {
-        check
+fn judge_space(check: Check, free_bytes: u64, file_bytes_max: u64) -> Check {
+    let room = Room {
+        free_bytes,
+        file_bytes_max,
+    };
+    match Options::default().fitted(room) {
+        None => check.problem(
+            "too little for the segments that a log begins with, 4 MiB each: make room, or give smaller \
+             ones (`--wal-segment-bytes`, with a smaller `--max-request-bytes`)",
+        ),
+        Some((first, max)) if free_bytes < SPACE_LOW => check.note(format!(
+            "log and checkpoints together take a few times the data: plan for that (the log's segments \
+             would be {} to {})",
+            size(first),
+            size(max)
+        )),
+        Some(_) => check,
+    }
+}
+
+/// The limit on the size of files.
+pub(super) fn file_size() -> Check {
+    judge_file_size(file_bytes_max())
+}
+
+fn judge_file_size(bytes: u64) -> Check {
+    if bytes == u64::MAX {
+        return Check::ok("file size", "unlimited");
+    }
+    let check = Check::ok("file size", size(bytes)).figure("bytes", bytes);
+    let room = Room {
+        free_bytes: u64::MAX,
+        file_bytes_max: bytes,
+    };
+    match Options::default().fitted(room) {
+        None => check.problem(
+            "below the size of the log's smallest segments: raise the limit (`ulimit -f`, LimitFSIZE=)",
+        ),
+        Some(_) => check.note(
+            "a checkpoint of more data than that cannot be written, and the log is kept instead: raise the \
+             limit (`ulimit -f`, LimitFSIZE=)",
+        ),
     }
 }
 
@@ -194,8 +230,16 @@ mod tests {
 
     #[test]
     fn room_is_judged() {
-        let verdict = |free: u64| judge_space(Check::ok("space", ""), free).verdict;
+        let verdict = |free: u64| judge_space(Check::ok("space", ""), free, u64::MAX).verdict;
         assert_eq!(verdict(100 << 30), Verdict::Ok);
+        assert_eq!(verdict(1 << 30), Verdict::Note);
+        assert_eq!(verdict(1 << 20), Verdict::Problem);
+    }
+
+    #[test]
+    fn a_limit_on_files_is_judged_by_what_a_log_needs() {
+        let verdict = |bytes: u64| judge_file_size(bytes).verdict;
+        assert_eq!(verdict(u64::MAX), Verdict::Ok);
         assert_eq!(verdict(1 << 30), Verdict::Note);
         assert_eq!(verdict(1 << 20), Verdict::Problem);
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use super::{Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Token};
+use super::{Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Room, Token};
 
 mod faults;
 mod state;
@@ -225,6 +225,11 @@ impl SimHandle {
         state.old_names.clear();
     }
 
+    /// What the machine says of its room: bytes free, and the largest file. It holds nobody to it.
+    pub fn set_room(&self, room: Option<(u64, u64)>) {
+        self.state().room = room;
+    }
+
     /// Bytes of a file change under everybody: rot, while it is open.
     pub fn rot(&self, name: &str, at: usize, bytes: &[u8]) {
         let mut state = self.state();
@@ -326,6 +331,14 @@ impl Disk for SimDisk {
         drop(state);
         self.owner = true;
         Ok(())
+    }
+
+    fn room(&mut self) -> Option<Room> {
+        let (free_bytes, file_bytes_max) = self.state()?.room?;
+        Some(Room {
+            free_bytes,
+            file_bytes_max,
+        })
     }
 
     fn entropy(&mut self) -> io::Result<[u8; 32]> {

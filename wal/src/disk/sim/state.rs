@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) fault: Option<(u64, Fault)>,
     pub(super) crashed_at: bool,
     pub(super) capacity: Option<u64>,
+    /// What it says of its room: bytes free, and largest file. Nothing: it says nothing.
+    pub(super) room: Option<(u64, u64)>,
     pub(super) direct: bool,
     pub(super) waker: Option<Waker>,
     pub(super) chances: Chances,
