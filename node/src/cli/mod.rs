@@ -15,6 +15,7 @@ mod listeners;
 pub mod logging;
 pub mod options;
 mod output;
+pub mod salvage;
 pub mod serve;
 pub mod values;
 pub mod wal;

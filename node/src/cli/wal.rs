@@ -1,4 +1,4 @@
-//! `henge wal dump|verify|stat|repair DIR`: the offline log tools. They read and never write (`repair` only
+//! `henge wal dump|verify|stat|repair DIR` (`salvage` has a folder of its own): the offline log tools. They read and never write (`repair` only
 //! with `--yes`), take no lock to read, and may be pointed at a data directory (all its cores) or at one
 //! core's log.
 //!
@@ -54,6 +54,8 @@ enum Action {
         #[arg(long)]
         yes: bool,
     },
+    /// Bring every key that can be read out of a damaged log, as JSON lines that say which may be wrong
+    Salvage(super::salvage::SalvageArgs),
 }
 
 #[derive(Args, Debug)]
@@ -67,10 +69,13 @@ struct Target {
 
 /// Runs the tool; the worst verdict over all logs is the exit code.
 pub fn run(args: &WalArgs) -> ExitCode {
-    let (Action::Dump(target)
-    | Action::Verify(target)
-    | Action::Stat(target)
-    | Action::Repair { target, .. }) = &args.action;
+    let target = match &args.action {
+        Action::Dump(target)
+        | Action::Verify(target)
+        | Action::Stat(target)
+        | Action::Repair { target, .. } => target,
+        Action::Salvage(args) => return super::salvage::run(args),
+    };
     let logs = match logs(&target.dir) {
         Ok(logs) => logs,
         Err(why) => {
@@ -85,6 +90,7 @@ pub fn run(args: &WalArgs) -> ExitCode {
             Action::Verify(target) => verify(&log, target.json),
             Action::Stat(target) => stat(&log, target.json),
             Action::Repair { target, yes } => mend(&log, target.json, *yes),
+            Action::Salvage(_) => 0,
         };
         worst = worst.max(code);
     }
@@ -140,7 +146,8 @@ fn verify(log: &Path, json: bool) -> u8 {
         }
         Verdict::Refused(error) => {
             let (word, offset) = classify(&error);
-            (EXIT_DAMAGED, word, format!("{word}: {error}"), offset)
+            let text = format!("{word}: {}", with_advice(&error, NEXT));
+            (EXIT_DAMAGED, word, text, offset)
         }
     };
     if json {
@@ -199,7 +206,15 @@ fn mend(log: &Path, json: bool, yes: bool) -> u8 {
     };
     let plan = match done {
         Ok(plan) => plan,
-        Err(RepairError::Open(error)) => return refused(log, &error),
+        Err(RepairError::Open(error)) => {
+            tell!(
+                "henge wal: {}: {}: {}",
+                log.display(),
+                classify(&error).0,
+                with_advice(&error, NO_REPAIR)
+            );
+            return EXIT_DAMAGED;
+        }
         Err(error) => {
             tell!("henge wal: {}: {error}", log.display());
             return EXIT_FAILED;
@@ -325,6 +340,23 @@ fn step_line(step: &Step, yes: bool) -> String {
         "group {} {verb} at entry {}; {given_up} are given up",
         step.group, step.keep
     )
+}
+
+/// What to do about a log that does not open.
+const NEXT: &str = "`henge wal repair` says what making it open again would cost, `henge wal salvage` brings out \
+                    what can be read";
+/// The same, where a repair has just said no.
+const NO_REPAIR: &str = "no repair is known for this, and nothing was changed: put the files back as they were, \
+                         or bring out what can be read with `henge wal salvage`";
+
+/// An error with the advice of a tool, which must not be to use that very tool.
+fn with_advice(error: &OpenError, advice: &str) -> String {
+    match error {
+        OpenError::Corrupt(_) | OpenError::MissingSegment { .. } => {
+            format!("{}; {advice}", error.facts())
+        }
+        other => other.to_string(),
+    }
 }
 
 fn classify(error: &OpenError) -> (&'static str, Option<u64>) {
@@ -485,9 +517,10 @@ fn dump(log: &Path, json: bool) -> u8 {
 
 fn refused(log: &Path, error: &OpenError) -> u8 {
     tell!(
-        "henge wal: {}: {}: {error}",
+        "henge wal: {}: {}: {}",
         log.display(),
-        classify(error).0
+        classify(error).0,
+        with_advice(error, NEXT)
     );
     EXIT_DAMAGED
 }

@@ -134,7 +134,7 @@ impl EngineBuilder {
             limits: mvcc::check::Limits {
                 txn_ops_max: self.txn_ops_max,
             },
-            request_bytes_max: self.request_bytes_max,
+            request_bytes_max: self.request_bytes(),
             in_memory: in_memory.is_some(),
             own_thread: OnceLock::new(),
             host,
