@@ -48,7 +48,7 @@ impl Core {
             Input::Peer { from, frame } if running => self.step_frame(from, frame),
             Input::PeerLost { peer } if running => {
                 for (at, shard) in self.shards.iter_mut().enumerate() {
-                    shard.raft.report_unreachable(peer);
+                    shard.peer_lost(peer);
                     self.agenda.mark(at);
                 }
             }

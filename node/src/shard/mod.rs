@@ -134,6 +134,8 @@ pub struct Shard {
     pub(crate) corrupt: bool,
     /// The log cannot get another segment, for lack of this.
     pub(crate) shortage: Option<Shortage>,
+    /// Everyone was answered for good: the log failed, or the engine stops.
+    ended: bool,
     /// Nor is there more left of it than votes and checkpoints need.
     pub(crate) log_full: bool,
     /// The last checkpoint had no room.
@@ -212,6 +214,7 @@ impl Shard {
                 .saturating_sub(config.log_bytes_replayed),
             corrupt: lost.is_some(),
             shortage: None,
+            ended: false,
             log_full: false,
             checkpoint_lacks: None,
             lacks_since_bytes: None,
@@ -263,7 +266,22 @@ impl Shard {
 
     /// Whether this member leads the group.
     pub fn is_leader(&self) -> bool {
-        self.raft.leader() == self.config.member_id
+        self.leader() == self.config.member_id
+    }
+
+    /// Who leads the group, as far as this member knows. One that has ended is not told any more.
+    fn leader(&self) -> u64 {
+        match self.is_over() {
+            true => henge_raft::NONE,
+            false => self.raft.leader(),
+        }
+    }
+
+    /// Whether nothing will happen here any more: it serves nobody, and what its raft would say does not
+    /// leave. So it is told nothing either, not even that time passes, or its words would pile up (two
+    /// requests for votes a second: 24 MB a day).
+    pub(crate) fn is_over(&self) -> bool {
+        self.corrupt || self.ended
     }
 
     /// Whether the group stopped serving: an entry could not be understood, or raft found itself broken.
@@ -283,6 +301,9 @@ impl Shard {
 
     /// Passes time to raft, to waiting callers and to leases. Ask [`Shard::next_look_ms`] afterwards.
     pub fn advance_time(&mut self, now_ms: u64) {
+        if self.is_over() {
+            return;
+        }
         // After a long pause one tick per missed interval would only storm the peers; raft needs to
         // know that time passed, not how often.
         if now_ms >= self.next_tick_ms {
@@ -324,6 +345,9 @@ impl Shard {
     /// A group that is alone, leads and has nothing under way needs no ticks: no peer waits to hear from
     /// it, and it cannot lose its lead. It costs nothing until a lease runs out or a request comes.
     pub fn next_look_ms(&self) -> u64 {
+        if self.is_over() {
+            return u64::MAX;
+        }
         let rests = self.is_alone()
             && self.is_leader()
             && self.waiting() == 0
@@ -347,6 +371,7 @@ impl Shard {
 
     /// Answers everyone: the engine stops, or the log is poisoned.
     pub fn end(&mut self, proposed: &Error, queued: &Error) {
+        self.ended = true;
         if let Some(chain) = self.flush_answers() {
             chain.release();
         }
@@ -374,7 +399,7 @@ impl Shard {
     pub fn status(&self) -> Status {
         let stats = self.machine.store.stats();
         let mut errors = Vec::new();
-        if self.raft.leader() == henge_raft::NONE {
+        if self.leader() == henge_raft::NONE {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(self.alarms().iter().map(ToString::to_string));
@@ -382,7 +407,7 @@ impl Shard {
             version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
             db_size_in_use: stats.bytes.total().cast_signed(),
-            leader: self.raft.leader(),
+            leader: self.leader(),
             raft_index: self.raft.commit_index(),
             raft_term: self.raft.term(),
             raft_applied_index: self.machine.applied_index,
@@ -418,7 +443,7 @@ impl Shard {
     /// Fills in the shard's share of the metrics.
     pub fn metrics(&self, into: &mut Metrics) {
         let stats = &self.stats;
-        into.has_leader = self.raft.leader() != henge_raft::NONE;
+        into.has_leader = self.leader() != henge_raft::NONE;
         into.is_leader = self.is_leader();
         into.leader_changes = self.leader_changes;
         into.committed = self.raft.commit_index();

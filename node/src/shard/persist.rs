@@ -139,6 +139,9 @@ impl Shard {
 
     /// Delivers responses whose batch is durable.
     pub fn deliver(&mut self, responses: Vec<Message>, messages: &mut Vec<(u64, Message)>) {
+        if self.is_over() {
+            return;
+        }
         for message in responses {
             if message.to == self.config.member_id {
                 // A refusal here is raft protecting itself from a stale response; there is nobody to tell.
@@ -152,7 +155,7 @@ impl Shard {
     /// Steps a message from a peer. Whatever it says, the shard goes on.
     pub fn step_peer(&mut self, message: Message) {
         // Snapshots between members are not built yet, and none of our versions sends one.
-        if message.kind == MessageKind::Snap || self.corrupt || !self.is_proposable(&message) {
+        if message.kind == MessageKind::Snap || self.is_over() || !self.is_proposable(&message) {
             return;
         }
         let _ = self.raft.step(message);
@@ -172,6 +175,13 @@ impl Shard {
                 "a peer forwarded a command that nobody could apply; it was not proposed");
         }
         refused.is_none()
+    }
+
+    /// A peer's connection is gone, and maybe what was sent last.
+    pub(crate) fn peer_lost(&mut self, peer: u64) {
+        if !self.is_over() {
+            self.raft.report_unreachable(peer);
+        }
     }
 
     /// Sends messages once everything handed to the log so far is durable.

@@ -563,3 +563,32 @@ fn regression_what_nobody_could_apply_is_not_proposed() {
         assert!(!shard.is_proposable(&forwarded(data)));
     }
 }
+
+/// A shard that serves nothing went on to tick, to campaign, and to gather what it would have said: 24 MB a day.
+#[test]
+fn regression_a_shard_that_is_over_gathers_nothing_and_asks_for_no_time() {
+    let damaged = RecoveredGroup {
+        lost: Some((1, 2)),
+        ..RecoveredGroup::default()
+    };
+    let damaged = Shard::start(config(&[1, 2, 3], 1), damaged, 0).expect("valid");
+    let mut poisoned = start(&[1, 2, 3], 1);
+    poisoned.poison();
+    let mut without_a_log = start(&[1, 2, 3], 1);
+    let error = Error::Poisoned("the disk".to_owned());
+    without_a_log.end(&error, &error);
+    for (what, mut shard) in [
+        ("damaged", damaged),
+        ("poisoned", poisoned),
+        ("without a log", without_a_log),
+    ] {
+        for tick in 1..=10_000 {
+            shard.advance_time(tick * 100);
+            shard.peer_lost(2);
+        }
+        assert_eq!(shard.next_look_ms(), u64::MAX, "{what}");
+        assert!(!shard.is_leader() && shard.status().leader == 0, "{what}");
+        let said = shard.raft.ready().messages.len();
+        assert!(said < 10, "{what}: {said} messages");
+    }
+}
