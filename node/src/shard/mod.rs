@@ -1,8 +1,8 @@
 //! A shard: one raft group, its state machine, and the callers that wait for it.
 //!
 //! The life of a write passes through these files in order: `request` (what a caller hands in),
-//! `admit` (refuse or queue), `propose` (hand the batch to raft), `persist` (what raft wants on disk and
-//! on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
+//! `admit` (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what
+//! nobody appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
 //! linearizable reads until their ReadIndex is applied; `watch` and `session` feed watch streams;
 //! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
 //!
@@ -18,8 +18,10 @@ pub mod hashing;
 pub mod log;
 pub mod long_reads;
 pub mod persist;
+pub mod propose;
 pub mod reads;
 pub mod removal;
+pub mod renewals;
 pub mod request;
 pub mod retention;
 pub mod role;
@@ -28,21 +30,24 @@ pub mod waiters;
 pub mod watch;
 
 #[cfg(test)]
+mod handover;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use henge_raft::{ConfState, Config, HardState, RawNode};
+use henge_raft::{ConfState, Config, HardState, Message, RawNode};
 use henge_wal::Shortage;
 
-use self::admit::Pending;
 use self::hashing::Hashes;
 use self::log::TailLog;
 use self::long_reads::LongReads;
+use self::propose::{Pending, Returned};
 use self::reads::Reads;
 use self::removal::Removals;
+use self::renewals::Renewals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
@@ -116,6 +121,16 @@ pub struct Shard {
     )>,
     /// Writes that are not proposed yet.
     pub(crate) queue: VecDeque<Pending>,
+    /// Writes that were proposed and came back: before the queue.
+    pub(crate) returned: VecDeque<Returned>,
+    /// Renewals and ends of leases that are not proposed yet: before both.
+    pub(crate) renewals: Renewals,
+    /// Nothing is proposed before, as what was proposed came back; 0: at once.
+    hold_until_ms: u64,
+    /// Messages of the shard's own to peers, beside raft's.
+    outbox: Vec<Message>,
+    /// Who was to lead instead of this member when it was asked last.
+    handed_to: u64,
     /// Bytes of requests between admission and answer.
     pub(crate) pending_bytes: usize,
     /// What this shard's callers have taken of the budgets and the core has not given back.
@@ -204,6 +219,11 @@ impl Shard {
             long_reads: LongReads::default(),
             answers: Vec::new(),
             queue: VecDeque::new(),
+            returned: VecDeque::new(),
+            renewals: Renewals::default(),
+            hold_until_ms: 0,
+            outbox: Vec::new(),
+            handed_to: henge_raft::NONE,
             pending_bytes: 0,
             held_bytes: 0,
             removals: Removals::default(),
@@ -326,6 +346,9 @@ impl Shard {
         self.note_leader(now_ms);
         self.say_role();
         self.note_alarms();
+        if now_ms >= self.hold_until_ms {
+            self.hold_until_ms = 0;
+        }
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
@@ -366,7 +389,11 @@ impl Shard {
             self.next_tick_ms
         };
         let expiry_ms = self.waiters.next_expiry_ms().unwrap_or(u64::MAX);
-        tick_ms.min(expiry_ms).min(self.progress_ms)
+        let hold_ms = match self.hold_until_ms {
+            hold_ms if hold_ms > 0 && self.has_proposals() => hold_ms,
+            _ => u64::MAX,
+        };
+        tick_ms.min(expiry_ms).min(self.progress_ms).min(hold_ms)
     }
 
     /// Answers everyone: the engine stops, or the log is poisoned.
@@ -376,12 +403,15 @@ impl Shard {
             chain.release();
         }
         self.pending_bytes -= self.waiters.fail_all(proposed);
-        for pending in std::mem::take(&mut self.queue) {
+        let returned = std::mem::take(&mut self.returned);
+        let returned = returned.into_iter().map(|returned| returned.pending);
+        for pending in returned.chain(std::mem::take(&mut self.queue)) {
             self.pending_bytes -= pending.encoded.len();
             pending.answer.send(Err(queued.clone()));
         }
         self.removals.fail_all(proposed);
         self.hashes.fail_all(queued);
+        self.renewals.fail_all(queued);
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
         self.watches.end();
@@ -437,7 +467,7 @@ impl Shard {
 
     /// Callers whose writes were taken and not answered.
     pub fn waiting(&self) -> usize {
-        self.waiters.open() + self.queue.len()
+        self.waiters.open() + self.queue.len() + self.returned.len()
     }
 
     /// Fills in the shard's share of the metrics.
@@ -448,7 +478,7 @@ impl Shard {
         into.leader_changes = self.leader_changes;
         into.committed = self.raft.commit_index();
         into.applied = self.machine.applied_index;
-        into.pending = self.waiting() as u64;
+        into.pending = (self.waiting() + self.renewals.waiting()) as u64;
         into.failed = self.failed;
         into.keys = stats.keys;
         into.versions = stats.versions;
@@ -487,6 +517,9 @@ impl Shard {
             return;
         }
         self.leader_seen = leader;
+        // Another one to ask: what came back is proposed again, what got no answer is asked again.
+        self.hold_until_ms = 0;
+        self.reads.ask_again();
         if leader == henge_raft::NONE {
             return;
         }

@@ -78,6 +78,9 @@ impl Shard {
     /// Proposes and takes Ready after Ready until there is nothing more, or the turn's bound is met.
     /// Returns whether work is left.
     pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
+        let group = self.config.group;
+        let own = self.outbox.drain(..).map(|message| (group, message));
+        out.messages.extend(own);
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
             self.shed(out.is_low(), out.is_pressed());
@@ -109,18 +112,14 @@ impl Shard {
             self.release(at, campaign, out);
             self.answer_reads(out.now_ms);
         }
-        let can_propose = self.can_propose() && !self.hold_back(at, out);
+        let can_propose = self.may_propose(out.now_ms) && !self.hold_back(at, out);
         !self.corrupt && (self.raft.has_ready() || can_propose)
-    }
-
-    fn can_propose(&self) -> bool {
-        !self.corrupt && !self.queue.is_empty() && self.raft.leader() != henge_raft::NONE
     }
 
     /// Has the rest of the queue wait for the log, if that is full: whatever is staged is written at some time,
     /// or the log fails, which answers everyone. Returns whether it has.
     fn hold_back(&self, at: usize, out: &mut Outputs<'_>) -> bool {
-        let wait = out.is_log_full() && self.can_propose();
+        let wait = out.is_log_full() && self.may_propose(out.now_ms);
         if wait {
             out.held_back.push(at);
         }
@@ -153,19 +152,20 @@ impl Shard {
     }
 
     /// Steps a message from a peer. Whatever it says, the shard goes on.
-    pub fn step_peer(&mut self, message: Message) {
-        // Snapshots between members are not built yet, and none of our versions sends one.
-        if message.kind == MessageKind::Snap || self.is_over() || !self.is_proposable(&message) {
-            return;
+    pub fn step_peer(&mut self, message: Message, now_ms: u64) {
+        match message.kind {
+            MessageKind::Prop => self.step_proposals(message, now_ms),
+            // Snapshots between members are not built yet, and none of our versions sends one.
+            MessageKind::Snap => {}
+            _ if self.is_over() => {}
+            _ => {
+                let _ = self.raft.step(message);
+            }
         }
-        let _ = self.raft.step(message);
     }
 
     /// What a peer forwards would be this member's own proposal: it takes none that cannot be applied.
     pub(super) fn is_proposable(&self, message: &Message) -> bool {
-        if message.kind != MessageKind::Prop {
-            return true;
-        }
         let entries = message.entries.iter();
         let mut commands = entries.filter(|entry| entry.kind == EntryKind::Normal);
         let refused = commands.find_map(|entry| command::proposable(&entry.data).err());

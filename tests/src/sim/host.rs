@@ -334,10 +334,11 @@ pub fn next_response(stream: &mut WatchStream) -> Option<WatchResponse> {
 struct Outbox(Vec<(usize, Bytes)>);
 
 impl Peers for Outbox {
-    fn send(&mut self, to: u64, frame: Bytes, _urgent: bool) {
+    fn send(&mut self, to: u64, frame: Bytes, _urgent: bool) -> bool {
         if let Ok(at) = usize::try_from(to - member(0)) {
             self.0.push((at, frame));
         }
+        true
     }
 }
 
