@@ -282,6 +282,11 @@ impl Process {
         self.inbox.push(Input::PeerLost { peer: member(peer) });
     }
 
+    /// Asks it to let another node lead.
+    pub fn hand_over(&self) {
+        self.inbox.push(Input::HandOver);
+    }
+
     /// Asks it to stop in good order.
     pub fn stop(&self) {
         self.inbox.push(Input::Stop);
