@@ -48,6 +48,8 @@ pub struct Report {
     pub unsent: u64,
     /// The longest time without any acknowledgement.
     pub gap: Duration,
+    /// What had happened last when it began, and how long before.
+    pub gap_after: String,
     /// The longest time from a put's first try to its acknowledgement.
     pub slowest: Duration,
     /// The longest time from SIGTERM to the end of a process.
@@ -97,12 +99,13 @@ pub async fn run(
         .collect();
     sleep(REST).await;
     let mut end = Duration::ZERO;
+    let mut events = vec![(Instant::now(), "the beginning".to_owned())];
     let mut left: Vec<usize> = (0..members.len()).collect();
     while !left.is_empty() {
         let leads = leader(members).await?;
         let at = left.iter().position(|member| *member == leads).unwrap_or(0);
         let member = left.remove(at);
-        let took = restart(program, members, servers, member).await?;
+        let took = restart(program, members, servers, member, &mut events).await?;
         end = end.max(took);
         println!(
             "restarted {}{}: ended {} ms after SIGTERM",
@@ -117,7 +120,7 @@ pub async fn run(
     for client in clients {
         client.await.map_err(|e| format!("a client failed: {e}"))?;
     }
-    let report = board.report(end);
+    let report = board.report(end, &events);
     check(members, &report).await?;
     Ok(report)
 }
@@ -127,28 +130,39 @@ async fn restart(
     members: &[Member],
     servers: &mut [Option<Server>],
     member: usize,
+    events: &mut Vec<(Instant, String)>,
 ) -> Result<Duration, String> {
     let name = &members[member].name;
     let mut server = servers[member]
         .take()
         .ok_or_else(|| format!("{name} is not running"))?;
     let begun = Instant::now();
+    events.push((begun, format!("SIGTERM to {name}")));
     server.terminate()?;
     // Not on this thread: the load goes on meanwhile.
     let ended = tokio::task::spawn_blocking(move || {
         let status = server.await_exit(END_MAX)?;
         match status.success() {
-            true => Ok(begun.elapsed()),
+            true => {
+                // How long the handing over took, by the server's own word.
+                let log = server.log();
+                log.lines()
+                    .filter(|line| line.contains("leads"))
+                    .for_each(|line| println!("{line}"));
+                Ok(begun.elapsed())
+            }
             false => Err(format!("ended with {status}:\n{}", server.log())),
         }
     });
     let took = ended.await.map_err(|e| e.to_string())??;
+    events.push((Instant::now(), format!("the end of {name}")));
     let mut server = Server::spawn(program, members[member].flags(members))?;
     let ready = tokio::task::spawn_blocking(move || {
         server.await_ready(START_MAX)?;
         Ok::<Server, String>(server)
     });
     servers[member] = Some(ready.await.map_err(|e| e.to_string())??);
+    events.push((Instant::now(), format!("the return of {name}")));
     Ok(took)
 }
 
@@ -208,17 +222,25 @@ async fn client(board: Arc<Board>, number: u64, offset: Duration, every: Duratio
 }
 
 impl Board {
-    fn report(&self, end: Duration) -> Report {
+    fn report(&self, end: Duration, events: &[(Instant, String)]) -> Report {
         let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
         acks.sort_unstable();
-        let gaps = acks.windows(2).map(|pair| pair[1].0 - pair[0].0);
+        let gaps = acks
+            .windows(2)
+            .map(|pair| (pair[1].0 - pair[0].0, pair[0].0));
+        let (gap, since) = gaps.max().unwrap_or((Duration::ZERO, Instant::now()));
+        let before = events.iter().rev().find(|(at, _)| *at <= since);
+        let gap_after = before.map_or_else(String::new, |(at, what)| {
+            format!("{} ms after {what}", (since - *at).as_millis())
+        });
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         Report {
             done: self.done.load(Ordering::Relaxed),
             failed: std::mem::take(&mut failed),
             refused: self.refused.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
-            gap: gaps.max().unwrap_or_default(),
+            gap,
+            gap_after,
             slowest: acks.iter().map(|ack| ack.1).max().unwrap_or_default(),
             end,
         }

@@ -419,6 +419,10 @@ impl Run {
             puts_per_second: 500,
         };
         let report = rolling::run(&self.program, &self.members, &mut self.servers, load).await?;
+        println!(
+            "the longest time without an answer began {}",
+            report.gap_after
+        );
         let line = format!(
             "puts={} failed={} refused_and_tried_elsewhere={} unsent={} gap_ms={} slowest_ms={} end_ms={}",
             report.done,
