@@ -56,6 +56,35 @@ pub struct Report {
     pub end: Duration,
 }
 
+impl Report {
+    /// A line of figures; an error if a request failed, or nothing was answered for longer than this.
+    pub fn verdict(&self, gap_max: Duration) -> Result<String, String> {
+        let line = format!(
+            "puts={} failed={} refused_and_tried_elsewhere={} unsent={} gap_ms={} slowest_ms={} end_ms={}",
+            self.done,
+            self.failed.len(),
+            self.refused,
+            self.unsent,
+            self.gap.as_millis(),
+            self.slowest.as_millis(),
+            self.end.as_millis(),
+        );
+        println!(
+            "the longest time without an answer began {}",
+            self.gap_after
+        );
+        if let Some(first) = self.failed.first() {
+            return Err(format!("{line}\nthe first that failed: {first}"));
+        }
+        match self.gap > gap_max {
+            true => Err(format!(
+                "{line}\nnothing was answered for longer than {gap_max:?}"
+            )),
+            false => Ok(line),
+        }
+    }
+}
+
 /// What the clients share.
 #[derive(Debug)]
 struct Board {

@@ -419,29 +419,7 @@ impl Run {
             puts_per_second: 500,
         };
         let report = rolling::run(&self.program, &self.members, &mut self.servers, load).await?;
-        println!(
-            "the longest time without an answer began {}",
-            report.gap_after
-        );
-        let line = format!(
-            "puts={} failed={} refused_and_tried_elsewhere={} unsent={} gap_ms={} slowest_ms={} end_ms={}",
-            report.done,
-            report.failed.len(),
-            report.refused,
-            report.unsent,
-            report.gap.as_millis(),
-            report.slowest.as_millis(),
-            report.end.as_millis(),
-        );
-        if let Some(first) = report.failed.first() {
-            return Err(format!("{line}\nthe first that failed: {first}"));
-        }
-        if report.gap > Duration::from_millis(gap_ms) {
-            return Err(format!(
-                "{line}\nnothing was acknowledged for longer than {gap_ms} ms"
-            ));
-        }
-        Ok(line)
+        report.verdict(Duration::from_millis(gap_ms))
     }
 
     /// Reads some writes of all rounds as of their own revisions: the history has to survive too.
