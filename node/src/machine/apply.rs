@@ -163,8 +163,11 @@ impl Machine {
             }
             Command::LeaseExpireMany { seen, ids } => {
                 for id in ids {
-                    // One that is gone already has ended as it should.
-                    let _ = store.lease_expire(*id, *seen);
+                    match store.lease_expire(*id, *seen) {
+                        // One that is gone already has ended as it should.
+                        Ok(_) | Err(mvcc::Error::LeaseNotFound) => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 Response::Done
             }
