@@ -458,6 +458,7 @@ impl Shard {
     /// Nobody waits for an answer of any kind.
     pub fn is_quiet(&self) -> bool {
         self.waiting() == 0
+            && self.renewals.waiting() == 0
             && self.reads.is_empty()
             && self.long_reads.is_empty()
             && self.removals.is_empty()
