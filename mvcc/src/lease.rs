@@ -244,6 +244,14 @@ impl Store {
         })
     }
 
+    /// How many keys are attached to a lease: what its end will cost.
+    pub fn lease_key_count(&self, id: i64) -> usize {
+        self.leases
+            .by_id
+            .get(&id)
+            .map_or(0, |lease| lease.keys.len())
+    }
+
     /// All lease ids, the one that runs out first before the others, as etcd lists them.
     pub fn leases(&self) -> Vec<i64> {
         let leases = self.leases.by_id.iter();

@@ -132,6 +132,18 @@ impl<S: Storage> RawNode<S> {
         self.propose_message(entries)
     }
 
+    /// Whether a proposal of so many payload bytes would be taken now, or passed on to the leader. The answer
+    /// stands until the next message or tick.
+    ///
+    /// # Errors
+    /// What [`RawNode::propose`] would refuse it with.
+    pub fn may_propose(&self, bytes: u64) -> Result<(), ProposeError> {
+        self.check_fault()?;
+        self.raft
+            .proposal_refusal(bytes)
+            .map_or(Ok(()), |reason| Err(ProposeError::Dropped(reason)))
+    }
+
     /// Proposes a membership change. One that may not be made now is replaced by an empty entry when
     /// it is appended (see [`Config::disable_conf_change_validation`]).
     ///

@@ -64,6 +64,19 @@ pub(super) fn bind(places: &[(ListenOn, Serves)]) -> Result<Vec<Listener>, Strin
 }
 
 impl Listener {
+    /// Listens on a port that was only taken so far, with room for a storm of clients. If another process took
+    /// it at the same time, the first that listens has it.
+    pub(super) fn open(&self) -> Result<(), String> {
+        let Socket::Tcp(socket) = &self.socket else {
+            return Ok(());
+        };
+        let listening = socket2::SockRef::from(socket).listen(BACKLOG);
+        listening.map_err(|error| {
+            let address = socket.local_addr().map(|address| address.to_string());
+            no_port(&address.unwrap_or_default(), &error)
+        })
+    }
+
     /// Serves on the current thread's tasks until the edge's shutdown, and until its connections are done.
     pub(super) async fn serve<B: Backend>(self, edge: Edge<B>) {
         let edge = edge.serving(self.serves);
@@ -99,23 +112,26 @@ fn patiently(address: SocketAddr) -> Result<TcpListener, String> {
     listening
 }
 
-/// A listening socket with room for a storm of clients.
+/// Takes a port. Who calls is refused until it is [opened](Listener::open), and tries another member at once.
 fn tcp(address: SocketAddr) -> Result<TcpListener, String> {
-    let failed = |error: io::Error| match error.kind() {
+    let failed = |error: io::Error| no_port(&address.to_string(), &error);
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).map_err(failed)?;
+    socket.set_reuse_address(true).map_err(failed)?;
+    socket.bind(&address.into()).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket.into())
+}
+
+fn no_port(address: &str, error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!(
                 "client address {address} is in use by another process; choose another or stop it"
             )
         }
         _ => format!("cannot listen for clients on {address}: {error}"),
-    };
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).map_err(failed)?;
-    socket.set_reuse_address(true).map_err(failed)?;
-    socket.bind(&address.into()).map_err(failed)?;
-    socket.listen(BACKLOG).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    Ok(socket.into())
+    }
 }
 
 fn unix(path: &Path) -> Result<Socket, String> {

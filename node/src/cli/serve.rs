@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::listeners::Listener;
 use super::options::ServeConfig;
 use super::values::ListenOn;
 use super::{announce, compaction, listeners};
@@ -25,6 +26,11 @@ const EXIT_IO: u8 = 74;
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest wait at the end for the last log lines to be written.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// Longest time that is spent on handing leadership over, and on passing on what others forward after it.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+const PASS_ON_MAX: Duration = Duration::from_secs(1);
+/// From the last accepted connection to the word that it is to go.
+const LAST_WORD: Duration = Duration::from_millis(20);
 
 /// Serves until a signal or a failure; returns the exit code.
 pub fn run(config: ServeConfig) -> ExitCode {
@@ -55,43 +61,35 @@ pub fn run(config: ServeConfig) -> ExitCode {
 struct Server {
     engine: Engine,
     keyspace: Keyspace,
+    edge: Edge<Keyspace>,
     shutdown: Shutdown,
+    /// Ports that are taken and not listened on yet.
+    doors: Vec<Listener>,
     /// Listeners that still serve.
     serving: Arc<AtomicUsize>,
 }
 
 fn start(config: &ServeConfig) -> Result<Server, String> {
     // The ports come first: if one is taken, nothing has been touched.
-    let listeners = listeners::bind(&places(config))?;
+    let doors = listeners::bind(&places(config))?;
     let mut edge_config = config.edge.clone();
     edge_config.max_connections = client_connections()?;
     let engine = open(config)?;
     let keyspace = engine.keyspace(0).ok_or("an engine without shards")?;
     let shutdown = Shutdown::new();
-    let counters = Arc::new(GrpcCounters::new());
-    let edge = Edge::new(keyspace.clone(), edge_config, counters, shutdown.clone());
-    let serving = Arc::new(AtomicUsize::new(0));
-    for listener in listeners {
-        let (edge, serving) = (edge.clone(), serving.clone());
-        serving.fetch_add(1, Ordering::Relaxed);
-        let started = engine.spawn_beside(
-            0,
-            Box::new(move || {
-                Box::pin(async move {
-                    listener.serve(edge).await;
-                    serving.fetch_sub(1, Ordering::Relaxed);
-                })
-            }),
-        );
-        if !started {
-            return Err("the core ended before its listeners were handed over".to_owned());
-        }
-    }
+    let edge = Edge::new(
+        keyspace.clone(),
+        edge_config,
+        Arc::new(GrpcCounters::new()),
+        shutdown.clone(),
+    );
     Ok(Server {
         engine,
         keyspace,
+        edge,
         shutdown,
-        serving,
+        doors,
+        serving: Arc::default(),
     })
 }
 
@@ -209,7 +207,7 @@ impl Server {
         runtime.block_on(self.until_the_end(config))
     }
 
-    async fn until_the_end(self, config: &ServeConfig) -> ExitCode {
+    async fn until_the_end(mut self, config: &ServeConfig) -> ExitCode {
         let signals = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),
@@ -221,8 +219,9 @@ impl Server {
         let compaction = config
             .auto_compaction
             .map(|retention| tokio::spawn(compaction::run(self.keyspace.clone(), retention)));
+        let doors = std::mem::take(&mut self.doors);
         let code = tokio::select! {
-            code = self.watch_over(config) => code,
+            code = self.serve(doors, config) => code,
             _ = terminate.recv() => self.end(config, "SIGTERM").await,
             _ = interrupt.recv() => self.end(config, "SIGINT").await,
         };
@@ -230,6 +229,40 @@ impl Server {
             task.abort();
         }
         code
+    }
+
+    /// Lets clients in, and sees to it that they are served; returns only if it cannot go on.
+    async fn serve(&self, doors: Vec<Listener>, config: &ServeConfig) -> ExitCode {
+        // A member that comes back first catches up, if there is a leader: until then its clients are served
+        // sooner by the others. Without one its health should be seen.
+        let caught_up = self.keyspace.members(true);
+        let _ = tokio::time::timeout(Duration::from_millis(config.election_ms), caught_up).await;
+        for door in doors {
+            if let Err(why) = self.let_in(door) {
+                tracing::error!("{why}");
+                return ExitCode::FAILURE;
+            }
+        }
+        self.watch_over(config).await
+    }
+
+    fn let_in(&self, door: Listener) -> Result<(), String> {
+        door.open()?;
+        let (edge, serving) = (self.edge.clone(), self.serving.clone());
+        serving.fetch_add(1, Ordering::Relaxed);
+        let started = self.engine.spawn_beside(
+            0,
+            Box::new(move || {
+                Box::pin(async move {
+                    door.serve(edge).await;
+                    serving.fetch_sub(1, Ordering::Relaxed);
+                })
+            }),
+        );
+        match started {
+            true => Ok(()),
+            false => Err("the core ended before its listeners were handed over".to_owned()),
+        }
     }
 
     /// Says when the server is ready; returns only if it cannot go on.
@@ -273,9 +306,20 @@ impl Server {
         }
     }
 
-    /// Finishes what is in flight, then makes the log durable and ends.
+    /// Lets nobody new in, hands leadership over, finishes what is in flight, then makes the log durable and
+    /// ends. Until the last client has gone, what it asks is forwarded.
     async fn end(&self, config: &ServeConfig, why: &str) -> ExitCode {
         tracing::info!(signal = why, "draining");
+        self.shutdown.close();
+        self.hand_over(config).await;
+        // The others know it by now, or will before they hear the goodbye: what they still forward to this
+        // member is on its way, and is passed on.
+        let passing_on = tokio::time::sleep(match config.members.len() {
+            1 => Duration::ZERO,
+            _ => Duration::from_millis(2 * config.heartbeat_ms).min(PASS_ON_MAX),
+        });
+        // Who was let in last has said what he wants by the time he is told to go.
+        tokio::time::sleep(LAST_WORD).await;
         self.shutdown.begin();
         let drained = async {
             while self.serving.load(Ordering::Relaxed) > 0 {
@@ -288,8 +332,36 @@ impl Server {
         {
             tracing::warn!("some connections did not finish in time and are cut");
         }
+        passing_on.await;
         self.engine.stop().await;
         tracing::info!("stopped");
         ExitCode::SUCCESS
+    }
+
+    /// Until another member leads, or it is clear that none can.
+    async fn hand_over(&self, config: &ServeConfig) {
+        let unsettled = || {
+            let metrics = self.keyspace.metrics();
+            metrics.is_leader || !metrics.has_leader
+        };
+        if config.members.len() == 1 || !self.keyspace.metrics().is_leader {
+            return;
+        }
+        let begun = tokio::time::Instant::now();
+        // Each try has an election timeout; the second goes to another member.
+        let limit = Duration::from_millis(2 * config.election_ms).min(HAND_OVER_MAX);
+        while unsettled() && begun.elapsed() < limit {
+            self.engine.hand_over();
+            for _ in 0..25 {
+                if unsettled() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        }
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match unsettled() {
+            false => tracing::info!(millis, "another member leads"),
+            true => tracing::warn!(millis, "no other member took over the lead"),
+        }
     }
 }

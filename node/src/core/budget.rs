@@ -88,9 +88,11 @@ impl Budget {
     }
 
     /// A request that is larger than the whole fits when nothing else waits: it has to hear from its shard
-    /// that it is too large, instead of trying for ever.
+    /// that it is too large, instead of trying for ever. What is held *before* it counts against the limit of
+    /// now, so that under pressure a large one waits no longer than a small one for its turn.
     fn fits(&self, held: usize, bytes: usize) -> bool {
-        held == 0 || held.saturating_add(bytes) <= self.limit.load(Ordering::Relaxed)
+        let limit = self.limit.load(Ordering::Relaxed);
+        held == 0 || held < limit && held.saturating_add(bytes) <= self.max
     }
 }
 

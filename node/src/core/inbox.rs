@@ -4,6 +4,11 @@
 //! core pays the lock once per turn, however much arrived. Bounded by bytes and count: a full inbox
 //! refuses the caller, requests and words on watch streams alike, it never grows. Writes are also bounded
 //! until they are answered ([`Budget`]).
+//!
+//! What arrives is of four kinds, and each has bounds of its own, so that none of them crowds out another:
+//! callers' requests; renewals of leases, since a lease must not run out because its renewal found no room
+//! (decision 2); frames of peers; and among these the urgent ones, since a group that does not hear its
+//! leader's heartbeats for the noise of everything else elects another one, again and again.
 //! Promises: what was accepted is seen by the next turn; a push that finds the core waiting wakes it.
 
 use std::sync::Mutex;
@@ -14,16 +19,19 @@ use bytes::Bytes;
 
 use super::budget::Budget;
 use super::guard;
+use super::pack;
 use crate::api::Error;
 use crate::api::WatchCommand;
 use crate::shard::STOPPED_QUEUED;
-use crate::shard::request::Request;
+use crate::shard::request::{Request, RequestKind};
 use crate::shard::watch::{SessionHandle, SessionId};
 
-/// Requests and frames an inbox holds at most between two turns.
+/// Things of one kind (see the file's head) that an inbox holds at most between two turns.
 pub const ITEMS_MAX: usize = 65_536;
-/// Bytes of requests an inbox holds at most between two turns.
+/// Bytes of one kind that an inbox holds at most between two turns.
 pub const BYTES_MAX: usize = 64 << 20;
+/// The same for urgent frames, of all peers together: each may have a mebibyte of them under way.
+const URGENT_BYTES_MAX: usize = 8 << 20;
 
 /// Something for a core to do.
 #[derive(Debug)]
@@ -70,6 +78,8 @@ pub enum Input {
         /// Which stream.
         session: SessionId,
     },
+    /// Make other members lead the groups that this one leads.
+    HandOver,
     /// Answer everyone, close the log, end.
     Stop,
     /// Take no more requests; stop once those that were taken are answered, or after so many milliseconds.
@@ -91,13 +101,36 @@ pub struct Inbox {
 #[derive(Debug)]
 struct Inner {
     items: Vec<Input>,
-    bytes: usize,
+    requests: Lane,
+    renewals: Lane,
+    frames: Lane,
+    urgent: Lane,
     /// Requests turned away because it was full.
     refused: u64,
+    /// Among them a renewal, since the last turn.
+    renewal_refused: bool,
     waker: Option<Waker>,
     closed: bool,
     /// No requests are taken any more.
     draining: bool,
+}
+
+/// What of one kind has arrived since the last turn.
+#[derive(Debug, Default)]
+struct Lane {
+    items: usize,
+    bytes: usize,
+}
+
+/// What a turn took out of its inbox, beside the things themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes of requests and frames.
+    pub bytes: usize,
+    /// Requests that were turned away since the start.
+    pub refused: u64,
+    /// A renewal of a lease was turned away since the last turn.
+    pub renewal_refused: bool,
 }
 
 impl Inbox {
@@ -113,8 +146,12 @@ impl Inbox {
             closed: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 items: Vec::new(),
-                bytes: 0,
+                requests: Lane::default(),
+                renewals: Lane::default(),
+                frames: Lane::default(),
+                urgent: Lane::default(),
                 refused: 0,
+                renewal_refused: false,
                 waker: None,
                 closed: false,
                 draining: false,
@@ -153,7 +190,11 @@ impl Inbox {
             return Err((self.no_room(), request));
         }
         let mut inner = self.lock();
-        if let Err(error) = inner.admit(bytes) {
+        let admitted = match request.kind {
+            RequestKind::LeaseKeepAlive(_) => inner.admit_renewal(),
+            _ => inner.admit(bytes),
+        };
+        if let Err(error) = admitted {
             self.budget.give_back(held);
             return Err((error, request));
         }
@@ -180,24 +221,35 @@ impl Inbox {
             return false;
         }
         if let Input::Peer { frame, .. } = &input {
-            if inner.is_full(frame.len()) {
+            let (lane, bytes_max) = match pack::is_urgent(frame) {
+                true => (&mut inner.urgent, URGENT_BYTES_MAX),
+                false => (&mut inner.frames, BYTES_MAX),
+            };
+            if lane.is_full(frame.len(), bytes_max) {
                 return true;
             }
-            inner.bytes = inner.bytes.saturating_add(frame.len());
+            lane.add(frame.len());
         }
         inner.items.push(input);
         wake(inner);
         true
     }
 
-    /// Swaps what arrived into `into` (which must be empty) at the start of a turn. Returns how many bytes
-    /// of requests and frames that was, and how many requests were turned away since the start.
-    pub fn take(&self, into: &mut Vec<Input>) -> (usize, u64) {
+    /// Swaps what arrived into `into` (which must be empty) at the start of a turn.
+    pub fn take(&self, into: &mut Vec<Input>) -> Taken {
         let mut inner = self.lock();
         std::mem::swap(&mut inner.items, into);
         inner.waker = None;
-        let refused = inner.refused + self.budget.refused();
-        (std::mem::take(&mut inner.bytes), refused)
+        let bytes = [&inner.requests, &inner.frames, &inner.urgent].map(|lane| lane.bytes);
+        inner.requests = Lane::default();
+        inner.renewals = Lane::default();
+        inner.frames = Lane::default();
+        inner.urgent = Lane::default();
+        Taken {
+            bytes: bytes.iter().sum(),
+            refused: inner.refused + self.budget.refused(),
+            renewal_refused: std::mem::take(&mut inner.renewal_refused),
+        }
     }
 
     /// At the end of a turn: true if something has arrived meanwhile; otherwise `waker` will be told.
@@ -237,21 +289,41 @@ impl Inbox {
 }
 
 impl Inner {
-    fn is_full(&self, bytes: usize) -> bool {
-        self.items.len() >= ITEMS_MAX || self.bytes.saturating_add(bytes) > BYTES_MAX
-    }
-
     /// Counts what comes in, or refuses it. One thing that is larger than all gets through alone.
     fn admit(&mut self, bytes: usize) -> Result<(), Error> {
         if self.closed || self.draining {
             return Err(STOPPED_QUEUED);
         }
-        if self.is_full(bytes) && !self.items.is_empty() {
+        if self.requests.is_full(bytes, BYTES_MAX) && self.requests.items > 0 {
             self.refused += 1;
             return Err(Error::TooManyRequests);
         }
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.requests.add(bytes);
         Ok(())
+    }
+
+    fn admit_renewal(&mut self) -> Result<(), Error> {
+        if self.closed || self.draining {
+            return Err(STOPPED_QUEUED);
+        }
+        if self.renewals.is_full(0, 0) {
+            self.refused += 1;
+            self.renewal_refused = true;
+            return Err(Error::TooManyRequests);
+        }
+        self.renewals.add(0);
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn is_full(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.items >= ITEMS_MAX || self.bytes.saturating_add(bytes) > bytes_max
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.items += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -267,5 +339,59 @@ fn wake(mut inner: std::sync::MutexGuard<'_, Inner>) {
     if let Some(waker) = waker {
         // Of the host, or of the executor that a local engine's caller runs it on.
         guard::wake(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use henge_raft::{Message, MessageKind};
+
+    use super::*;
+    use crate::shard::answer::Answer;
+
+    fn frame(kind: MessageKind) -> Input {
+        let message = Message {
+            kind,
+            to: 1,
+            from: 2,
+            term: 1,
+            ..Message::default()
+        };
+        let mut frames = Vec::new();
+        pack::pack([(1, message)].iter(), |frame| frames.push(frame));
+        let frame = frames.remove(0);
+        Input::Peer { from: 2, frame }
+    }
+
+    fn ask(inbox: &Inbox, kind: RequestKind) -> bool {
+        let (answer, _) = Answer::channel();
+        inbox.request(1, Request { kind, answer }, 0).is_ok()
+    }
+
+    /// Requests, renewals, appends and heartbeats had one bound together: with 65,536 requests waiting, a member
+    /// heard nothing of its leader and campaigned; with as many of anything, leases ran out.
+    #[test]
+    fn regression_no_kind_of_thing_crowds_out_another() {
+        let asks = |inbox: &Inbox| (0..ITEMS_MAX).all(|_| ask(inbox, RequestKind::Status));
+        let renews = |inbox: &Inbox| {
+            (0..ITEMS_MAX).all(|n| ask(inbox, RequestKind::LeaseKeepAlive(n as i64)))
+        };
+        let appends = |inbox: &Inbox| (0..ITEMS_MAX).all(|_| inbox.push(frame(MessageKind::App)));
+        let inbox = Inbox::new();
+        assert!(asks(&inbox) && renews(&inbox) && appends(&inbox));
+        // Now each of these is full, and refuses, or drops what raft repeats.
+        assert!(!ask(&inbox, RequestKind::Status));
+        assert!(!ask(&inbox, RequestKind::LeaseKeepAlive(1)));
+        assert!(inbox.push(frame(MessageKind::App)));
+        assert!(inbox.push(frame(MessageKind::Heartbeat)));
+        assert!(inbox.push(frame(MessageKind::Vote)));
+        let mut items = Vec::new();
+        let taken = inbox.take(&mut items);
+        assert_eq!(items.len(), 3 * ITEMS_MAX + 2);
+        assert_eq!((taken.refused, taken.renewal_refused), (2, true));
+        // A turn makes room.
+        assert!(ask(&inbox, RequestKind::LeaseKeepAlive(1)));
+        items.clear();
+        assert!(!inbox.take(&mut items).renewal_refused);
     }
 }

@@ -17,12 +17,15 @@ impl Core {
     /// Takes everything that arrived since the last turn.
     pub(super) fn intake(&mut self, now: Now) {
         let mut inputs = std::mem::take(&mut self.inputs);
-        let (bytes, refused) = self.config.inbox.take(&mut inputs);
+        let taken = self.config.inbox.take(&mut inputs);
+        if taken.renewal_refused {
+            self.shards.iter_mut().for_each(Shard::renewal_refused);
+        }
         self.worked |= !inputs.is_empty();
         let metrics = &mut self.gauges.metrics;
         metrics.inbox_items = inputs.len() as u64;
-        metrics.inbox_refused = refused;
-        metrics.memory.inbox = bytes as u64;
+        metrics.inbox_refused = taken.refused;
+        metrics.memory.inbox = taken.bytes as u64;
         for input in inputs.drain(..) {
             self.take_input(input, now);
         }
@@ -45,10 +48,16 @@ impl Core {
                 }
                 request.answer.send(Err(self.refusal()));
             }
-            Input::Peer { from, frame } if running => self.step_frame(from, frame),
+            Input::Peer { from, frame } if running => self.step_frame(from, frame, now),
+            Input::HandOver if running => {
+                for (at, shard) in self.shards.iter_mut().enumerate() {
+                    shard.hand_over();
+                    self.agenda.mark(at);
+                }
+            }
             Input::PeerLost { peer } if running => {
                 for (at, shard) in self.shards.iter_mut().enumerate() {
-                    shard.raft.report_unreachable(peer);
+                    shard.peer_lost(peer);
                     self.agenda.mark(at);
                 }
             }
@@ -82,7 +91,7 @@ impl Core {
                 self.drain_until_ms = self.drain_until_ms.min(until_ms);
                 self.draining = true;
             }
-            Input::Peer { .. } | Input::PeerLost { .. } => {}
+            Input::Peer { .. } | Input::PeerLost { .. } | Input::HandOver => {}
         }
     }
 
@@ -103,7 +112,21 @@ impl Core {
         }
     }
 
-    fn step_frame(&mut self, from: u64, frame: Bytes) {
+    /// A frame that the transport did not take. Raft repeats what is its own; proposals in it were certainly not
+    /// done, and go back to where they came from.
+    pub(super) fn not_sent(&mut self, frame: Bytes, now: Now) {
+        // We packed it: it can be unpacked.
+        for (group, message) in pack::unpack(frame).unwrap_or_default() {
+            if message.kind == MessageKind::Prop
+                && !message.reject
+                && let Some(shard) = self.shard(group)
+            {
+                shard.send_back(&message.entries, now.millis());
+            }
+        }
+    }
+
+    fn step_frame(&mut self, from: u64, frame: Bytes, now: Now) {
         let messages = match pack::unpack(frame) {
             Ok(messages) => messages,
             Err(error) => {
@@ -118,7 +141,7 @@ impl Core {
                 continue;
             }
             if let Some(shard) = self.shard(group) {
-                shard.step_peer(message);
+                shard.step_peer(message, now.millis());
             }
         }
     }

@@ -89,6 +89,34 @@ mod tests {
         assert!(budget.take(2 * PRESSED_BYTES));
     }
 
+    /// What was larger than a pressed budget fitted only while nothing at all was held: beside callers that ask
+    /// without a pause it was refused for ever, and each refusal kept the budget pressed.
+    #[test]
+    fn regression_a_large_write_has_its_turn_in_a_pressed_budget() {
+        let budget = Budget::new(3 * PRESSED_BYTES);
+        let small = 1_000;
+        while budget.take(small) {}
+        assert!(budget.press());
+        budget.give_back(budget.held());
+        // Small ones are always there first.
+        while budget.take(small) {}
+        assert!(budget.held() < PRESSED_BYTES + small);
+        assert!(
+            !budget.take(PRESSED_BYTES + small),
+            "as full for it as for them"
+        );
+        budget.give_back(2 * small);
+        assert!(
+            budget.take(PRESSED_BYTES + small),
+            "as much room as for them"
+        );
+        assert!(!budget.take(small) && !budget.take(PRESSED_BYTES));
+        assert!(budget.held() < 3 * PRESSED_BYTES);
+        // And never more than the whole.
+        budget.give_back(budget.held() - small);
+        assert!(!budget.take(3 * PRESSED_BYTES));
+    }
+
     #[test]
     fn a_budget_smaller_than_that_stays_as_it_is() {
         let budget = Budget::new(100);

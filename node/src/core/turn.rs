@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use henge_raft::{Entry, EntryKind, Message, MessageKind};
+use henge_raft::{Entry, EntryKind, Message};
 use henge_wal::{Event, Lsn, ReadId, Shortage, Wal};
 
 use super::agenda::Agenda;
@@ -81,15 +81,18 @@ pub enum Next {
     Ended,
 }
 
-/// Where frames for peers go; never blocks. A frame that cannot be taken is lost, and raft repeats it.
+/// Where frames for peers go; never blocks. A frame that is lost, raft repeats, but for proposals in it.
 pub trait Peers {
-    /// Sends packed messages. `urgent` ones (heartbeats, votes) should pass bulk ones.
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool);
+    /// Sends packed messages. `urgent` ones (heartbeats, votes) should pass bulk ones. False if it is certain
+    /// that nothing of the frame will leave.
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool;
 }
 
 /// For a member without peers.
 impl Peers for () {
-    fn send(&mut self, _: u64, _: Bytes, _: bool) {}
+    fn send(&mut self, _: u64, _: Bytes, _: bool) -> bool {
+        false
+    }
 }
 
 /// What a core needs besides its shards.
@@ -261,7 +264,7 @@ impl Core {
         self.process(&run, now);
         self.submit(now);
         self.gauges.lap(Stage::Submit);
-        self.send(peers);
+        self.send(peers, now);
         self.gauges.lap(Stage::Send);
         // Before anybody hears: a caller that asks again at once finds the room that its answer made.
         self.settle(&run);
@@ -484,11 +487,12 @@ impl Core {
     }
 
     /// Packs the turn's messages, heartbeats and votes apart so that they need not wait behind entries.
-    fn send(&mut self, peers: &mut dyn Peers) {
+    fn send(&mut self, peers: &mut dyn Peers, now: Now) {
         if self.log_stuck {
             // Who cannot write must not lead: without heartbeats the others elect another leader, and
-            // without answers this one steps down (CheckQuorum).
-            self.messages.clear();
+            // without answers this one steps down (CheckQuorum). What it was to forward, it keeps.
+            let messages = std::mem::take(&mut self.messages);
+            pack::pack(messages.iter(), |frame| self.not_sent(frame, now));
         }
         if self.messages.is_empty() {
             return;
@@ -497,13 +501,23 @@ impl Core {
         let mut targets: Vec<u64> = messages.iter().map(|(_, message)| message.to).collect();
         targets.sort_unstable();
         targets.dedup();
+        let mut not_sent = Vec::new();
         for to in targets {
             for urgent in [true, false] {
-                let lane = messages
-                    .iter()
-                    .filter(|(_, message)| message.to == to && is_urgent(message) == urgent);
-                pack::pack(lane, |frame| peers.send(to, frame, urgent));
+                let lane = messages.iter().filter(|(_, message)| {
+                    message.to == to && pack::is_urgent_kind(message.kind) == urgent
+                });
+                pack::pack(lane, |frame| {
+                    if urgent {
+                        peers.send(to, frame, true);
+                    } else if !peers.send(to, frame.clone(), false) {
+                        not_sent.push(frame);
+                    }
+                });
             }
+        }
+        for frame in not_sent {
+            self.not_sent(frame, now);
         }
     }
 
@@ -635,17 +649,4 @@ impl Drop for Core {
             }
         }
     }
-}
-
-fn is_urgent(message: &Message) -> bool {
-    matches!(
-        message.kind,
-        MessageKind::Heartbeat
-            | MessageKind::HeartbeatResp
-            | MessageKind::Vote
-            | MessageKind::VoteResp
-            | MessageKind::PreVote
-            | MessageKind::PreVoteResp
-            | MessageKind::TimeoutNow
-    )
 }

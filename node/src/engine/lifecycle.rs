@@ -82,6 +82,14 @@ impl Engine {
         self.inner.ask_to_stop();
     }
 
+    /// Has other members lead the groups that this one leads, before it stops: callers then need not wait
+    /// until the others miss it. It takes a few milliseconds; [`Engine::metrics`] says when it is over.
+    pub(crate) fn hand_over(&self) {
+        for core in self.inner.cores.iter() {
+            core.inbox.push(Input::HandOver);
+        }
+    }
+
     /// Whether a core has ended, by [`Engine::stop`] or by a panic.
     ///
     /// ```

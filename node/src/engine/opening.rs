@@ -483,15 +483,15 @@ struct NetPeers {
 }
 
 impl Peers for NetPeers {
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
-        if let Some(net) = self.net.get() {
-            // A frame that is not taken is lost on the network's side: raft repeats what matters.
-            let _ = if urgent {
-                net.send_urgent(to, frame)
-            } else {
-                net.send(to, frame)
-            };
-        }
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool {
+        let Some(net) = self.net.get() else {
+            return false;
+        };
+        let sent = match urgent {
+            true => net.send_urgent(to, frame),
+            false => net.send(to, frame),
+        };
+        sent.is_ok()
     }
 }
 
@@ -518,8 +518,8 @@ struct NotingPeers {
 }
 
 impl Peers for NotingPeers {
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) {
-        self.peers.send(to, frame, urgent);
+    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool {
+        self.peers.send(to, frame, urgent)
     }
 }
 

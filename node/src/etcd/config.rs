@@ -61,7 +61,7 @@ impl Default for EdgeConfig {
             keepalive_timeout: Duration::from_secs(20),
             election_timeout: Duration::from_secs(1),
             quota_bytes: 2 * 1024 * 1024 * 1024,
-            drain_limit: Duration::from_secs(10),
+            drain_limit: Duration::from_secs(5),
             max_connections: usize::MAX,
             silence_limit: Duration::from_secs(30),
             thin_unary: true,

@@ -96,6 +96,15 @@ impl GrpcCounters {
             .map_or(0, |n| n.load(Ordering::Relaxed))
     }
 
+    /// Calls that began and have not ended.
+    pub(crate) fn under_way(&self) -> u64 {
+        let sum = |counts: &[AtomicU64]| counts.iter().map(|n| n.load(Ordering::Relaxed)).sum();
+        let handled: u64 = self.handled.iter().map(|row| sum(row)).sum();
+        let started: u64 = sum(&self.started);
+        // Calls begin and end while this counts.
+        started.saturating_sub(handled)
+    }
+
     /// Calls of method number `method` that ended with `code`.
     pub fn handled(&self, method: usize, code: Code) -> u64 {
         let row = self.handled.get(method);
@@ -173,9 +182,11 @@ mod tests {
         let counters = Arc::new(GrpcCounters::new());
         drop(Meter::start(counters.clone(), 0));
         let mut ended = Meter::start(counters.clone(), 0);
+        assert_eq!(counters.under_way(), 1);
         ended.finish(Code::Ok);
         ended.finish(Code::Internal);
         drop(ended);
+        assert_eq!(counters.under_way(), 0);
         assert_eq!(counters.started(0), 2);
         assert_eq!(counters.handled(0, Code::Cancelled), 1);
         assert_eq!(counters.handled(0, Code::Ok), 1);

@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod config;
 pub mod connections;
 pub mod counters;
+mod drain;
 pub mod errors;
 mod front;
 mod gate;
@@ -39,4 +40,5 @@ pub mod watch;
 
 pub use config::EdgeConfig;
 pub use counters::GrpcCounters;
-pub use server::{Edge, LocalExecutor, Shutdown, serve, serve_connection};
+pub use drain::Shutdown;
+pub use server::{Edge, LocalExecutor, serve, serve_connection};

@@ -26,6 +26,7 @@ use super::cluster::Cluster;
 use super::config::EdgeConfig;
 use super::connections::Connections;
 use super::counters::{GrpcCounters, METHODS, Meter, Method};
+use super::drain::{Shutdown, Traffic};
 use super::errors::{self, text};
 use super::front::Front;
 use super::gate::{self, Encoding, Pass};
@@ -77,36 +78,8 @@ const NO_GRPC: &str = "only plain HTTP is served here; gRPC is on --listen-clien
 /// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Announces the end of service to everything that serves. Clones share one state.
-#[derive(Clone, Debug)]
-pub struct Shutdown(Arc<watch::Sender<bool>>);
-
-impl Shutdown {
-    /// Not announced.
-    pub fn new() -> Shutdown {
-        Shutdown(Arc::new(watch::Sender::new(false)))
-    }
-
-    /// Announces it: listeners stop accepting, connections say GOAWAY, streams end.
-    pub fn begin(&self) {
-        self.0.send_replace(true);
-    }
-
-    /// Whether it was announced.
-    pub fn has_begun(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
-        self.0.subscribe()
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Shutdown {
-        Shutdown::new()
-    }
-}
+/// Connections that were waiting to be accepted when the end was announced, at most.
+const LATE_MAX: usize = 4_096;
 
 /// Runs tasks on the current thread's `LocalSet` (or tokio-uring runtime).
 #[derive(Clone, Copy, Debug, Default)]
@@ -327,10 +300,12 @@ where
     stream.prepare()?;
     let config = edge.0.config.clone();
     let mut draining = edge.0.shutdown.subscribe();
+    let counters = edge.0.counters.clone();
+    let traffic = Traffic::default();
     let builder = builder(&config, executor);
     let front = Front::new(stream, HEADER_LIST_BYTES as usize);
     let spoke = front.spoke();
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(front), edge));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(traffic.of(front)), edge));
     let silent = async {
         tokio::time::sleep(config.silence_limit).await;
         if spoke.is_so() {
@@ -343,9 +318,11 @@ where
         () = silent => return Ok(()), // dropping it closes the socket
     }
     connection.as_mut().graceful_shutdown();
-    match tokio::time::timeout(config.drain_limit, connection).await {
-        Ok(ended) => ended,
-        Err(_) => Ok(()), // dropping it closes the socket
+    tokio::select! {
+        ended = connection => ended,
+        // Dropping it closes the socket.
+        () = traffic.is_quiet(&counters) => Ok(()),
+        () = tokio::time::sleep(config.drain_limit) => Ok(()),
     }
 }
 
@@ -393,12 +370,16 @@ where
         + 'static,
 {
     let open = Arc::new(watch::Sender::new(0_usize));
-    let mut draining = edge.0.shutdown.subscribe();
-    loop {
+    let mut closing = edge.0.shutdown.closing();
+    let mut late = 0;
+    while late < LATE_MAX {
+        // Whoever connected before the end is let in: the kernel told him that he is.
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
-            _ = draining.wait_for(|d| *d) => break,
+            _ = closing.wait_for(|closed| *closed) => break,
         };
+        late += usize::from(*closing.borrow());
         let Ok(stream) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;

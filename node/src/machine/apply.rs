@@ -41,6 +41,8 @@ pub enum Response {
     Granted(LeaseGranted),
     /// To a lease renewal: its time to live in seconds, 0 if there is no such lease.
     Renewed(i64),
+    /// To several at once, in their order.
+    RenewedMany(Vec<i64>),
     /// To a question about a lease.
     Ttl(LeaseTtl),
     /// All leases.
@@ -153,6 +155,20 @@ impl Machine {
             }
             Command::LeaseExpire { id, seen } => {
                 store.lease_expire(*id, *seen)?;
+                Response::Done
+            }
+            Command::LeaseRenewMany { ids } => {
+                let renew = |id: &i64| store.lease_renew(*id, index, now_ms).unwrap_or(0);
+                Response::RenewedMany(ids.iter().map(renew).collect())
+            }
+            Command::LeaseExpireMany { seen, ids } => {
+                for id in ids {
+                    match store.lease_expire(*id, *seen) {
+                        // One that is gone already has ended as it should.
+                        Ok(_) | Err(mvcc::Error::LeaseNotFound) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 Response::Done
             }
         })

@@ -15,13 +15,18 @@ use henge_mvcc::{
 };
 
 use super::decode::Reader;
-use super::encode::{PUT_FIXED, encode_delete, encode_put, encode_range, encode_txn, put_i64};
+use super::encode::{
+    PUT_FIXED, encode_delete, encode_put, encode_range, encode_txn, put_i64, put_ids,
+};
 use crate::api::{AlarmAction, AlarmMember};
 
 /// Bytes before the body: version, kind, reserved, origin, id.
 pub const HEADER_BYTES: usize = 24;
 /// Format version of the command encoding.
 pub const VERSION: u8 = 1;
+
+/// Leases in one command: what one entry asks of whoever applies it is bounded.
+pub const LEASES_MAX: usize = 1_024;
 
 /// Who asked, so that the answer finds its waiter after replication.
 ///
@@ -66,7 +71,7 @@ pub enum Command<'a> {
         /// Lease id.
         id: i64,
     },
-    /// Renew a lease on every replica.
+    /// Renew a lease on every replica. Read only: what is written is [`Command::LeaseRenewMany`].
     LeaseRenew {
         /// Lease id.
         id: i64,
@@ -78,12 +83,25 @@ pub enum Command<'a> {
         /// Which alarm, and whose.
         alarm: AlarmMember,
     },
-    /// Delete a lease that ran out, unless it was renewed behind `seen`.
+    /// Delete a lease that ran out, unless it was renewed behind `seen`. Read only: what is written is
+    /// [`Command::LeaseExpireMany`].
     LeaseExpire {
         /// Lease id.
         id: i64,
         /// Applied index of the leader that found it run out.
         seen: u64,
+    },
+    /// Renew leases on every replica: those that were asked for together, in this order.
+    LeaseRenewMany {
+        /// Lease ids, at most [`LEASES_MAX`].
+        ids: Vec<i64>,
+    },
+    /// Delete leases that ran out, each unless it was renewed behind `seen`.
+    LeaseExpireMany {
+        /// Applied index of the leader that found them run out.
+        seen: u64,
+        /// Lease ids, at most [`LEASES_MAX`].
+        ids: Vec<i64>,
     },
 }
 
@@ -112,6 +130,9 @@ pub enum CommandError {
         "no room for another key in this replica: start it again, which gives back what is compacted"
     )]
     NoRoom,
+    /// More leases than [`LEASES_MAX`].
+    #[error("{0} leases in one command; at most {LEASES_MAX} may be")]
+    Leases(usize),
     /// Bytes after the command's end.
     #[error("{0} bytes follow the command")]
     Trailing(usize),
@@ -128,6 +149,8 @@ pub(super) mod tag {
     pub const LEASE_RENEW: u8 = 8;
     pub const LEASE_EXPIRE: u8 = 9;
     pub const ALARM: u8 = 10;
+    pub const LEASE_RENEW_MANY: u8 = 11;
+    pub const LEASE_EXPIRE_MANY: u8 = 12;
 }
 
 /// Bytes of a transaction's keys and values.
@@ -186,6 +209,11 @@ impl Command<'_> {
                 out.extend_from_slice(&[*action as u8, alarm.alarm as u8]);
                 put_i64(&mut out, alarm.member_id.cast_signed());
             }
+            Command::LeaseRenewMany { ids } => put_ids(&mut out, ids),
+            Command::LeaseExpireMany { seen, ids } => {
+                put_i64(&mut out, seen.cast_signed());
+                put_ids(&mut out, ids);
+            }
         }
         out
     }
@@ -238,6 +266,8 @@ impl Command<'_> {
             Command::LeaseRenew { .. } => tag::LEASE_RENEW,
             Command::LeaseExpire { .. } => tag::LEASE_EXPIRE,
             Command::Alarm { .. } => tag::ALARM,
+            Command::LeaseRenewMany { .. } => tag::LEASE_RENEW_MANY,
+            Command::LeaseExpireMany { .. } => tag::LEASE_EXPIRE_MANY,
         }
     }
 
@@ -248,6 +278,9 @@ impl Command<'_> {
             Command::Txn(_) => 256,
             Command::Range(range) => 128 + range.range.key.len() + range.range.end.len(),
             Command::DeleteRange(delete) => 16 + delete.range.key.len() + delete.range.end.len(),
+            Command::LeaseRenewMany { ids } | Command::LeaseExpireMany { ids, .. } => {
+                12 + 8 * ids.len()
+            }
             _ => 16,
         }
     }
@@ -260,6 +293,17 @@ pub fn stamp(encoded: &mut [u8], stamp: Stamp) {
         fields[..8].copy_from_slice(&stamp.origin.to_le_bytes());
         fields[8..].copy_from_slice(&stamp.id.to_le_bytes());
     }
+}
+
+/// The stamp of an encoded command, without looking at the rest; nothing if it is shorter than a header.
+pub fn stamp_of(encoded: &[u8]) -> Option<Stamp> {
+    let mut reader = Reader {
+        bytes: encoded.get(8..HEADER_BYTES)?,
+    };
+    Some(Stamp {
+        origin: reader.u64().ok()?,
+        id: reader.u64().ok()?,
+    })
 }
 
 /// Whether an encoded command may add data (puts, transactions with puts, lease grants): what a full
@@ -397,6 +441,13 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
             seen: reader.u64()?,
         },
         tag::ALARM => reader.alarm()?,
+        tag::LEASE_RENEW_MANY => Command::LeaseRenewMany {
+            ids: reader.lease_ids()?,
+        },
+        tag::LEASE_EXPIRE_MANY => Command::LeaseExpireMany {
+            seen: reader.u64()?,
+            ids: reader.lease_ids()?,
+        },
         tag => {
             return Err(CommandError::Tag {
                 what: "command",
@@ -478,6 +529,13 @@ mod tests {
                     alarm: crate::api::Alarm::NoSpace,
                     member_id: u64::MAX,
                 },
+            },
+            Command::LeaseRenewMany {
+                ids: vec![1, -2, i64::MAX],
+            },
+            Command::LeaseExpireMany {
+                seen: 12,
+                ids: (1..=LEASES_MAX as i64).collect(),
             },
         ];
         commands
@@ -569,7 +627,7 @@ mod tests {
         assert_eq!(
             adds,
             [
-                true, false, false, true, false, true, false, false, false, false
+                true, false, false, true, false, true, false, false, false, false, false, false
             ]
         );
     }
@@ -653,7 +711,7 @@ mod tests {
     fn what_a_command_may_add_is_estimated_as_by_etcd() {
         let costs: Vec<_> = samples().iter().map(|encoded| cost(encoded)).collect();
         let of_put = 256 + 1 + 5;
-        assert_eq!(costs, [of_put, 0, 0, of_put, 0, 64, 0, 0, 0, 0]);
+        assert_eq!(costs, [of_put, 0, 0, of_put, 0, 64, 0, 0, 0, 0, 0, 0]);
         for encoded in samples() {
             let (_, command) = decode(&encoded).expect("a sample");
             assert_eq!(cost(&encoded), command.cost(), "{command:?}");
@@ -673,6 +731,22 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(Command::Txn(txn).cost(), 256 + 1 + 900);
+    }
+
+    #[test]
+    fn leases_in_one_command_are_bounded() {
+        let ids = vec![7; LEASES_MAX + 1];
+        let renewals = Command::LeaseRenewMany { ids }.encode();
+        let refusal = CommandError::Leases(LEASES_MAX + 1);
+        assert_eq!(decode(&renewals), Err(refusal));
+    }
+
+    #[test]
+    fn a_stamp_is_found_without_decoding() {
+        for encoded in samples() {
+            assert_eq!(stamp_of(&encoded), Some(Stamp { origin: 3, id: 4 }));
+            assert_eq!(stamp_of(&encoded[..HEADER_BYTES - 1]), None);
+        }
     }
 
     proptest! {
@@ -697,7 +771,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_commands_decode_or_are_refused(which in 0..10_usize, at in any::<usize>(), to in any::<u8>()) {
+        fn damaged_commands_decode_or_are_refused(which in 0..12_usize, at in any::<usize>(), to in any::<u8>()) {
             let mut encoded = samples().swap_remove(which);
             let at = at % encoded.len();
             encoded[at] = to;

@@ -6,7 +6,7 @@ use henge_mvcc::{
     RequestOp, SortOrder, SortTarget, TxnRequest,
 };
 
-use super::command::{Command, CommandError, tag};
+use super::command::{Command, CommandError, LEASES_MAX, tag};
 use crate::api::{Alarm, AlarmAction, AlarmMember};
 
 /// Takes fields off the front of an encoded command.
@@ -73,6 +73,14 @@ impl<'a> Reader<'a> {
             return Err(CommandError::Short);
         }
         Ok(count)
+    }
+
+    pub(super) fn lease_ids(&mut self) -> Result<Vec<i64>, CommandError> {
+        let count = self.count(8)?;
+        if count > LEASES_MAX {
+            return Err(CommandError::Leases(count));
+        }
+        (0..count).map(|_| self.i64()).collect()
     }
 
     pub(super) fn key_range(&mut self) -> Result<KeyRange<'a>, CommandError> {

@@ -117,6 +117,11 @@ pub(super) fn put_i64(out: &mut Vec<u8>, number: i64) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
+pub(super) fn put_ids(out: &mut Vec<u8>, ids: &[i64]) {
+    put_len(out, ids.len());
+    ids.iter().for_each(|id| put_i64(out, *id));
+}
+
 /// Lengths and counts are u32: a request is bounded far below 4 GiB at admission.
 pub(super) fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());

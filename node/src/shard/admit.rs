@@ -1,38 +1,22 @@
-//! Takes requests in, or refuses them with a typed error before they cost anything; proposes what was
-//! queued, once per turn, as few large batches.
+//! Takes requests in, or refuses them with a typed error before they cost anything.
 //!
-//! Promises: what is refused here had no effect; what is queued is either proposed or, at its deadline,
-//! answered *not done*. Limits follow etcd's: request size, and committed entries ahead of applied.
+//! Promises: what is refused here had no effect; what is queued is either proposed (`propose`) or, at its
+//! deadline, answered *not done*. Limits follow etcd's: request size, and committed entries ahead of applied.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use henge_mvcc as mvcc;
 use henge_wal::Shortage;
 
 use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
 use super::{Shard, reads::Read};
-use crate::api::{Alarm, AlarmAction, AlarmMember, Error, Header, Outcome, Reply};
+use crate::api::{Alarm, AlarmAction, AlarmMember, Error, Header, Reply};
 use crate::machine::Response;
-use crate::machine::command::{self, Command, CommandError, Stamp};
-
-/// Payload bytes proposed in one step: a forwarded proposal must fit a peer frame, and the vectors on the
-/// way stay small enough to be recycled by the allocator.
-const PROPOSE_BYTES_MAX: usize = 128 << 10;
-/// Expired leases revoked per tick (etcd: 500 per half second).
-const REVOKES_PER_TICK_MAX: usize = 100;
+use crate::machine::command::{self, Command, CommandError};
 
 /// An alarm that was asked for and is not raised yet is asked for again after this.
 const ALARM_AGAIN_MS: u64 = 1_000;
-
-/// A write that waits to be proposed.
-#[derive(Debug)]
-pub struct Pending {
-    pub(crate) encoded: Vec<u8>,
-    pub(crate) answer: Answer,
-    expires_ms: u64,
-}
 
 impl Shard {
     /// Takes one request.
@@ -79,108 +63,33 @@ impl Shard {
         }
     }
 
-    /// Refuses what is queued and finds no room any more: it was taken in before that was known. What is left
+    /// Refuses what waits and finds no room any more: it was taken in before that was known. What is left
     /// of the log is for what makes room; `pressed`: for votes, compaction and checkpoints alone.
     pub(crate) fn shed(&mut self, low: bool, pressed: bool) {
         let full = low || self.lacks().is_some();
-        if !full && !pressed || self.queue.is_empty() {
+        if !full && !pressed {
             return;
+        }
+        let refused = |encoded: &[u8]| {
+            full && command::adds(encoded) || pressed && !command::is_compact(encoded)
+        };
+        let mut out = Vec::new();
+        for returned in std::mem::take(&mut self.returned) {
+            match refused(&returned.pending.encoded) {
+                true => out.push(returned.pending),
+                false => self.returned.push_back(returned),
+            }
         }
         for pending in std::mem::take(&mut self.queue) {
-            let refused = full && command::adds(&pending.encoded)
-                || pressed && !command::is_compact(&pending.encoded);
-            if refused {
-                self.pending_bytes -= pending.encoded.len();
-                self.answer(pending.answer, Err(self.no_room()));
-            } else {
-                self.queue.push_back(pending);
+            match refused(&pending.encoded) {
+                true => out.push(pending),
+                false => self.queue.push_back(pending),
             }
         }
-    }
-
-    /// Proposes the next part of what is queued, as one batch.
-    pub(crate) fn propose(&mut self, now_ms: u64) {
-        if self.queue.is_empty() || self.raft.leader() == henge_raft::NONE {
-            return;
+        for pending in out {
+            self.pending_bytes -= pending.encoded.len();
+            self.answer(pending.answer, Err(self.no_room()));
         }
-        let expires_ms = now_ms + self.config.request_timeout_ms;
-        let origin = self.config.member_id;
-        let first = self.waiters.next_id();
-        let (mut batch, mut callers, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while bytes < PROPOSE_BYTES_MAX
-            && let Some(Pending {
-                mut encoded,
-                answer,
-                ..
-            }) = self.queue.pop_front()
-        {
-            let id = first + batch.len() as u64;
-            command::stamp(&mut encoded, Stamp { origin, id });
-            bytes += encoded.len();
-            callers.push((answer, encoded.len()));
-            batch.push(Bytes::from(encoded));
-        }
-        if self.raft.propose_batch(batch).is_ok() {
-            for (answer, bytes) in callers {
-                self.waiters.push(answer, bytes, expires_ms);
-            }
-            return;
-        }
-        // Raft took none of them: leadership is moving, or too much is uncommitted.
-        let error = if self.is_leader() {
-            Error::TooManyRequests
-        } else {
-            Error::NoLeader
-        };
-        for (answer, bytes) in callers {
-            self.pending_bytes -= bytes;
-            self.answer(answer, Err(error.clone()));
-        }
-    }
-
-    /// Answers *not done* to queued writes whose time is over.
-    pub(crate) fn expire_queue(&mut self, now_ms: u64) {
-        while self
-            .queue
-            .front()
-            .is_some_and(|pending| pending.expires_ms <= now_ms)
-        {
-            if let Some(pending) = self.queue.pop_front() {
-                self.pending_bytes -= pending.encoded.len();
-                self.failed += 1;
-                let error = match self.raft.leader() {
-                    henge_raft::NONE => Error::NoLeader,
-                    _ => Error::Timeout {
-                        outcome: Outcome::NotDone,
-                    },
-                };
-                pending.answer.send(Err(error));
-            }
-        }
-    }
-
-    /// The leader revokes what has expired, through the log so that every replica deletes the same keys.
-    pub(crate) fn expire_leases(&mut self, now_ms: u64) {
-        if !self.is_leader() || self.corrupt {
-            return;
-        }
-        for encoded in self.expiries(now_ms) {
-            // Nobody waits for it; if it is lost, the lease is still expired at the next tick.
-            let (answer, _) = Answer::channel();
-            self.queue_write(encoded, answer, now_ms);
-        }
-    }
-
-    /// Commands for leases that ran out, by this member's clock. They say how much was applied when it
-    /// looked: a renewal that is in the log by now counts for more (see decision 2).
-    pub(crate) fn expiries(&mut self, now_ms: u64) -> Vec<Vec<u8>> {
-        let seen = self.machine.applied_index;
-        let store = &mut self.machine.store;
-        let expired = store.leases_expired(now_ms, REVOKES_PER_TICK_MAX);
-        let commands = expired
-            .into_iter()
-            .map(|id| Command::LeaseExpire { id, seen }.encode());
-        commands.collect()
     }
 
     /// Answers the turn's callers, all at once and after its log batch is on the way: a caller's thread
@@ -240,43 +149,6 @@ impl Shard {
                 answer.send(Err(error));
             }
             None => self.queue_write(encoded, answer, now_ms),
-        }
-    }
-
-    pub(super) fn queue_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
-        self.pending_bytes += encoded.len();
-        let expires_ms = now_ms + self.config.request_timeout_ms;
-        self.queue.push_back(Pending {
-            encoded,
-            answer,
-            expires_ms,
-        });
-    }
-
-    /// Queues a command of the shard's own before all that waits: behind a full queue, what it does would come
-    /// tens of thousands of writes late.
-    pub(super) fn queue_first(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
-        self.pending_bytes += encoded.len();
-        // The queue ends from its front, in the order of time.
-        let expires_ms = self.queue.front().map_or_else(
-            || now_ms + self.config.request_timeout_ms,
-            |next| next.expires_ms,
-        );
-        self.queue.push_front(Pending {
-            encoded,
-            answer,
-            expires_ms,
-        });
-    }
-
-    /// Alone, the renewal is local as in etcd. With peers it goes through the log, so that every
-    /// replica that may become leader has the same deadline.
-    fn keep_alive(&mut self, id: i64, answer: Answer, now_ms: u64) {
-        if self.is_alone() {
-            let ttl = self.machine.store.lease_keep_alive(id, now_ms).unwrap_or(0);
-            self.answer(answer, Ok(Response::Renewed(ttl)));
-        } else {
-            self.admit_write(Command::LeaseRenew { id }.encode(), answer, now_ms);
         }
     }
 

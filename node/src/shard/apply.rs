@@ -4,6 +4,7 @@ use henge_raft::{EntryKind, Message};
 
 use super::Shard;
 use super::log::TAIL_BYTES_MAX;
+use super::waiters::Callers;
 use crate::api::Error;
 use crate::machine::{Command, Response, Stamp, command};
 
@@ -79,10 +80,15 @@ impl Shard {
         if stamp.origin != self.config.member_id {
             return;
         }
-        let Some((answer, bytes)) = self.waiters.take(stamp.id) else {
+        let Some(waiter) = self.waiters.take(stamp.id) else {
             return;
         };
-        self.pending_bytes -= bytes;
+        self.pending_bytes -= waiter.bytes;
+        let answer = match waiter.callers {
+            Callers::One(answer) => answer,
+            Callers::Renewals(renewals) => return self.answer_renewals(renewals, response),
+            Callers::Nobody => return,
+        };
         if response.is_ok()
             && let Some(revision) = waits_for_removal(payload)
         {

@@ -1,8 +1,8 @@
 //! A shard: one raft group, its state machine, and the callers that wait for it.
 //!
 //! The life of a write passes through these files in order: `request` (what a caller hands in),
-//! `admit` (refuse or queue), `propose` (hand the batch to raft), `persist` (what raft wants on disk and
-//! on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
+//! `admit` (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what
+//! nobody appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
 //! linearizable reads until their ReadIndex is applied; `watch` and `session` feed watch streams;
 //! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
 //!
@@ -18,8 +18,10 @@ pub mod hashing;
 pub mod log;
 pub mod long_reads;
 pub mod persist;
+pub mod propose;
 pub mod reads;
 pub mod removal;
+pub mod renewals;
 pub mod request;
 pub mod retention;
 pub mod role;
@@ -28,21 +30,24 @@ pub mod waiters;
 pub mod watch;
 
 #[cfg(test)]
+mod handover;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use henge_raft::{ConfState, Config, HardState, RawNode};
+use henge_raft::{ConfState, Config, HardState, Message, RawNode};
 use henge_wal::Shortage;
 
-use self::admit::Pending;
 use self::hashing::Hashes;
 use self::log::TailLog;
 use self::long_reads::LongReads;
+use self::propose::{Pending, Returned};
 use self::reads::Reads;
 use self::removal::Removals;
+use self::renewals::Renewals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
@@ -116,6 +121,16 @@ pub struct Shard {
     )>,
     /// Writes that are not proposed yet.
     pub(crate) queue: VecDeque<Pending>,
+    /// Writes that were proposed and came back: before the queue.
+    pub(crate) returned: VecDeque<Returned>,
+    /// Renewals and ends of leases that are not proposed yet: before both.
+    pub(crate) renewals: Renewals,
+    /// Nothing is proposed before, as what was proposed came back; 0: at once.
+    hold_until_ms: u64,
+    /// Messages of the shard's own to peers, beside raft's.
+    outbox: Vec<Message>,
+    /// Who was to lead instead of this member when it was asked last.
+    handed_to: u64,
     /// Bytes of requests between admission and answer.
     pub(crate) pending_bytes: usize,
     /// What this shard's callers have taken of the budgets and the core has not given back.
@@ -134,6 +149,8 @@ pub struct Shard {
     pub(crate) corrupt: bool,
     /// The log cannot get another segment, for lack of this.
     pub(crate) shortage: Option<Shortage>,
+    /// Everyone was answered for good: the log failed, or the engine stops.
+    ended: bool,
     /// Nor is there more left of it than votes and checkpoints need.
     pub(crate) log_full: bool,
     /// The last checkpoint had no room.
@@ -202,6 +219,11 @@ impl Shard {
             long_reads: LongReads::default(),
             answers: Vec::new(),
             queue: VecDeque::new(),
+            returned: VecDeque::new(),
+            renewals: Renewals::default(),
+            hold_until_ms: 0,
+            outbox: Vec::new(),
+            handed_to: henge_raft::NONE,
             pending_bytes: 0,
             held_bytes: 0,
             removals: Removals::default(),
@@ -212,6 +234,7 @@ impl Shard {
                 .saturating_sub(config.log_bytes_replayed),
             corrupt: lost.is_some(),
             shortage: None,
+            ended: false,
             log_full: false,
             checkpoint_lacks: None,
             lacks_since_bytes: None,
@@ -263,7 +286,22 @@ impl Shard {
 
     /// Whether this member leads the group.
     pub fn is_leader(&self) -> bool {
-        self.raft.leader() == self.config.member_id
+        self.leader() == self.config.member_id
+    }
+
+    /// Who leads the group, as far as this member knows. One that has ended is not told any more.
+    fn leader(&self) -> u64 {
+        match self.is_over() {
+            true => henge_raft::NONE,
+            false => self.raft.leader(),
+        }
+    }
+
+    /// Whether nothing will happen here any more: it serves nobody, and what its raft would say does not
+    /// leave. So it is told nothing either, not even that time passes, or its words would pile up (two
+    /// requests for votes a second: 24 MB a day).
+    pub(crate) fn is_over(&self) -> bool {
+        self.corrupt || self.ended
     }
 
     /// Whether the group stopped serving: an entry could not be understood, or raft found itself broken.
@@ -283,6 +321,9 @@ impl Shard {
 
     /// Passes time to raft, to waiting callers and to leases. Ask [`Shard::next_look_ms`] afterwards.
     pub fn advance_time(&mut self, now_ms: u64) {
+        if self.is_over() {
+            return;
+        }
         // After a long pause one tick per missed interval would only storm the peers; raft needs to
         // know that time passed, not how often.
         if now_ms >= self.next_tick_ms {
@@ -305,6 +346,9 @@ impl Shard {
         self.note_leader(now_ms);
         self.say_role();
         self.note_alarms();
+        if now_ms >= self.hold_until_ms {
+            self.hold_until_ms = 0;
+        }
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
@@ -324,6 +368,9 @@ impl Shard {
     /// A group that is alone, leads and has nothing under way needs no ticks: no peer waits to hear from
     /// it, and it cannot lose its lead. It costs nothing until a lease runs out or a request comes.
     pub fn next_look_ms(&self) -> u64 {
+        if self.is_over() {
+            return u64::MAX;
+        }
         let rests = self.is_alone()
             && self.is_leader()
             && self.waiting() == 0
@@ -342,21 +389,29 @@ impl Shard {
             self.next_tick_ms
         };
         let expiry_ms = self.waiters.next_expiry_ms().unwrap_or(u64::MAX);
-        tick_ms.min(expiry_ms).min(self.progress_ms)
+        let hold_ms = match self.hold_until_ms {
+            hold_ms if hold_ms > 0 && self.has_proposals() => hold_ms,
+            _ => u64::MAX,
+        };
+        tick_ms.min(expiry_ms).min(self.progress_ms).min(hold_ms)
     }
 
     /// Answers everyone: the engine stops, or the log is poisoned.
     pub fn end(&mut self, proposed: &Error, queued: &Error) {
+        self.ended = true;
         if let Some(chain) = self.flush_answers() {
             chain.release();
         }
         self.pending_bytes -= self.waiters.fail_all(proposed);
-        for pending in std::mem::take(&mut self.queue) {
+        let returned = std::mem::take(&mut self.returned);
+        let returned = returned.into_iter().map(|returned| returned.pending);
+        for pending in returned.chain(std::mem::take(&mut self.queue)) {
             self.pending_bytes -= pending.encoded.len();
             pending.answer.send(Err(queued.clone()));
         }
         self.removals.fail_all(proposed);
         self.hashes.fail_all(queued);
+        self.renewals.fail_all(queued);
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
         self.watches.end();
@@ -374,7 +429,7 @@ impl Shard {
     pub fn status(&self) -> Status {
         let stats = self.machine.store.stats();
         let mut errors = Vec::new();
-        if self.raft.leader() == henge_raft::NONE {
+        if self.leader() == henge_raft::NONE {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(self.alarms().iter().map(ToString::to_string));
@@ -382,7 +437,7 @@ impl Shard {
             version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
             db_size_in_use: stats.bytes.total().cast_signed(),
-            leader: self.raft.leader(),
+            leader: self.leader(),
             raft_index: self.raft.commit_index(),
             raft_term: self.raft.term(),
             raft_applied_index: self.machine.applied_index,
@@ -403,6 +458,7 @@ impl Shard {
     /// Nobody waits for an answer of any kind.
     pub fn is_quiet(&self) -> bool {
         self.waiting() == 0
+            && self.renewals.waiting() == 0
             && self.reads.is_empty()
             && self.long_reads.is_empty()
             && self.removals.is_empty()
@@ -412,18 +468,18 @@ impl Shard {
 
     /// Callers whose writes were taken and not answered.
     pub fn waiting(&self) -> usize {
-        self.waiters.open() + self.queue.len()
+        self.waiters.open() + self.queue.len() + self.returned.len()
     }
 
     /// Fills in the shard's share of the metrics.
     pub fn metrics(&self, into: &mut Metrics) {
         let stats = &self.stats;
-        into.has_leader = self.raft.leader() != henge_raft::NONE;
+        into.has_leader = self.leader() != henge_raft::NONE;
         into.is_leader = self.is_leader();
         into.leader_changes = self.leader_changes;
         into.committed = self.raft.commit_index();
         into.applied = self.machine.applied_index;
-        into.pending = self.waiting() as u64;
+        into.pending = (self.waiting() + self.renewals.waiting()) as u64;
         into.failed = self.failed;
         into.keys = stats.keys;
         into.versions = stats.versions;
@@ -462,6 +518,9 @@ impl Shard {
             return;
         }
         self.leader_seen = leader;
+        // Another one to ask: what came back is proposed again, what got no answer is asked again.
+        self.hold_until_ms = 0;
+        self.reads.ask_again();
         if leader == henge_raft::NONE {
             return;
         }

@@ -85,6 +85,9 @@ impl Shard {
     /// Proposes and takes Ready after Ready until there is nothing more, or the turn's bound is met.
     /// Returns whether work is left.
     pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
+        let group = self.config.group;
+        let own = self.outbox.drain(..).map(|message| (group, message));
+        out.messages.extend(own);
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
             self.shed(out.is_low(), out.is_pressed());
@@ -116,18 +119,14 @@ impl Shard {
             self.release(at, campaign, out);
             self.answer_reads(out.now_ms);
         }
-        let can_propose = self.can_propose() && !self.hold_back(at, out);
+        let can_propose = self.may_propose(out.now_ms) && !self.hold_back(at, out);
         !self.corrupt && (self.raft.has_ready() || can_propose)
-    }
-
-    fn can_propose(&self) -> bool {
-        !self.corrupt && !self.queue.is_empty() && self.raft.leader() != henge_raft::NONE
     }
 
     /// Has the rest of the queue wait for the log, if that is full: whatever is staged is written at some time,
     /// or the log fails, which answers everyone. Returns whether it has.
     fn hold_back(&self, at: usize, out: &mut Outputs<'_>) -> bool {
-        let wait = out.is_log_full() && self.can_propose();
+        let wait = out.is_log_full() && self.may_propose(out.now_ms);
         if wait {
             out.held_back.push(at);
         }
@@ -146,6 +145,9 @@ impl Shard {
 
     /// Delivers responses whose batch is durable.
     pub fn deliver(&mut self, responses: Vec<Message>, messages: &mut Vec<(u64, Message)>) {
+        if self.is_over() {
+            return;
+        }
         for message in responses {
             if message.to == self.config.member_id {
                 // A refusal here is raft protecting itself from a stale response; there is nobody to tell.
@@ -157,25 +159,31 @@ impl Shard {
     }
 
     /// Steps a message from a peer. Whatever it says, the shard goes on.
-    pub fn step_peer(&mut self, message: Message) {
-        // Snapshots between members are not built yet, and none of our versions sends one.
-        if message.kind == MessageKind::Snap || self.corrupt || !self.is_proposable(&message) {
-            return;
+    pub fn step_peer(&mut self, message: Message, now_ms: u64) {
+        match message.kind {
+            MessageKind::Prop => self.step_proposals(message, now_ms),
+            // Snapshots between members are not built yet, and none of our versions sends one.
+            MessageKind::Snap => {}
+            _ if self.is_over() || self.is_too_large(&message) => {}
+            _ => {
+                let _ = self.raft.step(message);
+            }
         }
-        if let Some(entry) = too_large(&message) {
-            let (group, from) = (self.config.group, message.from);
-            tracing::warn!(group, from = %format_args!("{from:x}"), index = entry.index,
-                bytes = entry.data.len(), "a peer sent an entry that no log can hold; it was not taken");
-            return;
-        }
-        let _ = self.raft.step(message);
+    }
+
+    /// A peer with other limits may send an entry that no log here can hold: staged, it would end its group.
+    pub(super) fn is_too_large(&self, message: &Message) -> bool {
+        let Some(entry) = too_large(message) else {
+            return false;
+        };
+        let (group, from) = (self.config.group, message.from);
+        tracing::warn!(group, from = %format_args!("{from:x}"), index = entry.index,
+            bytes = entry.data.len(), "a peer sent an entry that no log can hold; it was not taken");
+        true
     }
 
     /// What a peer forwards would be this member's own proposal: it takes none that cannot be applied.
     pub(super) fn is_proposable(&self, message: &Message) -> bool {
-        if message.kind != MessageKind::Prop {
-            return true;
-        }
         let entries = message.entries.iter();
         let mut commands = entries.filter(|entry| entry.kind == EntryKind::Normal);
         let refused = commands.find_map(|entry| command::proposable(&entry.data).err());
@@ -185,6 +193,13 @@ impl Shard {
                 "a peer forwarded a command that nobody could apply; it was not proposed");
         }
         refused.is_none()
+    }
+
+    /// A peer's connection is gone, and maybe what was sent last.
+    pub(crate) fn peer_lost(&mut self, peer: u64) {
+        if !self.is_over() {
+            self.raft.report_unreachable(peer);
+        }
     }
 
     /// Sends messages once everything handed to the log so far is durable.

@@ -2,7 +2,8 @@
 //!
 //! All reads that arrive in a turn share one ReadIndex round. When the leader has confirmed its
 //! leadership the round learns an index; once that index is applied here the reads are answered from
-//! the local store. A round that gets no answer is asked again every [`RETRY_MS`], as etcd does.
+//! the local store. A round that gets no answer is asked again every [`RETRY_MS`], as etcd does, and when the
+//! leader changes.
 
 use std::collections::VecDeque;
 
@@ -64,6 +65,7 @@ struct Waiting {
 
 struct Round {
     context: u64,
+    /// 0: not of the present leader.
     asked_ms: u64,
     /// Known once the leader has confirmed.
     index: Option<u64>,
@@ -115,6 +117,13 @@ impl Reads {
         self.rounds.retain(|round| !round.reads.is_empty());
     }
 
+    /// Rounds without an answer are asked again at once: whoever was asked leads no more.
+    pub fn ask_again(&mut self) {
+        for round in &mut self.rounds {
+            round.asked_ms = 0;
+        }
+    }
+
     /// Answers everyone with the same error.
     pub fn fail_all(&mut self, error: &Error) {
         let rounds = std::mem::take(&mut self.rounds)
@@ -149,8 +158,9 @@ impl Shard {
             return;
         }
         for round in &mut self.reads.rounds {
-            if round.index.is_none() && now_ms >= round.asked_ms + RETRY_MS {
-                round.asked_ms = now_ms;
+            if round.index.is_none() && (round.asked_ms == 0 || now_ms >= round.asked_ms + RETRY_MS)
+            {
+                round.asked_ms = now_ms.max(1);
                 self.raft.read_index(context_bytes(round.context));
             }
         }
@@ -162,7 +172,7 @@ impl Shard {
         let reads = std::mem::take(&mut self.reads.arrived);
         self.reads.rounds.push_back(Round {
             context,
-            asked_ms: now_ms,
+            asked_ms: now_ms.max(1),
             index: None,
             reads,
         });

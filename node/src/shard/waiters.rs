@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::renewals::Renewal;
 use super::request::Answer;
 use crate::api::{Error, Outcome};
 
@@ -18,12 +19,59 @@ pub struct Waiters {
     slots: VecDeque<Option<Waiter>>,
     /// Slots that are still occupied.
     open: usize,
+    /// Renewals of leases in them.
+    renewals: usize,
 }
 
-struct Waiter {
-    answer: Answer,
-    bytes: usize,
+/// Who waits for one proposed command, and what is to be given back when it is answered.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Whom to answer.
+    pub callers: Callers,
+    /// What the command holds of its shard's bytes.
+    pub bytes: usize,
+    /// Until when it may still wait to be proposed, should it come back.
+    pub queued_until_ms: u64,
     expires_ms: u64,
+}
+
+/// The callers of one command.
+#[derive(Debug)]
+pub enum Callers {
+    /// A write's.
+    One(Answer),
+    /// Of renewals that were asked for together, in the order of their ids in the command.
+    Renewals(Vec<Renewal>),
+    /// The shard itself: nobody waits.
+    Nobody,
+}
+
+impl Callers {
+    fn renewals(&self) -> usize {
+        match self {
+            Callers::Renewals(renewals) => renewals.len(),
+            Callers::One(_) | Callers::Nobody => 0,
+        }
+    }
+
+    /// Whether these are renewals.
+    #[cfg(test)]
+    pub fn are_renewals(&self) -> bool {
+        matches!(self, Callers::Renewals(_))
+    }
+
+    /// Tells them all that it failed.
+    pub fn fail(self, error: &Error) {
+        match self {
+            Callers::One(answer) => answer.send(Err(error.clone())),
+            Callers::Renewals(renewals) => {
+                for renewal in renewals {
+                    renewal.answer.send(Err(error.clone()));
+                }
+            }
+            Callers::Nobody => {}
+        }
+    }
 }
 
 impl Waiters {
@@ -33,6 +81,7 @@ impl Waiters {
             base: first,
             slots: VecDeque::new(),
             open: 0,
+            renewals: 0,
         }
     }
 
@@ -46,23 +95,37 @@ impl Waiters {
         self.open
     }
 
-    /// Registers a caller whose command of `bytes` is about to be proposed, under [`Self::next_id`].
-    pub fn push(&mut self, answer: Answer, bytes: usize, expires_ms: u64) {
+    /// Callers among them whose leases are being renewed: many share a slot.
+    pub fn renewals(&self) -> usize {
+        self.renewals
+    }
+
+    /// Registers the callers of a command of `bytes` that was just proposed, under [`Self::next_id`].
+    pub fn push(&mut self, callers: Callers, bytes: usize, queued_until_ms: u64, expires_ms: u64) {
+        self.renewals += callers.renewals();
         self.slots.push_back(Some(Waiter {
-            answer,
+            callers,
             bytes,
+            queued_until_ms,
             expires_ms,
         }));
         self.open += 1;
     }
 
-    /// Takes the caller of an id, if it still waits; also the bytes it had in flight.
-    pub fn take(&mut self, id: u64) -> Option<(Answer, usize)> {
+    /// Who waits for this id, if anybody does.
+    pub fn get(&self, id: u64) -> Option<&Waiter> {
+        let at = usize::try_from(id.checked_sub(self.base)?).ok()?;
+        self.slots.get(at)?.as_ref()
+    }
+
+    /// Takes who waits for this id, if anybody does.
+    pub fn take(&mut self, id: u64) -> Option<Waiter> {
         let at = usize::try_from(id.checked_sub(self.base)?).ok()?;
         let waiter = self.slots.get_mut(at)?.take()?;
         self.open -= 1;
+        self.renewals -= waiter.callers.renewals();
         self.trim();
-        Some((waiter.answer, waiter.bytes))
+        Some(waiter)
     }
 
     /// Answers *unknown* to those whose time is over; returns how many bytes that frees.
@@ -104,7 +167,8 @@ impl Waiters {
         let freed = match slot {
             Some(waiter) => {
                 self.open -= 1;
-                waiter.answer.send(Err(error.clone()));
+                self.renewals -= waiter.callers.renewals();
+                waiter.callers.fail(error);
                 waiter.bytes
             }
             None => 0,
@@ -138,12 +202,15 @@ mod tests {
         for at in 0..4 {
             assert_eq!(waiters.next_id(), 100 + at);
             let (answer, receiver) = Answer::channel();
-            waiters.push(answer, 10, 1_000);
+            waiters.push(Callers::One(answer), 10, 500, 1_000);
             receivers.push(receiver);
         }
         for id in [102, 100, 103, 101] {
-            let (answer, bytes) = waiters.take(id).expect("it waits");
-            assert_eq!(bytes, 10);
+            let waiter = waiters.take(id).expect("it waits");
+            assert_eq!((waiter.bytes, waiter.queued_until_ms), (10, 500));
+            let Callers::One(answer) = waiter.callers else {
+                panic!("one caller");
+            };
             answer.send(Ok(Reply {
                 header: Header::default(),
                 body: Response::Done,
@@ -162,8 +229,8 @@ mod tests {
         let mut waiters = Waiters::new(1);
         let (first, mut first_receiver) = Answer::channel();
         let (second, mut second_receiver) = Answer::channel();
-        waiters.push(first, 7, 10);
-        waiters.push(second, 9, 20);
+        waiters.push(Callers::One(first), 7, 5, 10);
+        waiters.push(Callers::One(second), 9, 5, 20);
         assert_eq!(waiters.next_expiry_ms(), Some(10));
         assert_eq!(waiters.expire(15), 7);
         assert_eq!(

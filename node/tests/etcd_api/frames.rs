@@ -145,3 +145,31 @@ fn a_message_in_many_frames_and_a_late_end_is_one_call() {
         assert_eq!(server.double.state().revision, 2);
     }
 }
+
+/// A client that ignored GOAWAY, and answered no ping, held the server up for ten seconds (etcd: 10 ms).
+#[test]
+fn regression_a_connection_that_ignores_goaway_is_cut_when_it_is_quiet() {
+    let server = Server::start(henge::etcd::EdgeConfig {
+        drain_limit: 10 * super::HANG,
+        ..henge::etcd::EdgeConfig::default()
+    });
+    let mut stream = TcpStream::connect(server.address).expect("a connection");
+    stream
+        .set_read_timeout(Some(super::HANG))
+        .expect("a timeout");
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(SETTINGS, 0, 0, &[], &mut out);
+    stream.write_all(&out).expect("sent");
+    while !matches!(read_frame(&mut stream), (SETTINGS, 0, _)) {}
+    server.shutdown.begin();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("it ends by itself");
+    let mut frames = &rest[..];
+    let mut said_goaway = false;
+    while let [a, b, c, kind, ..] = *frames {
+        said_goaway |= kind == GOAWAY;
+        let bytes = u32::from_be_bytes([0, a, b, c]) as usize;
+        frames = frames.get(9 + bytes..).unwrap_or_default();
+    }
+    assert!(said_goaway, "{rest:?}");
+}

@@ -5,7 +5,7 @@ use henge::etcd::proto::health as health_pb;
 use tonic::{Code, Request, Status};
 
 use super::double::MEMBER;
-use super::{Server, soon};
+use super::{Server, soon, until};
 
 fn is(got: &Status, code: Code, message: &str) {
     assert_eq!((got.code(), got.message()), (code, message));
@@ -99,6 +99,33 @@ async fn leases_live_as_etcds_do() {
         .await
         .expect_err("gone");
     is(&e, Code::NotFound, "etcdserver: requested lease not found");
+}
+
+/// A stream renewed one lease at a time: in a cluster, one commit each.
+#[tokio::test]
+async fn regression_renewals_of_one_stream_need_not_wait_for_each_other() {
+    let server = Server::thin(true);
+    let mut lease = pb::lease_client::LeaseClient::new(server.channel().await);
+    let granted = lease.lease_grant(pb::LeaseGrantRequest { ttl: 10, id: 5 });
+    granted.await.expect("grant");
+    let (open, gate) = tokio::sync::watch::channel(false);
+    server.double.state().gate = Some(gate);
+    let before = server.double.state().calls;
+    let ids = vec![5, 404, 5, 5]
+        .into_iter()
+        .map(|id| pb::LeaseKeepAliveRequest { id });
+    let alive = lease.lease_keep_alive(Listed(ids.collect::<Vec<_>>().into_iter()));
+    let mut alive = alive.await.expect("a stream").into_inner();
+    until("all of them inside", || {
+        server.double.state().calls == before + 4
+    })
+    .await;
+    open.send(true).expect("the double listens");
+    let mut got = Vec::new();
+    while let Some(r) = soon("keep-alive", alive.message()).await.expect("no error") {
+        got.push((r.id, r.ttl));
+    }
+    assert_eq!(got, [(5, 10), (404, 0), (5, 10), (5, 10)]);
 }
 
 #[tokio::test]

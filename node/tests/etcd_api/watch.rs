@@ -340,3 +340,23 @@ async fn a_drain_ends_streams_and_lets_calls_in_flight_finish() {
         2
     );
 }
+
+/// The first step of an end: another member takes over the lead meanwhile.
+#[tokio::test]
+async fn once_closed_nobody_new_is_let_in_and_who_is_here_is_served() {
+    let server = Server::thin(true);
+    let mut kv = server.kv().await;
+    kv.put(put("a", 1)).await.expect("served");
+    let mut stream = Stream::open(server.channel().await, false)
+        .await
+        .expect("a stream");
+    stream.create(prefix()).await;
+    server.shutdown.close();
+    until("the listener to close", || {
+        std::net::TcpStream::connect(server.address).is_err()
+    })
+    .await;
+    kv.put(put("z", 1)).await.expect("still served");
+    assert_eq!(stream.next().await.events.len(), 1);
+    assert!(!server.shutdown.has_begun());
+}

@@ -12,6 +12,7 @@ use crate::message::{Entry, EntryKind, Message, MessageKind, NONE};
 use crate::planted::{Bug, planted};
 use crate::progress::ProgressState;
 use crate::raft::Raft;
+use crate::role::Role;
 use crate::storage::Storage;
 
 impl<S: Storage> Raft<S> {
@@ -167,6 +168,31 @@ impl<S: Storage> Raft<S> {
             return Err(DropReason::TransferInProgress);
         }
         Ok(())
+    }
+
+    /// Why a proposal of so many bytes would be dropped now, by whoever this node is.
+    pub(crate) fn proposal_refusal(&self, bytes: u64) -> Option<DropReason> {
+        let Role::Leader(leadership) = &self.role else {
+            return match self.leader {
+                NONE => Some(DropReason::NoLeader),
+                _ if self.config.disable_proposal_forwarding => {
+                    Some(DropReason::ForwardingDisabled)
+                }
+                // A candidate has no leader, so this is a follower's.
+                _ => None,
+            };
+        };
+        let uncommitted = leadership.uncommitted_bytes;
+        let is_full = uncommitted > 0
+            && bytes > 0
+            && uncommitted.saturating_add(bytes) > self.config.uncommitted_size_max();
+        if self.progress.get(self.id).is_none() {
+            Some(DropReason::Removed)
+        } else if leadership.transferee != NONE {
+            Some(DropReason::TransferInProgress)
+        } else {
+            is_full.then_some(DropReason::UncommittedFull)
+        }
     }
 
     /// Whether `change` may be proposed at `index`; if so, it is the pending one now. As good as can

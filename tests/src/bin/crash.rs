@@ -3,6 +3,8 @@
 //!     cargo run --release -p henge-tests --bin crash -- [--rounds 20] [--seed N] [--binary PATH]
 //!     cargo run --release -p henge-tests --bin crash -- --cluster 3 [--rounds 10]
 //!     cargo run --release -p henge-tests --bin crash -- --embedded-shards 64 [--rounds 20]
+//!     cargo run --release -p henge-tests --bin crash -- --cluster 3 --rolling [--gap-ms 1000]
+//!     cargo run --release -p henge-tests --bin crash -- --cluster 3 --leases 20000
 //!
 //! Promises: prints the seed first and `key=value` pairs last; exits 1 on a violation and keeps the
 //! data directories then. One server: kill -9, restart (sometimes killed again while it recovers),
@@ -13,6 +15,9 @@
 //! any member after the last revision they were told: each is shown every change it asked for, once
 //! (`henge_tests::watched`). With `--embedded-shards`: a process that embeds an engine with so many shards, killed and
 //! opened again with another number of cores each time (`henge_tests::embedded`).
+//! With `--rolling` nobody is killed: each member is asked to end and started again under load, and no request
+//! may fail (`henge_tests::rolling`). With `--leases`: so many leases of 5 s are kept alive by one stream
+//! through a follower (`henge_tests::leases`).
 //! Must never know: the server's inside; any server that takes etcd's flags will do (`--plain`).
 //! Tested by running it on a real etcd, and by the planted faults in `history.rs`.
 #![allow(
@@ -39,6 +44,7 @@ use henge_tests::load::{self, Board, Worker};
 use henge_tests::process::{Member, Program, Scratch, Server};
 use henge_tests::watched::Watched;
 use henge_tests::watcher::Watchers;
+use henge_tests::{leases, rolling};
 
 /// A start replays the log: design goal under 10 s, with room for a busy machine.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -77,6 +83,17 @@ struct Options {
     /// Streams of watchers, beside one for each member that watches everything.
     #[arg(long, default_value_t = 6)]
     watch_streams: u64,
+    /// Restarts each member of the cluster once, in good order, under 500 puts a second by 64 clients.
+    #[arg(long)]
+    rolling: bool,
+    /// With --rolling: the longest time without an acknowledgement that passes. The figure to reach is 100;
+    /// the default is what a busy machine with two cores cannot fail by its own noise, and a hung request
+    /// (seven seconds) cannot pass.
+    #[arg(long, default_value_t = 1_000, requires = "rolling")]
+    gap_ms: u64,
+    /// Keeps so many leases of 5 s alive through one stream, instead of killing anybody.
+    #[arg(long, conflicts_with = "rolling")]
+    leases: Option<u32>,
     /// Kills a process that embeds an engine with so many shards, instead of servers.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     embedded_shards: Option<u16>,
@@ -119,6 +136,9 @@ fn main() -> ExitCode {
         return embedded(&options, shards.into(), seed);
     }
     match prepare(&options, seed) {
+        Ok((runtime, scratch, run)) if options.rolling || options.leases.is_some() => {
+            in_peace(&options, &runtime, scratch, run)
+        }
         Ok((runtime, scratch, run)) => conduct(&options, &runtime, scratch, run, seed),
         Err(why) => {
             eprintln!("error: {why}");
@@ -189,6 +209,31 @@ fn embedded(options: &Options, shards: usize, seed: u64) -> ExitCode {
     match violation {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The cluster under load that nobody is killed in.
+fn in_peace(options: &Options, runtime: &Runtime, mut scratch: Scratch, mut run: Run) -> ExitCode {
+    let result = runtime.block_on(async {
+        run.start_all()?;
+        match options.leases {
+            Some(count) => leases::run(&run.members, count).await,
+            None => run.rolling(options.gap_ms).await,
+        }
+    });
+    match result {
+        Ok(line) => {
+            println!("{line} violations=0");
+            println!("1 passed, 0 failed");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            scratch.keep();
+            eprintln!("VIOLATION: {why}");
+            eprintln!("data directories kept in {}", scratch.path().display());
+            println!("0 passed, 1 failed");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -365,6 +410,16 @@ impl Run {
             caught_up.as_millis(),
             self.history.acked()
         ))
+    }
+
+    /// Restarts everyone in good order.
+    async fn rolling(&mut self, gap_ms: u64) -> Result<String, String> {
+        let load = rolling::Load {
+            clients: 64,
+            puts_per_second: 500,
+        };
+        let report = rolling::run(&self.program, &self.members, &mut self.servers, load).await?;
+        report.verdict(Duration::from_millis(gap_ms))
     }
 
     /// Reads some writes of all rounds as of their own revisions: the history has to survive too.

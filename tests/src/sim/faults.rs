@@ -115,6 +115,10 @@ impl World {
         let at = self.nemesis.rng.index(self.nodes.len());
         let span_us = self.nemesis.rng.spread(300_000);
         self.stats.faults += 1;
+        // By no dice of its own: what else happens under a seed stays as it was.
+        if self.planted.is_none() && span_us.is_multiple_of(3) {
+            self.hand_over(at);
+        }
         match fault {
             Fault::Crash => self.crash(at),
             Fault::PowerLoss => (0..self.nodes.len()).for_each(|at| self.crash(at)),
@@ -146,6 +150,17 @@ impl World {
         let pause = self.nemesis.pause_us();
         self.after(pause, Event::Fault);
         Ok(())
+    }
+
+    /// Whoever leads is asked to let another lead, as before it is stopped.
+    fn hand_over(&mut self, at: usize) {
+        for node in 0..self.nodes.len() {
+            if let Some(process) = &self.nodes[node].host.process {
+                process.hand_over();
+                self.wake(node);
+            }
+        }
+        self.note(Kind::HandOver, at, 0, 0);
     }
 
     fn disk_fault(&mut self, fault: Fault, at: usize, span_us: u64) {

@@ -282,6 +282,11 @@ impl Process {
         self.inbox.push(Input::PeerLost { peer: member(peer) });
     }
 
+    /// Asks it to let another node lead.
+    pub fn hand_over(&self) {
+        self.inbox.push(Input::HandOver);
+    }
+
     /// Asks it to stop in good order.
     pub fn stop(&self) {
         self.inbox.push(Input::Stop);
@@ -334,10 +339,11 @@ pub fn next_response(stream: &mut WatchStream) -> Option<WatchResponse> {
 struct Outbox(Vec<(usize, Bytes)>);
 
 impl Peers for Outbox {
-    fn send(&mut self, to: u64, frame: Bytes, _urgent: bool) {
+    fn send(&mut self, to: u64, frame: Bytes, _urgent: bool) -> bool {
         if let Ok(at) = usize::try_from(to - member(0)) {
             self.0.push((at, frame));
         }
+        true
     }
 }
 

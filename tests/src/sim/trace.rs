@@ -36,6 +36,8 @@ pub enum Kind {
     Watch,
     /// Everything is healthy from here on.
     Heal,
+    /// Whoever leads was asked to let another lead.
+    HandOver,
 }
 
 /// Folds events into a hash; prints them too if asked.

@@ -63,7 +63,7 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
     leaders: BTreeMap<u64, usize>,
-    planted: Option<Planted>,
+    pub(super) planted: Option<Planted>,
 }
 
 /// A node and the world's view of it.
