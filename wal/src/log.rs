@@ -304,9 +304,13 @@ impl Wal {
             && self.room() < bytes.saturating_add(self.stage.bytes() as u64)
     }
 
-    /// Bytes of the segments made from now on.
-    pub fn segment_bytes(&self) -> u64 {
-        self.pipeline.sizes().next()
+    /// Whether another segment cannot be made now, and there is none left but the ballast: with the largest ready
+    /// one kept, what is staged leaves less room than this. Segments are of many sizes, so no number says it.
+    pub fn is_down_to_ballast(&self, bytes: u64) -> bool {
+        match self.pipeline.ballast_bytes() {
+            None => self.pipeline.shortage().is_some(),
+            Some(ballast) => self.is_short_of(ballast.saturating_add(bytes)),
+        }
     }
 
     /// Largest payload that every segment has room for, in bytes; a larger one gets a segment of its own.

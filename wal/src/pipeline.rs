@@ -157,6 +157,12 @@ impl Pipeline {
         bytes.sum()
     }
 
+    /// The same of the largest of them.
+    pub(crate) fn ballast_bytes(&self) -> Option<u64> {
+        let bytes = self.ready.iter().map(|s| s.bytes.saturating_sub(DATA_AT));
+        bytes.max()
+    }
+
     pub(crate) fn shortage(&self) -> Option<Shortage> {
         self.shortage
     }

@@ -139,7 +139,7 @@ impl Core {
         for at in self.retries.next() {
             self.agenda.bring_forward(at, written);
         }
-        let low = self.wal.is_short_of(self.log_ballast);
+        let low = self.wal.is_down_to_ballast(self.log_reserve);
         if low && self.wal.let_go() {
             return;
         }
@@ -162,9 +162,9 @@ impl Core {
     }
 
     fn checkpoint_ended(&mut self, at: usize, progress: Progress, now: Now) {
-        let stats = self.wal.stats();
-        let every = self.config.checkpoint_bytes;
-        self.shards[at].note_checkpoint_end(stats.bytes, every, stats.space_low);
+        let low = self.wal.is_down_to_ballast(self.log_reserve);
+        let (written, every) = (self.wal.stats().bytes, self.config.checkpoint_bytes);
+        self.shards[at].note_checkpoint_end(written, every, low);
         match progress {
             Progress::Failed { cheap } => {
                 let lacks_room = self.shards[at].checkpoint_lacks.is_some();

@@ -139,8 +139,6 @@ pub struct Core {
     pub(super) shortage: Option<Shortage>,
     /// Nor more than its reserve.
     pub(super) log_full: bool,
-    /// A segment, which is kept for what makes room.
-    pub(super) log_ballast: u64,
     /// Bytes of the last segment that are kept for votes and checkpoints.
     pub(super) log_reserve: u64,
     pub(super) retries: Retries,
@@ -180,7 +178,6 @@ impl Core {
     /// A core over recovered shards and their open log. Shards are in the order of their groups' ids.
     pub fn new(config: CoreConfig, shards: Vec<Shard>, wal: Wal) -> Self {
         let durable_lsn = wal.stats().durable_lsn;
-        let wal_segment_bytes = wal.segment_bytes();
         let log_reserve = LOG_RESERVE_BYTES.min(wal.payload_max() as u64 / 4);
         let dues = shards.iter().map(|shard| shard.checkpoint_due_bytes);
         let mut gauges = Gauges::new(config.stopwatch.clone());
@@ -199,7 +196,6 @@ impl Core {
             entries_counted: 0,
             shortage: None,
             log_full: false,
-            log_ballast: wal_segment_bytes + log_reserve,
             log_reserve,
             retries: Retries::default(),
             log_stuck: false,
@@ -436,7 +432,6 @@ impl Core {
             messages: &mut self.messages,
             last_lsn: &mut self.last_lsn,
             durable_lsn: self.durable_lsn,
-            log_ballast: self.log_ballast,
             log_reserve: self.log_reserve,
             now_ms: now.millis(),
             stopwatch: &self.config.stopwatch,
@@ -556,7 +551,7 @@ impl Core {
     /// Tells the shards what the log lacks, as soon as what it has is down to its ballast: until then writes
     /// go on as always.
     pub(super) fn tell_shortage(&mut self) {
-        let low = self.wal.is_short_of(self.log_ballast);
+        let low = self.wal.is_down_to_ballast(self.log_reserve);
         let shortage = self.wal.stats().shortage.filter(|_| low);
         let log_full = self.wal.is_short_of(self.log_reserve);
         if (shortage, log_full) == (self.shortage, self.log_full) {

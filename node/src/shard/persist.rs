@@ -42,8 +42,6 @@ pub struct Outputs<'a> {
     pub last_lsn: &'a mut Lsn,
     /// The last LSN that is durable.
     pub durable_lsn: Lsn,
-    /// Bytes of the log that are kept for what makes room.
-    pub log_ballast: u64,
     /// Bytes of the last segment that are kept for votes and checkpoints.
     pub log_reserve: u64,
     /// Milliseconds of this turn's clock.
@@ -68,7 +66,7 @@ fn too_large(message: &Message) -> Option<&henge_raft::Entry> {
 impl Outputs<'_> {
     /// What is staged leaves no more than the ballast.
     fn is_low(&self) -> bool {
-        self.wal.is_short_of(self.log_ballast)
+        self.wal.is_down_to_ballast(self.log_reserve)
     }
 
     /// What is staged leaves no more of the last segment than votes and checkpoints need.
