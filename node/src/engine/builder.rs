@@ -265,7 +265,7 @@ impl EngineBuilder {
     }
 
     /// Largest encoded request in bytes, up to 16 MiB; the log's segments must hold it. Default 1.5 MiB, as
-    /// etcd, or what segments that were asked for hold, if that is less.
+    /// etcd, also where smaller segments were asked for: a request that fits into none gets one of its own.
     ///
     /// ```
     /// let builder = henge::Engine::builder("data.henge").request_bytes_max(4 << 20);
@@ -390,9 +390,7 @@ impl EngineBuilder {
 
     /// Largest encoded request.
     pub(super) fn request_bytes(&self) -> usize {
-        let held = henge_wal::Options::payload_bytes_in(self.wal.segment_bytes);
-        self.request_bytes_max
-            .unwrap_or(REQUEST_BYTES_MAX.min(held))
+        self.request_bytes_max.unwrap_or(REQUEST_BYTES_MAX)
     }
 
     /// The logs' options, with what they are to hold.

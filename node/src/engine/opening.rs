@@ -186,7 +186,8 @@ impl EngineBuilder {
         }
         let segment = self.wal.segment_bytes;
         let held = henge_wal::Options::payload_bytes_in(segment);
-        if request > held {
+        // Where only one of the two was asked for, the other makes way: the log can hold it.
+        if self.request_bytes_max.is_some() && request > held {
             let needed = henge_wal::Options::segment_bytes_for(request);
             let why = format!(
                 "{segment} bytes do not hold a request of request_bytes_max, {request}: must be at least \

@@ -246,6 +246,7 @@ pub(crate) mod tests {
                 "cgroup",
                 "file system",
                 "space",
+                "file size",
                 "device",
                 "direct I/O",
                 "commit latency"
@@ -255,14 +256,14 @@ pub(crate) mod tests {
             assert!(!check.found.is_empty(), "{}", check.name);
             assert_eq!(check.advice.is_some(), check.verdict != Verdict::Ok);
         }
-        let latency = checks.last().expect("ten");
+        let latency = checks.last().expect("eleven");
         assert!(latency.figures["pwrite_p50_us"].as_f64() > Some(0.0));
         assert_eq!(
             table(&checks).lines().last().map(|l| l.contains(" ok, ")),
             Some(true)
         );
         let object = json(&root.0, &checks);
-        assert_eq!(object["checks"].as_array().map(Vec::len), Some(10));
+        assert_eq!(object["checks"].as_array().map(Vec::len), Some(11));
         assert_eq!(object["verdict"], worst(&checks).word());
         let left = std::fs::read_dir(&root.0).expect("readable").count();
         assert_eq!(left, 0, "its folder is gone");
