@@ -155,6 +155,7 @@ impl Store {
         let mut left = budget;
         loop {
             let cut = self.keys.cut(id, main, needs);
+            self.meter.look(cost(cut.looked_at));
             left = self.keys.bury(left.saturating_sub(cost(cut.looked_at)));
             if self.keys.has_to_bury() || cut.more && left == 0 {
                 return (0, None);

@@ -17,13 +17,18 @@ use std::ops::ControlFlow;
 
 use crate::error::Error;
 use crate::pins::{Pin, Span};
-use crate::range::{has_filters, passes, to_pairs};
+use crate::range::{has_filters, passes, range_revision};
 use crate::sorter::{By, Sorter};
-use crate::store::Store;
+use crate::store::{Moment, Store};
 use crate::types::{
     KeyRange, KeyValue, OwnedRange, RangeRequest, RangeResponse, SortOrder, SortTarget,
 };
 use crate::version::Version;
+
+/// The longest page that is read in one go: each of its values may be large.
+const SHORT_PAGE_MAX: i64 = 8;
+/// Most pairs that room is made for ahead: to grow into 100 MB would be a stall of its own.
+const PAIRS_AHEAD_MAX: usize = 4 << 20;
 
 /// A range that is being read. Drop it when done: what it reads is kept.
 #[derive(Debug)]
@@ -141,7 +146,30 @@ impl RangeCursor {
 impl Store {
     /// Begins to read. Refuses what [`Store::range`] refuses.
     pub fn range_begin(&self, request: &RangeRequest<'_>) -> Result<RangeCursor, Error> {
-        let revision = self.range_revision(request)?;
+        let moment = self.moment();
+        // Before it is pinned: a request that is refused holds nothing up.
+        let revision = range_revision(request, moment)?;
+        self.range_begin_at(request, moment, self.pins.pin(Span::at(revision)))
+    }
+
+    /// The same as the write that is going on sees it.
+    pub(crate) fn range_begin_seen(
+        &self,
+        request: &RangeRequest<'_>,
+    ) -> Result<RangeCursor, Error> {
+        let moment = self.moment_seen();
+        let revision = range_revision(request, moment)?;
+        self.range_begin_at(request, moment, self.pin(revision, revision))
+    }
+
+    /// The same at a moment that is kept readable.
+    pub(crate) fn range_begin_at(
+        &self,
+        request: &RangeRequest<'_>,
+        moment: Moment,
+        pin: Pin,
+    ) -> Result<RangeCursor, Error> {
+        let revision = range_revision(request, moment)?;
         let KeyRange { key, end } = request.range;
         let by = By::of(request).filter(|_| !request.count_only);
         let limit = usize::try_from(request.limit)
@@ -182,7 +210,7 @@ impl Store {
             after: None,
             scanned: false,
             done: false,
-            pin: Some(self.pins.pin(Span::at(revision))),
+            pin: Some(pin),
         })
     }
 
@@ -191,21 +219,23 @@ impl Store {
         if request.range.is_one() {
             return false;
         }
-        let keys_max = SliceLimits::default().keys_max as i64;
+        let at = match request.revision {
+            ..=0 => self.revision,
+            revision => revision,
+        };
         // A page may have to pass keys that were deleted and are not compacted, in the worst case all.
-        let is_page = (1..=keys_max).contains(&request.limit)
+        let is_page = (1..=SHORT_PAGE_MAX).contains(&request.limit)
             && RangeCursor::streams(request)
             && !has_filters(request)
             && self.keys.len() - self.index.live() <= SliceLimits::default().keys_max;
-        !(is_page || request.count_only) || !self.counts_quickly(request.revision)
+        !(is_page || request.count_only) || !self.counts_quickly(at)
     }
 
     /// Is a range counted within a slice? The present is counted by the index, the near past by what
     /// changed since.
     fn counts_quickly(&self, revision: i64) -> bool {
-        let now = self.revision_seen();
-        let is_now = revision <= 0 || revision == now;
-        is_now || self.log.len_since(revision + 1) <= SliceLimits::default().keys_max
+        revision == self.revision_seen()
+            || self.log.len_since(revision + 1) <= SliceLimits::default().keys_max
     }
 
     /// About how many pairs a cursor has yet to give piece by piece, for whoever makes room for them: no more
@@ -215,6 +245,11 @@ impl Store {
             Some(_) => 0,
             None => cursor.left.min(self.keys_left(cursor)),
         }
+    }
+
+    /// Room for the pairs of an answer that is put together.
+    pub(crate) fn room_for(&self, cursor: &RangeCursor) -> usize {
+        self.range_left(cursor).min(PAIRS_AHEAD_MAX)
     }
 
     /// Reads on. After the last piece there are only empty ones. The cursor has to be of this store.
@@ -231,6 +266,7 @@ impl Store {
                 _ => 0,
             };
             if let Some(sorter) = &mut cursor.sorter {
+                self.meter.look(kvs.len());
                 sorter.push(&mut kvs);
                 sorter.reserve(room);
             }
@@ -241,6 +277,7 @@ impl Store {
         cursor.pin = None;
         if let Some(sorter) = &mut cursor.sorter {
             let keys = limits.keys_max.saturating_sub(looked_at);
+            self.meter.look(keys);
             match (keys > 0).then(|| sorter.step(keys)).flatten() {
                 Some(sorted) => kvs = sorted,
                 None => return RangeSlice::default(),
@@ -300,7 +337,8 @@ impl Store {
             Some(rest) => self.scan_range(rest, visit),
         }
         cursor.scanned = !stopped_before;
-        (to_pairs(&found, cursor.keys_only), looked_at)
+        self.meter.look(looked_at);
+        (self.copy_pairs(&found, cursor.keys_only), looked_at)
     }
 
     /// Keys that a cursor has yet to look at, as far as they exist now.

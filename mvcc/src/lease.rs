@@ -39,7 +39,7 @@ pub(crate) struct LeaseEntry {
 }
 
 #[derive(Debug)]
-struct Lease {
+pub(crate) struct Lease {
     ttl_s: i64,
     /// Position in the log of the command that granted it or renewed it last.
     renewed: u64,
@@ -133,7 +133,13 @@ impl Leases {
         Some(ttl_s)
     }
 
-    fn remove(&mut self, id: i64) -> Option<Lease> {
+    /// A lease's keys; none if there is no such lease.
+    pub fn keys_of(&self, id: i64) -> &BTreeSet<KeyId> {
+        static NONE: BTreeSet<KeyId> = BTreeSet::new();
+        self.by_id.get(&id).map_or(&NONE, |lease| &lease.keys)
+    }
+
+    pub(crate) fn remove(&mut self, id: i64) -> Option<Lease> {
         let lease = self.by_id.remove(&id)?;
         self.due.remove(&(lease.due_ms, id));
         self.attached -= lease.keys.len();
@@ -215,10 +221,16 @@ impl Store {
     /// Revokes a lease that had run out when the primary had applied the log up to `seen`; returns how
     /// many keys went. Nothing happens to a lease that was renewed, or granted anew, behind that.
     pub fn lease_expire(&mut self, id: i64, seen: u64) -> Result<i64, Error> {
-        match self.leases.by_id.get(&id) {
-            Some(lease) if lease.renewed > seen => Ok(0),
-            _ => self.lease_revoke(id),
+        match self.lease_expires(id, seen) {
+            false => Ok(0),
+            true => self.lease_revoke(id),
         }
+    }
+
+    /// Whether [`Store::lease_expire`] would revoke a lease, or say that there is none.
+    pub fn lease_expires(&self, id: i64, seen: u64) -> bool {
+        let lease = self.leases.by_id.get(&id);
+        lease.is_none_or(|lease| lease.renewed <= seen)
     }
 
     /// What is left of a lease, with its keys if asked for; `None` if unknown.
@@ -228,15 +240,16 @@ impl Store {
             NEVER => lease.ttl_s,
             deadline_ms => (deadline_ms.saturating_sub(now_ms) / 1_000) as i64,
         };
-        let ids = if keys {
-            self.in_key_order(&lease.keys)
-        } else {
-            Vec::new()
+        let keys = match keys {
+            // What is attached is on its way from one revision to the next.
+            true if self.open => self.lease_keys_now(id),
+            true => {
+                let ids = self.in_key_order(&lease.keys);
+                let keys = ids.iter().map(|&key| self.keys.key(key));
+                keys.map(Bytes::copy_from_slice).collect()
+            }
+            false => Vec::new(),
         };
-        let keys = ids
-            .iter()
-            .map(|&key| Bytes::copy_from_slice(self.keys.key(key)))
-            .collect();
         Some(LeaseStatus {
             granted_ttl_s: lease.ttl_s,
             remaining_ttl_s,
@@ -254,6 +267,7 @@ impl Store {
 
     /// All lease ids, the one that runs out first before the others, as etcd lists them.
     pub fn leases(&self) -> Vec<i64> {
+        self.meter.look(self.leases.len() / 2);
         let leases = self.leases.by_id.iter();
         let mut by_expiry: Vec<_> = leases.map(|(&id, lease)| (lease.deadline_ms, id)).collect();
         by_expiry.sort_unstable();
@@ -329,7 +343,18 @@ impl Store {
         }
     }
 
+    /// In one go: who has no time for that asks [`Store::lease_keys_are_long`] first.
+    fn lease_keys_now(&self, id: i64) -> Vec<Bytes> {
+        let mut gathered = self.lease_keys_begin(id);
+        loop {
+            if let Some(keys) = self.lease_keys_next(&mut gathered, u64::MAX) {
+                return keys;
+            }
+        }
+    }
+
     fn in_key_order(&self, keys: &BTreeSet<KeyId>) -> Vec<KeyId> {
+        self.meter.look(keys.len().saturating_mul(4));
         let mut keys: Vec<_> = keys.iter().copied().collect();
         keys.sort_unstable_by(|&a, &b| self.keys.key(a).cmp(self.keys.key(b)));
         keys

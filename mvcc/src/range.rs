@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
 use crate::keys::KeyId;
-use crate::store::Store;
+use crate::store::{Moment, Store};
 use crate::types::{KeyRange, KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
 use crate::version::Version;
 
@@ -26,7 +26,24 @@ pub(crate) type Found<'a> = (&'a [u8], Version<'a>);
 impl Store {
     /// Reads.
     pub fn range(&self, request: &RangeRequest<'_>) -> Result<RangeResponse, Error> {
-        let at = self.range_revision(request)?;
+        self.range_at(request, self.moment())
+    }
+
+    /// As the write that is going on sees it.
+    pub(crate) fn range_seen(&self, request: &RangeRequest<'_>) -> Result<RangeResponse, Error> {
+        self.range_at(request, self.moment_seen())
+    }
+
+    /// Now, for the write that is going on.
+    pub(crate) fn moment_seen(&self) -> Moment {
+        Moment {
+            revision: self.revision_seen(),
+            ..self.moment()
+        }
+    }
+
+    fn range_at(&self, request: &RangeRequest<'_>, moment: Moment) -> Result<RangeResponse, Error> {
+        let at = range_revision(request, moment)?;
         if request.count_only {
             return Ok(RangeResponse {
                 count: self.count(request.range, at),
@@ -45,36 +62,13 @@ impl Store {
         self.index.touch(&self.keys, keys, true);
     }
 
-    /// The revision that a request reads at, if it can be read.
-    pub(crate) fn range_revision(&self, request: &RangeRequest<'_>) -> Result<i64, Error> {
-        if request.range.key.is_empty() {
-            return Err(Error::EmptyKey);
-        }
-        let current = self.revision_seen();
-        let at = if request.revision <= 0 {
-            current
-        } else {
-            request.revision
-        };
-        if at > current {
-            return Err(Error::FutureRevision {
-                requested: at,
-                current,
-            });
-        }
-        if at < self.compacted {
-            return Err(Error::Compacted {
-                requested: at,
-                compacted: self.compacted,
-            });
-        }
-        Ok(at)
-    }
-
     /// The commonest read, without the machinery: neither order nor limit matter to one pair.
     fn select_one(&self, request: &RangeRequest<'_>, at: i64) -> RangeResponse {
         let found = self.index.find(&self.keys, request.range.key);
         let version = found.and_then(|id| self.keys.at(id, at));
+        self.meter.look(1);
+        let bytes = |version: &Version<'_>| request.range.key.len() + version.value.len();
+        self.meter.bytes(version.as_ref().map_or(0, bytes));
         match version.filter(|version| !version.tombstone) {
             Some(version) => RangeResponse {
                 kvs: vec![to_pair((request.range.key, version), request.keys_only)],
@@ -104,6 +98,7 @@ impl Store {
         let mut found: Vec<Found<'_>> = Vec::new();
         let mut seen = 0;
         let visit = |id| {
+            self.meter.look(1);
             if let Some(version) = self.keys.at(id, at).filter(|version| !version.tombstone) {
                 seen += 1;
                 if found.len() < fetch && passes(&version, main, create) {
@@ -133,10 +128,18 @@ impl Store {
             found.truncate(limit);
         }
         RangeResponse {
-            kvs: to_pairs(&found, request.keys_only),
+            kvs: self.copy_pairs(&found, request.keys_only),
             more,
             count,
         }
+    }
+
+    /// [`to_pairs`], counted.
+    pub(crate) fn copy_pairs(&self, found: &[Found<'_>], keys_only: bool) -> Vec<KeyValue> {
+        let pairs = to_pairs(found, keys_only);
+        let bytes = pairs.iter().map(|kv| kv.key.len() + kv.value.len());
+        self.meter.bytes(bytes.sum());
+        pairs
     }
 
     /// Live keys in a range at a revision. The tree counts the present in logarithmic time. The past
@@ -150,10 +153,14 @@ impl Store {
         if at == self.revision_seen() {
             return now;
         }
-        // A change costs about twice what a key costs that is passed in order.
-        if self.log.len_since(at + 1).saturating_mul(2) > now.unsigned_abs() as usize {
+        let changes = self.log.len_since(at + 1);
+        // A change costs about twice what a key costs that is passed in order. In the range may lie all keys
+        // that were deleted and are not compacted.
+        let gone = self.keys.len() - self.index.live();
+        if changes.saturating_mul(2) > now.unsigned_abs() as usize + gone {
             return self.count_by_scan(range, at);
         }
+        self.meter.look(changes);
         // Each key changed since is looked at once, when its last change comes by.
         let changed = self.log.since(at + 1).filter(|op| {
             let latest = self.keys.latest(op.id);
@@ -177,10 +184,13 @@ impl Store {
 
     fn count_by_scan(&self, range: KeyRange<'_>, at: i64) -> i64 {
         let mut count = 0;
+        let mut looked_at = 0;
         self.scan_range(range, |id| {
+            looked_at += 1;
             count += i64::from(self.live_at(id, at));
             ControlFlow::Continue(())
         });
+        self.meter.look(looked_at);
         count
     }
 
@@ -227,6 +237,32 @@ impl Store {
             visit(id)
         });
     }
+}
+
+/// The revision that a request reads at, if it can be read.
+pub(crate) fn range_revision(request: &RangeRequest<'_>, moment: Moment) -> Result<i64, Error> {
+    if request.range.key.is_empty() {
+        return Err(Error::EmptyKey);
+    }
+    let Moment {
+        revision: current,
+        compacted,
+    } = moment;
+    let requested = if request.revision <= 0 {
+        current
+    } else {
+        request.revision
+    };
+    if requested > current {
+        return Err(Error::FutureRevision { requested, current });
+    }
+    if requested < compacted {
+        return Err(Error::Compacted {
+            requested,
+            compacted,
+        });
+    }
+    Ok(requested)
 }
 
 pub(crate) fn has_filters(request: &RangeRequest<'_>) -> bool {

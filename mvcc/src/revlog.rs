@@ -94,7 +94,7 @@ impl RevLog {
     }
 
     /// The keys of the last `count` changes, oldest first; all of one revision.
-    pub fn last(&self, count: usize) -> impl Iterator<Item = KeyId> {
+    pub fn last(&self, count: usize) -> impl ExactSizeIterator<Item = KeyId> {
         let ops = self
             .chunks
             .back()
@@ -158,12 +158,12 @@ impl RevLog {
             Some((chunk, at)) => (&chunk.ops[chunk.start + at..], seen),
             None => (&[][..], 0),
         };
-        let end = all
-            .iter()
-            .skip(1.max(skipped))
-            .position(|op| op & FIRST != 0);
-        let end = end.map_or(all.len(), |end| end + 1.max(skipped));
-        all[skipped.min(end)..end].iter().map(|op| op & !FIRST)
+        let rest = &all[skipped.min(all.len())..];
+        // Its own first change carries the flag, too.
+        let own = usize::from(skipped == 0);
+        let rest = rest.iter().enumerate();
+        rest.take_while(move |&(at, op)| at < own || op & FIRST == 0)
+            .map(|(_, op)| op & !FIRST)
     }
 
     /// How many changes [`RevLog::since`] would give.
@@ -171,7 +171,13 @@ impl RevLog {
         let mut len = 0;
         for chunk in self.chunks.iter().rev() {
             if chunk.main < main {
-                return len + chunk.iter().skip_while(|op| op.main < main).count();
+                let mut changes = chunk.iter();
+                let all = chunk.ops.len() - chunk.start;
+                // Found within a chunk's usual length: a long revision is its last.
+                return len
+                    + changes
+                        .position(|op| op.main >= main)
+                        .map_or(0, |at| all - at);
             }
             len += chunk.ops.len() - chunk.start;
         }

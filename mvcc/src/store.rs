@@ -3,7 +3,7 @@
 //! A write command is `write_begin`, changes, `write_end`: every change gets the next main revision
 //! and its own sub-revision; if there was none, the revision stays. Reading at a revision needs no
 //! copy: versions are kept until compaction removes them. The parts are in the modules beside this
-//! one: `range`, `write`, `txn`, `compact`, `lease`, `watch`, `snapshot`, `hash`, `account`.
+//! one: `range`, `write`, `txn`, `long`, `compact`, `lease`, `watch`, `snapshot`, `hash`, `account`.
 //!
 //! Promise: same commands in the same order give the same answers, revisions and hashes on every
 //! replica; there is no clock, no dice, no hasher with a seed. It does not panic on any request.
@@ -14,9 +14,10 @@ use crate::hash::Kept;
 use crate::index::Index;
 use crate::keys::Keys;
 use crate::lease::Leases;
-use crate::pins::Pins;
+use crate::pins::{Pin, Pins, Span};
 use crate::revlog::RevLog;
 use crate::watch::Watchers;
+use crate::work::{Meter, Work};
 
 /// Settings of a store. Those of leases must be equal on all replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,17 @@ pub struct Store {
     pub(crate) kept: Kept,
     /// Cursors that need what is there to stay.
     pub(crate) pins: Pins,
+    /// A write is under way in slices; see `long`.
+    pub(crate) open: bool,
+    /// What was done so far.
+    pub(crate) meter: Meter,
+}
+
+/// A state of the store that is read, and what of the past could be read then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub revision: i64,
+    pub compacted: i64,
 }
 
 impl Default for Store {
@@ -92,7 +104,27 @@ impl Store {
             changes: 0,
             kept: Kept::default(),
             pins: Pins::default(),
+            open: false,
+            meter: Meter::default(),
         }
+    }
+
+    /// What was done since the store was made: the difference of two readings is what lies between them.
+    pub fn work(&self) -> Work {
+        self.meter.work()
+    }
+
+    /// Now, for everybody but the write that is going on.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            revision: self.revision,
+            compacted: self.compacted,
+        }
+    }
+
+    /// Keeps what a cursor may read that reads at these revisions and those between.
+    pub(crate) fn pin(&self, first: i64, last: i64) -> Pin {
+        self.pins.pin(Span { first, last })
     }
 
     /// The current revision: that of the last change; 1 while there was none.

@@ -9,24 +9,24 @@ use std::ops::ControlFlow;
 
 use crate::check::TXN_DEPTH_MAX;
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Moment, Store};
 use crate::types::{
     Compare, CompareResult, CompareTarget, RequestOp, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::version::Version;
 
 /// The branch taken by a transaction and by each nested one on its path.
-struct Path {
-    succeeded: bool,
+pub(crate) struct Path {
+    pub succeeded: bool,
     /// One per nested transaction of the branch, in order.
-    nested: Vec<Path>,
+    pub nested: Vec<Path>,
 }
 
 impl Store {
     /// Runs a transaction.
     pub fn txn(&mut self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
         let path = self.path(request, 0)?;
-        self.check_path(request, &path)?;
+        self.check_path_at(request, &path, self.moment())?;
         self.write_begin();
         let response = self.apply_path(request, &path);
         self.write_end();
@@ -37,7 +37,7 @@ impl Store {
     /// another kind are refused as not found, as etcd does with an operation it does not know.
     pub fn txn_read(&self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
         let path = self.path(request, 0)?;
-        self.check_path(request, &path)?;
+        self.check_path_at(request, &path, self.moment())?;
         let responses = branch(request, &path).iter().map(|op| match op {
             RequestOp::Range(range) => self.range(range).map(ResponseOp::Range),
             _ => Err(Error::KeyNotFound),
@@ -66,17 +66,30 @@ impl Store {
     }
 
     /// In etcd's order: all puts on the path, then all ranges.
-    fn check_path(&self, request: &TxnRequest<'_>, path: &Path) -> Result<(), Error> {
-        self.each_op(request, path, &|op| match op {
+    pub(crate) fn check_path_at(
+        &self,
+        request: &TxnRequest<'_>,
+        path: &Path,
+        moment: Moment,
+    ) -> Result<(), Error> {
+        self.each_op(request, path, &|op| self.check_write(op))?;
+        self.each_op(request, path, &|op| self.check_read(op, moment))
+    }
+
+    pub(crate) fn check_write(&self, op: &RequestOp<'_>) -> Result<(), Error> {
+        match op {
             RequestOp::Put(put) => self.check_put(put),
             RequestOp::DeleteRange(delete) if delete.range.key.is_empty() => Err(Error::EmptyKey),
             _ => Ok(()),
-        })?;
-        self.each_op(request, path, &|op| match op {
+        }
+    }
+
+    pub(crate) fn check_read(&self, op: &RequestOp<'_>, moment: Moment) -> Result<(), Error> {
+        match op {
             RequestOp::Range(range) if range.range.key.is_empty() => Err(Error::EmptyKey),
-            RequestOp::Range(range) => self.check_range_revision(range.revision),
+            RequestOp::Range(range) => check_range_revision(range.revision, moment),
             _ => Ok(()),
-        })
+        }
     }
 
     /// Every operation on the path, in order, but nested transactions themselves.
@@ -100,24 +113,6 @@ impl Store {
         Ok(())
     }
 
-    /// Inside a transaction a negative revision is not the current one: it is compared with the
-    /// compact revision (which starts at -1) like any other, as etcd does.
-    fn check_range_revision(&self, requested: i64) -> Result<(), Error> {
-        if requested > self.revision {
-            return Err(Error::FutureRevision {
-                requested,
-                current: self.revision,
-            });
-        }
-        if requested != 0 && requested < self.compacted {
-            return Err(Error::Compacted {
-                requested,
-                compacted: self.compacted,
-            });
-        }
-        Ok(())
-    }
-
     fn apply_path(&mut self, request: &TxnRequest<'_>, path: &Path) -> Result<TxnResponse, Error> {
         let mut nested = path.nested.iter();
         let mut response = TxnResponse {
@@ -126,7 +121,7 @@ impl Store {
         };
         for op in branch(request, path) {
             response.responses.push(match op {
-                RequestOp::Range(range) => ResponseOp::Range(self.range(range)?),
+                RequestOp::Range(range) => ResponseOp::Range(self.range_seen(range)?),
                 RequestOp::Put(put) => ResponseOp::Put(self.apply_put(put)?),
                 RequestOp::DeleteRange(delete) => {
                     ResponseOp::DeleteRange(self.apply_delete(delete))
@@ -146,10 +141,12 @@ impl Store {
         let mut any = false;
         let mut all = true;
         self.scan_range(compare.range, |id| {
-            let version = self.keys.latest(id);
-            if version.tombstone {
+            self.meter.look(1);
+            // Not the latest: a write may be under way.
+            let found = self.keys.at(id, self.revision);
+            let Some(version) = found.filter(|version| !version.tombstone) else {
                 return ControlFlow::Continue(());
-            }
+            };
             any = true;
             all = satisfies(compare, &version);
             if all {
@@ -166,15 +163,41 @@ impl Store {
     }
 }
 
-fn branch<'r, 'a>(request: &'r TxnRequest<'a>, path: &Path) -> &'r [RequestOp<'a>] {
-    if path.succeeded {
+/// Inside a transaction a negative revision is not the current one: it is compared with the compact revision
+/// (which starts at -1) like any other, as etcd does.
+fn check_range_revision(requested: i64, moment: Moment) -> Result<(), Error> {
+    let Moment {
+        revision: current,
+        compacted,
+    } = moment;
+    if requested > current {
+        return Err(Error::FutureRevision { requested, current });
+    }
+    if requested != 0 && requested < compacted {
+        return Err(Error::Compacted {
+            requested,
+            compacted,
+        });
+    }
+    Ok(())
+}
+
+pub(crate) fn branch<'r, 'a>(request: &'r TxnRequest<'a>, path: &Path) -> &'r [RequestOp<'a>] {
+    branch_of(request, path.succeeded)
+}
+
+pub(crate) fn branch_of<'r, 'a>(
+    request: &'r TxnRequest<'a>,
+    succeeded: bool,
+) -> &'r [RequestOp<'a>] {
+    if succeeded {
         &request.success
     } else {
         &request.failure
     }
 }
 
-fn satisfies(compare: &Compare<'_>, stored: &Version<'_>) -> bool {
+pub(crate) fn satisfies(compare: &Compare<'_>, stored: &Version<'_>) -> bool {
     let order = match compare.target {
         CompareTarget::Version(given) => stored.version.cmp(&given),
         CompareTarget::CreateRevision(given) => stored.create.cmp(&given),

@@ -68,7 +68,24 @@ impl Store {
     }
 
     pub(crate) fn write_begin(&mut self) {
+        debug_assert!(!self.open, "a write is under way in slices");
         self.changes = 0;
+    }
+
+    /// Begins the changes of a write in slices, or goes on with them.
+    pub(crate) fn open_write(&mut self) {
+        if !self.open {
+            self.write_begin();
+            self.open = true;
+        }
+    }
+
+    /// Makes the changes of a write in slices current, once watchers were told of all.
+    pub(crate) fn close_write(&mut self) {
+        self.revision = self.revision_seen();
+        self.changes = 0;
+        self.open = false;
+        self.release_watchers();
     }
 
     /// Makes the changes current and tells watchers.
@@ -76,7 +93,7 @@ impl Store {
         if self.changes > 0 {
             self.revision += 1;
             let changes = std::mem::take(&mut self.changes);
-            self.notify_watchers(changes);
+            self.notify_watchers(0, changes, u64::MAX);
         }
     }
 
@@ -86,6 +103,8 @@ impl Store {
     }
 
     pub(crate) fn apply_put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
+        self.meter.change(1);
+        self.meter.bytes(request.value.len());
         let (main, sub) = (self.revision + 1, self.changes);
         let place = self.index.locate(&self.keys, request.key);
         let before = place
@@ -106,6 +125,7 @@ impl Store {
         let kept = live
             .filter(|_| request.ignore_value)
             .map(|id| self.keys.latest(id).value.to_vec());
+        self.meter.bytes(kept.as_ref().map_or(0, Vec::len));
         let version = Version {
             main,
             sub,
@@ -156,6 +176,7 @@ impl Store {
 
     /// Deletes a key that is live.
     pub(crate) fn delete_live(&mut self, id: KeyId) {
+        self.meter.change(1);
         let lease = self.keys.newest(id).lease;
         if lease != 0 {
             self.leases.detach(lease, id);
@@ -181,18 +202,23 @@ impl Store {
         found.is_some_and(|id| !self.keys.newest(id).tombstone)
     }
 
-    fn latest_pair(&self, id: KeyId) -> KeyValue {
-        self.keys.latest(id).to_pair(self.keys.key(id))
+    pub(crate) fn latest_pair(&self, id: KeyId) -> KeyValue {
+        let (key, version) = (self.keys.key(id), self.keys.latest(id));
+        self.meter.bytes(key.len() + version.value.len());
+        version.to_pair(key)
     }
 
     fn live_in(&self, range: KeyRange<'_>) -> Vec<KeyId> {
         let mut ids = Vec::new();
+        let mut looked_at = 0;
         self.scan_range(range, |id| {
+            looked_at += 1;
             if !self.keys.newest(id).tombstone {
                 ids.push(id);
             }
             ControlFlow::Continue(())
         });
+        self.meter.look(looked_at);
         ids
     }
 }

@@ -156,6 +156,11 @@ fn which_ranges_are_long() {
         sort_order: SortOrder::Descend,
         ..page.clone()
     };
+    let short = |page: &RangeRequest<'static>| RangeRequest {
+        limit: 8,
+        ..page.clone()
+    };
+    let (few, last_few) = (short(&page), short(&last));
     let newest = RangeRequest {
         sort_target: SortTarget::Mod,
         limit: 1,
@@ -168,14 +173,17 @@ fn which_ranges_are_long() {
     let table = [
         (range_request("k0001"), false),
         (all.clone(), true),
-        (page.clone(), false),
-        (at(&page, 2_990), false),
-        (at(&page, 100), true),
+        // Each of its values may be large.
+        (page.clone(), true),
+        (few.clone(), false),
+        (at(&few, 2_990), false),
+        (at(&few, 100), true),
         (count.clone(), false),
         (at(&count, 100), true),
         (filtered, true),
         (sorted, true),
-        (last.clone(), false),
+        (last.clone(), true),
+        (last_few.clone(), false),
         (newest, true),
         (sorted_count, false),
     ];
@@ -188,13 +196,13 @@ fn which_ranges_are_long() {
     }
     // A page after so many deleted keys took as long as they did, until they were compacted.
     assert_eq!(delete(&mut store, "k0000..k1500"), 1_500);
-    assert!(store.range_is_long(&page) && store.range_is_long(&last));
+    assert!(store.range_is_long(&few) && store.range_is_long(&last_few));
     store.compact(store.revision()).expect("possible");
     compact_all(&mut store);
     put(&mut store, "k", "v");
     store.compact(store.revision()).expect("possible");
     compact_all(&mut store);
-    assert!(!store.range_is_long(&page) && !store.range_is_long(&last));
+    assert!(!store.range_is_long(&few) && !store.range_is_long(&last_few));
     for n in 0..1_499 {
         put(&mut store, &format!("k{n:04}"), "v");
     }

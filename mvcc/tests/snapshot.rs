@@ -268,7 +268,7 @@ fn slices_end_even_where_there_is_nothing_to_write() {
     while store.snapshot_next(&mut cursor, 1 << 20, &mut stream) {
         slices += 1;
     }
-    assert_eq!(slices, 3, "20,000 keys are looked at per slice");
+    assert_eq!(slices, 13, "4,000 keys are looked at per slice");
     let restored = restore(&stream, 4096).expect("sound");
     assert_eq!(
         (restored.stats().keys_held, get(&restored, "0..").as_str()),

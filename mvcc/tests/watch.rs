@@ -421,7 +421,9 @@ fn a_delete_of_many_keys_is_one_batch() {
         ..spec("k..")
     });
     for (id, count) in [(live, 1_000), (late, 5_000)] {
-        match store.watch_next(id, 1) {
+        // It is gathered in slices of a thousand changes.
+        let mut calls = (0..10).map(|_| store.watch_next(id, 1));
+        match calls.find_map(|batch| batch) {
             Some(WatchBatch::Events {
                 revision: 5_002,
                 events,

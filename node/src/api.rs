@@ -158,7 +158,7 @@ pub struct LeaseGranted {
 }
 
 /// How long a lease still lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseTtl {
     /// The lease asked about.
     pub id: i64,

@@ -52,7 +52,7 @@ const FRAME_BYTES: usize = 64 << 10;
 /// bounded far below (1.5 MiB by default).
 pub(crate) const FRAME_BYTES_MAX: usize = 1 << 30;
 /// Most keys that one slice looks at, in case few of them have anything to write.
-const SLICE_KEYS_MAX: usize = 20_000;
+const SLICE_KEYS_MAX: usize = 4_000;
 
 /// A snapshot that is being made. It is pinned to the revision at which it began; while it exists
 /// what it reads stays, so drop it when done.
@@ -98,7 +98,10 @@ impl Store {
         SnapshotCursor {
             revision: self.revision,
             compacted: self.compacted,
-            leases: self.leases.iter().collect(),
+            leases: {
+                self.meter.look(self.leases.len() / 16);
+                self.leases.iter().collect()
+            },
             stage: Stage::Head,
             versions: 0,
             hash: Hash64::default(),
@@ -118,6 +121,7 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> bool {
         let start = out.len();
+        let count = |out: &Vec<u8>| self.meter.bytes(out.len() - start);
         let mut keys_left = SLICE_KEYS_MAX;
         while !matches!(cursor.stage, Stage::Done) {
             let room = max_bytes
@@ -128,6 +132,7 @@ impl Store {
                 break;
             }
         }
+        count(out);
         !matches!(cursor.stage, Stage::Done)
     }
 
@@ -191,6 +196,7 @@ impl Store {
                 return ControlFlow::Break(());
             }
             *keys_left -= 1;
+            self.meter.look(1);
             after.key.clear();
             after.key.extend_from_slice(key);
             after.main = self.key_entry(cursor, id, from, limit, out);

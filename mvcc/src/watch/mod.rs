@@ -22,6 +22,7 @@ use crate::keys::KeyId;
 use crate::store::Store;
 use crate::types::{Event, EventKind, KeyValue, WatchBatch, WatchSpec, WatcherId};
 use crate::version::Version;
+use catchup::Partial;
 use matcher::{Matcher, WATCHER_BYTES};
 
 #[derive(Debug)]
@@ -34,8 +35,10 @@ struct Watcher {
     /// Events to deliver, of whole revisions.
     buffer: VecDeque<Event>,
     buffer_bytes: usize,
-    /// In the queue of the ready.
+    /// In the queue of the ready, or of those that will be once the open write is through.
     queued: bool,
+    /// Of a revision that takes more than a slice, what was found so far.
+    partial: Option<Box<Partial>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub(crate) struct Watchers {
     /// Those in sync.
     matcher: Matcher,
     ready: VecDeque<WatcherId>,
+    /// Those that have nothing but what an open write has brought so far.
+    held: Vec<WatcherId>,
     id_last: u64,
     buffered_bytes: usize,
     /// Scratch of `notify_watchers`.
@@ -78,11 +83,17 @@ impl Watchers {
         self.buffered_bytes + self.by_id.len() * each
     }
 
-    fn queue(&mut self, id: WatcherId) {
+    /// Queues a watcher that has something to deliver, or to look for; behind an open write, if that is of no
+    /// revision up to `shown`.
+    fn queue(&mut self, id: WatcherId, shown: i64) {
         if let Some(watcher) = self.by_id.get_mut(&id)
             && !mem::replace(&mut watcher.queued, true)
         {
-            self.ready.push_back(id);
+            if watcher.next_revision() > Some(shown) {
+                self.held.push(id);
+            } else {
+                self.ready.push_back(id);
+            }
         }
     }
 
@@ -109,11 +120,24 @@ impl Watcher {
         !filtered && main >= self.spec.start_revision
     }
 
-    /// Takes whole revisions off the buffer, at least one, up to `max_bytes`.
-    fn take_batch(&mut self, max_bytes: usize) -> Option<WatchBatch> {
+    /// The revision that it has to deliver, or to look at, next.
+    fn next_revision(&self) -> Option<i64> {
+        let buffered = self.buffer.front().map(|event| event.kv.mod_revision);
+        buffered.or(match self.phase {
+            Phase::Synced => None,
+            Phase::Behind { next } => Some(next),
+        })
+    }
+
+    /// Takes whole revisions up to `shown` off the buffer, at least one, up to `max_bytes`.
+    fn take_batch(&mut self, max_bytes: usize, shown: i64) -> Option<WatchBatch> {
         let mut events = Vec::new();
         let mut bytes = 0;
-        while let Some(main) = self.buffer.front().map(|event| event.kv.mod_revision) {
+        let next = |buffer: &VecDeque<Event>| {
+            let main = buffer.front().map(|event| event.kv.mod_revision);
+            main.filter(|&main| main <= shown)
+        };
+        while let Some(main) = next(&self.buffer) {
             let revision = self
                 .buffer
                 .iter()
@@ -148,7 +172,7 @@ impl Store {
         let next = spec.start_revision;
         self.watchers.id_last += 1;
         let id = WatcherId(self.watchers.id_last);
-        let phase = if next > self.revision {
+        let phase = if next > self.revision_told() {
             Phase::Synced
         } else {
             Phase::Behind { next }
@@ -163,10 +187,11 @@ impl Store {
             buffer: VecDeque::new(),
             buffer_bytes: 0,
             queued: false,
+            partial: None,
         };
         self.watchers.by_id.insert(id, watcher);
         if phase != Phase::Synced {
-            self.watchers.queue(id);
+            self.watchers.queue(id, self.revision_shown());
         }
         id
     }
@@ -191,16 +216,19 @@ impl Store {
 
     /// The next events of a watcher: whole revisions, at least one, up to `max_bytes` where more
     /// than one. `None`: nothing now (a watcher that is behind may have been looking through a
-    /// slice of the log without a match; it is queued again). One call does a bounded amount of
-    /// work, unless a single revision is larger; whoever loops over [`Store::watch_ready`] bounds
+    /// slice of the log without a match, or through a part of a large revision; it is queued again).
+    /// One call does a bounded amount of work; whoever loops over [`Store::watch_ready`] bounds
     /// the number of calls per turn.
     pub fn watch_next(&mut self, id: WatcherId, max_bytes: usize) -> Option<WatchBatch> {
+        let shown = self.revision_shown();
         let watcher = self.watchers.by_id.get_mut(&id)?;
         let before = watcher.buffer_bytes;
-        let mut batch = watcher.take_batch(max_bytes);
+        let mut batch = watcher.take_batch(max_bytes, shown);
         self.watchers.buffered_bytes -= before - watcher.buffer_bytes;
         if batch.is_none()
+            && watcher.buffer.is_empty()
             && let Phase::Behind { next } = watcher.phase
+            && next <= shown
         {
             batch = self.catch_up(id, next, max_bytes);
         }
@@ -209,7 +237,7 @@ impl Store {
                 !watcher.buffer.is_empty() || watcher.phase != Phase::Synced
             });
         if more {
-            self.watchers.queue(id);
+            self.watchers.queue(id, self.revision_shown());
         }
         batch
     }
@@ -252,36 +280,69 @@ impl Store {
                 self.watchers.matcher.insert(&watcher.spec.range, id);
             }
             watcher.queued = false;
+            watcher.partial = None;
             self.watchers.by_id.insert(id, watcher);
-            self.watchers.queue(id);
+            self.watchers.queue(id, self.revision_shown());
         }
     }
 
-    /// Pushes the changes of the revision that was just made to the watchers in sync.
-    pub(crate) fn notify_watchers(&mut self, changes: u32) {
+    /// The newest revision of which watchers in sync hear no more: during an open write that is the one it
+    /// makes, as it may be past what a watcher that comes now wants to hear.
+    pub(super) fn revision_told(&self) -> i64 {
+        self.revision + i64::from(self.open)
+    }
+
+    /// Up to which revision watchers deliver what they have.
+    pub(super) fn revision_shown(&self) -> i64 {
+        if self.open { self.revision } else { i64::MAX }
+    }
+
+    /// Tells watchers in sync of the open write's changes from `first` on, until it is late; returns the first
+    /// that they were not told of. What they are told they deliver once the write is through.
+    pub(crate) fn tell_watchers(&mut self, first: usize, until: u64) -> usize {
+        self.notify_watchers(first, self.changes, until)
+    }
+
+    /// The open write is through: what was held back may go.
+    pub(crate) fn release_watchers(&mut self) {
+        self.watchers.ready.extend(self.watchers.held.drain(..));
+    }
+
+    /// Pushes the changes of the revision that is being made, or was just made, to the watchers in sync: those
+    /// from `first` on, of `changes`, until it is late.
+    pub(crate) fn notify_watchers(&mut self, first: usize, changes: u32, until: u64) -> usize {
+        let changes = changes as usize;
         if self.watchers.matcher.is_empty() {
-            return;
+            return changes;
         }
+        let (main, shown) = (self.revision_told(), self.revision_shown());
         let Store {
             keys,
             log,
             watchers,
-            revision,
             config,
+            meter,
             ..
         } = self;
-        let main = *revision;
         let mut matched = mem::take(&mut watchers.matched);
-        for (sub, key) in log.last(changes as usize).enumerate() {
+        let mut told = first;
+        for key in log.last(changes - first) {
+            if told > first && until < u64::MAX && meter.nanos() >= until {
+                break;
+            }
+            let sub = told as u32;
+            told += 1;
             matched.clear();
             watchers.matcher.matches(keys.key(key), &mut matched);
+            meter.look(1 + matched.len());
             if matched.is_empty() {
                 continue;
             }
-            let Some(version) = keys.change(key, main, sub as u32) else {
+            let Some(version) = keys.change(key, main, sub) else {
                 continue;
             };
             let event = to_event(keys.key(key), version);
+            meter.bytes(event_bytes(&event));
             let mut before: Option<Option<KeyValue>> = None;
             for &id in &matched {
                 let Some(watcher) = watchers.by_id.get(&id) else {
@@ -295,16 +356,17 @@ impl Store {
                     let before = before.get_or_insert_with(|| previous(keys, key, main));
                     event.prev_kv = before.clone();
                 }
-                watchers.deliver(id, event, config.watch_buffer_bytes_max);
+                watchers.deliver(id, event, config.watch_buffer_bytes_max, shown);
             }
         }
         watchers.matched = matched;
+        told
     }
 }
 
 impl Watchers {
     /// Buffers an event of a watcher in sync, or lets it fall behind.
-    fn deliver(&mut self, id: WatcherId, event: Event, buffer_bytes_max: usize) {
+    fn deliver(&mut self, id: WatcherId, event: Event, buffer_bytes_max: usize, shown: i64) {
         let Some(watcher) = self.by_id.get_mut(&id) else {
             return;
         };
@@ -328,7 +390,7 @@ impl Watchers {
             watcher.buffer_bytes += bytes;
             self.buffered_bytes += bytes;
         }
-        self.queue(id);
+        self.queue(id, shown);
     }
 }
 

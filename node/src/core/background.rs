@@ -15,8 +15,8 @@ use crate::api::Buckets;
 use crate::shard::checkpoint::Progress;
 use crate::shard::removal::COMPACT_SLICE;
 
-/// Slices of compaction, of watchers' catching up and of long reads in one turn: five milliseconds at most,
-/// and only after a turn that applied thousands of entries.
+/// Slices of compaction, of watchers' catching up and of long reads in one turn, as far as it has time (see
+/// `work`), and only after a turn that applied thousands of entries.
 const SLICES_MAX: usize = 32;
 /// Applied entries for which a turn does another slice. A slice looks at so many versions, and what an entry
 /// overwrites costs two to four looks; as much again makes up for the seconds in which a checkpoint, which
@@ -60,6 +60,7 @@ impl Core {
         }
         let mut slices = SLICES_MAX.min(1 + self.applied / APPLIED_PER_SLICE);
         while slices > 0
+            && self.work.has_time_behind()
             && let Some(at) = self.agenda.next_deferred()
         {
             let shard = &mut self.shards[at];
@@ -67,6 +68,7 @@ impl Core {
                 | shard.watch_slice()
                 | shard.read_slice()
                 | shard.hash_slice();
+            shard.charge();
             self.chains.extend(shard.flush_answers());
             if more {
                 // Only whole slices count: to look at a shard that has nothing is cheap.
@@ -113,7 +115,11 @@ impl Core {
             let mut progress = Progress::More;
             while progress == Progress::More && slices > 0 {
                 progress = shard.checkpoint_slice(&mut self.wal, cx);
-                slices -= 1;
+                shard.charge();
+                slices = match self.work.has_time_behind() {
+                    true => slices - 1,
+                    false => 0,
+                };
             }
             if shard.checkpointing.is_some() {
                 go_on |= progress == Progress::More;

@@ -75,6 +75,7 @@ impl Core {
                     shard
                         .watches
                         .command(&mut shard.machine.store, session, command, header);
+                    shard.charge();
                 }
             }
             Input::WatchTouch { group, session } => {
@@ -83,6 +84,7 @@ impl Core {
                     shard
                         .watches
                         .touch(&mut shard.machine.store, session, header);
+                    shard.charge();
                 }
             }
             Input::Stop => self.stop(),

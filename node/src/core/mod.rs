@@ -4,6 +4,7 @@
 //! less while it refuses, `recover` builds its shards from the log, `turn` is what it does again and again
 //! (`intake` its first stage), `agenda` and `timers` say which shards it looks at, `background` is what it
 //! does when nobody waits (`retries` says when it tries a failed checkpoint again), `gauges` measures it,
+//! `work` bounds it,
 //! `guard` runs callers' code on its thread, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
 //! simulator) lives in `host` and sees only [`turn::Core`].
 //!
@@ -23,5 +24,6 @@ pub mod recover;
 mod retries;
 pub mod timers;
 pub mod turn;
+pub mod work;
 
 pub use turn::{Core, CoreConfig, Next, Now, Peers};

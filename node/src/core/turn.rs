@@ -34,6 +34,7 @@ use super::pack;
 use super::pressure::Pressure;
 use super::retries::Retries;
 use super::timers::Timers;
+use super::work::TurnWork;
 use crate::api::{CoreMetrics, Error, Metrics};
 use crate::shard::answer::{CHAIN_MS_MAX, Chain, Delivery};
 use crate::shard::persist::{Outputs, Parked};
@@ -131,6 +132,8 @@ pub struct Core {
     pub(super) waiting: usize,
     /// Shards whose queues wait for the log to write something.
     held_back: Vec<usize>,
+    /// What this turn does.
+    pub(super) work: TurnWork,
     /// Entries that this turn applied.
     pub(super) applied: usize,
     /// Entries in log batches so far.
@@ -179,6 +182,11 @@ impl Core {
     pub fn new(config: CoreConfig, shards: Vec<Shard>, wal: Wal) -> Self {
         let durable_lsn = wal.stats().durable_lsn;
         let log_reserve = LOG_RESERVE_BYTES.min(wal.payload_max() as u64 / 4);
+        let work = TurnWork::bounded();
+        let mut shards = shards;
+        shards
+            .iter_mut()
+            .for_each(|shard| shard.turn = work.clone());
         let dues = shards.iter().map(|shard| shard.checkpoint_due_bytes);
         let mut gauges = Gauges::new(config.stopwatch.clone());
         gauges.metrics.shards = shards.len() as u64;
@@ -192,6 +200,7 @@ impl Core {
             pressure: Pressure::default(),
             waiting: 0,
             held_back: Vec::new(),
+            work,
             applied: 0,
             entries_counted: 0,
             shortage: None,
@@ -217,6 +226,11 @@ impl Core {
     /// The shards, for tests and the simulator's checkers.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
+    }
+
+    /// The work of the last turn, in nanoseconds of the reference machine, as the shards' stores count it.
+    pub fn work_nanos(&self) -> u64 {
+        self.work.spent()
     }
 
     /// Whether the last turn found anything new: input, or word from the log.
@@ -245,6 +259,7 @@ impl Core {
             return Next::Ended;
         }
         self.worked = false;
+        self.work.begin();
         self.gauges.begin();
         self.wal.set_time(now.micros);
         // Callers of the last turn whose first one has not run yet.
@@ -336,6 +351,7 @@ impl Core {
     fn end_looks(&mut self, run: Vec<usize>) {
         for at in &run {
             let shard = &mut self.shards[*at];
+            shard.charge();
             shard.counted_waiting = shard.waiting();
             self.waiting += shard.counted_waiting;
             self.timers.arm(*at, shard.next_look_ms());
@@ -459,6 +475,13 @@ impl Core {
         let apply_micros = out.apply_micros;
         self.applied = out.applied;
         self.agenda.keep(queue);
+        // Who was first is last in the next turn: what a turn has time for may not do for all.
+        let (first, others) = run.split_at(run.len().min(1));
+        for at in others.iter().chain(first) {
+            if self.shards[*at].is_behind() {
+                self.agenda.mark(*at);
+            }
+        }
         self.gauges.lap(Stage::Ready);
         self.gauges.split(Stage::Ready, Stage::Apply, apply_micros);
     }

@@ -60,8 +60,28 @@ pub enum Response {
 pub enum ReadBegun {
     /// The answer.
     Done(Response),
-    /// It takes more than a slice.
+    /// A range that takes more than a slice.
     Long(Box<mvcc::RangeCursor>),
+    /// A transaction that takes more than a slice.
+    LongTxn(Box<mvcc::LongTxnRead>),
+}
+
+/// What beginning to apply an entry came to.
+#[derive(Debug)]
+pub enum ApplyBegun {
+    /// It is applied.
+    Done(Applied),
+    /// It may take more than a slice, and nothing of it is done yet: see [`Machine::apply_on`].
+    Long(Box<LongApply>),
+}
+
+/// A command under way. Of leases that run out together each ends in a revision of its own, so what is done of
+/// them may be seen; a command that is replayed passes over those that are gone.
+#[derive(Debug)]
+pub struct LongApply {
+    write: mvcc::LongWrite,
+    /// Leases that were seen to.
+    leases: usize,
 }
 
 /// Whose command was applied and what it answers; nothing for an entry that nobody asked for.
@@ -91,20 +111,128 @@ impl Machine {
             None
         } else {
             let (stamp, command) = command::decode(payload)?;
-            let answer = self.execute(&command, stamp, index, now_ms);
-            if answer == Err(Error::Invalid(mvcc::Error::NoSpace)) {
-                // Others may have had room for what was agreed on.
-                return Err(CommandError::NoRoom);
-            }
-            Some((stamp, answer))
+            Some((
+                stamp,
+                has_room(self.execute(&command, stamp, index, now_ms))?,
+            ))
         };
         self.applied_index = index;
         self.applied_term = term;
         Ok(answer)
     }
 
+    /// Applies an entry unless that may take longer than a slice: then it is only begun. `is_heard` says whether
+    /// somebody waits here for the answer of a command.
+    pub fn apply_begin(
+        &mut self,
+        (index, term): (u64, u64),
+        payload: &[u8],
+        now_ms: u64,
+        is_heard: impl FnOnce(Stamp) -> bool,
+    ) -> Result<ApplyBegun, CommandError> {
+        let answer = if payload.is_empty() {
+            None
+        } else {
+            let (stamp, command) = command::decode(payload)?;
+            let expires = |id, seen| self.store.lease_expires(id, seen);
+            // What an alarm refuses is not begun: it gets its refusal below.
+            let is_long = match &command {
+                Command::LeaseExpireMany { ids, .. } => self.store.leases_are_long(ids),
+                command => as_long(command, expires)
+                    .is_some_and(|request| self.store.write_is_long(request)),
+            };
+            if is_long && self.alarms.refuse(&command).is_ok() {
+                let write = match is_heard(stamp) {
+                    true => mvcc::LongWrite::default(),
+                    false => mvcc::LongWrite::unheard(),
+                };
+                return Ok(ApplyBegun::Long(Box::new(LongApply { write, leases: 0 })));
+            }
+            Some((
+                stamp,
+                has_room(self.execute(&command, stamp, index, now_ms))?,
+            ))
+        };
+        (self.applied_index, self.applied_term) = (index, term);
+        Ok(ApplyBegun::Done(answer))
+    }
+
+    /// Goes on with an entry for about so many nanoseconds' work; its outcome once it is applied. Until then
+    /// everybody sees the state before it, and it counts as not applied.
+    pub fn apply_on(
+        &mut self,
+        long: &mut LongApply,
+        (index, term): (u64, u64),
+        payload: &[u8],
+        nanos: u64,
+    ) -> Result<Option<Applied>, CommandError> {
+        let (stamp, command) = command::decode(payload)?;
+        if let Command::LeaseExpireMany { seen, ids } = &command {
+            if !self.expire_on(long, *seen, ids, nanos) {
+                return Ok(None);
+            }
+            (self.applied_index, self.applied_term) = (index, term);
+            return Ok(Some(Some((stamp, Ok(Response::Done)))));
+        }
+        // Whether a lease expires was decided when this began.
+        let outcome = match as_long(&command, |_, _| true) {
+            Some(request) => self.store.write_next(&mut long.write, request, nanos),
+            None => Some(Err(mvcc::Error::KeyNotFound)),
+        };
+        let Some(outcome) = outcome else {
+            return Ok(None);
+        };
+        let outcome = has_room(outcome.map_err(Error::from))?;
+        (self.applied_index, self.applied_term) = (index, term);
+        let response = outcome.map(|answer| match answer {
+            mvcc::LongAnswer::DeleteRange(response) => Response::Delete(response),
+            mvcc::LongAnswer::Txn(response) => Response::Txn(response),
+            mvcc::LongAnswer::LeaseRevoke(_) => Response::Done,
+        });
+        Ok(Some(Some((stamp, response))))
+    }
+
+    /// Goes on with leases that ran out together; returns whether all were seen to.
+    fn expire_on(&mut self, long: &mut LongApply, seen: u64, ids: &[i64], nanos: u64) -> bool {
+        let until = self.store.work().nanos().saturating_add(nanos);
+        while let Some(id) = ids.get(long.leases) {
+            if self.store.lease_expires(*id, seen) {
+                let left = until.saturating_sub(self.store.work().nanos());
+                let request = mvcc::LongRequest::LeaseRevoke(*id);
+                // One that is gone already has ended as it should.
+                if self
+                    .store
+                    .write_next(&mut long.write, request, left)
+                    .is_none()
+                {
+                    return false;
+                }
+                long.write = mvcc::LongWrite::unheard();
+            }
+            long.leases += 1;
+            if self.store.work().nanos() >= until && long.leases < ids.len() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Goes on with a transaction's read, which [`Machine::read`] began.
+    pub fn read_txn_on(
+        &self,
+        read: &mut mvcc::LongTxnRead,
+        encoded: &[u8],
+        nanos: u64,
+    ) -> Option<Result<Response, Error>> {
+        let Ok((_, Command::Txn(txn))) = command::decode(encoded) else {
+            return Some(Err(Error::Corrupt));
+        };
+        let found = self.store.txn_read_next(read, &txn, nanos)?;
+        Some(found.map(Response::Txn).map_err(Error::from))
+    }
+
     /// Answers an encoded read (a range, or a transaction that only reads) from the store as it is now.
-    /// A range that may take longer than a slice is only begun.
+    /// One that may take longer than a slice is only begun.
     pub fn read(&self, encoded: &[u8]) -> Result<ReadBegun, Error> {
         let (_, command) = command::decode(encoded).map_err(|_| Error::Corrupt)?;
         let response = match &command {
@@ -112,6 +240,9 @@ impl Machine {
                 return Ok(ReadBegun::Long(Box::new(self.store.range_begin(range)?)));
             }
             Command::Range(range) => Response::Range(self.store.range(range)?),
+            Command::Txn(txn) if self.store.txn_is_long(txn) => {
+                return Ok(ReadBegun::LongTxn(Box::new(self.store.txn_read_begin(txn))));
+            }
             Command::Txn(txn) => Response::Txn(self.store.txn_read(txn)?),
             _ => return Err(Error::Corrupt),
         };
@@ -196,6 +327,41 @@ impl Machine {
 impl Default for Machine {
     fn default() -> Self {
         Machine::new()
+    }
+}
+
+/// Others may have had room for what was agreed on: a replica that has none does not go on without it.
+fn has_room<T>(outcome: Result<T, Error>) -> Result<Result<T, Error>, CommandError> {
+    match outcome {
+        Err(Error::Invalid(mvcc::Error::NoSpace)) => Err(CommandError::NoRoom),
+        outcome => Ok(outcome),
+    }
+}
+
+/// A command that is carried out in slices where it is long; `expires`: whether a lease that ran out at this
+/// position of the log still is.
+fn as_long<'r, 'a>(
+    command: &'r Command<'a>,
+    expires: impl FnOnce(i64, u64) -> bool,
+) -> Option<mvcc::LongRequest<'r, 'a>> {
+    // No wildcard: a new kind of command has to say here whether it can be long.
+    match command {
+        Command::DeleteRange(delete) => Some(mvcc::LongRequest::DeleteRange(delete)),
+        Command::Txn(txn) => Some(mvcc::LongRequest::Txn(txn)),
+        Command::LeaseRevoke { id } => Some(mvcc::LongRequest::LeaseRevoke(*id)),
+        Command::LeaseExpire { id, seen } => {
+            expires(*id, *seen).then_some(mvcc::LongRequest::LeaseRevoke(*id))
+        }
+        // One key, a bounded number of leases, or a number; a range never enters the log.
+        Command::Put(_)
+        | Command::Range(_)
+        | Command::Compact { .. }
+        | Command::LeaseGrant { .. }
+        | Command::LeaseRenew { .. }
+        | Command::LeaseRenewMany { .. }
+        | Command::Alarm { .. } => None,
+        // A write for each: see `expire_on`.
+        Command::LeaseExpireMany { .. } => None,
     }
 }
 

@@ -11,6 +11,6 @@ pub mod cursor;
 mod decode;
 mod encode;
 
-pub use apply::{Machine, ReadBegun, Response};
+pub use apply::{ApplyBegun, LongApply, Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};
 pub use cursor::Cursor;

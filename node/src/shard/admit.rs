@@ -34,7 +34,7 @@ impl Shard {
             RequestKind::Read {
                 encoded,
                 serializable: true,
-            } => self.read_now(&encoded, answer),
+            } => self.read_at_once(Read::Encoded(encoded), answer, now_ms),
             RequestKind::Read { encoded, .. } => {
                 self.read_later(Read::Encoded(encoded), answer, now_ms)
             }
@@ -42,8 +42,7 @@ impl Shard {
                 self.read_later(Read::Cursor { encoded, cursor }, answer, now_ms);
             }
             RequestKind::CursorNext(cursor) => {
-                let response = self.machine.cursor_next(&cursor);
-                self.answer(answer, response);
+                self.read_at_once(Read::CursorNext(cursor), answer, now_ms);
             }
             RequestKind::LeaseKeepAlive(id) => self.keep_alive(id, answer, now_ms),
             RequestKind::LeaseTimeToLive { id, keys } => {
@@ -51,10 +50,7 @@ impl Shard {
             }
             RequestKind::Barrier => self.read_later(Read::Barrier, answer, now_ms),
             RequestKind::Alarms => self.read_later(Read::Alarms, answer, now_ms),
-            RequestKind::Leases => {
-                let response = Response::Leases(self.machine.store.leases());
-                self.answer(answer, Ok(response));
-            }
+            RequestKind::Leases => self.read_at_once(Read::Leases, answer, now_ms),
             RequestKind::HashKv(revision) => self.hash_later(revision, answer),
             RequestKind::Status => {
                 let response = Response::Status(Box::new(self.status()));

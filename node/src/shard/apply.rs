@@ -1,32 +1,111 @@
 //! Committed entries change the store, answer their callers and feed the watchers.
+//!
+//! Promises: entries are applied in their order, as far as a turn has time for them; an entry that takes more
+//! than a slice (a delete of a million keys, a transaction over as many) is worked off in slices while only
+//! this shard's apply waits, and is seen by nobody until it is through. Raft hears that a message is applied
+//! once all of it is.
+
+use std::collections::VecDeque;
 
 use henge_raft::{EntryKind, Message};
 
 use super::Shard;
 use super::log::TAIL_BYTES_MAX;
 use super::waiters::Callers;
-use crate::api::Error;
-use crate::machine::{Command, Response, Stamp, command};
+use crate::core::work::{ENTRY_NANOS, SLICE_NANOS};
+use crate::machine::apply::Applied;
+use crate::machine::{ApplyBegun, Command, CommandError, LongApply, Stamp, command};
 
 /// Entries whose keys are announced to the store together.
 const TOUCH_ENTRIES: usize = 16;
 
+/// What raft has committed and is not applied yet.
+#[derive(Debug, Default)]
+pub(crate) struct Applying {
+    messages: VecDeque<Message>,
+    /// The entry of the first message to go on with.
+    at: usize,
+    /// That entry, if it takes more than a slice. The state before it is what everybody sees until its end,
+    /// and a checkpoint holds; a stop in between has the log replay it whole.
+    long: Option<Box<LongApply>>,
+}
+
+impl Applying {
+    /// Whether all is applied.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Gives up: nothing of this shard is used any more.
+    pub fn clear(&mut self) {
+        *self = Applying::default();
+    }
+}
+
 impl Shard {
-    pub(crate) fn apply(&mut self, message: Message, now_ms: u64) {
-        for (at, entry) in message.entries.iter().enumerate() {
+    /// Takes what raft has committed; [`Shard::apply_on`] applies it.
+    pub(crate) fn apply(&mut self, message: Message) {
+        self.applying.messages.push_back(message);
+    }
+
+    /// Applies what was taken, in its order, until the turn's account is at `until`; returns how many entries.
+    pub(crate) fn apply_on(&mut self, until: u64, now_ms: u64) -> usize {
+        let mut applied = 0;
+        while let Some(message) = self.applying.messages.pop_front() {
+            if !self.apply_entries(&message, until, now_ms, &mut applied) {
+                // A shard that was poisoned has nothing to go on with.
+                if !self.corrupt {
+                    self.applying.messages.push_front(message);
+                }
+                break;
+            }
+            self.applying.at = 0;
+            self.applied(message, now_ms);
+        }
+        self.show_revision();
+        applied
+    }
+
+    /// Serves watchers that are behind; returns whether more is left.
+    pub fn watch_slice(&mut self) -> bool {
+        let header = self.header();
+        let more = self
+            .watches
+            .drain(&mut self.machine.store, header, SLICE_NANOS);
+        self.charge();
+        more
+    }
+
+    /// Puts the store's work to the turn's account.
+    pub(crate) fn charge(&mut self) {
+        let done = self.machine.store.work().nanos();
+        let before = std::mem::replace(&mut self.charged, done);
+        self.turn.spend(done.saturating_sub(before));
+    }
+
+    /// Goes on with a message's entries; returns whether all are applied.
+    fn apply_entries(
+        &mut self,
+        message: &Message,
+        until: u64,
+        now_ms: u64,
+        applied: &mut usize,
+    ) -> bool {
+        while let Some(entry) = message.entries.get(self.applying.at) {
+            if !self.turn.is_before(until) {
+                return false;
+            }
+            let at = self.applying.at;
             if at % TOUCH_ENTRIES == 0 {
                 self.touch_ahead(&message.entries[at..]);
             }
-            if entry.kind != EntryKind::Normal {
-                self.apply_conf_change(entry);
-                continue;
-            }
-            match self
-                .machine
-                .apply(entry.index, entry.term, &entry.data, now_ms)
-            {
-                Ok(None) => {}
-                Ok(Some((stamp, response))) => self.answer_applied(stamp, &entry.data, response),
+            self.turn.spend(ENTRY_NANOS);
+            match self.apply_entry(entry, now_ms) {
+                Ok(true) => {
+                    self.applying.at += 1;
+                    *applied += 1;
+                }
+                Ok(false) => {}
                 Err(error) => {
                     // Every replica of this build stops at the same entry; guessing would diverge.
                     tracing::error!(
@@ -36,13 +115,60 @@ impl Shard {
                         "a committed entry cannot be understood; this group stops serving; \
                          start the version that wrote it"
                     );
-                    return self.poison();
+                    self.poison();
+                    return false;
                 }
             }
+            self.charge();
         }
-        let header = self.header();
+        true
+    }
+
+    /// Applies an entry, or a slice of one that takes more; returns whether it is applied.
+    fn apply_entry(
+        &mut self,
+        entry: &henge_raft::Entry,
+        now_ms: u64,
+    ) -> Result<bool, CommandError> {
+        if entry.kind != EntryKind::Normal {
+            self.apply_conf_change(entry);
+            return Ok(true);
+        }
+        let position = (entry.index, entry.term);
+        let mut long = match self.applying.long.take() {
+            Some(long) => long,
+            None => {
+                let (own, waiters) = (self.config.member_id, &self.waiters);
+                let is_heard =
+                    |stamp: Stamp| stamp.origin == own && waiters.get(stamp.id).is_some();
+                let machine = &mut self.machine;
+                match machine.apply_begin(position, &entry.data, now_ms, is_heard)? {
+                    ApplyBegun::Long(long) => long,
+                    ApplyBegun::Done(answer) => {
+                        self.answer_applied(answer, &entry.data);
+                        return Ok(true);
+                    }
+                }
+            }
+        };
+        let machine = &mut self.machine;
+        match machine.apply_on(&mut long, position, &entry.data, SLICE_NANOS)? {
+            None => self.applying.long = Some(long),
+            Some(answer) => self.answer_applied(answer, &entry.data),
+        }
+        Ok(self.applying.long.is_none())
+    }
+
+    /// All of a message is applied.
+    fn applied(&mut self, message: Message, now_ms: u64) {
         self.show_revision();
-        self.watches.drain(&mut self.machine.store, header);
+        // What there is no time for is served behind, in this turn or the next.
+        if self.turn.has_time() {
+            let header = self.header();
+            self.watches
+                .drain(&mut self.machine.store, header, SLICE_NANOS);
+            self.charge();
+        }
         let keep = if self.is_alone() { 0 } else { TAIL_BYTES_MAX };
         let applied = self.machine.applied_index;
         for response in message.responses {
@@ -50,12 +176,6 @@ impl Shard {
         }
         self.raft.storage_mut().trim(applied, keep);
         self.give_up_revisions(now_ms);
-    }
-
-    /// Serves watchers that are behind; returns whether more is left.
-    pub fn watch_slice(&mut self) -> bool {
-        let header = self.header();
-        self.watches.drain(&mut self.machine.store, header)
     }
 
     /// Lets the store load what the next few puts will read.
@@ -76,7 +196,10 @@ impl Shard {
         }
     }
 
-    fn answer_applied(&mut self, stamp: Stamp, payload: &[u8], response: Result<Response, Error>) {
+    fn answer_applied(&mut self, answer: Applied, payload: &[u8]) {
+        let Some((stamp, response)) = answer else {
+            return;
+        };
         if stamp.origin != self.config.member_id {
             return;
         }

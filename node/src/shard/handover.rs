@@ -73,7 +73,10 @@ impl Trio {
                             }
                         }
                     }
-                    LOCAL_APPLY_THREAD => shard.apply(message, now_ms),
+                    LOCAL_APPLY_THREAD => {
+                        shard.apply(message);
+                        shard.apply_on(u64::MAX, now_ms);
+                    }
                     _ => said.push(message),
                 }
             }

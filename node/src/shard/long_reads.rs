@@ -1,9 +1,10 @@
-//! Ranges too long for one turn: read in slices, between turns, at the revision where they began.
+//! Reads too long for one turn: done in slices, between turns, at the revision where they began.
 //!
 //! An unlimited range over a million keys takes hundreds of milliseconds, in which a shard that read it in
-//! one go would commit nothing and answer nobody. So a read that may take longer than a slice gets a
-//! cursor: whatever is written meanwhile, it answers the revision at which it began, and its header says
-//! that one, so that a client that watches on from there misses nothing.
+//! one go would commit nothing and answer nobody; a transaction of ten such ranges, or of comparisons over
+//! all of them, took seconds. So a read that may take longer than a slice gets a cursor: whatever is written
+//! meanwhile, it answers the revision at which it began, and its header says that one, so that a client that
+//! watches on from there misses nothing.
 //!
 //! Promises: every read that is under way gets a slice in its turn, and none has a deadline here: it is being
 //! worked on until it is answered or its caller has gone (etcd has no deadline for a read either). Memory is
@@ -16,12 +17,13 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use henge_mvcc::{KeyValue, RangeCursor, RangeEnd, RangeResponse, SliceLimits};
+use henge_mvcc::{LongLeaseKeys, LongTxnRead, RangeCursor, RangeEnd, RangeResponse, SliceLimits};
 
 use super::Shard;
 use super::answer::Answer;
-use crate::api::{Error, Header};
-use crate::machine::{ReadBegun, Response};
+use crate::api::{Error, Header, LeaseTtl};
+use crate::core::work::SLICE_NANOS;
+use crate::machine::{Machine, ReadBegun, Response};
 
 /// Reads under way; more are refused, as each may become a large answer.
 const RUNNING_MAX: usize = 256;
@@ -45,15 +47,12 @@ pub struct LongReads {
 
 #[derive(Debug)]
 struct LongRead {
-    cursor: RangeCursor,
+    reading: Reading,
     /// Its place in the order of beginning.
     number: u64,
     /// Of the moment it began.
     header: Header,
-    response: RangeResponse,
-    /// Of its pairs so far.
-    bytes: usize,
-    /// Of those and of what its cursor holds, as they count among all.
+    /// What it holds, as it counts among all.
     held_bytes: usize,
     answer: Answer,
 }
@@ -67,6 +66,26 @@ impl Default for LongReads {
             bytes_max: ASSEMBLED_BYTES_MAX,
         }
     }
+}
+
+/// What is read.
+#[derive(Debug)]
+enum Reading {
+    Range {
+        cursor: RangeCursor,
+        response: RangeResponse,
+        /// Of its pairs so far.
+        bytes: usize,
+    },
+    Txn {
+        encoded: Vec<u8>,
+        read: Box<LongTxnRead>,
+    },
+    LeaseKeys {
+        /// All but the keys.
+        ttl: LeaseTtl,
+        gathered: LongLeaseKeys,
+    },
 }
 
 impl LongReads {
@@ -117,12 +136,27 @@ impl LongReads {
 
 impl Shard {
     /// Answers an encoded read that may be answered now: at once if that is short.
-    pub(crate) fn read_now(&mut self, encoded: &[u8], answer: Answer) {
-        match self.machine.read(encoded) {
-            Ok(ReadBegun::Done(response)) => self.answer(answer, Ok(response)),
-            Ok(ReadBegun::Long(cursor)) => self.read_long(*cursor, answer),
-            Err(error) => self.answer(answer, Err(error)),
-        }
+    pub(crate) fn read_now(&mut self, encoded: Vec<u8>, answer: Answer) {
+        let reading = match self.machine.read(&encoded) {
+            Ok(ReadBegun::Done(response)) => return self.answer(answer, Ok(response)),
+            Err(error) => return self.answer(answer, Err(error)),
+            Ok(ReadBegun::Long(cursor)) => Reading::Range {
+                cursor: *cursor,
+                response: RangeResponse::default(),
+                bytes: 0,
+            },
+            Ok(ReadBegun::LongTxn(read)) => Reading::Txn { encoded, read },
+        };
+        self.read_long(reading, answer);
+    }
+
+    /// Answers what is left of a lease with many keys.
+    pub(super) fn read_lease_keys(&mut self, id: i64, answer: Answer, now_ms: u64) {
+        let reading = Reading::LeaseKeys {
+            ttl: self.machine.lease_time_to_live(id, false, now_ms),
+            gathered: self.machine.store.lease_keys_begin(id),
+        };
+        self.read_long(reading, answer);
     }
 
     /// Goes on with one read for a slice; returns whether more is left.
@@ -138,55 +172,81 @@ impl Shard {
     }
 
     /// Begins with the first slice, which is often all.
-    fn read_long(&mut self, cursor: RangeCursor, answer: Answer) {
-        if self.long_reads.running.len() >= RUNNING_MAX {
-            return self.answer(answer, Err(Error::TooManyRequests));
-        }
+    fn read_long(&mut self, reading: Reading, answer: Answer) {
         self.long_reads.begun += 1;
         let begun = LongRead {
-            cursor,
+            reading,
             number: self.long_reads.begun,
             header: self.header(),
-            response: RangeResponse::default(),
-            bytes: 0,
             held_bytes: 0,
             answer,
         };
-        if let Some(mut read) = self.read_on(begun) {
-            let left = self.machine.store.range_left(&read.cursor);
-            read.response.kvs.reserve_exact(left.min(PAIRS_AHEAD_MAX));
-            self.long_reads.running.push_back(read);
+        let Some(mut read) = self.read_on(begun) else {
+            return;
+        };
+        if self.long_reads.running.len() >= RUNNING_MAX {
+            self.long_reads.bytes -= read.held_bytes;
+            return self.answer(read.answer, Err(Error::TooManyRequests));
         }
+        if let Reading::Range {
+            cursor, response, ..
+        } = &mut read.reading
+        {
+            let left = self.machine.store.range_left(cursor);
+            response.kvs.reserve_exact(left.min(PAIRS_AHEAD_MAX));
+        }
+        self.long_reads.running.push_back(read);
     }
 
     /// Reads a slice; gives the read back if there is more.
     fn read_on(&mut self, mut read: LongRead) -> Option<LongRead> {
-        let store = &self.machine.store;
-        let mut slice = store.range_next(&mut read.cursor, SliceLimits::default());
-        if let Some(RangeEnd { more, count }) = slice.end {
-            self.long_reads.bytes -= read.held_bytes;
-            read.take(&mut slice.kvs);
-            (read.response.more, read.response.count) = (more, count);
-            let response = Response::Range(read.response);
-            self.answer_as_of(read.header, read.answer, Ok(response));
+        let found = read.reading.on(&self.machine);
+        self.charge();
+        self.long_reads.bytes -= read.held_bytes;
+        if let Some(found) = found {
+            self.answer_as_of(read.header, read.answer, found);
             return None;
         }
-        let values = slice.kvs.iter().map(|kv| kv.key.len() + kv.value.len());
-        read.bytes += values.sum::<usize>() + mem::size_of_val(slice.kvs.as_slice());
-        read.take(&mut slice.kvs);
-        let held_bytes = read.bytes + read.cursor.held_bytes();
-        self.long_reads.bytes -= mem::replace(&mut read.held_bytes, held_bytes);
-        self.long_reads.bytes += held_bytes;
+        read.held_bytes = read.reading.held_bytes();
+        self.long_reads.bytes += read.held_bytes;
         Some(read)
     }
 }
 
-impl LongRead {
-    fn take(&mut self, kvs: &mut Vec<KeyValue>) {
-        if self.response.kvs.is_empty() {
-            self.response.kvs = mem::take(kvs);
-        } else {
-            self.response.kvs.append(kvs);
+impl Reading {
+    /// Reads a slice; the answer if that was the last.
+    fn on(&mut self, machine: &Machine) -> Option<Result<Response, Error>> {
+        match self {
+            Reading::Range {
+                cursor,
+                response,
+                bytes,
+            } => {
+                let mut slice = machine.store.range_next(cursor, SliceLimits::default());
+                let values = slice.kvs.iter().map(|kv| kv.key.len() + kv.value.len());
+                *bytes += values.sum::<usize>() + mem::size_of_val(slice.kvs.as_slice());
+                if response.kvs.is_empty() {
+                    response.kvs = slice.kvs;
+                } else {
+                    response.kvs.append(&mut slice.kvs);
+                }
+                let RangeEnd { more, count } = slice.end?;
+                (response.more, response.count) = (more, count);
+                Some(Ok(Response::Range(mem::take(response))))
+            }
+            Reading::Txn { encoded, read } => machine.read_txn_on(read, encoded, SLICE_NANOS),
+            Reading::LeaseKeys { ttl, gathered } => {
+                ttl.keys = machine.store.lease_keys_next(gathered, SLICE_NANOS)?;
+                Some(Ok(Response::Ttl(mem::take(ttl))))
+            }
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Reading::Range { cursor, bytes, .. } => *bytes + cursor.held_bytes(),
+            Reading::Txn { encoded, read } => encoded.len() + read.held_bytes(),
+            Reading::LeaseKeys { gathered, .. } => gathered.held_bytes(),
         }
     }
 }
@@ -228,7 +288,7 @@ mod tests {
             ..RangeRequest::default()
         };
         let (answer, receiver) = Answer::channel();
-        shard.read_now(&Command::Range(range).encode(), answer);
+        shard.read_now(Command::Range(range).encode(), answer);
         Some(receiver)
     }
 

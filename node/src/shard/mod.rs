@@ -41,6 +41,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use henge_raft::{ConfState, Config, HardState, Message, RawNode};
 use henge_wal::Shortage;
 
+use self::apply::Applying;
 use self::hashing::Hashes;
 use self::log::TailLog;
 use self::long_reads::LongReads;
@@ -54,6 +55,7 @@ use self::watch::Watches;
 use crate::api::{Alarm, AlarmMember, Error, FOLLOWERS_MAX, Header, Metrics, Outcome, Status};
 use crate::core::budget::REQUEST_BYTES;
 use crate::core::recover::RecoveredGroup;
+use crate::core::work::TurnWork;
 use crate::machine::Machine;
 
 /// Memory that compaction emptied is given back so much per tick, 10 MB/s: the binary's allocator does a
@@ -139,6 +141,12 @@ pub struct Shard {
     pub(crate) removals: Removals,
     /// Hashes under way.
     pub(crate) hashes: Hashes,
+    /// Committed entries on their way into the store.
+    pub(crate) applying: Applying,
+    /// What this turn of the core may do yet.
+    pub(crate) turn: TurnWork,
+    /// The store's work that was counted towards it.
+    pub(crate) charged: u64,
     /// The checkpoint that is being written.
     pub(crate) checkpointing: Option<checkpoint::Checkpointing>,
     /// Log written, by all groups of the core, at which the first checkpoint is due: what was replayed at
@@ -228,6 +236,9 @@ impl Shard {
             held_bytes: 0,
             removals: Removals::default(),
             hashes: Hashes::default(),
+            applying: Applying::default(),
+            turn: TurnWork::default(),
+            charged: 0,
             checkpointing: None,
             checkpoint_due_bytes: config
                 .checkpoint_bytes
@@ -282,6 +293,11 @@ impl Shard {
     /// Whether this member is the group's only voter.
     pub fn is_alone(&self) -> bool {
         self.config.voters == [self.config.member_id]
+    }
+
+    /// Whether there is something to do for callers that the turn had no time for.
+    pub fn is_behind(&self) -> bool {
+        !self.corrupt && (!self.applying.is_empty() || self.reads.has_due())
     }
 
     /// Whether this member leads the group.
@@ -371,7 +387,8 @@ impl Shard {
         if self.is_over() {
             return u64::MAX;
         }
-        let rests = self.is_alone()
+        let rests = self.applying.is_empty()
+            && self.is_alone()
             && self.is_leader()
             && self.waiting() == 0
             && self.reads.is_empty()
@@ -412,6 +429,7 @@ impl Shard {
         self.removals.fail_all(proposed);
         self.hashes.fail_all(queued);
         self.renewals.fail_all(queued);
+        self.applying.clear();
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
         self.watches.end();

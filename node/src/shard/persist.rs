@@ -10,6 +10,7 @@ use henge_raft::{EntryKind, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message, Me
 use henge_wal::{Lsn, Wal};
 
 use super::Shard;
+use crate::core::work::SHARE_NANOS;
 use crate::machine::command;
 
 /// Rounds of Ready one shard may take before the other shards of its core have theirs.
@@ -86,6 +87,10 @@ impl Shard {
         let group = self.config.group;
         let own = self.outbox.drain(..).map(|message| (group, message));
         out.messages.extend(own);
+        // What there was no time for before. Reads first, and half: an entry may take a thousand turns.
+        let until = self.turn.until(SHARE_NANOS);
+        self.answer_due(self.turn.until(SHARE_NANOS / 2), out.now_ms);
+        self.apply_timed(until, out);
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
             self.shed(out.is_low(), out.is_pressed());
@@ -94,7 +99,7 @@ impl Shard {
             }
             if self.corrupt || !self.raft.has_ready() {
                 self.hold_back(at, out);
-                return false;
+                return self.is_behind() && self.turn.has_time();
             }
             let ready = self.raft.ready();
             for state in ready.read_states {
@@ -105,10 +110,8 @@ impl Shard {
                 match message.to {
                     LOCAL_APPEND_THREAD => self.persist(at, message, out),
                     LOCAL_APPLY_THREAD => {
-                        let began = out.stopwatch.micros();
-                        out.applied += message.entries.len();
-                        self.apply(message, out.now_ms);
-                        out.apply_micros += out.stopwatch.micros().saturating_sub(began);
+                        self.apply(message);
+                        self.apply_timed(until, out);
                     }
                     _ if message.kind == MessageKind::Vote => campaign.push(message),
                     _ => out.messages.push((self.config.group, message)),
@@ -118,7 +121,16 @@ impl Shard {
             self.answer_reads(out.now_ms);
         }
         let can_propose = self.may_propose(out.now_ms) && !self.hold_back(at, out);
-        !self.corrupt && (self.raft.has_ready() || can_propose)
+        let goes_on = self.is_behind() && self.turn.has_time();
+        !self.corrupt && (self.raft.has_ready() || can_propose || goes_on)
+    }
+
+    fn apply_timed(&mut self, until: u64, out: &mut Outputs<'_>) {
+        if !self.applying.is_empty() {
+            let began = out.stopwatch.micros();
+            out.applied += self.apply_on(until, out.now_ms);
+            out.apply_micros += out.stopwatch.micros().saturating_sub(began);
+        }
     }
 
     /// Has the rest of the queue wait for the log, if that is full: whatever is staged is written at some time,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::Shard;
 use super::request::Answer;
 use crate::api::{Error, Outcome};
+use crate::core::work::{ENTRY_NANOS, SHARE_NANOS, TURN_NANOS};
 use crate::machine::{Cursor, Response, command};
 
 /// Milliseconds until a ReadIndex round without an answer is asked again (etcd: 500).
@@ -44,6 +45,10 @@ pub enum Read {
     },
     /// The alarms that are raised.
     Alarms,
+    /// The next slice of a range.
+    CursorNext(Cursor),
+    /// All leases.
+    Leases,
     /// Nothing but the moment.
     Barrier,
 }
@@ -54,6 +59,8 @@ pub struct Reads {
     arrived: Vec<Waiting>,
     /// Rounds in the order they were asked.
     rounds: VecDeque<Round>,
+    /// May be answered, as soon as a turn has time for them.
+    due: VecDeque<Waiting>,
     next_context: u64,
 }
 
@@ -80,6 +87,7 @@ impl Reads {
         Reads {
             arrived: Vec::new(),
             rounds: VecDeque::new(),
+            due: VecDeque::new(),
             next_context: first_context,
         }
     }
@@ -92,7 +100,12 @@ impl Reads {
 
     /// Whether no read waits.
     pub fn is_empty(&self) -> bool {
-        self.arrived.is_empty() && self.rounds.is_empty()
+        self.arrived.is_empty() && self.rounds.is_empty() && self.due.is_empty()
+    }
+
+    /// Whether some may be answered.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// Answers *not done* to reads whose time is over.
@@ -111,6 +124,14 @@ impl Reads {
             }
         };
         expire(&mut self.arrived);
+        while self
+            .due
+            .front()
+            .is_some_and(|first| first.expires_ms <= now_ms)
+            && let Some(waiting) = self.due.pop_front()
+        {
+            waiting.answer.send(Err(late.clone()));
+        }
         for round in &mut self.rounds {
             expire(&mut round.reads);
         }
@@ -129,7 +150,9 @@ impl Reads {
         let rounds = std::mem::take(&mut self.rounds)
             .into_iter()
             .flat_map(|round| round.reads);
-        for waiting in std::mem::take(&mut self.arrived).into_iter().chain(rounds) {
+        let due = std::mem::take(&mut self.due);
+        let arrived = std::mem::take(&mut self.arrived).into_iter();
+        for waiting in arrived.chain(rounds).chain(due) {
             waiting.answer.send(Err(error.clone()));
         }
     }
@@ -214,7 +237,23 @@ impl Shard {
         }
     }
 
-    /// Answers the rounds whose index is applied.
+    /// Takes a read that may be answered from the store as it is at any time from now on.
+    pub(crate) fn read_at_once(&mut self, read: Read, answer: Answer, now_ms: u64) {
+        if self.reads.due.len() >= WAITING_MAX {
+            return self.answer(answer, Err(Error::TooManyRequests));
+        }
+        let expires_ms = now_ms + self.config.request_timeout_ms;
+        self.reads.due.push_back(Waiting {
+            read,
+            answer,
+            expires_ms,
+        });
+        // Before anything is applied, for which half of the turn has to be left.
+        let until = self.turn.until(SHARE_NANOS).min(TURN_NANOS / 2);
+        self.answer_due(until, now_ms);
+    }
+
+    /// Answers the rounds whose index is applied, as far as the turn has time.
     pub(crate) fn answer_reads(&mut self, now_ms: u64) {
         let applied = self.machine.applied_index;
         while let Some(at) = self
@@ -224,31 +263,48 @@ impl Shard {
             .position(|round| round.index.is_some_and(|index| index <= applied))
         {
             let Some(round) = self.reads.rounds.remove(at) else {
+                break;
+            };
+            self.reads.due.extend(round.reads);
+        }
+        self.answer_due(self.turn.until(SHARE_NANOS), now_ms);
+    }
+
+    /// Answers reads that may be answered, until the turn's account is at `until`.
+    pub(super) fn answer_due(&mut self, until: u64, now_ms: u64) {
+        for at in 0.. {
+            if !self.turn.is_before(until) {
+                return;
+            }
+            if at % TOUCH_READS == 0 {
+                self.touch_reads(self.reads.due.as_slices().0);
+            }
+            let Some(waiting) = self.reads.due.pop_front() else {
                 return;
             };
-            let mut reads = round.reads.into_iter();
-            for at in 0.. {
-                if at % TOUCH_READS == 0 {
-                    self.touch_reads(reads.as_slice());
-                }
-                let Some(waiting) = reads.next() else { break };
-                let response = match waiting.read {
-                    Read::Encoded(encoded) => {
-                        self.read_now(&encoded, waiting.answer);
-                        continue;
-                    }
-                    Read::Cursor { encoded, cursor } => {
-                        self.machine.cursor_begin(&encoded, &cursor)
-                    }
-                    Read::TimeToLive { id, keys } => Ok(Response::Ttl(
-                        self.machine.lease_time_to_live(id, keys, now_ms),
-                    )),
-                    Read::Alarms => Ok(Response::Alarms(self.alarms())),
-                    Read::Barrier => Ok(Response::Done),
-                };
-                self.answer(waiting.answer, response);
-            }
+            self.answer_read(waiting, now_ms);
+            self.turn.spend(ENTRY_NANOS);
+            self.charge();
         }
+    }
+
+    fn answer_read(&mut self, waiting: Waiting, now_ms: u64) {
+        let Waiting { read, answer, .. } = waiting;
+        let response = match read {
+            Read::Encoded(encoded) => return self.read_now(encoded, answer),
+            Read::TimeToLive { id, keys: true } if self.machine.store.lease_keys_are_long(id) => {
+                return self.read_lease_keys(id, answer, now_ms);
+            }
+            Read::Cursor { encoded, cursor } => self.machine.cursor_begin(&encoded, &cursor),
+            Read::CursorNext(cursor) => self.machine.cursor_next(&cursor),
+            Read::TimeToLive { id, keys } => Ok(Response::Ttl(
+                self.machine.lease_time_to_live(id, keys, now_ms),
+            )),
+            Read::Leases => Ok(Response::Leases(self.machine.store.leases())),
+            Read::Alarms => Ok(Response::Alarms(self.alarms())),
+            Read::Barrier => Ok(Response::Done),
+        };
+        self.answer(answer, response);
     }
 
     /// Lets the store load what the next few reads of one key will look at: one by one each of them would

@@ -14,9 +14,12 @@ use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, 
 
 pub use super::session::{SessionHandle, SessionId};
 use crate::api::{Error, Header, WatchCommand, WatchCreate, WatchResponse};
+use crate::core::work::SLICE_NANOS;
 
 /// Bytes of events in one response, as far as whole revisions allow.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Batches that a watcher is given at a time.
+const BATCHES_MAX: usize = 1;
 /// Watchers served in one call: one that reads old history must not hold up the shard.
 const DRAIN_MAX: usize = 1_000;
 
@@ -105,7 +108,7 @@ impl Watches {
             WatchCommand::Create(create) => self.create(store, id, create, header),
             WatchCommand::Cancel { watch_id } => self.cancel(store, id, watch_id, header),
             WatchCommand::Progress => {
-                self.drain(store, header);
+                self.drain(store, header, SLICE_NANOS);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.progress_asked = true;
                 }
@@ -114,10 +117,14 @@ impl Watches {
         }
     }
 
-    /// Moves what the store has ready to the streams, up to a bound; returns whether more may be left.
+    /// Moves what the store has ready to the streams, up to a bound of its work; returns whether more may be left.
     /// Call after every apply, and once per turn for watchers that read what happened before them.
-    pub fn drain(&mut self, store: &mut mvcc::Store, header: Header) -> bool {
+    pub fn drain(&mut self, store: &mut mvcc::Store, header: Header, nanos: u64) -> bool {
+        let until = store.work().nanos().saturating_add(nanos);
         for _ in 0..DRAIN_MAX {
+            if store.work().nanos() >= until {
+                return true;
+            }
             let Some(watcher) = store.watch_ready() else {
                 return false;
             };
@@ -290,7 +297,8 @@ impl Watches {
         let Some(session) = self.sessions.get_mut(&owner.session) else {
             return;
         };
-        loop {
+        // What is left after that is named again by the store, and waits for its turn.
+        for _ in 0..BATCHES_MAX {
             if !session.handle.has_room() {
                 session.parked.insert(watcher);
                 return;

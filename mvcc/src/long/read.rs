@@ -1,0 +1,132 @@
+//! A transaction that only reads, in slices, all of it at the revision at which it began.
+//!
+//! What it may read stays until it is dropped or done, as for a range (see `cursor`). The request comes with
+//! every slice, so that nothing is copied of it. Tested by `tests/long.rs`.
+
+use super::decide::Decided;
+use super::leaves;
+use crate::cursor::{RangeCursor, RangeEnd};
+use crate::error::Error;
+use crate::pins::Pin;
+use crate::store::{Moment, Store};
+use crate::types::{RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse};
+
+/// A transaction that is being read. Drop it when done: physical compaction waits for it.
+#[derive(Debug)]
+pub struct LongTxnRead {
+    moment: Moment,
+    pin: Pin,
+    decided: Decided,
+    /// The path is decided and what is on it was found sound.
+    is_checked: bool,
+    range: Option<(RangeCursor, RangeResponse)>,
+    answers: Vec<ResponseOp>,
+    bytes: usize,
+}
+
+impl LongTxnRead {
+    /// The revision that is read.
+    pub fn revision(&self) -> i64 {
+        self.moment.revision
+    }
+
+    /// Bytes that it holds of answers.
+    pub fn held_bytes(&self) -> usize {
+        let cursor = self
+            .range
+            .as_ref()
+            .map_or(0, |(cursor, _)| cursor.held_bytes());
+        self.bytes + cursor
+    }
+}
+
+impl Store {
+    /// Begins to read a transaction at the current revision.
+    pub fn txn_read_begin(&self, request: &TxnRequest<'_>) -> LongTxnRead {
+        let both = request.success.iter().chain(&request.failure);
+        // It is not known yet which of them will be read.
+        let oldest = both.filter_map(|op| match op {
+            RequestOp::Range(range) if range.revision > 0 => Some(range.revision),
+            _ => None,
+        });
+        let oldest = oldest.fold(self.revision, i64::min);
+        LongTxnRead {
+            moment: self.moment(),
+            pin: self.pin(oldest.max(self.compacted), self.revision),
+            decided: Decided::default(),
+            is_checked: false,
+            range: None,
+            answers: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Reads on for about so many nanoseconds' work; the answer is what [`Store::txn_read`] would have given
+    /// at the beginning. `request` is the one it began with.
+    pub fn txn_read_next(
+        &self,
+        read: &mut LongTxnRead,
+        request: &TxnRequest<'_>,
+        nanos: u64,
+    ) -> Option<Result<TxnResponse, Error>> {
+        let until = self.meter.nanos().saturating_add(nanos);
+        self.txn_read_until(read, request, until).transpose()
+    }
+
+    fn txn_read_until(
+        &self,
+        read: &mut LongTxnRead,
+        request: &TxnRequest<'_>,
+        until: u64,
+    ) -> Result<Option<TxnResponse>, Error> {
+        let at = read.moment.revision;
+        self.meter.look(1);
+        if !read.is_checked && !self.decide_on(&mut read.decided, request, at, until)? {
+            return Ok(None);
+        }
+        let path = read.decided.path(request);
+        let mut ops = Vec::new();
+        leaves(request, &path, &mut ops);
+        if !read.is_checked {
+            // They only read: nothing of this looks at a key.
+            self.check_path_at(request, &path, read.moment)?;
+            read.is_checked = true;
+            read.answers.reserve_exact(ops.len());
+        }
+        while let Some(op) = ops.get(read.answers.len()) {
+            let RequestOp::Range(range) = op else {
+                return Err(Error::KeyNotFound);
+            };
+            let (cursor, response) = match &mut read.range {
+                Some(range) => range,
+                none => {
+                    let cursor = self.range_begin_at(range, read.moment, read.pin.clone())?;
+                    let mut response = RangeResponse::default();
+                    response.kvs.reserve_exact(self.room_for(&cursor));
+                    none.insert((cursor, response))
+                }
+            };
+            let mut slice = self.range_next(cursor, self.limits_until(until));
+            let pairs = slice.kvs.iter().map(crate::sorter::bytes_of);
+            read.bytes += pairs.sum::<usize>();
+            if response.kvs.is_empty() {
+                response.kvs = slice.kvs;
+            } else {
+                response.kvs.append(&mut slice.kvs);
+            }
+            if let Some(RangeEnd { more, count }) = slice.end {
+                (response.more, response.count) = (more, count);
+                let response = read.range.take().map(|(_, response)| response);
+                let response = response.unwrap_or_default();
+                read.answers.push(ResponseOp::Range(response));
+            }
+            if self.is_late(until) && read.answers.len() < ops.len() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(TxnResponse {
+            succeeded: path.succeeded,
+            responses: std::mem::take(&mut read.answers),
+        }))
+    }
+}

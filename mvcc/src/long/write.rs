@@ -1,0 +1,475 @@
+//! A write in slices.
+//!
+//! In the order of the command in one go: comparisons, then checks of all puts and of all ranges, then the
+//! changes, then the watchers; see `txn`. Nothing is changed before the checks are through, and nobody sees a
+//! change before the last slice. The request comes with every slice, so that nothing is copied of it.
+//! Tested by `tests/long.rs`.
+
+use std::mem;
+use std::ops::{Bound, ControlFlow};
+
+use super::decide::Decided;
+use super::order::KeyOrder;
+use super::{SHORT_KEYS_MAX, leaves};
+use crate::cursor::{RangeCursor, RangeEnd};
+use crate::error::Error;
+use crate::keys::KeyId;
+use crate::store::Store;
+use crate::txn::{Path, branch};
+use crate::types::{
+    DeleteRangeRequest, DeleteRangeResponse, KeyRange, RangeResponse, RequestOp, ResponseOp,
+    TxnRequest, TxnResponse,
+};
+use crate::work::LOOK_NANOS;
+
+/// Keys that a delete looks at before it deletes those that are there.
+const DELETE_KEYS: usize = 256;
+/// Most pairs that room is made for ahead.
+const PAIRS_AHEAD_MAX: usize = 4 << 20;
+
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub enum LongRequest<'r, 'a> {
+    /// [`Store::delete_range`].
+    DeleteRange(&'r DeleteRangeRequest<'a>),
+    /// [`Store::txn`].
+    Txn(&'r TxnRequest<'a>),
+    /// [`Store::lease_revoke`].
+    LeaseRevoke(i64),
+}
+
+/// What it came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LongAnswer {
+    /// Of a delete.
+    DeleteRange(DeleteRangeResponse),
+    /// Of a transaction.
+    Txn(TxnResponse),
+    /// Keys that went with a lease.
+    LeaseRevoke(i64),
+}
+
+/// A write under way. Once begun it has to be brought to its end: a store that is half through one is of no
+/// use.
+#[derive(Debug, Default)]
+pub struct LongWrite {
+    stage: Stage,
+    decided: Decided,
+    /// Operations checked in this stage, or done.
+    done: usize,
+    op: Option<Op>,
+    answers: Vec<ResponseOp>,
+    /// Found while the changes were made: those stay.
+    error: Option<Error>,
+    /// Keys of a lease, in order once they are.
+    attached: Vec<KeyId>,
+    order: Option<KeyOrder>,
+    /// Changes that watchers were told of.
+    told: usize,
+    /// Nobody waits for the answer: pairs are left out of it.
+    is_unheard: bool,
+}
+
+impl LongWrite {
+    /// A write whose answer nobody waits for, as on every replica but one: it is made without pairs.
+    pub fn unheard() -> Self {
+        LongWrite {
+            is_unheard: true,
+            ..LongWrite::default()
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Decide,
+    CheckWrites,
+    CheckReads,
+    Gather,
+    Order,
+    Change,
+    Tell,
+}
+
+/// An operation that takes more than a slice.
+#[derive(Debug)]
+enum Op {
+    Range(RangeCursor, RangeResponse),
+    Delete {
+        after: Option<Vec<u8>>,
+        response: DeleteRangeResponse,
+    },
+}
+
+impl Store {
+    /// Might a write take longer than a slice?
+    pub fn write_is_long(&self, request: LongRequest<'_, '_>) -> bool {
+        match request {
+            LongRequest::DeleteRange(delete) if delete.range.is_one() => false,
+            LongRequest::DeleteRange(delete) => {
+                let gone = self.keys.len() - self.index.live();
+                delete.prev_kv
+                    || gone > SHORT_KEYS_MAX
+                    || self.count(delete.range, self.revision) > SHORT_KEYS_MAX as i64
+            }
+            LongRequest::Txn(txn) => self.txn_is_long(txn),
+            LongRequest::LeaseRevoke(id) => self.leases.keys_of(id).len() > SHORT_KEYS_MAX,
+        }
+    }
+
+    /// Might the end of all these leases, one by one, take longer than a slice?
+    pub fn leases_are_long(&self, ids: &[i64]) -> bool {
+        let keys = ids.iter().map(|&id| self.leases.keys_of(id).len());
+        keys.sum::<usize>() > SHORT_KEYS_MAX
+    }
+
+    /// Goes on with a write for about so many nanoseconds' work; its outcome once it is through. `request` is
+    /// the same every time, and no other write comes in between.
+    pub fn write_next(
+        &mut self,
+        write: &mut LongWrite,
+        request: LongRequest<'_, '_>,
+        nanos: u64,
+    ) -> Option<Result<LongAnswer, Error>> {
+        let until = self.meter.nanos().saturating_add(nanos);
+        self.meter.look(1);
+        let through = match request {
+            LongRequest::Txn(txn) => self.txn_on(write, txn, until),
+            LongRequest::DeleteRange(delete) => self.delete_range_on(write, delete, until),
+            LongRequest::LeaseRevoke(id) => self.revoke_on(write, id, until),
+        };
+        through.transpose()
+    }
+
+    fn txn_on(
+        &mut self,
+        write: &mut LongWrite,
+        request: &TxnRequest<'_>,
+        until: u64,
+    ) -> Result<Option<LongAnswer>, Error> {
+        if write.stage == Stage::Decide {
+            if !self.decide_on(&mut write.decided, request, self.revision, until)? {
+                return Ok(None);
+            }
+            write.stage = Stage::CheckWrites;
+        }
+        let path = write.decided.path(request);
+        let mut ops = Vec::new();
+        leaves(request, &path, &mut ops);
+        self.meter.look(ops.len() / 8);
+        if !self.check_on(write, &ops, until)? || !self.change_on(write, &ops, until) {
+            return Ok(None);
+        }
+        if !self.tell_on(write, until) {
+            return Ok(None);
+        }
+        if let Some(error) = write.error.take() {
+            return Err(error);
+        }
+        let mut answers = mem::take(&mut write.answers).into_iter();
+        Ok(Some(LongAnswer::Txn(assemble(
+            request,
+            &path,
+            &mut answers,
+        ))))
+    }
+
+    fn delete_range_on(
+        &mut self,
+        write: &mut LongWrite,
+        request: &DeleteRangeRequest<'_>,
+        until: u64,
+    ) -> Result<Option<LongAnswer>, Error> {
+        if write.stage == Stage::Decide {
+            if request.range.key.is_empty() {
+                return Err(Error::EmptyKey);
+            }
+            write.stage = Stage::Change;
+        }
+        let op = RequestOp::DeleteRange(request.clone());
+        if !self.change_on(write, &[&op], until) || !self.tell_on(write, until) {
+            return Ok(None);
+        }
+        Ok(write.answers.pop().and_then(|answer| match answer {
+            ResponseOp::DeleteRange(response) => Some(LongAnswer::DeleteRange(response)),
+            _ => None,
+        }))
+    }
+
+    /// All puts, then all ranges: see `Store::check_path`. Returns whether all were checked.
+    fn check_on(
+        &self,
+        write: &mut LongWrite,
+        ops: &[&RequestOp<'_>],
+        until: u64,
+    ) -> Result<bool, Error> {
+        while let Stage::CheckWrites | Stage::CheckReads = write.stage {
+            let Some(op) = ops.get(write.done) else {
+                write.done = 0;
+                write.stage = match write.stage {
+                    Stage::CheckWrites => Stage::CheckReads,
+                    _ => Stage::Change,
+                };
+                continue;
+            };
+            match write.stage {
+                Stage::CheckWrites => self.check_write(op)?,
+                _ => self.check_read(op, self.moment())?,
+            }
+            self.meter.look(1);
+            write.done += 1;
+            if self.is_late(until) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the changes; returns whether all are made.
+    fn change_on(&mut self, write: &mut LongWrite, ops: &[&RequestOp<'_>], until: u64) -> bool {
+        if write.stage != Stage::Change {
+            return true;
+        }
+        self.open_write();
+        while let Some(op) = ops.get(write.done) {
+            match self.op_on(write.op.take(), op, write.is_unheard, until) {
+                Ok(Ok(answer)) => {
+                    write.answers.push(answer);
+                    write.done += 1;
+                }
+                Ok(Err(under_way)) => write.op = Some(under_way),
+                Err(error) => {
+                    write.error = Some(error);
+                    break;
+                }
+            }
+            if self.is_late(until) {
+                return false;
+            }
+        }
+        write.stage = Stage::Tell;
+        true
+    }
+
+    /// Goes on with one operation: its answer, or what is to be gone on with.
+    fn op_on(
+        &mut self,
+        under_way: Option<Op>,
+        op: &RequestOp<'_>,
+        is_unheard: bool,
+        until: u64,
+    ) -> Result<Result<ResponseOp, Op>, Error> {
+        let answer = match (under_way, op) {
+            // It was checked before, and changes nothing.
+            (None, RequestOp::Range(_)) if is_unheard => {
+                ResponseOp::Range(RangeResponse::default())
+            }
+            (None, RequestOp::Put(put)) => ResponseOp::Put(self.apply_put(put)?),
+            (None, RequestOp::Range(range)) if range.range.is_one() => {
+                ResponseOp::Range(self.range_seen(range)?)
+            }
+            (None, RequestOp::Range(range)) => {
+                let cursor = self.range_begin_seen(range)?;
+                let mut response = RangeResponse::default();
+                response.kvs.reserve_exact(self.room_for(&cursor));
+                return Ok(self.range_on(cursor, response, until));
+            }
+            (Some(Op::Range(cursor, response)), _) => {
+                return Ok(self.range_on(cursor, response, until));
+            }
+            (None, RequestOp::DeleteRange(delete)) if delete.range.is_one() => {
+                ResponseOp::DeleteRange(self.apply_delete(delete))
+            }
+            (None, RequestOp::DeleteRange(delete)) => {
+                let mut response = DeleteRangeResponse::default();
+                if delete.prev_kv && !is_unheard {
+                    let count = self.count(delete.range, self.revision_seen());
+                    let count = usize::try_from(count).unwrap_or(0);
+                    response.prev_kvs.reserve_exact(count.min(PAIRS_AHEAD_MAX));
+                }
+                return Ok(self.delete_on(delete, None, response, is_unheard, until));
+            }
+            (Some(Op::Delete { after, response }), RequestOp::DeleteRange(delete)) => {
+                return Ok(self.delete_on(delete, after, response, is_unheard, until));
+            }
+            // Nested transactions were taken apart.
+            (_, _) => return Err(Error::KeyNotFound),
+        };
+        Ok(Ok(answer))
+    }
+
+    fn range_on(
+        &self,
+        mut cursor: RangeCursor,
+        mut response: RangeResponse,
+        until: u64,
+    ) -> Result<ResponseOp, Op> {
+        let mut slice = self.range_next(&mut cursor, self.limits_until(until));
+        if response.kvs.is_empty() {
+            response.kvs = slice.kvs;
+        } else {
+            response.kvs.append(&mut slice.kvs);
+        }
+        match slice.end {
+            Some(RangeEnd { more, count }) => {
+                (response.more, response.count) = (more, count);
+                Ok(ResponseOp::Range(response))
+            }
+            None => Err(Op::Range(cursor, response)),
+        }
+    }
+
+    /// Deletes some of the keys of a range, of those after the one looked at last.
+    fn delete_on(
+        &mut self,
+        request: &DeleteRangeRequest<'_>,
+        after: Option<Vec<u8>>,
+        mut response: DeleteRangeResponse,
+        is_unheard: bool,
+        until: u64,
+    ) -> Result<ResponseOp, Op> {
+        let range = after.as_ref().map_or(request.range, |after| KeyRange {
+            key: after,
+            end: request.range.end,
+        });
+        let (mut ids, mut last, mut looked_at) = (Vec::new(), None, 0);
+        self.scan_range(range, |id| {
+            let key = self.keys.key(id);
+            if after.as_deref() == Some(key) {
+                return ControlFlow::Continue(());
+            }
+            looked_at += 1;
+            if !self.keys.newest(id).tombstone {
+                ids.push(id);
+            }
+            if looked_at == DELETE_KEYS {
+                last = Some(id);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        self.meter.look(looked_at);
+        for (at, &id) in ids.iter().enumerate() {
+            if request.prev_kv && !is_unheard {
+                response.prev_kvs.push(self.latest_pair(id));
+            }
+            self.delete_live(id);
+            response.deleted += 1;
+            if self.is_late(until) && at + 1 < ids.len() {
+                last = Some(id);
+                break;
+            }
+        }
+        match last {
+            Some(id) => Err(Op::Delete {
+                after: Some(self.keys.key(id).to_vec()),
+                response,
+            }),
+            None => Ok(ResponseOp::DeleteRange(response)),
+        }
+    }
+
+    fn revoke_on(
+        &mut self,
+        write: &mut LongWrite,
+        id: i64,
+        until: u64,
+    ) -> Result<Option<LongAnswer>, Error> {
+        if write.stage == Stage::Decide {
+            if !self.leases.contains(id) {
+                return Err(Error::LeaseNotFound);
+            }
+            write.attached.reserve_exact(self.leases.keys_of(id).len());
+            write.stage = Stage::Gather;
+        }
+        if write.stage == Stage::Gather && !self.gather_on(write, id, until) {
+            return Ok(None);
+        }
+        while let Some(order) = &mut write.order {
+            let left = until.saturating_sub(self.meter.nanos()) / LOOK_NANOS;
+            let (sorted, looks) = order.step(&self.keys, left as usize);
+            self.meter.look(looks);
+            if let Some(sorted) = sorted {
+                (write.attached, write.order, write.stage) = (sorted, None, Stage::Change);
+            }
+            if self.is_late(until) {
+                return Ok(None);
+            }
+        }
+        if write.stage == Stage::Change {
+            self.open_write();
+            while let Some(&key) = write.attached.get(write.done) {
+                self.delete_live(key);
+                write.done += 1;
+                if self.is_late(until) {
+                    return Ok(None);
+                }
+            }
+            write.stage = Stage::Tell;
+        }
+        if !self.tell_on(write, until) {
+            return Ok(None);
+        }
+        self.leases.remove(id);
+        Ok(Some(LongAnswer::LeaseRevoke(write.attached.len() as i64)))
+    }
+
+    /// Collects a lease's keys; returns whether it has all.
+    fn gather_on(&self, write: &mut LongWrite, id: i64, until: u64) -> bool {
+        let keys = self.leases.keys_of(id);
+        while write.attached.len() < keys.len() {
+            let from = write
+                .attached
+                .last()
+                .map_or(Bound::Unbounded, |&last| Bound::Excluded(last));
+            let next = keys.range((from, Bound::Unbounded)).take(DELETE_KEYS);
+            write.attached.extend(next);
+            self.meter.look(DELETE_KEYS / 8);
+            if self.is_late(until) {
+                return false;
+            }
+        }
+        write.order = Some(KeyOrder::new(mem::take(&mut write.attached)));
+        write.stage = Stage::Order;
+        true
+    }
+
+    /// Tells the watchers, then makes the changes current; returns whether it is done.
+    fn tell_on(&mut self, write: &mut LongWrite, until: u64) -> bool {
+        let changes = self.changes as usize;
+        while write.told < changes {
+            write.told = self.tell_watchers(write.told, until);
+            if self.is_late(until) && write.told < changes {
+                return false;
+            }
+        }
+        self.close_write();
+        true
+    }
+}
+
+/// The answers of a path's operations, as its transactions nest them.
+fn assemble(
+    request: &TxnRequest<'_>,
+    path: &Path,
+    answers: &mut impl Iterator<Item = ResponseOp>,
+) -> TxnResponse {
+    let mut nested = path.nested.iter();
+    let mut responses = Vec::with_capacity(branch(request, path).len());
+    for op in branch(request, path) {
+        match op {
+            RequestOp::Txn(inner) => {
+                if let Some(path) = nested.next() {
+                    let inner = assemble(inner, path, answers);
+                    responses.push(ResponseOp::Txn(Box::new(inner)));
+                }
+            }
+            _ => responses.extend(answers.next()),
+        }
+    }
+    TxnResponse {
+        succeeded: path.succeeded,
+        responses,
+    }
+}
