@@ -95,7 +95,7 @@ enum Stage {
 /// An operation that takes more than a slice.
 #[derive(Debug)]
 enum Op {
-    Range(RangeCursor, RangeResponse),
+    Range(Box<(RangeCursor, RangeResponse)>),
     Delete {
         after: Option<Vec<u8>>,
         response: DeleteRangeResponse,
@@ -273,11 +273,9 @@ impl Store {
                 let cursor = self.range_begin_seen(range)?;
                 let mut response = RangeResponse::default();
                 response.kvs.reserve_exact(self.room_for(&cursor));
-                return Ok(self.range_on(cursor, response, until));
+                return Ok(self.range_on(Box::new((cursor, response)), until));
             }
-            (Some(Op::Range(cursor, response)), _) => {
-                return Ok(self.range_on(cursor, response, until));
-            }
+            (Some(Op::Range(reading)), _) => return Ok(self.range_on(reading, until)),
             (None, RequestOp::DeleteRange(delete)) if delete.range.is_one() => {
                 ResponseOp::DeleteRange(self.apply_delete(delete))
             }
@@ -301,11 +299,11 @@ impl Store {
 
     fn range_on(
         &self,
-        mut cursor: RangeCursor,
-        mut response: RangeResponse,
+        mut reading: Box<(RangeCursor, RangeResponse)>,
         until: u64,
     ) -> Result<ResponseOp, Op> {
-        let mut slice = self.range_next(&mut cursor, self.limits_until(until));
+        let (cursor, response) = &mut *reading;
+        let mut slice = self.range_next(cursor, self.limits_until(until));
         if response.kvs.is_empty() {
             response.kvs = slice.kvs;
         } else {
@@ -314,9 +312,9 @@ impl Store {
         match slice.end {
             Some(RangeEnd { more, count }) => {
                 (response.more, response.count) = (more, count);
-                Ok(ResponseOp::Range(response))
+                Ok(ResponseOp::Range(mem::take(response)))
             }
-            None => Err(Op::Range(cursor, response)),
+            None => Err(Op::Range(reading)),
         }
     }
 

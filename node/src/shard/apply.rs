@@ -96,7 +96,7 @@ impl Shard {
                 return false;
             }
             let at = self.applying.at;
-            if at % TOUCH_ENTRIES == 0 {
+            if at.is_multiple_of(TOUCH_ENTRIES) {
                 self.touch_ahead(&message.entries[at..]);
             }
             self.turn.spend(ENTRY_NANOS);

@@ -2,8 +2,12 @@
 //! on every machine. Beside a shard that is asked for anything, another's heartbeat goes on.
 //! `HENGE_SEED=n` runs one seed.
 
+#[path = "../common/mod.rs"]
+#[allow(dead_code)]
+mod common;
 mod core;
 mod requests;
+mod sizes;
 
 use std::collections::BTreeSet;
 
@@ -26,7 +30,7 @@ const REQUEST_BYTES_MAX: usize = 2 << 20;
 pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,7 +38,7 @@ impl Dice {
         (z ^ (z >> 31)) % bound
     }
 
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
