@@ -183,6 +183,8 @@ mod tests {
         (http, status.code(), status.message().to_owned())
     }
 
+    type Fields<'f> = &'f [(&'f str, &'f str)];
+
     const PUT: &str = "/etcdserverpb.KV/Put";
     const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
@@ -192,7 +194,7 @@ mod tests {
         let timeout = |t| [GRPC, ("grpc-timeout", t)];
         let (long, unit, number) = (timeout("999999999S"), timeout("1x"), timeout("1.5S"));
         let (over, zero) = (timeout("0S"), timeout("000n"));
-        let table: &[(&str, &str, &[(&str, &str)], u16, Code, &str)] = &[
+        let table: &[(&str, &str, Fields<'_>, u16, Code, &str)] = &[
             (
                 "GET",
                 PUT,

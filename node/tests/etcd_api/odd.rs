@@ -21,6 +21,8 @@ const PUT: &str = "/etcdserverpb.KV/Put";
 const PUT_MESSAGE: &[u8] = &[0, 0, 0, 0, 7, 0x0a, 1, b'k', 0x12, 2, b'v', b'v'];
 const RANGE_MESSAGE: &[u8] = &[0, 0, 0, 0, 3, 0x0a, 1, b'k'];
 
+type Fields<'f> = &'f [(&'f str, &'f str)];
+
 /// What a stream was answered.
 #[derive(Debug, Default, PartialEq)]
 struct Answer {
@@ -275,7 +277,7 @@ fn a_bomb_costs_what_a_message_may_and_garbage_is_named() {
 #[test]
 fn regression_what_is_no_call_is_not_executed() {
     let server = Server::thin(true);
-    let table: &[(&str, &[(&str, &str)], &str, &str)] = &[
+    let table: &[(&str, Fields<'_>, &str, &str)] = &[
         (PUT, &[(":method", "GET")], "405", "13"),
         (PUT, &[(":method", "PUT")], "405", "13"),
         (PUT, &[(":method", "OPTIONS")], "405", "13"),
