@@ -135,7 +135,7 @@ impl Store {
         let until = self.meter.nanos().saturating_add(nanos);
         self.meter.look(1);
         let through = match request {
-            LongRequest::Txn(txn) => self.txn_on(write, txn, until),
+            LongRequest::Txn(txn) => self.txn_on(write, txn, nanos),
             LongRequest::DeleteRange(delete) => self.delete_range_on(write, delete, until),
             LongRequest::LeaseRevoke(id) => self.revoke_on(write, id, until),
         };
@@ -146,8 +146,9 @@ impl Store {
         &mut self,
         write: &mut LongWrite,
         request: &TxnRequest<'_>,
-        until: u64,
+        nanos: u64,
     ) -> Result<Option<LongAnswer>, Error> {
+        let until = self.meter.nanos().saturating_add(nanos);
         if write.stage == Stage::Decide {
             if !self.decide_on(&mut write.decided, request, self.revision, until)? {
                 return Ok(None);
@@ -157,7 +158,12 @@ impl Store {
         let path = write.decided.path(request);
         let mut ops = Vec::new();
         leaves(request, &path, &mut ops);
+        // Every slice pays for reading the whole request again, and so does as much beside that: of twenty
+        // thousand puts that cost more than a slice, and each slice did one of them.
+        let before = self.meter.nanos();
         self.meter.look(ops.len() / 8);
+        let read_again = self.meter.nanos().saturating_sub(before);
+        let until = self.meter.nanos().saturating_add(nanos.max(read_again));
         if !self.check_on(write, &ops, until)? || !self.change_on(write, &ops, until) {
             return Ok(None);
         }
