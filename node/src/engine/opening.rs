@@ -50,6 +50,11 @@ struct ShardDoor {
 pub(crate) type StartCore<'a> =
     &'a mut dyn FnMut(HostKind, &str, HostOptions, CoreBuilder) -> Result<HostHandle, OpenError>;
 
+/// Committed entries that may wait to be applied before writes are refused: as many as the inbox takes. etcd's is
+/// 5,000, behind a goroutine that does nothing else; here one batch may commit twice that, of which a turn applies
+/// some thousands, and the bytes of what waits have bounds of their own (see decision 16).
+const APPLY_GAP_MAX: u64 = inbox::ITEMS_MAX as u64;
+
 impl EngineBuilder {
     /// As [`EngineBuilder::open`], with each core started by `start`.
     pub(crate) fn open_on(self, start: StartCore<'_>) -> Result<Engine, OpenError> {
@@ -229,7 +234,7 @@ impl EngineBuilder {
             request_timeout_ms: 5_000 + 2 * self.election_ticks * self.tick_ms,
             request_bytes_max: self.request_bytes(),
             pending_bytes_max: self.pending_max(shards),
-            apply_gap_max: 5_000,
+            apply_gap_max: APPLY_GAP_MAX,
             quota_bytes: self.quota_bytes,
             progress_notify_ms: self.progress_notify_ms,
             auto_compaction: self.auto_compaction,

@@ -89,7 +89,8 @@ pub struct ShardConfig {
     pub request_bytes_max: usize,
     /// Bytes of queued and proposed requests the shard may hold.
     pub pending_bytes_max: usize,
-    /// Entries that committed may be ahead of applied before requests are refused (etcd: 5,000).
+    /// Entries that committed may be ahead of applied before requests are refused (etcd: 5,000; why more here is
+    /// said where engines set it).
     pub apply_gap_max: u64,
     /// Bytes the store may hold before writes that add are refused; 0 is no limit.
     pub quota_bytes: u64,

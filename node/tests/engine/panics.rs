@@ -97,7 +97,11 @@ fn regression_a_waker_that_panics_is_its_callers_alone() {
             assert!(ranged.expect("range").body.count > 0);
             let batched = batched.unwrap_or_else(|| db.wait(batch));
             batched.all().expect("batch");
-            drop(begun.unwrap_or_else(|| db.wait(snapshot)).expect("snapshot"));
+            drop(
+                begun
+                    .unwrap_or_else(|| db.wait(snapshot))
+                    .expect("snapshot"),
+            );
             if round % 2 == 0 {
                 let created = created.unwrap_or_else(|| db.wait(watcher.next()));
                 assert!(created.expect("created").created);
