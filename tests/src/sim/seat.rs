@@ -85,7 +85,7 @@ impl Seat {
     }
 
     /// What its stream has for it.
-    pub fn next(&mut self) -> Option<WatchResponse> {
+    pub fn receive(&mut self) -> Option<WatchResponse> {
         self.stream.as_mut().and_then(next_response)
     }
 

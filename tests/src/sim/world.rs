@@ -595,7 +595,7 @@ impl World {
                 _ => None,
             };
             let mut shown = forged;
-            while let Some(response) = shown.take().or_else(|| seat.next()) {
+            while let Some(response) = shown.take().or_else(|| seat.receive()) {
                 let revision = response.header.revision.cast_unsigned();
                 let events = response.events.len() as u64;
                 self.trace

@@ -161,7 +161,7 @@ impl Group {
         let mut reopen = false;
         let id = self.id;
         for seat in [&mut self.observer, &mut self.others] {
-            while let Some(response) = seat.next() {
+            while let Some(response) = seat.receive() {
                 let revision = response.header.revision.cast_unsigned();
                 let events = response.events.len() as u64;
                 notes.note(Kind::Watch, id, revision, events);
