@@ -81,7 +81,7 @@ fn bytes_below(dir: &Path) -> u64 {
 #[test]
 fn regression_twelve_keys_and_eight_restarts_stay_small() {
     let dir = Scratch::new("twelve");
-    for most in [64, 80, 80, 80, 80, 80, 80, 80, 80] {
+    for most in [64, 96, 96, 96, 96, 96, 96, 96, 96] {
         let builder = Engine::builder(&dir.0).host(HostKind::Thread);
         let engine = builder.open().expect("opens").blocking();
         for number in 0..12 {

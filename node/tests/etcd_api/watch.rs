@@ -356,7 +356,7 @@ async fn once_closed_nobody_new_is_let_in_and_who_is_here_is_served() {
         std::net::TcpStream::connect(server.address).is_err()
     })
     .await;
-    kv.put(put("z", 1)).await.expect("still served");
+    kv.put(put("k1", 1)).await.expect("still served");
     assert_eq!(stream.next().await.events.len(), 1);
     assert!(!server.shutdown.has_begun());
 }
