@@ -75,7 +75,7 @@ fn threads(before: &BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
         if found.difference(before).all(|(_, name)| name != own.trim()) {
             break;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::park_timeout(Duration::from_millis(10));
         found = named();
     }
     found
