@@ -16,6 +16,7 @@ pub mod mvcc_index;
 pub mod mvcc_load;
 pub mod mvcc_phases;
 pub mod mvcc_rival;
+pub mod mvcc_weights;
 pub mod puts;
 pub mod raft_henge;
 pub mod raft_race;

@@ -8,7 +8,8 @@
 //! measured in the same run, every second batch. The map counts in the manner that is faster for it, also
 //! looking up ahead or not. The slice's time is of the processor alone, the longest of a compaction, and of
 //! three compactions the median. The allocator is the server's. `--only` measures single phases; figures of
-//! the others are not in the last line then.
+//! the others are not in the last line then. `--only weigh` compares the work that the store counts with the
+//! time that it takes, in `work_ratio=` and `work_slice_max_us=`: of the kind that is furthest above.
 //! Resident bytes mean something for the first shape only (`--shape` picks it): later ones reuse
 //! memory that the kernel has counted already.
 //! Must never know: what the store is inside. Tested by running it; the phases check their answers.
@@ -20,6 +21,7 @@ use clap::Parser;
 
 use henge_benches::mvcc_load::{Duel, PutDuel, Shape, quantile_us, slices_of_nothing};
 use henge_benches::mvcc_phases::{Arena, Overhead, SCANS};
+use henge_benches::mvcc_weights;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -76,10 +78,12 @@ enum Phase {
     Snapshot,
     /// Watchers.
     Watch,
+    /// Counted work against time; only where it is named.
+    Weigh,
 }
 
 /// Figures of the last line in their order, with their decimals, and whether more is better.
-const FIGURES: [(&str, usize, bool); 8] = [
+const FIGURES: [(&str, usize, bool); 10] = [
     ("put_ratio", 2, true),
     ("get_ratio", 2, true),
     ("range_ratio", 2, true),
@@ -88,6 +92,8 @@ const FIGURES: [(&str, usize, bool); 8] = [
     ("compact_slice_max_us", 0, false),
     ("count_us", 2, false),
     ("restore_mkeys", 2, true),
+    ("work_ratio", 2, false),
+    ("work_slice_max_us", 0, false),
 ];
 
 /// The last line: the worst of each that was measured.
@@ -143,6 +149,10 @@ fn main() -> ExitCode {
         let wanted = |shape: &Shape| options.shape.is_none_or(|only| only == *shape);
         for shape in Shape::ALL.into_iter().filter(wanted) {
             println!("{keys} keys, {}", shape.name());
+            if options.only == [Phase::Weigh] {
+                weigh(shape, keys, &mut summary);
+                continue;
+            }
             let is_wanted = |phase| options.only.is_empty() || options.only.contains(&phase);
             measure(shape, keys, is_wanted, &mut summary);
         }
@@ -276,6 +286,21 @@ fn compact(arena: &mut Arena) -> f64 {
     }
     maxima.sort_unstable_by(f64::total_cmp);
     maxima[COMPACTIONS / 2]
+}
+
+fn weigh(shape: Shape, keys: u64, summary: &mut Summary) {
+    for weighed in mvcc_weights::weigh(shape, keys) {
+        let (p99, longest) = (weighed.slice_us(0.99), weighed.slice_us(1.0));
+        println!(
+            "  {:<34}{:>8.2} of {:.0} ms counted; in {} slices p99 {p99:.0} µs, max {longest:.0} µs",
+            weighed.name,
+            weighed.ratio(),
+            weighed.counted_ns as f64 / 1e6,
+            weighed.slices.len(),
+        );
+        summary.note("work_ratio", weighed.ratio());
+        summary.note("work_slice_max_us", longest);
+    }
 }
 
 fn duel(name: &str, duel: Duel) -> f64 {

@@ -1,8 +1,8 @@
 //! The one response body of the edge: a unary gRPC answer, tonic's body, or plain bytes.
 //!
 //! A unary answer is one DATA frame and the trailers `grpc-status: 0`, without a box or a stream
-//! machine; that is a good part of what the thin layer saves. The answer to a caller who packs its
-//! messages is packed here, whatever made it.
+//! machine; that is a good part of what the thin layer saves. A long one comes in pieces. The answer to a
+//! caller who packs its messages is packed here, whatever made it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::counters::Meter;
 use super::gzip::Packer;
+use super::long_answer::LongAnswer;
 
 /// A response body.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ enum Kind {
     Plain(Option<Bytes>),
     Unary {
         message: Option<Bytes>,
+        trailers: bool,
+    },
+    Long {
+        answer: LongAnswer,
         trailers: bool,
     },
     Tonic(tonic::body::Body),
@@ -50,6 +55,18 @@ impl EdgeBody {
         EdgeBody {
             kind: Kind::Unary {
                 message: Some(framed),
+                trailers: true,
+            },
+            meter: None,
+            packer: None,
+        }
+    }
+
+    /// The same in pieces.
+    pub(crate) fn long(answer: LongAnswer) -> EdgeBody {
+        EdgeBody {
+            kind: Kind::Long {
+                answer,
                 trailers: true,
             },
             meter: None,
@@ -131,6 +148,7 @@ impl Body for EdgeBody {
             Kind::Empty => true,
             Kind::Plain(bytes) => bytes.is_none(),
             Kind::Unary { message, trailers } => message.is_none() && !trailers,
+            Kind::Long { answer, trailers } => answer.is_over() && !trailers,
             Kind::Tonic(body) => body.is_end_stream(),
         }
     }
@@ -145,7 +163,7 @@ impl Body for EdgeBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             // Not exact: hyper would add a content-length, which gRPC answers do not carry.
-            Kind::Unary { .. } => SizeHint::default(),
+            Kind::Unary { .. } | Kind::Long { .. } => SizeHint::default(),
             Kind::Tonic(body) => body.size_hint(),
         }
     }
@@ -160,6 +178,13 @@ impl EdgeBody {
             Kind::Unary { message, trailers } => {
                 if let Some(message) = message.take() {
                     return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                let first = std::mem::take(trailers);
+                Poll::Ready(first.then(|| Ok(Frame::trailers(ok_trailers()))))
+            }
+            Kind::Long { answer, trailers } => {
+                if let Some(piece) = answer.piece() {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 let first = std::mem::take(trailers);
                 Poll::Ready(first.then(|| Ok(Frame::trailers(ok_trailers()))))

@@ -38,13 +38,14 @@ pub(crate) fn unpack(packed: &[u8], max_bytes: usize) -> Result<Bytes, Status> {
     Ok(message.into())
 }
 
-/// Packs framed messages, a slice per call.
+/// Packs framed messages, a slice per call. A message is packed as it comes: of a long one only what it
+/// becomes is held.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
-    /// Framed messages that were not begun.
+    /// What came and was not packed.
     waiting: BytesMut,
-    /// What is left of the message that is being packed, and what it became so far.
-    current: Option<(Bytes, GzEncoder<Vec<u8>>)>,
+    /// The message that is being packed, and its bytes that are yet to be.
+    current: Option<(GzEncoder<Vec<u8>>, usize)>,
     packed: BytesMut,
 }
 
@@ -54,28 +55,27 @@ impl Packer {
         self.waiting.extend_from_slice(framed);
     }
 
-    /// Whether a whole message waits to be packed.
+    /// Whether there is something to pack.
     pub(crate) fn is_busy(&self) -> bool {
-        self.current.is_some() || self.whole().is_some()
+        match &self.current {
+            Some((_, left)) => *left == 0 || !self.waiting.is_empty(),
+            None => self.waiting.len() >= PREFIX_BYTES,
+        }
     }
 
     /// Does a slice of the work. Once none is left, takes what was packed with [`Packer::take`].
     pub(crate) fn work(&mut self) {
-        if self.current.is_none()
-            && let Some(bytes) = self.whole()
-        {
-            let message = self.waiting.split_to(bytes).freeze().slice(PREFIX_BYTES..);
-            let room = Vec::with_capacity(message.len() / 2 + 64);
-            self.current = Some((message, GzEncoder::new(room, Compression::fast())));
-        }
-        let Some((mut left, mut encoder)) = self.current.take() else {
+        let Some((mut encoder, left)) = self.current.take().or_else(|| self.begin()) else {
             return;
         };
-        let slice = left.split_to(left.len().min(SLICE_BYTES));
+        let slice = self
+            .waiting
+            .split_to(left.min(SLICE_BYTES).min(self.waiting.len()));
         // A vector takes everything.
         let _ = encoder.write_all(&slice);
-        if !left.is_empty() {
-            self.current = Some((left, encoder));
+        let left = left - slice.len();
+        if left > 0 {
+            self.current = Some((encoder, left));
             return;
         }
         let packed = encoder.finish().unwrap_or_default();
@@ -86,16 +86,18 @@ impl Packer {
         self.packed.extend_from_slice(&packed);
     }
 
+    /// Begins with the next message, once its frame is there.
+    fn begin(&mut self) -> Option<(GzEncoder<Vec<u8>>, usize)> {
+        let [_, len @ ..] = *self.waiting.first_chunk::<PREFIX_BYTES>()?;
+        let _ = self.waiting.split_to(PREFIX_BYTES);
+        let len = u32::from_be_bytes(len) as usize;
+        let room = Vec::with_capacity(len.min(SLICE_BYTES) / 2 + 64);
+        Some((GzEncoder::new(room, Compression::fast()), len))
+    }
+
     /// What was packed so far.
     pub(crate) fn take(&mut self) -> Option<Bytes> {
         (!self.packed.is_empty()).then(|| self.packed.split().freeze())
-    }
-
-    /// Length of the first message that waits, with its frame, if it is whole.
-    fn whole(&self) -> Option<usize> {
-        let [_, len @ ..] = *self.waiting.first_chunk::<PREFIX_BYTES>()?;
-        let whole = PREFIX_BYTES + u32::from_be_bytes(len) as usize;
-        (self.waiting.len() >= whole).then_some(whole)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The KV service: validation in etcd's order, then the engine.
 //!
-//! The same methods serve the thin layer ([`super::unary`]) and the tonic service below, so the two
-//! cannot drift apart. Holds no state but the backend.
+//! The same methods serve the thin layer ([`super::unary`]) and the tonic service below, which only differ
+//! in how answers become bytes. Holds no state but the backend.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::nested::Txn;
 use super::proto::etcdserverpb as pb;
 use super::range_stream;
 use super::translate;
-use crate::api::{Backend, Error};
+use crate::api::{Backend, Error, Reply};
 
 /// What etcd wraps around a request before it measures it: a header with an id, tag and length (3.5.1
 /// takes a put of up to 17 bytes less than `--max-request-bytes`).
@@ -46,46 +46,43 @@ impl<B: Backend> Kv<B> {
     }
 
     /// A read of one key or a range.
-    pub async fn range(&self, req: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
+    pub async fn range(&self, req: pb::RangeRequest) -> Result<Reply<mvcc::RangeResponse>, Error> {
         let call = {
             let t = translate::range(&req);
             mvcc::check::range(&t.request, &self.limits)?;
             late(t.late)?;
             self.backend.range(&t.request, req.serializable)
         };
-        let reply = call.await?;
-        Ok(translate::range_response(reply.header, reply.body))
+        call.await
     }
 
     /// A write of one key.
-    pub async fn put(&self, req: pb::PutRequest) -> Result<pb::PutResponse, Error> {
+    pub async fn put(&self, req: pb::PutRequest) -> Result<Reply<mvcc::PutResponse>, Error> {
         let call = {
             let r = translate::put(&req);
             mvcc::check::put(&r, &self.limits)?;
             self.fits(&req)?;
             self.backend.put(&r)
         };
-        let reply = call.await?;
-        Ok(translate::put_response(reply.header, reply.body))
+        call.await
     }
 
     /// A removal of one key or a range.
     pub async fn delete_range(
         &self,
         req: pb::DeleteRangeRequest,
-    ) -> Result<pb::DeleteRangeResponse, Error> {
+    ) -> Result<Reply<mvcc::DeleteRangeResponse>, Error> {
         let call = {
             let r = translate::delete_range(&req);
             mvcc::check::delete_range(&r, &self.limits)?;
             self.fits(&req)?;
             self.backend.delete_range(&r)
         };
-        let reply = call.await?;
-        Ok(translate::delete_response(reply.header, reply.body))
+        call.await
     }
 
     /// A transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<pb::TxnResponse, Error> {
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<Reply<mvcc::TxnResponse>, Error> {
         let call = {
             let req = &txn.request;
             let t = translate::txn(&txn);
@@ -98,7 +95,7 @@ impl<B: Backend> Kv<B> {
             self.backend
                 .txn(&t.request, translate::txn_is_serializable(req))
         };
-        Ok(translate::txn_response(call.await?))
+        call.await
     }
 
     /// A compaction up to a revision.
@@ -137,7 +134,8 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<pb::RangeResponse>, Status> {
-        answer(self.range(request.into_inner()).await)
+        let found = self.range(request.into_inner()).await;
+        answer(found.map(|reply| translate::range_response(reply.header, reply.body)))
     }
 
     type RangeStreamStream =
@@ -155,14 +153,16 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
-        answer(self.put(request.into_inner()).await)
+        let put = self.put(request.into_inner()).await;
+        answer(put.map(|reply| translate::put_response(reply.header, reply.body)))
     }
 
     async fn delete_range(
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        answer(self.delete_range(request.into_inner()).await)
+        let deleted = self.delete_range(request.into_inner()).await;
+        answer(deleted.map(|reply| translate::delete_response(reply.header, reply.body)))
     }
 
     async fn txn(
@@ -171,7 +171,7 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
     ) -> Result<Response<pb::TxnResponse>, Status> {
         // The code and text of tonic's own decoder.
         let txn = Txn::unfold(request.into_inner()).map_err(|e| Status::internal(e.to_string()))?;
-        answer(self.txn(txn).await)
+        answer(self.txn(txn).await.map(translate::txn_response))
     }
 
     async fn compact(

@@ -7,7 +7,7 @@
 //!
 //! The way of a request: `connections` (is there room) → `front` (odd authorities) → [`server`] (HTTP/2,
 //! routing, counters) → `gate` (is it a call) → `inbound` (messages, unpacked) → [`unary`] (thin layer for the hot
-//! KV calls) or the generated tonic services ([`kv`], [`watch`], [`lease`], [`cluster`],
+//! KV calls, `long_answer` where the answer is long) or the generated tonic services ([`kv`], [`watch`], [`lease`], [`cluster`],
 //! [`maintenance`], [`auth`], [`health`]) → [`translate`] → `Backend` → [`errors`].
 
 pub mod auth;
@@ -28,6 +28,7 @@ mod inbound;
 pub mod kv;
 pub mod lease;
 pub mod listen;
+mod long_answer;
 pub mod maintenance;
 mod nested;
 pub mod proto;

@@ -5,8 +5,12 @@
 //! answer of the unary Range. Each chunk is an ordinary limited Range of the engine; an answer in another
 //! order than the keys' is read at once, as it is for the unary Range.
 
+use std::iter::Peekable;
+use std::vec;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use henge_mvcc as mvcc;
+use henge_mvcc::KeyValue;
 use prost::Message;
 use tonic::Status;
 
@@ -19,13 +23,18 @@ use crate::api::{Backend, Error, Header};
 
 /// Keys in the first chunk (etcd's choice).
 const FIRST_CHUNK_KEYS: i64 = 10;
+/// Bytes that a chunk aims at, at the most: it is encoded in one go.
+const CHUNK_BYTES_MAX: usize = 2 << 20;
+/// Bytes of a pair beside key and value, about.
+const PAIR_BYTES_BESIDE: usize = 32;
 
-/// Checks `req` and starts its stream. `max_request_bytes` steers the chunk size.
+/// Checks `req` and starts its stream. `max_request_bytes` steers the chunk size, as in etcd.
 pub(crate) fn start<B: Backend>(
     backend: B,
     req: pb::RangeRequest,
     max_request_bytes: usize,
 ) -> Result<Answers<pb::RangeStreamResponse>, Status> {
+    let max_request_bytes = max_request_bytes.min(CHUNK_BYTES_MAX);
     let t = translate::range(&req);
     mvcc::check::range(&t.request, &mvcc::check::Limits::default())
         .map_err(|e| status(&Error::Invalid(e)))?;
@@ -78,52 +87,65 @@ struct Whole<B> {
     req: pb::RangeRequest,
     /// Bytes of keys and values per message, but for a larger pair.
     max_bytes: usize,
-    /// What was not sent yet, once it was read.
-    left: Option<pb::RangeResponse>,
+    /// What was not sent yet, once it was read; empty when all was.
+    left: Option<Left>,
+}
+
+/// What was read and not sent. Each piece is converted as it goes: a million pairs at once would stop the core.
+struct Left {
+    /// Header, count, and whether there is more: they come with the last piece.
+    end: (Header, i64, bool),
+    pairs: Peekable<vec::IntoIter<KeyValue>>,
+    is_sent: bool,
+}
+
+impl Left {
+    fn piece(&mut self, max_bytes: usize) -> pb::RangeResponse {
+        let (mut piece, mut bytes) = (pb::RangeResponse::default(), 0);
+        while let Some(pair) = self.pairs.peek() {
+            bytes += pair.key.len() + pair.value.len() + PAIR_BYTES_BESIDE;
+            if bytes > max_bytes && !piece.kvs.is_empty() {
+                return piece;
+            }
+            piece
+                .kvs
+                .extend(self.pairs.next().map(translate::key_value));
+        }
+        let (found, count, more) = self.end;
+        self.is_sent = true;
+        (piece.header, piece.count, piece.more) = (header(found), count, more);
+        piece
+    }
 }
 
 impl<B: Backend> Whole<B> {
     async fn step(mut self) -> Option<(Result<pb::RangeStreamResponse, Status>, Whole<B>)> {
         let mut left = match self.left.take() {
-            Some(left) if left.header.is_none() => return None,
+            Some(left) if left.is_sent => return None,
             Some(left) => left,
             None => match self.read().await {
-                Ok(whole) => whole,
+                Ok(left) => left,
                 Err(e) => return Some((Err(status(&e)), self)),
             },
         };
-        let mut bytes = 0;
-        let fits = left.kvs.iter().take_while(|kv| {
-            let first = bytes == 0;
-            bytes += kv.encoded_len();
-            first || bytes <= self.max_bytes
-        });
-        let fits = fits.count();
-        let rest = left.kvs.split_off(fits);
-        let sent = if rest.is_empty() {
-            // Header, `more` and `count` come with the last; an answer without header is one that was sent.
-            std::mem::take(&mut left)
-        } else {
-            let kvs = std::mem::replace(&mut left.kvs, rest);
-            pb::RangeResponse {
-                kvs,
-                ..Default::default()
-            }
+        let answer = pb::RangeStreamResponse {
+            range_response: Some(left.piece(self.max_bytes)),
         };
         self.left = Some(left);
-        let answer = pb::RangeStreamResponse {
-            range_response: Some(sent),
-        };
         Some((Ok(answer), self))
     }
 
-    async fn read(&mut self) -> Result<pb::RangeResponse, Error> {
+    async fn read(&mut self) -> Result<Left, Error> {
         let call = {
             let t = translate::range(&self.req);
             self.backend.range(&t.request, self.req.serializable)
         };
         let reply = call.await?;
-        Ok(translate::range_response(reply.header, reply.body))
+        Ok(Left {
+            end: (reply.header, reply.body.count, reply.body.more),
+            pairs: reply.body.kvs.into_iter().peekable(),
+            is_sent: false,
+        })
     }
 }
 

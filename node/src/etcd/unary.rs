@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use henge_mvcc::ResponseOp;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -20,9 +21,10 @@ use super::errors::status;
 use super::gate::Encoding;
 use super::inbound::{self, PREFIX_BYTES};
 use super::kv::Kv;
+use super::long_answer::{self, LongAnswer};
 use super::nested::Txn;
 use super::server::EdgeFuture;
-use crate::api::{Backend, Error};
+use crate::api::{Backend, Error, Reply};
 
 /// A call served here.
 #[derive(Clone, Copy, Debug)]
@@ -54,48 +56,31 @@ pub(crate) fn call<B: Backend>(
     meter: Meter,
 ) -> EdgeFuture {
     let body = (request.into_body(), encoding);
+    let how = (max_bytes, meter);
     match hot {
-        Hot::Put => Box::pin(run(
-            body,
-            max_bytes,
-            meter,
-            Message::decode,
-            move |r| async move { kv.put(r).await },
-        )),
-        Hot::Range => Box::pin(run(
-            body,
-            max_bytes,
-            meter,
-            Message::decode,
-            move |r| async move { kv.range(r).await },
-        )),
-        Hot::Txn => Box::pin(run(
-            body,
-            max_bytes,
-            meter,
-            Txn::decode,
-            move |r| async move { kv.txn(r).await },
-        )),
-        Hot::DeleteRange => Box::pin(run(
-            body,
-            max_bytes,
-            meter,
-            Message::decode,
-            move |r| async move { kv.delete_range(r).await },
-        )),
+        Hot::Put => Box::pin(run(body, how, Message::decode, move |r| async move {
+            Ok(kv.put(r).await?.map(ResponseOp::Put))
+        })),
+        Hot::Range => Box::pin(run(body, how, Message::decode, move |r| async move {
+            Ok(kv.range(r).await?.map(ResponseOp::Range))
+        })),
+        Hot::Txn => Box::pin(run(body, how, Txn::decode, move |r| async move {
+            Ok(kv.txn(r).await?.map(|txn| ResponseOp::Txn(Box::new(txn))))
+        })),
+        Hot::DeleteRange => Box::pin(run(body, how, Message::decode, move |r| async move {
+            Ok(kv.delete_range(r).await?.map(ResponseOp::DeleteRange))
+        })),
     }
 }
 
-async fn run<Q, R, F, C>(
+async fn run<Q, F, C>(
     (body, encoding): (Incoming, Encoding),
-    max_bytes: usize,
-    mut meter: Meter,
+    (max_bytes, mut meter): (usize, Meter),
     decode: fn(Bytes) -> Result<Q, DecodeError>,
     call: C,
 ) -> Result<Response<EdgeBody>, std::convert::Infallible>
 where
-    R: Message,
-    F: Future<Output = Result<R, Error>>,
+    F: Future<Output = Result<Reply<ResponseOp>, Error>>,
     C: FnOnce(Q) -> F,
 {
     // tonic's code and text for the same mistake.
@@ -106,9 +91,14 @@ where
         Err(status) => Err(status),
     };
     Ok(match answer {
-        Ok(message) => {
+        Ok(reply) => {
+            let body = if long_answer::is_short(&reply.body) {
+                EdgeBody::unary(framed(reply))
+            } else {
+                EdgeBody::long(LongAnswer::measure(reply).await)
+            };
             meter.finish(Code::Ok);
-            let mut response = Response::new(EdgeBody::unary(frame(&message)));
+            let mut response = Response::new(body);
             let grpc = HeaderValue::from_static("application/grpc");
             response.headers_mut().insert(CONTENT_TYPE, grpc);
             // In the caller's own encoding, as grpc-go answers.
@@ -124,11 +114,21 @@ where
     })
 }
 
+fn framed(reply: Reply<ResponseOp>) -> Bytes {
+    use super::proto::etcdserverpb::response_op::Response;
+    match long_answer::message(reply) {
+        Response::ResponseRange(message) => frame(&message),
+        Response::ResponsePut(message) => frame(&message),
+        Response::ResponseDeleteRange(message) => frame(&message),
+        Response::ResponseTxn(message) => frame(&message),
+    }
+}
+
 fn frame(message: &impl Message) -> Bytes {
     let len = message.encoded_len();
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
     out.put_u8(0);
-    // A longer answer than the format can say cannot be built: ranges are bounded well below.
+    // Only short answers come here.
     out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
     message.encode_raw(&mut out);
     out.freeze()

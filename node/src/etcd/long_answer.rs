@@ -1,0 +1,463 @@
+//! Answers of many pairs, encoded piece by piece as their callers take them.
+//!
+//! A range over a million keys is some hundred megabytes, which takes a good part of a second to encode in one
+//! go; every other connection of the core, and the core itself, would wait for it. So such an answer is
+//! measured in steps, with a pause for the others between two, and encoded a piece at a time: HTTP/2's flow
+//! control asks for the next piece when there is room for it. Short answers take the short way
+//! ([`super::unary`]).
+//! Promises: the same bytes as the short way; each pair is let go as it is encoded. Must never know: how pairs
+//! were found, or where the pieces go.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::{mem, vec};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use henge_mvcc::{KeyValue, ResponseOp};
+use prost::{Message, encode_length_delimiter, length_delimiter_len};
+
+use super::inbound::PREFIX_BYTES;
+use super::proto::etcdserverpb as pb;
+use super::translate;
+use crate::api::Reply;
+use pb::response_op::Response;
+
+/// Pairs of a short answer.
+const SHORT_PAIRS: usize = 500;
+/// Bytes of keys and values of a short answer of more than one pair.
+const SHORT_BYTES: usize = 512 << 10;
+/// Pairs measured between two pauses.
+const STEP_PAIRS: usize = 2_000;
+/// Bytes after which a piece ends: a fraction of a millisecond's work.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pairs that are let go on the spot when their caller has gone.
+const DROPPED_PAIRS_MAX: usize = 20_000;
+
+/// Field numbers of rpc.proto: pairs in an answer, an operation's answer in a transaction's, its kinds.
+const RANGE_KVS: u8 = 2;
+const PUT_PREV_KV: u8 = 2;
+const DELETE_PREV_KVS: u8 = 3;
+const TXN_RESPONSES: u8 = 3;
+const OP_RANGE: u8 = 1;
+const OP_PUT: u8 = 2;
+const OP_DELETE: u8 = 3;
+const OP_TXN: u8 = 4;
+
+/// Whether an answer is encoded at once.
+pub(crate) fn is_short(answer: &ResponseOp) -> bool {
+    let (mut pairs, mut bytes) = (0, 0);
+    counts(answer, &mut pairs, &mut bytes);
+    pairs <= 1 || pairs <= SHORT_PAIRS && bytes <= SHORT_BYTES
+}
+
+/// Pairs, and their bytes as long as they are few.
+fn counts(answer: &ResponseOp, pairs: &mut usize, bytes: &mut usize) {
+    let found = match answer {
+        ResponseOp::Range(range) => &range.kvs[..],
+        ResponseOp::Put(put) => put.prev_kv.as_slice(),
+        ResponseOp::DeleteRange(delete) => &delete.prev_kvs[..],
+        ResponseOp::Txn(txn) => {
+            return txn.responses.iter().for_each(|op| counts(op, pairs, bytes));
+        }
+    };
+    *pairs += found.len();
+    if found.len() <= SHORT_PAIRS {
+        let sizes = found.iter().map(|pair| pair.key.len() + pair.value.len());
+        *bytes += sizes.sum::<usize>();
+    }
+}
+
+/// The message that an answer becomes.
+pub(crate) fn message(reply: Reply<ResponseOp>) -> Response {
+    let Reply { header, body } = reply;
+    match body {
+        ResponseOp::Range(range) => {
+            Response::ResponseRange(translate::range_response(header, range))
+        }
+        ResponseOp::Put(put) => Response::ResponsePut(translate::put_response(header, put)),
+        ResponseOp::DeleteRange(delete) => {
+            Response::ResponseDeleteRange(translate::delete_response(header, delete))
+        }
+        ResponseOp::Txn(txn) => {
+            Response::ResponseTxn(translate::txn_response(Reply { header, body: *txn }))
+        }
+    }
+}
+
+/// An answer on its way out: a framed gRPC message.
+#[derive(Debug, Default)]
+pub(crate) struct LongAnswer(VecDeque<Part>);
+
+#[derive(Debug)]
+enum Part {
+    Bytes(Bytes),
+    /// A repeated field of this key (number and wire type).
+    Pairs(u8, Pairs),
+}
+
+impl LongAnswer {
+    /// Measures an answer, with pauses.
+    pub(crate) async fn measure(mut reply: Reply<ResponseOp>) -> LongAnswer {
+        let mut lists = Vec::new();
+        take_pairs(&mut reply.body, &mut lists);
+        let (mut measured, mut step) = (Vec::with_capacity(lists.len()), 0);
+        for pairs in lists {
+            let mut bytes = 0;
+            for group in pairs.0.as_slice().chunks(STEP_PAIRS) {
+                bytes += group.iter().map(field_len).sum::<usize>();
+                step += group.len();
+                if step >= STEP_PAIRS {
+                    step = 0;
+                    pause().await;
+                }
+            }
+            measured.push((pairs, bytes));
+        }
+        let mut answer = LongAnswer::default();
+        let prefix = answer.gap();
+        let bytes = answer.add(message(reply), &mut measured.into_iter());
+        let mut framing = BytesMut::with_capacity(PREFIX_BYTES);
+        framing.put_u8(0);
+        // What is longer than the format can say cannot be built: memory is bounded below that.
+        framing.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+        answer.fill(prefix, framing);
+        answer
+    }
+
+    /// The next piece; `None` at the end.
+    pub(crate) fn piece(&mut self) -> Option<Bytes> {
+        let mut piece = BytesMut::new();
+        while piece.len() < PIECE_BYTES {
+            match self.0.front_mut() {
+                None => break,
+                Some(Part::Bytes(bytes)) => piece.extend_from_slice(bytes),
+                Some(Part::Pairs(key, pairs)) => {
+                    piece.reserve(PIECE_BYTES);
+                    while piece.len() < PIECE_BYTES
+                        && let Some(pair) = pairs.0.next()
+                    {
+                        put_field(*key, pair, &mut piece);
+                    }
+                    if pairs.0.len() > 0 {
+                        break;
+                    }
+                }
+            }
+            self.0.pop_front();
+        }
+        (!piece.is_empty()).then(|| piece.freeze())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Room for what is known later.
+    fn gap(&mut self) -> usize {
+        self.0.push_back(Part::Bytes(Bytes::new()));
+        self.0.len() - 1
+    }
+
+    fn fill(&mut self, gap: usize, bytes: BytesMut) {
+        if let Some(part) = self.0.get_mut(gap) {
+            *part = Part::Bytes(bytes.freeze());
+        }
+    }
+
+    fn bytes(&mut self, message: &impl Message) -> usize {
+        let bytes = message.encode_to_vec();
+        let len = bytes.len();
+        if len > 0 {
+            self.0.push_back(Part::Bytes(bytes.into()));
+        }
+        len
+    }
+
+    fn pairs(&mut self, field: u8, lists: &mut vec::IntoIter<(Pairs, usize)>) -> usize {
+        let (pairs, bytes) = lists.next().unwrap_or_default();
+        if bytes > 0 {
+            self.0.push_back(Part::Pairs(key_of(field), pairs));
+        }
+        bytes
+    }
+
+    /// Adds a message without pairs, and its pairs where they belong; returns its length.
+    fn add(&mut self, message: Response, lists: &mut vec::IntoIter<(Pairs, usize)>) -> usize {
+        match message {
+            Response::ResponseRange(mut range) => {
+                let header = range.header.take();
+                let before = pb::RangeResponse {
+                    header,
+                    ..Default::default()
+                };
+                self.bytes(&before) + self.pairs(RANGE_KVS, lists) + self.bytes(&range)
+            }
+            Response::ResponsePut(put) => self.bytes(&put) + self.pairs(PUT_PREV_KV, lists),
+            Response::ResponseDeleteRange(delete) => {
+                self.bytes(&delete) + self.pairs(DELETE_PREV_KVS, lists)
+            }
+            Response::ResponseTxn(mut txn) => {
+                let responses = mem::take(&mut txn.responses);
+                let mut bytes = self.bytes(&txn);
+                for op in responses.into_iter().filter_map(|op| op.response) {
+                    bytes += self.add_op(op, lists);
+                }
+                bytes
+            }
+        }
+    }
+
+    fn add_op(&mut self, op: Response, lists: &mut vec::IntoIter<(Pairs, usize)>) -> usize {
+        let field = match &op {
+            Response::ResponseRange(_) => OP_RANGE,
+            Response::ResponsePut(_) => OP_PUT,
+            Response::ResponseDeleteRange(_) => OP_DELETE,
+            Response::ResponseTxn(_) => OP_TXN,
+        };
+        let gap = self.gap();
+        let bytes = self.add(op, lists);
+        let mut lengths = BytesMut::new();
+        put_key(
+            TXN_RESPONSES,
+            1 + length_delimiter_len(bytes) + bytes,
+            &mut lengths,
+        );
+        put_key(field, bytes, &mut lengths);
+        let own = lengths.len();
+        self.fill(gap, lengths);
+        own + bytes
+    }
+}
+
+/// Pairs that are left of a list. Letting go of very many takes as long as reading them, and their caller is
+/// gone, so another thread does.
+#[derive(Debug, Default)]
+struct Pairs(vec::IntoIter<KeyValue>);
+
+impl Drop for Pairs {
+    fn drop(&mut self) {
+        if self.0.len() > DROPPED_PAIRS_MAX {
+            let pairs = mem::take(&mut self.0);
+            let thread = std::thread::Builder::new().name("henge-drop".to_owned());
+            // Where there can be no thread, the closure drops them here.
+            drop(thread.spawn(move || drop(pairs)));
+        }
+    }
+}
+
+/// Takes the pairs of every operation out, in order.
+fn take_pairs(answer: &mut ResponseOp, lists: &mut Vec<Pairs>) {
+    let pairs = match answer {
+        ResponseOp::Range(range) => mem::take(&mut range.kvs),
+        ResponseOp::Put(put) => put.prev_kv.take().into_iter().collect(),
+        ResponseOp::DeleteRange(delete) => mem::take(&mut delete.prev_kvs),
+        ResponseOp::Txn(txn) => {
+            return txn
+                .responses
+                .iter_mut()
+                .for_each(|op| take_pairs(op, lists));
+        }
+    };
+    lists.push(Pairs(pairs.into_iter()));
+}
+
+/// The others of this thread have their turn.
+async fn pause() {
+    let mut paused = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut paused, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Number and wire type of a field that is a message; all have numbers below 16.
+fn key_of(field: u8) -> u8 {
+    field << 3 | 2
+}
+
+fn put_key(field: u8, bytes: usize, out: &mut BytesMut) {
+    out.put_u8(key_of(field));
+    put_varint(bytes, out);
+}
+
+fn put_varint(n: usize, out: &mut BytesMut) {
+    // A buffer that grows takes it.
+    let _ = encode_length_delimiter(n, out);
+}
+
+/// Bytes of a pair's message (kv.proto).
+fn pair_len(pair: &KeyValue) -> usize {
+    let bytes = |bytes: &Bytes| match bytes.len() {
+        0 => 0,
+        len => 1 + length_delimiter_len(len) + len,
+    };
+    let number = |n: i64| match n {
+        0 => 0,
+        n => 1 + length_delimiter_len(n as usize),
+    };
+    bytes(&pair.key)
+        + number(pair.create_revision)
+        + number(pair.mod_revision)
+        + number(pair.version)
+        + bytes(&pair.value)
+        + number(pair.lease)
+}
+
+fn field_len(pair: &KeyValue) -> usize {
+    let bytes = pair_len(pair);
+    1 + length_delimiter_len(bytes) + bytes
+}
+
+fn put_field(key: u8, pair: KeyValue, out: &mut BytesMut) {
+    let bytes = pair_len(&pair);
+    out.reserve(1 + length_delimiter_len(bytes) + bytes);
+    out.put_u8(key);
+    put_varint(bytes, out);
+    translate::key_value(pair).encode_raw(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use henge_mvcc::{DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::Header;
+
+    fn pair(n: u64, bytes: usize) -> KeyValue {
+        KeyValue {
+            key: format!("key {n}").into(),
+            value: vec![7; bytes].into(),
+            create_revision: n as i64,
+            mod_revision: -(n as i64),
+            version: (n % 3) as i64,
+            lease: (n % 2) as i64,
+        }
+    }
+
+    fn range(count: u64, bytes: usize) -> ResponseOp {
+        ResponseOp::Range(RangeResponse {
+            kvs: (0..count).map(|n| pair(n, bytes)).collect(),
+            more: count.is_multiple_of(2),
+            count: count as i64,
+        })
+    }
+
+    fn reply(body: ResponseOp) -> Reply<ResponseOp> {
+        let header = Header {
+            revision: 300,
+            member_id: u64::MAX,
+            ..Header::default()
+        };
+        Reply { header, body }
+    }
+
+    /// Measures and encodes; also how often it paused, and the largest piece.
+    fn encoded(body: ResponseOp) -> (Vec<u8>, usize, usize) {
+        let mut measuring = pin!(LongAnswer::measure(reply(body)));
+        let (mut pauses, mut out, mut largest) = (0, Vec::new(), 0);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut answer = loop {
+            match measuring.as_mut().poll(&mut cx) {
+                Poll::Ready(answer) => break answer,
+                Poll::Pending => pauses += 1,
+            }
+        };
+        while let Some(piece) = answer.piece() {
+            largest = largest.max(piece.len());
+            out.extend_from_slice(&piece);
+        }
+        assert!(answer.is_over());
+        (out, pauses, largest)
+    }
+
+    fn at_once(body: ResponseOp) -> Vec<u8> {
+        let message = match message(reply(body)) {
+            Response::ResponseRange(message) => message.encode_to_vec(),
+            Response::ResponsePut(message) => message.encode_to_vec(),
+            Response::ResponseDeleteRange(message) => message.encode_to_vec(),
+            Response::ResponseTxn(message) => message.encode_to_vec(),
+        };
+        let mut framed = vec![0];
+        framed.extend((message.len() as u32).to_be_bytes());
+        framed.extend(message);
+        framed
+    }
+
+    fn any_answer() -> impl Strategy<Value = ResponseOp> {
+        let leaf = prop_oneof![
+            (0..40_u64, 0..300_usize).prop_map(|(count, bytes)| range(count, bytes)),
+            (0..2_u64, 0..300_usize).prop_map(|(count, bytes)| {
+                let prev_kv = (count > 0).then(|| pair(9, bytes));
+                ResponseOp::Put(PutResponse { prev_kv })
+            }),
+            (0..5_u64, 0..200_000_usize).prop_map(|(count, bytes)| {
+                ResponseOp::DeleteRange(DeleteRangeResponse {
+                    deleted: count as i64,
+                    prev_kvs: (0..count).map(|n| pair(n, bytes)).collect(),
+                })
+            }),
+        ];
+        leaf.prop_recursive(4, 30, 6, |inner| {
+            let ops = prop::collection::vec(inner, 0..6);
+            (any::<bool>(), ops).prop_map(|(succeeded, responses)| {
+                ResponseOp::Txn(Box::new(TxnResponse {
+                    succeeded,
+                    responses,
+                }))
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_up_the_message_of_the_short_way(body in any_answer()) {
+            prop_assert_eq!(encoded(body.clone()).0, at_once(body));
+        }
+    }
+
+    /// A range over a million keys was converted, measured, encoded and let go in one go of half a second.
+    #[test]
+    fn regression_an_answer_of_many_pairs_is_measured_and_encoded_in_steps() {
+        let body = range(100_000, 20);
+        assert!(!is_short(&body));
+        let (out, pauses, largest) = encoded(body.clone());
+        assert!(out == at_once(body), "other bytes");
+        assert_eq!(pauses, 100_000 / STEP_PAIRS);
+        assert!(largest < PIECE_BYTES + 100, "{largest}");
+    }
+
+    #[test]
+    fn few_pairs_or_one_of_any_size_are_short() {
+        assert!(is_short(&range(0, 0)));
+        assert!(is_short(&range(1, 5 << 20)));
+        assert!(is_short(&range(SHORT_PAIRS as u64, 100)));
+        assert!(!is_short(&range(SHORT_PAIRS as u64 + 1, 0)));
+        assert!(!is_short(&range(2, SHORT_BYTES)));
+    }
+
+    #[test]
+    fn an_answer_whose_caller_has_gone_is_let_go() {
+        let mut answer = LongAnswer::default();
+        let pairs = (0..DROPPED_PAIRS_MAX as u64 + 1).map(|n| pair(n, 0));
+        let shared = Bytes::from(vec![1; 10]);
+        let mut pairs: Vec<_> = pairs.collect();
+        pairs[0].value = shared.clone();
+        answer
+            .0
+            .push_back(Part::Pairs(18, Pairs(pairs.into_iter())));
+        assert!(!shared.is_unique());
+        drop(answer);
+        while !shared.is_unique() {
+            std::thread::yield_now();
+        }
+    }
+}
