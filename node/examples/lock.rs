@@ -80,7 +80,7 @@ fn acquire(engine: &Engine, db: &Blocking, name: &str, lease: i64) -> Result<i64
             start_revision: reply.header.revision + 1,
             ..WatchCreate::default()
         })?;
-        while let Some(response) = db.wait(watcher.next()) {
+        while let Some(response) = db.wait_for(watcher.next())? {
             if response
                 .events
                 .iter()

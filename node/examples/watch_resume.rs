@@ -66,7 +66,8 @@ fn follow(engine: &Engine, db: &Blocking, mut seen: i64, count: usize) -> Result
     })?;
     let mut handled = 0;
     while handled < count {
-        let Some(response) = db.wait(watcher.next()) else {
+        let Some(response) = db.wait_for(watcher.next())? else {
+            println!("the watch has ended: {:?}", watcher.end());
             break;
         };
         if response.compact_revision > 0 {

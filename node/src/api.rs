@@ -131,7 +131,10 @@ pub enum Error {
     },
     /// A blocking call on the thread that drives the engine: it would wait for itself.
     #[error("this thread drives the engine: a blocking call here would wait for itself")]
-    OwnThread,
+    OwnThread {
+        /// Unknown for what had been begun before: it goes on.
+        outcome: Outcome,
+    },
     /// The request is not possible on an engine with several shards.
     #[error("{0} needs an engine with one shard")]
     OneShardOnly(&'static str),
@@ -141,7 +144,9 @@ impl Error {
     /// Whether the operation was certainly not done, or may have been.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Error::Timeout { outcome } | Error::Stopped { outcome } => *outcome,
+            Error::Timeout { outcome }
+            | Error::Stopped { outcome }
+            | Error::OwnThread { outcome } => *outcome,
             Error::Poisoned(_) => Outcome::Unknown,
             _ => Outcome::NotDone,
         }

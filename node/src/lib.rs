@@ -32,8 +32,8 @@ pub mod peer;
 pub mod shard;
 
 pub use engine::{
-    Batch, BatchReport, Blocking, ClusterConfig, Engine, EngineBuilder, Keyspace, OpenError,
-    Revisions, Router, Sharded, ShardedWatcher, Snapshot, Stats, Watcher,
+    Batch, BatchReport, Blocking, BlockingIter, ClusterConfig, Engine, EngineBuilder, Keyspace,
+    OpenError, Revisions, Router, Sharded, ShardedWatcher, Snapshot, Stats, WatchEnd, Watcher,
 };
 pub use failure::{
     BatchError, BatchMistake, CompactError, CompactMistake, DeleteError, DeleteMistake, Failure,

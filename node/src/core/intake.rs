@@ -61,10 +61,13 @@ impl Core {
                     self.agenda.mark(at);
                 }
             }
-            Input::WatchOpen { group, session } => match self.shard(group) {
-                Some(shard) if running => shard.watches.open(session),
-                _ => session.end(),
-            },
+            Input::WatchOpen { group, session } => {
+                let refusal = self.refusal();
+                match self.shard(group) {
+                    Some(shard) if running => shard.watches.open(session),
+                    _ => session.end(&refusal),
+                }
+            }
             Input::Watch {
                 group,
                 session,

@@ -662,7 +662,7 @@ impl Drop for Core {
         for input in late {
             match input {
                 Input::Request { request, .. } => request.answer.send(Err(STOPPED_QUEUED)),
-                Input::WatchOpen { session, .. } => session.end(),
+                Input::WatchOpen { session, .. } => session.end(&STOPPED_QUEUED),
                 _ => {}
             }
         }

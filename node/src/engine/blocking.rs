@@ -1,12 +1,14 @@
 //! The engine for callers without an async runtime: each call blocks its thread until the answer is there.
 //!
-//! Promises: every operation of [`Engine`] is here, under its name (`tests/surface.rs` compares them).
+//! Promises: every operation of [`Engine`] is here, under its name (`tests/surface.rs` compares them); a call
+//! that would wait for its own thread fails instead, and none ends its caller's thread.
 
+mod iter;
 mod lease;
 mod sharded;
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{Thread, ThreadId};
@@ -15,13 +17,15 @@ use std::time::Duration;
 use futures_core::Stream;
 use henge_mvcc as mvcc;
 
+pub use self::iter::BlockingIter;
 use super::{Batch, BatchReport, Engine, Snapshot, Stats};
-use crate::api::{Error, Reply};
+use crate::api::{Error, Outcome, Reply};
 use crate::failure::{DeleteError, PutError, RangeError, TxnError};
 
 /// Blocking forms of [`Engine`]'s operations. Do not call them on an async runtime's thread. On the thread
 /// that drives a local engine ([`Local::remote`](crate::Local::remote)) they fail with
-/// [`Error::OwnThread`], nothing done, as nothing would ever end there.
+/// [`Error::OwnThread`], nothing done, as nothing would ever end there; [`Blocking::wait`], which is given
+/// what was begun before, fails with the same and an outcome that is unknown.
 #[derive(Clone)]
 pub struct Blocking {
     engine: Engine,
@@ -34,7 +38,9 @@ impl Blocking {
 
     fn check_thread(&self) -> Result<(), Error> {
         match self.engine.driver_thread() == Some(std::thread::current().id()) {
-            true => Err(Error::OwnThread),
+            true => Err(Error::OwnThread {
+                outcome: Outcome::NotDone,
+            }),
             false => Ok(()),
         }
     }
@@ -161,7 +167,7 @@ impl Blocking {
     /// db.put("greeting", "hello")?;
     /// let snapshot = db.snapshot()?;
     /// db.put("greeting", "too late for it")?;
-    /// for piece in db.iter(snapshot) {
+    /// for piece in db.iter(snapshot)? {
     ///     assert_eq!(piece?.kvs[0].value, "hello");
     /// }
     /// # Ok(()) }) }
@@ -184,8 +190,8 @@ impl Blocking {
 
     /// A stream of the engine's, a watcher or a snapshot, as an iterator that blocks its thread.
     ///
-    /// # Panics
-    /// Its `next`, where it would have to wait on the thread that drives the engine.
+    /// # Errors
+    /// [`Error::OwnThread`] on the thread that drives the engine.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -195,23 +201,21 @@ impl Blocking {
     /// let db = engine.blocking();
     /// let watcher = engine.watch(WatchCreate { key: "k".into(), ..WatchCreate::default() })?;
     /// db.put("k", "1")?;
-    /// let mut changes = db.iter(watcher).flat_map(|response| response.events);
+    /// let mut changes = db.iter(watcher)?.flat_map(|response| response.events);
     /// assert_eq!(changes.next().expect("it was put").kv.value, "1");
     /// # Ok(()) }) }
     /// ```
-    pub fn iter<S: Stream + Unpin>(&self, mut stream: S) -> impl Iterator<Item = S::Item> + use<S> {
+    pub fn iter<S: Stream + Unpin>(&self, stream: S) -> Result<BlockingIter<S>, Error> {
+        self.check_thread()?;
         // Not the engine: an iterator over a watcher does not keep it from its end.
-        let driver = self.engine.driver_thread();
-        std::iter::from_fn(move || {
-            let mut next = poll_fn(|cx| Pin::new(&mut stream).poll_next(cx));
-            wait_elsewhere(driver, &mut next)
-        })
+        Ok(BlockingIter::new(stream, self.engine.driver_thread()))
     }
 
-    /// Any future, awaited on this thread: for operations that were begun before.
+    /// An operation that was begun before, awaited on this thread.
     ///
-    /// # Panics
-    /// Where it would have to wait on the thread that drives the engine, which would be for ever.
+    /// # Errors
+    /// The operation's own; [`Error::OwnThread`], outcome unknown, where it would have to wait on the thread
+    /// that drives the engine: it goes on once that thread does.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -222,8 +226,31 @@ impl Blocking {
     /// assert!(db.wait(first)?.header.revision < db.wait(second)?.header.revision);
     /// # Ok(()) }) }
     /// ```
-    pub fn wait<T>(&self, operation: impl Future<Output = T>) -> T {
-        wait_elsewhere(self.engine.driver_thread(), pin!(operation))
+    pub fn wait<T, E: From<Error>>(
+        &self,
+        operation: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.wait_for(operation)?
+    }
+
+    /// Any future, awaited on this thread: as [`Blocking::wait`], for what is no result.
+    ///
+    /// # Errors
+    /// [`Error::OwnThread`] where it would have to wait on the thread that drives the engine.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// use henge::api::WatchCreate;
+    ///
+    /// let db = engine.blocking();
+    /// let mut watcher = engine.watch(WatchCreate { key: "k".into(), ..WatchCreate::default() })?;
+    /// let first = db.wait_for(watcher.next())?;
+    /// assert!(first.expect("the engine runs").created);
+    /// # Ok(()) }) }
+    /// ```
+    pub fn wait_for<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+        wait_elsewhere(self.engine.driver_thread(), future)
     }
 
     /// See [`Engine::stop_after_drain`].
@@ -272,20 +299,22 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for what the engine does, unless that is done by this thread.
+/// Waits for what the engine does, unless that is done by this thread: then it has to be there already.
 fn wait_elsewhere<T>(
     driver: Option<ThreadId>,
-    mut operation: impl Future<Output = T> + Unpin,
-) -> T {
+    operation: impl Future<Output = T>,
+) -> Result<T, Error> {
+    let mut operation = pin!(operation);
     if driver == Some(std::thread::current().id()) {
         let mut cx = Context::from_waker(Waker::noop());
-        match Pin::new(&mut operation).poll(&mut cx) {
-            Poll::Ready(value) => return value,
-            // There is no value to say it with, and it would be for ever.
-            Poll::Pending => panic!("{}", Error::OwnThread),
-        }
+        return match operation.as_mut().poll(&mut cx) {
+            Poll::Ready(value) => Ok(value),
+            Poll::Pending => Err(Error::OwnThread {
+                outcome: Outcome::Unknown,
+            }),
+        };
     }
-    wait(operation)
+    Ok(wait(operation))
 }
 
 fn wait<T>(operation: impl Future<Output = T>) -> T {

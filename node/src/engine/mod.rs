@@ -42,7 +42,7 @@ use std::thread::ThreadId;
 use henge_mvcc as mvcc;
 
 pub use self::batch::{Batch, BatchPart, BatchReport};
-pub use self::blocking::Blocking;
+pub use self::blocking::{Blocking, BlockingIter};
 pub use self::builder::{ClusterConfig, EngineBuilder};
 pub use self::keyspace::Keyspace;
 pub use self::layout::Router;
@@ -54,7 +54,7 @@ pub use self::stats::Stats;
 pub(crate) use self::submit::owned;
 pub use self::ticket::Operation;
 use self::ticket::Ticket;
-pub use self::watch::Watcher;
+pub use self::watch::{WatchEnd, Watcher};
 use crate::api::{CoreMetrics, Member, Metrics};
 use crate::core::budget::Budget;
 use crate::core::inbox::Inbox;

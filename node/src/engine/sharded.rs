@@ -6,6 +6,7 @@
 //! Between shards there is no order: two shards' answers are each linearizable, together they are no
 //! snapshot of one moment unless asked for at one [`Revisions`].
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -13,7 +14,7 @@ use std::task::{Context, Poll};
 use henge_mvcc as mvcc;
 
 use super::revisions::Revisions;
-use super::{Engine, Operation, Ticket, owned};
+use super::{Engine, Operation, Ticket, WatchEnd, owned};
 use crate::api::{Error, HashKv, LeaseGranted, Reply, WatchCreate, WatchResponse};
 use crate::failure::{CompactError, LeaseError, RangeError, WatchError};
 use crate::machine::Command;
@@ -160,6 +161,7 @@ impl Engine {
             first: 0,
             revisions,
             streams,
+            ends: BTreeMap::new(),
         })
     }
 
@@ -397,12 +399,15 @@ pub struct ShardedWatcher {
     /// Where the next look begins, so that a busy shard does not hide the others.
     first: usize,
     revisions: Revisions,
+    /// Why it has ended in which shards.
+    ends: BTreeMap<usize, WatchEnd>,
 }
 
 impl ShardedWatcher {
     /// The next response and the shard it is of: first one `created` from each shard. A shard whose response
     /// is `canceled` (its history was compacted, or it is damaged) has no more; the others go on. `None`
-    /// after the last shard's, and when the engine has stopped or a core's log failed.
+    /// after the last shard's, and when the engine has stopped or a core's log failed;
+    /// [`ShardedWatcher::ends`] says why.
     ///
     /// Cancel safety: a response is taken by the poll that returns it; a future that is dropped before
     /// takes none.
@@ -437,7 +442,11 @@ impl ShardedWatcher {
             let shard = *shard;
             match stream.poll_next(cx) {
                 Poll::Pending => {}
-                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(None) => {
+                    let end = WatchEnd::of(None, stream.why());
+                    self.ends.insert(shard, end);
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(Some(response)) => {
                     self.first = at + 1;
                     // The creation's header says where the store is, not how far this watch has come.
@@ -446,6 +455,8 @@ impl ShardedWatcher {
                     }
                     if response.canceled {
                         // The others go on.
+                        let end = WatchEnd::of(Some(&response), stream.why());
+                        self.ends.insert(shard, end);
                         self.streams.remove(at);
                     }
                     return Poll::Ready(Some((shard, response)));
@@ -456,6 +467,22 @@ impl ShardedWatcher {
             0 => Poll::Ready(None),
             _ => Poll::Pending,
         }
+    }
+
+    /// Why it has ended in which shards, as far as [`ShardedWatcher::next`] has told: one whose response was
+    /// `canceled`, and the one that had no more when it gave `None`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
+    /// engine.stop().await;
+    /// while watcher.next().await.is_some() {}
+    /// assert_eq!(watcher.ends().get(&0), Some(&henge::WatchEnd::Stopped));
+    /// # Ok(()) }) }
+    /// ```
+    pub fn ends(&self) -> &BTreeMap<usize, WatchEnd> {
+        &self.ends
     }
 
     /// How far it has been read: hand this to [`Engine::watch_after`] to go on. Known for every watched shard

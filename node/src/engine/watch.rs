@@ -1,7 +1,7 @@
 //! Watching keys of one shard.
 //!
 //! Promises: responses come in revision order, none twice, none left out; a watcher that is cancelled says
-//! why and ends; dropping it ends it too.
+//! why and ends; dropping it ends it too. Every end has a typed reason, a [`WatchEnd`], however it came.
 //! Both watchers are streams too. Over several shards: `sharded`. Tested by `tests/engine` and
 //! `tests/cancel`.
 
@@ -14,7 +14,7 @@ use futures_core::Stream;
 use henge_mvcc as mvcc;
 
 use super::{Engine, ShardedWatcher};
-use crate::api::{WatchCreate, WatchResponse};
+use crate::api::{Error, WatchCreate, WatchResponse};
 use crate::failure::WatchError;
 use crate::shard::session::WatchStream;
 
@@ -50,6 +50,7 @@ impl Engine {
         let stream = self.watch_on(shard, create)?;
         Ok(Watcher {
             stream: Some(stream),
+            end: None,
         })
     }
 
@@ -64,6 +65,57 @@ impl Engine {
         let shard = &inner.shards[shard];
         let inbox = inner.cores[shard.core].inbox.clone();
         Ok(WatchStream::begin(id, shard.group, inbox, create)?)
+    }
+}
+
+/// Why a watcher has ended.
+///
+/// Not among these: dropping it, which is how a caller cancels one; a reader that is slow, which waits for
+/// nothing but itself and reads on from history (until that is compacted: [`WatchEnd::Compacted`]); and a
+/// cluster without a leader, in which watchers stay and hear of what happens once there is one.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WatchEnd {
+    /// History that it needed is compacted: read what there is, and watch from behind that. The first
+    /// revision that can still be watched is this one.
+    #[error("history that the watcher needs is compacted, up to revision {revision}")]
+    Compacted {
+        /// The compact revision.
+        revision: i64,
+    },
+    /// It was not let in, for this reason (in etcd's words): nothing was watched.
+    #[error("{0}")]
+    Refused(String),
+    /// The engine has stopped, or its core has failed.
+    #[error("server stopped")]
+    Stopped,
+    /// The log of its core failed: restart after looking at the disk.
+    #[error("the log is poisoned: {0}")]
+    Poisoned(String),
+    /// Its shard is damaged and serves nothing until it is repaired.
+    #[error("corrupt cluster")]
+    Corrupt,
+}
+
+impl WatchEnd {
+    /// Of a stream that ended for `why`, after `last` if that was its watcher's end.
+    pub(super) fn of(last: Option<&WatchResponse>, why: Option<Error>) -> Self {
+        let reason = |why: &Error| format!("etcdserver: {why}");
+        // A stream may end, for its own reason, behind a watcher that ended for another.
+        let why = match last {
+            Some(last) => why.filter(|why| last.cancel_reason == reason(why)),
+            None => why,
+        };
+        match (last, why) {
+            (_, Some(Error::Poisoned(why))) => WatchEnd::Poisoned(why),
+            (_, Some(Error::Corrupt)) => WatchEnd::Corrupt,
+            (_, Some(Error::Stopped { .. })) | (None, None) => WatchEnd::Stopped,
+            (_, Some(why)) => WatchEnd::Refused(reason(&why)),
+            (Some(last), None) if last.compact_revision > 0 => WatchEnd::Compacted {
+                revision: last.compact_revision,
+            },
+            (Some(last), None) => WatchEnd::Refused(last.cancel_reason.clone()),
+        }
     }
 }
 
@@ -91,13 +143,14 @@ impl Engine {
 /// ```
 #[derive(Debug)]
 pub struct Watcher {
-    /// None once it was cancelled: nothing more will come.
+    /// None once it has ended: nothing more will come.
     stream: Option<WatchStream>,
+    end: Option<WatchEnd>,
 }
 
 impl Watcher {
     /// The next response: first `created`, then events in revision order. `None` when the engine has
-    /// stopped or its log failed, or after the response that is `canceled`.
+    /// stopped or its log failed, or after the response that is `canceled`: [`Watcher::end`] says which.
     ///
     /// Cancel safety: a response is taken by the poll that returns it; a future that is dropped before
     /// takes none.
@@ -118,6 +171,25 @@ impl Watcher {
     pub async fn next(&mut self) -> Option<WatchResponse> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
+
+    /// Why it has ended: known once [`Watcher::next`] gave the response that is `canceled`, or `None`.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// use henge::WatchEnd;
+    /// use henge::api::WatchCreate;
+    ///
+    /// let create = WatchCreate { key: "k".into(), ..WatchCreate::default() };
+    /// let mut watcher = engine.watch(create)?;
+    /// engine.stop().await;
+    /// while watcher.next().await.is_some() {}
+    /// assert_eq!(watcher.end(), Some(&WatchEnd::Stopped));
+    /// # Ok(()) }) }
+    /// ```
+    pub fn end(&self) -> Option<&WatchEnd> {
+        self.end.as_ref()
+    }
 }
 
 /// As [`Watcher::next`].
@@ -129,11 +201,13 @@ impl Stream for Watcher {
             return Poll::Ready(None);
         };
         let next = stream.poll_next(cx);
-        if let Poll::Ready(Some(response)) = &next
-            && response.canceled
-        {
-            self.stream = None;
-        }
+        let last = match &next {
+            Poll::Ready(None) => None,
+            Poll::Ready(Some(response)) if response.canceled => Some(response),
+            _ => return next,
+        };
+        self.end = Some(WatchEnd::of(last, stream.why()));
+        self.stream = None;
         next
     }
 }

@@ -97,6 +97,10 @@ pub enum Unknown {
     /// The engine stopped after it was begun.
     #[error("server stopped")]
     Stopped,
+    /// It was begun, and then waited for on the thread that drives the engine, which would be for ever: it
+    /// goes on once that thread drives the engine again. Await it, or wait for it on another thread.
+    #[error("this thread drives the engine: a blocking call here would wait for itself")]
+    OwnThread,
 }
 
 /// Why a put did not succeed.
@@ -152,8 +156,13 @@ impl<C: From<Error>> Failure<C> {
             Error::Stopped { outcome } if settled(outcome) => {
                 Failure::Unavailable(Unavailable::Stopped)
             }
+            Error::OwnThread { outcome } if settled(outcome) => {
+                let outcome = Outcome::NotDone;
+                Failure::Caller(C::from(Error::OwnThread { outcome }))
+            }
             Error::Timeout { .. } => Failure::Unknown(Unknown::Timeout),
             Error::Stopped { .. } => Failure::Unknown(Unknown::Stopped),
+            Error::OwnThread { .. } => Failure::Unknown(Unknown::OwnThread),
             Error::NoSpace | Error::Invalid(henge_mvcc::Error::NoSpace) => Failure::NoSpace,
             Error::Corrupt => Failure::Corrupt,
             Error::Poisoned(why) => Failure::Poisoned(why),
@@ -185,6 +194,7 @@ impl<C: Into<Error>> From<Failure<C>> for Error {
                 match why {
                     Unknown::Timeout => Error::Timeout { outcome },
                     Unknown::Stopped => Error::Stopped { outcome },
+                    Unknown::OwnThread => Error::OwnThread { outcome },
                 }
             }
             Failure::NoSpace => Error::NoSpace,
@@ -228,6 +238,7 @@ mod tests {
         let mut all: Vec<_> = invalid.into_iter().map(Error::Invalid).collect();
         all.extend(outcomes.map(|outcome| Error::Timeout { outcome }));
         all.extend(outcomes.map(|outcome| Error::Stopped { outcome }));
+        all.extend(outcomes.map(|outcome| Error::OwnThread { outcome }));
         all.extend([
             Error::RequestTooLarge { bytes: 2, max: 1 },
             Error::TooManyRequests,
@@ -248,7 +259,6 @@ mod tests {
                 shards: 2,
             },
             Error::OneShardOnly("a range delete"),
-            Error::OwnThread,
         ]);
         all
     }

@@ -433,7 +433,7 @@ impl Shard {
         self.applying.clear();
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
-        self.watches.end();
+        self.watches.end(proposed);
     }
 
     /// Stops serving: a committed entry could not be understood.

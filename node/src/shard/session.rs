@@ -39,6 +39,8 @@ struct Queue {
     dropped: bool,
     /// The shard has gone.
     ended: bool,
+    /// Why it has, or is about to.
+    why: Option<Error>,
 }
 
 /// The client's end: one stream of watchers on one shard.
@@ -77,10 +79,16 @@ impl SessionHandle {
         self.lock().dropped
     }
 
+    /// The stream is about to end for this reason, once its watchers were told.
+    pub fn note_end(&self, why: &Error) {
+        self.lock().why.get_or_insert_with(|| why.clone());
+    }
+
     /// The shard has ended: the client sees the end of its stream after what is queued.
-    pub fn end(&self) {
+    pub fn end(&self, why: &Error) {
         let mut queue = self.lock();
         queue.ended = true;
+        queue.why.get_or_insert_with(|| why.clone());
         if let Some(waker) = queue.waker.take() {
             drop(queue);
             wake(waker);
@@ -98,7 +106,7 @@ impl WatchStream {
         let stream = Self::new(id, group, inbox);
         if let Err(error) = stream.hand_in() {
             stream.refuse(&error);
-            stream.handle.end();
+            stream.handle.end(&error);
         }
         stream
     }
@@ -177,6 +185,11 @@ impl WatchStream {
         Poll::Pending
     }
 
+    /// Why it has ended, or is about to.
+    pub fn why(&self) -> Option<Error> {
+        self.handle.lock().why.clone()
+    }
+
     fn touch(&self) {
         self.inbox.push(Input::WatchTouch {
             group: self.group,
@@ -197,7 +210,7 @@ impl WatchSession for WatchStream {
         if answered {
             self.refuse(&error);
         } else {
-            self.handle.end();
+            self.handle.end(&error);
         }
     }
 

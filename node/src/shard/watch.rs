@@ -64,8 +64,9 @@ impl Watches {
     /// Adds a stream.
     pub fn open(&mut self, handle: SessionHandle) {
         if let Some(why) = &self.closed {
+            handle.note_end(why);
             handle.push(WatchResponse::refused(format!("etcdserver: {why}")));
-            return handle.end();
+            return handle.end(why);
         }
         let session = Session {
             handle: handle.clone(),
@@ -169,9 +170,9 @@ impl Watches {
     }
 
     /// Ends every stream.
-    pub fn end(&mut self) {
+    pub fn end(&mut self, why: &Error) {
         for session in std::mem::take(&mut self.sessions).into_values() {
-            session.handle.end();
+            session.handle.end(why);
         }
         self.owners.clear();
         self.noted = 0;
@@ -180,6 +181,7 @@ impl Watches {
     /// Ends every stream, its watchers told why; whoever comes later is told the same.
     pub fn close(&mut self, why: Error) {
         for session in self.sessions.values() {
+            session.handle.note_end(&why);
             for watch_id in session.watchers.keys() {
                 session.handle.push(WatchResponse {
                     watch_id: *watch_id,
@@ -189,7 +191,7 @@ impl Watches {
                 });
             }
         }
-        self.end();
+        self.end(&why);
         self.closed = Some(why);
     }
 

@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use henge::api::{Error, Member};
+use henge::api::{Error, Member, Outcome, WatchCreate};
 use henge::mvcc::{PutRequest, RequestOp, TxnRequest};
 use henge::{
     Batch, BatchError, BatchMistake, ClusterConfig, Engine, HostKind, OpenError, PutError,
-    PutMistake, TxnError, TxnMistake, Unavailable,
+    PutMistake, RangeError, TxnError, TxnMistake, Unavailable, Unknown, WatchError,
 };
 
 use super::common::Scratch;
@@ -111,12 +111,15 @@ fn regression_a_blocking_call_on_a_local_engines_thread_is_an_error() {
         let (local, driver) = Engine::builder(&dir.0).open_local().expect("opens");
         let driver = tokio::task::spawn_local(driver);
         let db = local.remote().blocking();
-        let refused = Err(PutError::Caller(PutMistake::Other(Error::OwnThread)));
+        let not_done = Error::OwnThread {
+            outcome: Outcome::NotDone,
+        };
+        let refused = Err(PutError::Caller(PutMistake::Other(not_done.clone())));
         assert_eq!(db.put("k", "v").map(drop), refused);
         assert!(db.get("k").is_err() && db.snapshot().is_err() && db.lease_grant(0, 9).is_err());
         let mut batch = Batch::new();
         let report = db.batch(batch.put("k", "v"));
-        let refused = BatchError::Caller(BatchMistake::Other(Error::OwnThread));
+        let refused = BatchError::Caller(BatchMistake::Other(not_done.clone()));
         assert_eq!(report.parts[0].result, Err(refused));
         // Nothing was done, awaiting is as good as ever, and so is another thread.
         assert_eq!(local.get("k").await.expect("get"), None);
@@ -124,6 +127,79 @@ fn regression_a_blocking_call_on_a_local_engines_thread_is_an_error() {
         let (say, heard) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || say.send(elsewhere.put("k", "v").map(drop)));
         heard.await.expect("it ends").expect("put");
+        db.stop();
+        driver.await.expect("ends");
+    });
+}
+
+/// Waiting for what was begun before, and reading a stream, panicked there: the library ended its host.
+#[test]
+fn regression_waiting_on_a_local_engines_thread_is_an_error_and_no_panic() {
+    let dir = Scratch::new("own-thread-wait");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (local, driver) = Engine::builder(&dir.0).open_local().expect("opens");
+        let driver = tokio::task::spawn_local(driver);
+        let (db, own) = (local.remote().blocking(), std::thread::current().id());
+        // It was begun, so nobody says that it was not done; and it is done.
+        let unknown = PutError::Unknown(Unknown::OwnThread);
+        assert_eq!(db.wait(local.put("k", "v")).map(drop), Err(unknown.clone()));
+        assert_eq!(unknown.outcome(), Outcome::Unknown);
+        local.put("behind", "it").await.expect("put");
+        assert!(local.get("k").await.expect("get").is_some());
+        // A read has no effect, and what is there already is given.
+        let read = RangeError::from(Error::OwnThread {
+            outcome: Outcome::NotDone,
+        });
+        assert_eq!(db.wait(local.get("k")), Err(read.clone()));
+        assert_eq!(db.wait(std::future::ready(Ok::<_, Error>(7))), Ok(7));
+        let unknown = Error::OwnThread {
+            outcome: Outcome::Unknown,
+        };
+        assert_eq!(
+            db.wait_for(std::future::pending::<()>()),
+            Err(unknown.clone())
+        );
+        // Streams: nothing is begun, or nothing is taken.
+        let create = WatchCreate {
+            key: "k".into(),
+            ..WatchCreate::default()
+        };
+        let refused = db.watch(create.clone()).map(drop);
+        let not_done = WatchError::from(unknown.clone());
+        assert_eq!(refused, Err(not_done.clone()));
+        assert_eq!(db.watch_after(&create, None).map(drop), Err(not_done));
+        let snapshot = local.snapshot().await.expect("snapshot");
+        assert_eq!(
+            db.iter(snapshot).map(drop),
+            Err(Error::OwnThread {
+                outcome: Outcome::NotDone,
+            })
+        );
+        // Made elsewhere and brought here: it gives nothing, says so, and is read elsewhere again.
+        let elsewhere = local.remote().blocking();
+        let (say, heard) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            assert_ne!(std::thread::current().id(), own);
+            let mut watch = elsewhere.watch(create).expect("begins");
+            watch.next().expect("created");
+            say.send(watch).expect("it is awaited");
+        });
+        let mut watch = heard.await.expect("it ends");
+        assert_eq!(watch.next(), None);
+        assert_eq!(watch.failure(), Some(&unknown));
+        assert_eq!(watch.stream().end(), None, "it goes on");
+        local.put("k", "w").await.expect("put");
+        let (say, heard) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let next = watch.next().expect("an event");
+            assert_eq!(watch.failure(), None);
+            say.send(next.events.len()).expect("it is awaited");
+        });
+        assert_eq!(heard.await.expect("it ends"), 1);
         db.stop();
         driver.await.expect("ends");
     });

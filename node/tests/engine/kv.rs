@@ -190,8 +190,17 @@ fn a_lease_takes_its_keys_along_when_it_expires() {
             ..Default::default()
         };
         let mut watcher = engine.watch(create).expect("watch");
-        assert!(blocking.wait(watcher.next()).expect("created").created);
-        let gone = blocking.wait(watcher.next()).expect("the delete");
+        assert!(
+            blocking
+                .wait_for(watcher.next())
+                .expect("elsewhere")
+                .expect("created")
+                .created
+        );
+        let gone = blocking
+            .wait_for(watcher.next())
+            .expect("elsewhere")
+            .expect("the delete");
         assert_eq!(gone.events[0].kind, henge::mvcc::EventKind::Delete);
         assert_eq!(
             blocking

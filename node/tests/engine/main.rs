@@ -22,6 +22,7 @@ mod simulated;
 mod snapshot;
 mod twin;
 mod watch;
+mod watch_ends;
 
 use std::path::Path;
 

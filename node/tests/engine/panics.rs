@@ -95,7 +95,7 @@ fn regression_a_waker_that_panics_is_its_callers_alone() {
             }
             let ranged = ranged.unwrap_or_else(|| db.wait(range));
             assert!(ranged.expect("range").body.count > 0);
-            let batched = batched.unwrap_or_else(|| db.wait(batch));
+            let batched = batched.unwrap_or_else(|| db.wait_for(batch).expect("elsewhere"));
             batched.all().expect("batch");
             drop(
                 begun
@@ -103,7 +103,8 @@ fn regression_a_waker_that_panics_is_its_callers_alone() {
                     .expect("snapshot"),
             );
             if round % 2 == 0 {
-                let created = created.unwrap_or_else(|| db.wait(watcher.next()));
+                let created =
+                    created.unwrap_or_else(|| db.wait_for(watcher.next()).expect("elsewhere"));
                 assert!(created.expect("created").created);
             }
         }
@@ -113,7 +114,7 @@ fn regression_a_waker_that_panics_is_its_callers_alone() {
             ..WatchCreate::default()
         };
         let mut watcher = engine.watch(create).expect("watch");
-        db.wait(watcher.next());
+        db.wait_for(watcher.next()).expect("elsewhere");
         poll_once(&mut last, &waker);
         poll_once(&mut Box::pin(watcher.next()), &waker);
         db.stop();

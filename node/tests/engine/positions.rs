@@ -137,7 +137,10 @@ fn puts(db: &Blocking, tag: &str) -> BTreeSet<String> {
 /// Reads so many responses, and what they show of these values; each may be shown once.
 fn read(db: &Blocking, watcher: &mut ShardedWatcher, responses: usize, seen: &mut Vec<String>) {
     for _ in 0..responses {
-        let (_, response) = db.wait(watcher.next()).expect("it runs");
+        let (_, response) = db
+            .wait_for(watcher.next())
+            .expect("elsewhere")
+            .expect("it runs");
         assert!(!response.canceled, "{response:?}");
         for event in response.events {
             seen.push(String::from_utf8(event.kv.value.to_vec()).expect("text"));

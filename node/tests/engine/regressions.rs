@@ -84,7 +84,10 @@ fn a_watch_of_a_damaged_shard_is_cancelled_with_the_reason() {
         let mut watch = engine.watch_after(&everything, None).expect("handed in");
         let (mut cancelled, mut seen) = (None, 0);
         while cancelled.is_none() || seen == 0 {
-            let (shard, response) = db.wait(watch.next()).expect("one shard runs");
+            let (shard, response) = db
+                .wait_for(watch.next())
+                .expect("elsewhere")
+                .expect("one shard runs");
             if response.canceled {
                 cancelled = Some(shard);
             } else if response.created {
@@ -97,7 +100,7 @@ fn a_watch_of_a_damaged_shard_is_cancelled_with_the_reason() {
 }
 
 /// Turns a bit of the log where these bytes are.
-fn damage(dir: &std::path::Path, needle: &[u8]) {
+pub(super) fn damage(dir: &std::path::Path, needle: &[u8]) {
     let files = std::fs::read_dir(dir.join("core-0")).expect("list");
     let mut hit = 0;
     for path in files.flatten().map(|entry| entry.path()) {

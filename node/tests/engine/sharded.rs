@@ -124,7 +124,10 @@ fn a_watch_over_shards_goes_on_where_it_was_left() {
             let mut created = 0;
             let wanted = seen.len() + if left.is_some() { 40 } else { 20 };
             while created < 4 || seen.len() < wanted {
-                let (_, response) = wait.wait(watcher.next()).expect("response");
+                let (_, response) = wait
+                    .wait_for(watcher.next())
+                    .expect("elsewhere")
+                    .expect("response");
                 if response.created {
                     created += 1;
                     if created == 4 {
@@ -438,13 +441,19 @@ fn a_watch_goes_on_over_restarts_with_other_numbers_of_cores() {
                 .expect("watches");
             let mut created = 0;
             while created < 6 {
-                let (_, response) = wait.wait(watcher.next()).expect("response");
+                let (_, response) = wait
+                    .wait_for(watcher.next())
+                    .expect("elsewhere")
+                    .expect("response");
                 created += usize::from(response.created);
                 seen.extend(response.events.into_iter().map(|event| event.kv.key));
             }
             put(30);
             while seen.len() < written - 10 {
-                let (_, response) = wait.wait(watcher.next()).expect("response");
+                let (_, response) = wait
+                    .wait_for(watcher.next())
+                    .expect("elsewhere")
+                    .expect("response");
                 seen.extend(response.events.into_iter().map(|event| event.kv.key));
             }
             kept = Some(watcher.revisions().encode());
@@ -454,7 +463,11 @@ fn a_watch_goes_on_over_restarts_with_other_numbers_of_cores() {
         let after = Revisions::decode(&kept.expect("it was kept")).expect("as it was encoded");
         let mut watcher = engine.watch_after(&create, Some(&after)).expect("watches");
         while seen.len() < written {
-            let (_, response) = engine.blocking().wait(watcher.next()).expect("response");
+            let (_, response) = engine
+                .blocking()
+                .wait_for(watcher.next())
+                .expect("elsewhere")
+                .expect("response");
             seen.extend(response.events.into_iter().map(|event| event.kv.key));
         }
         let expected: std::collections::BTreeSet<_> =

@@ -35,7 +35,7 @@ fn it_shows_each_shard_at_its_revision_while_everything_changes() {
         assert_eq!(Ok(at.clone()), db.wait(engine.revisions()));
 
         let (mut found, mut last) = (BTreeMap::new(), (0, Vec::new()));
-        for (number, piece) in db.iter(snapshot).enumerate() {
+        for (number, piece) in db.iter(snapshot).expect("elsewhere").enumerate() {
             let piece = piece.expect("a piece");
             assert!((1..=1_000).contains(&piece.kvs.len()));
             for kv in piece.kvs {
@@ -73,7 +73,7 @@ fn what_it_shows_and_a_watch_after_it_are_everything() {
             drop(engine.put(format!("key-{:05}", number * 3 % KEYS), number.to_string()));
         }
         let mut state = BTreeMap::new();
-        while let Some(piece) = db.wait(snapshot.next()) {
+        while let Some(piece) = db.wait_for(snapshot.next()).expect("elsewhere") {
             let kvs = piece.expect("a piece").kvs;
             state.extend(kvs.into_iter().map(|kv| (kv.key, kv.value)));
         }
@@ -83,7 +83,10 @@ fn what_it_shows_and_a_watch_after_it_are_everything() {
             ..WatchCreate::default()
         };
         let watch = engine.watch_after(&create, Some(snapshot.revisions()));
-        let events = db.iter(watch.expect("begins")).flat_map(|(_, r)| r.events);
+        let events = db
+            .iter(watch.expect("begins"))
+            .expect("elsewhere")
+            .flat_map(|(_, r)| r.events);
         for event in events.take(KEYS / 2) {
             state.insert(event.kv.key, event.kv.value);
         }
@@ -107,12 +110,19 @@ fn history_goes_once_it_is_dropped() {
         let db = engine.blocking();
         fill(&db, "then");
         let mut snapshot = db.snapshot().expect("begins");
-        db.wait(snapshot.next()).expect("a piece").expect("a piece");
+        db.wait_for(snapshot.next())
+            .expect("elsewhere")
+            .expect("a piece")
+            .expect("a piece");
         fill(&db, "later");
         let now = db.put("last", "x").expect("put").header.revision;
         let compaction = engine.compact(now, true);
         // Compacted, and still there for whom it was kept.
-        let piece = db.wait(snapshot.next()).expect("a piece").expect("a piece");
+        let piece = db
+            .wait_for(snapshot.next())
+            .expect("elsewhere")
+            .expect("a piece")
+            .expect("a piece");
         assert!(piece.kvs.iter().all(|kv| kv.value == "then"));
         drop(snapshot);
         db.wait(compaction).expect("compact");
@@ -131,16 +141,19 @@ fn an_empty_store_has_no_pieces_and_a_stopped_engine_no_snapshot() {
         let engine = open(dir, host, 2);
         let db = engine.blocking();
         let mut snapshot = db.snapshot().expect("begins");
-        assert_eq!(db.wait(snapshot.next()), None);
-        assert_eq!(db.wait(snapshot.next()), None);
+        assert_eq!(db.wait_for(snapshot.next()).expect("elsewhere"), None);
+        assert_eq!(db.wait_for(snapshot.next()).expect("elsewhere"), None);
         assert_eq!(snapshot.revisions().get(1), 1);
 
         fill(&db, "then");
         let mut snapshot = db.snapshot().expect("begins");
         db.stop();
         let stopped = RangeError::Unavailable(Unavailable::Stopped);
-        assert_eq!(db.wait(snapshot.next()), Some(Err(stopped.clone())));
-        assert_eq!(db.wait(snapshot.next()), None);
+        assert_eq!(
+            db.wait_for(snapshot.next()).expect("elsewhere"),
+            Some(Err(stopped.clone()))
+        );
+        assert_eq!(db.wait_for(snapshot.next()).expect("elsewhere"), None);
         assert_eq!(db.snapshot().err(), Some(stopped));
     });
 }

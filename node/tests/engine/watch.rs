@@ -18,12 +18,21 @@ fn a_watcher_sees_history_then_what_comes() {
             ..Default::default()
         };
         let mut watcher = engine.watch(create).expect("watch");
-        assert!(blocking.wait(watcher.next()).expect("created").created);
+        assert!(
+            blocking
+                .wait_for(watcher.next())
+                .expect("elsewhere")
+                .expect("created")
+                .created
+        );
         blocking.put("w", "3").expect("put");
         blocking.delete("w").expect("delete");
         let mut seen = Vec::new();
         while seen.len() < 4 {
-            let response = blocking.wait(watcher.next()).expect("events");
+            let response = blocking
+                .wait_for(watcher.next())
+                .expect("elsewhere")
+                .expect("events");
             seen.extend(
                 response
                     .events
@@ -33,7 +42,7 @@ fn a_watcher_sees_history_then_what_comes() {
         }
         assert_eq!(seen, [2, 3, 4, 5]);
         blocking.stop();
-        assert_eq!(blocking.wait(watcher.next()), None);
+        assert_eq!(blocking.wait_for(watcher.next()).expect("elsewhere"), None);
     });
 }
 
@@ -52,16 +61,32 @@ fn a_watcher_whose_history_is_gone_is_told_from_where_to_go_on() {
             ..Default::default()
         };
         let mut late = engine.watch(create(3)).expect("watch");
-        let mut last = blocking.wait(late.next()).expect("created");
+        let mut last = blocking
+            .wait_for(late.next())
+            .expect("elsewhere")
+            .expect("created");
         while !last.canceled {
-            last = blocking.wait(late.next()).expect("cancelled");
+            last = blocking
+                .wait_for(late.next())
+                .expect("elsewhere")
+                .expect("cancelled");
         }
         assert_eq!(last.compact_revision, 8);
         let mut again = engine.watch(create(last.compact_revision)).expect("watch");
-        assert!(blocking.wait(again.next()).expect("created").created);
+        assert!(
+            blocking
+                .wait_for(again.next())
+                .expect("elsewhere")
+                .expect("created")
+                .created
+        );
         let mut seen = Vec::new();
         while seen.len() < 4 {
-            let events = blocking.wait(again.next()).expect("events").events;
+            let events = blocking
+                .wait_for(again.next())
+                .expect("elsewhere")
+                .expect("events")
+                .events;
             seen.extend(events.iter().map(|event| event.kv.mod_revision));
         }
         assert_eq!(seen, [8, 9, 10, 11]);

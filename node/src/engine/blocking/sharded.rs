@@ -2,9 +2,9 @@
 
 use henge_mvcc as mvcc;
 
-use super::Blocking;
-use crate::api::{HashKv, Reply, WatchCreate, WatchResponse};
-use crate::engine::{Revisions, Sharded};
+use super::{Blocking, BlockingIter};
+use crate::api::{HashKv, Reply, WatchCreate};
+use crate::engine::{Revisions, Sharded, ShardedWatcher, Watcher};
 use crate::failure::{CompactError, DeleteError, RangeError, WatchError};
 
 impl Blocking {
@@ -106,7 +106,7 @@ impl Blocking {
     }
 
     /// See [`Engine::watch`](crate::Engine::watch): its responses, as an iterator that blocks its thread.
-    /// Dropping it ends the watch.
+    /// Dropping it ends the watch; after its last response `stream().end()` says why it has ended.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -120,15 +120,13 @@ impl Blocking {
     /// assert_eq!(changes.next().expect("it was put").kv.value, "1");
     /// # Ok(()) }) }
     /// ```
-    pub fn watch(
-        &self,
-        create: WatchCreate,
-    ) -> Result<impl Iterator<Item = WatchResponse> + use<>, WatchError> {
-        Ok(self.iter(self.engine.watch(create)?))
+    pub fn watch(&self, create: WatchCreate) -> Result<BlockingIter<Watcher>, WatchError> {
+        self.check_thread()?;
+        Ok(self.iter(self.engine.watch(create)?)?)
     }
 
-    /// See [`Engine::watch_after`](crate::Engine::watch_after): as [`Blocking::watch`]. To go on later from
-    /// where it was left, take the engine's own and read it with [`Blocking::wait`].
+    /// See [`Engine::watch_after`](crate::Engine::watch_after): as [`Blocking::watch`]. Where it was
+    /// left, to go on later, is `stream().revisions()`.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -148,7 +146,8 @@ impl Blocking {
         &self,
         create: &WatchCreate,
         after: Option<&Revisions>,
-    ) -> Result<impl Iterator<Item = (usize, WatchResponse)> + use<>, WatchError> {
-        Ok(self.iter(self.engine.watch_after(create, after)?))
+    ) -> Result<BlockingIter<ShardedWatcher>, WatchError> {
+        self.check_thread()?;
+        Ok(self.iter(self.engine.watch_after(create, after)?)?)
     }
 }
