@@ -1,20 +1,28 @@
-//! The one response body of the edge: a unary gRPC answer, tonic's body, or plain bytes.
+//! The one response body of the edge: a unary gRPC answer, a watch's answers, tonic's body, or plain bytes.
 //!
 //! A unary answer is one DATA frame and the trailers `grpc-status: 0`, without a box or a stream
 //! machine; that is a good part of what the thin layer saves. A long one comes in pieces. The answer to a
 //! caller who packs its messages is packed here, whatever made it.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
+use prost::Message;
 use tonic::{Code, Status};
 
 use super::counters::Meter;
 use super::gzip::Packer;
+use super::inbound::PREFIX_BYTES;
 use super::long_answer::LongAnswer;
+use super::proto::etcdserverpb as pb;
+use super::streams::Answers;
+
+/// Bytes of small answers of a stream after which they go out.
+const TOGETHER_BYTES: usize = 32 << 10;
 
 /// A response body.
 #[derive(Debug)]
@@ -37,7 +45,33 @@ enum Kind {
         answer: LongAnswer,
         trailers: bool,
     },
+    Watch(Watching),
     Tonic(tonic::body::Body),
+}
+
+/// What a stream of answers sends next.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// Encoded at once.
+    Short(pb::WatchResponse),
+    /// Encoded as it goes out.
+    Long(LongAnswer),
+}
+
+/// A stream of answers.
+struct Watching {
+    answers: Answers<Sent>,
+    /// The answer that is going out.
+    long: Option<LongAnswer>,
+    /// It ended like this, which is still to be said.
+    ended: Option<Status>,
+    is_over: bool,
+}
+
+impl fmt::Debug for Watching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watching")
+    }
 }
 
 impl EdgeBody {
@@ -70,6 +104,20 @@ impl EdgeBody {
                 trailers: true,
             },
             meter: None,
+            packer: None,
+        }
+    }
+
+    /// A stream of answers, whose end `meter` learns.
+    pub(crate) fn answers(answers: Answers<Sent>, meter: Meter) -> EdgeBody {
+        EdgeBody {
+            kind: Kind::Watch(Watching {
+                answers,
+                long: None,
+                ended: None,
+                is_over: false,
+            }),
+            meter: Some(meter),
             packer: None,
         }
     }
@@ -149,6 +197,7 @@ impl Body for EdgeBody {
             Kind::Plain(bytes) => bytes.is_none(),
             Kind::Unary { message, trailers } => message.is_none() && !trailers,
             Kind::Long { answer, trailers } => answer.is_over() && !trailers,
+            Kind::Watch(watching) => watching.is_over,
             Kind::Tonic(body) => body.is_end_stream(),
         }
     }
@@ -163,7 +212,7 @@ impl Body for EdgeBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             // Not exact: hyper would add a content-length, which gRPC answers do not carry.
-            Kind::Unary { .. } | Kind::Long { .. } => SizeHint::default(),
+            Kind::Unary { .. } | Kind::Long { .. } | Kind::Watch(_) => SizeHint::default(),
             Kind::Tonic(body) => body.size_hint(),
         }
     }
@@ -189,6 +238,15 @@ impl EdgeBody {
                 let first = std::mem::take(trailers);
                 Poll::Ready(first.then(|| Ok(Frame::trailers(ok_trailers()))))
             }
+            Kind::Watch(watching) => {
+                let polled = watching.poll_frame(cx);
+                if let Poll::Ready(Some(frame)) = &polled
+                    && let (Some(t), Some(meter)) = (frame.trailers_ref(), self.meter.as_mut())
+                {
+                    meter.finish(status_code(t));
+                }
+                polled.map(|frame| frame.map(Ok))
+            }
             Kind::Tonic(body) => {
                 let polled = Pin::new(body).poll_frame(cx);
                 if let Poll::Ready(Some(Ok(frame))) = &polled
@@ -200,6 +258,57 @@ impl EdgeBody {
             }
         }
     }
+}
+
+impl Watching {
+    /// Small answers that are ready go out together: a frame each would cost more than what is in it.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        let mut together = BytesMut::new();
+        while together.len() < TOGETHER_BYTES && self.ended.is_none() {
+            if let Some(long) = &mut self.long {
+                if !together.is_empty() {
+                    break;
+                }
+                if let Some(piece) = long.piece() {
+                    return Poll::Ready(Some(Frame::data(piece)));
+                }
+                self.long = None;
+            }
+            match self.answers.as_mut().poll_next(cx) {
+                Poll::Pending if together.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(Sent::Short(message)))) => put_framed(&message, &mut together),
+                Poll::Ready(Some(Ok(Sent::Long(long)))) => self.long = Some(long),
+                Poll::Ready(Some(Err(status))) => self.ended = Some(status),
+                Poll::Ready(None) => self.ended = Some(Status::ok("")),
+            }
+        }
+        if !together.is_empty() {
+            return Poll::Ready(Some(Frame::data(together.freeze())));
+        }
+        if std::mem::replace(&mut self.is_over, true) {
+            return Poll::Ready(None);
+        }
+        let mut trailers = HeaderMap::with_capacity(2);
+        let status = self
+            .ended
+            .as_ref()
+            .map(|status| status.add_header(&mut trailers));
+        // Only a text that is no header cannot be written.
+        if !matches!(status, Some(Ok(()))) {
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("2"));
+        }
+        Poll::Ready(Some(Frame::trailers(trailers)))
+    }
+}
+
+fn put_framed(message: &pb::WatchResponse, out: &mut BytesMut) {
+    let bytes = message.encoded_len();
+    out.reserve(PREFIX_BYTES + bytes);
+    out.put_u8(0);
+    // What has few events is short.
+    out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+    message.encode_raw(out);
 }
 
 fn ok_trailers() -> HeaderMap {

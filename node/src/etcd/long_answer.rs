@@ -1,12 +1,12 @@
-//! Answers of many pairs, encoded piece by piece as their callers take them.
+//! Answers of many pairs or events, encoded piece by piece as their callers take them.
 //!
 //! A range over a million keys is some hundred megabytes, which takes a good part of a second to encode in one
-//! go; every other connection of the core, and the core itself, would wait for it. So such an answer is
-//! measured in steps, with a pause for the others between two, and encoded a piece at a time: HTTP/2's flow
+//! go; every other connection of the core, and the core itself, would wait for it. The same goes for the events
+//! of one revision that deletes them. So such an answer is measured in steps, with a pause for the others between two, and encoded a piece at a time: HTTP/2's flow
 //! control asks for the next piece when there is room for it. Short answers take the short way
 //! ([`super::unary`]).
-//! Promises: the same bytes as the short way; each pair is let go as it is encoded. Must never know: how pairs
-//! were found, or where the pieces go.
+//! Promises: the same bytes as the short way; each pair or event is let go as it is encoded. Must never know:
+//! how they were found, or where the pieces go.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::{mem, vec};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use henge_mvcc::{KeyValue, ResponseOp};
+use henge_mvcc::{Event, EventKind, KeyValue, ResponseOp};
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
 use super::inbound::PREFIX_BYTES;
@@ -34,11 +34,12 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Pairs that are let go on the spot when their caller has gone.
 const DROPPED_PAIRS_MAX: usize = 20_000;
 
-/// Field numbers of rpc.proto: pairs in an answer, an operation's answer in a transaction's, its kinds.
+/// Field numbers of rpc.proto: pairs or events in an answer, an operation's answer in a transaction's, its kinds.
 const RANGE_KVS: u8 = 2;
 const PUT_PREV_KV: u8 = 2;
 const DELETE_PREV_KVS: u8 = 3;
 const TXN_RESPONSES: u8 = 3;
+const WATCH_EVENTS: u8 = 11;
 const OP_RANGE: u8 = 1;
 const OP_PUT: u8 = 2;
 const OP_DELETE: u8 = 3;
@@ -92,8 +93,9 @@ pub(crate) struct LongAnswer(VecDeque<Part>);
 #[derive(Debug)]
 enum Part {
     Bytes(Bytes),
-    /// A repeated field of this key (number and wire type).
-    Pairs(u8, Pairs),
+    /// A repeated field of this number.
+    Pairs(u8, Rest<KeyValue>),
+    Events(Rest<Event>),
 }
 
 impl LongAnswer {
@@ -103,20 +105,25 @@ impl LongAnswer {
         take_pairs(&mut reply.body, &mut lists);
         let (mut measured, mut step) = (Vec::with_capacity(lists.len()), 0);
         for pairs in lists {
-            let mut bytes = 0;
-            for group in pairs.0.as_slice().chunks(STEP_PAIRS) {
-                bytes += group.iter().map(field_len).sum::<usize>();
-                step += group.len();
-                if step >= STEP_PAIRS {
-                    step = 0;
-                    pause().await;
-                }
-            }
+            let bytes = measure(pairs.0.as_slice(), &mut step).await;
             measured.push((pairs, bytes));
         }
+        LongAnswer::framed(|answer| answer.add(message(reply), &mut measured.into_iter()))
+    }
+
+    /// Events of a watcher, of these bytes as a repeated field, behind the rest of their message.
+    pub(crate) fn events(message: &pb::WatchResponse, events: Vec<Event>, bytes: usize) -> Self {
+        LongAnswer::framed(|answer| {
+            let own = answer.bytes(message);
+            answer.0.push_back(Part::Events(Rest(events.into_iter())));
+            own + bytes
+        })
+    }
+
+    fn framed(add: impl FnOnce(&mut LongAnswer) -> usize) -> LongAnswer {
         let mut answer = LongAnswer::default();
         let prefix = answer.gap();
-        let bytes = answer.add(message(reply), &mut measured.into_iter());
+        let bytes = add(&mut answer);
         let mut framing = BytesMut::with_capacity(PREFIX_BYTES);
         framing.put_u8(0);
         // What is longer than the format can say cannot be built: memory is bounded below that.
@@ -129,22 +136,18 @@ impl LongAnswer {
     pub(crate) fn piece(&mut self) -> Option<Bytes> {
         let mut piece = BytesMut::new();
         while piece.len() < PIECE_BYTES {
-            match self.0.front_mut() {
+            let is_through = match self.0.front_mut() {
                 None => break,
-                Some(Part::Bytes(bytes)) => piece.extend_from_slice(bytes),
-                Some(Part::Pairs(key, pairs)) => {
-                    piece.reserve(PIECE_BYTES);
-                    while piece.len() < PIECE_BYTES
-                        && let Some(pair) = pairs.0.next()
-                    {
-                        put_field(*key, pair, &mut piece);
-                    }
-                    if pairs.0.len() > 0 {
-                        break;
-                    }
+                Some(Part::Bytes(bytes)) => {
+                    piece.extend_from_slice(bytes);
+                    true
                 }
+                Some(Part::Pairs(field, pairs)) => pairs.encode(*field, &mut piece),
+                Some(Part::Events(events)) => events.encode(WATCH_EVENTS, &mut piece),
+            };
+            if is_through {
+                self.0.pop_front();
             }
-            self.0.pop_front();
         }
         (!piece.is_empty()).then(|| piece.freeze())
     }
@@ -174,16 +177,20 @@ impl LongAnswer {
         len
     }
 
-    fn pairs(&mut self, field: u8, lists: &mut vec::IntoIter<(Pairs, usize)>) -> usize {
+    fn pairs(&mut self, field: u8, lists: &mut vec::IntoIter<(Rest<KeyValue>, usize)>) -> usize {
         let (pairs, bytes) = lists.next().unwrap_or_default();
         if bytes > 0 {
-            self.0.push_back(Part::Pairs(key_of(field), pairs));
+            self.0.push_back(Part::Pairs(field, pairs));
         }
         bytes
     }
 
     /// Adds a message without pairs, and its pairs where they belong; returns its length.
-    fn add(&mut self, message: Response, lists: &mut vec::IntoIter<(Pairs, usize)>) -> usize {
+    fn add(
+        &mut self,
+        message: Response,
+        lists: &mut vec::IntoIter<(Rest<KeyValue>, usize)>,
+    ) -> usize {
         match message {
             Response::ResponseRange(mut range) => {
                 let header = range.header.take();
@@ -208,7 +215,11 @@ impl LongAnswer {
         }
     }
 
-    fn add_op(&mut self, op: Response, lists: &mut vec::IntoIter<(Pairs, usize)>) -> usize {
+    fn add_op(
+        &mut self,
+        op: Response,
+        lists: &mut vec::IntoIter<(Rest<KeyValue>, usize)>,
+    ) -> usize {
         let field = match &op {
             Response::ResponseRange(_) => OP_RANGE,
             Response::ResponsePut(_) => OP_PUT,
@@ -230,24 +241,66 @@ impl LongAnswer {
     }
 }
 
-/// Pairs that are left of a list. Letting go of very many takes as long as reading them, and their caller is
-/// gone, so another thread does.
-#[derive(Debug, Default)]
-struct Pairs(vec::IntoIter<KeyValue>);
+/// What is left of a list. Letting go of very many takes as long as reading them, and their caller is gone, so
+/// another thread does.
+#[derive(Debug)]
+struct Rest<T: Send + 'static>(vec::IntoIter<T>);
 
-impl Drop for Pairs {
+impl<T: Send> Default for Rest<T> {
+    fn default() -> Self {
+        Rest(vec::IntoIter::default())
+    }
+}
+
+impl<T: Field> Rest<T> {
+    /// Adds what a piece has room for; whether that was all.
+    fn encode(&mut self, field: u8, piece: &mut BytesMut) -> bool {
+        piece.reserve(PIECE_BYTES);
+        while piece.len() < PIECE_BYTES
+            && let Some(next) = self.0.next()
+        {
+            let bytes = next.bytes();
+            piece.reserve(1 + length_delimiter_len(bytes) + bytes);
+            put_key(field, bytes, piece);
+            next.put(piece);
+        }
+        self.0.len() == 0
+    }
+}
+
+impl<T: Send> Drop for Rest<T> {
     fn drop(&mut self) {
         if self.0.len() > DROPPED_PAIRS_MAX {
-            let pairs = mem::take(&mut self.0);
+            let left = mem::take(&mut self.0);
             let thread = std::thread::Builder::new().name("henge-drop".to_owned());
             // Where there can be no thread, the closure drops them here.
-            drop(thread.spawn(move || drop(pairs)));
+            drop(thread.spawn(move || drop(left)));
         }
     }
 }
 
+/// Bytes of messages as a repeated field, with a pause for each [`STEP_PAIRS`] of them, which `step` counts.
+pub(crate) async fn measure<T: Field>(list: &[T], step: &mut usize) -> usize {
+    let mut bytes = 0;
+    for group in list.chunks(STEP_PAIRS) {
+        let fields = group.iter().map(|field| field_len(field.bytes()));
+        bytes += fields.sum::<usize>();
+        *step += group.len();
+        if *step >= STEP_PAIRS {
+            *step = 0;
+            pause().await;
+        }
+    }
+    bytes
+}
+
+/// Bytes of a message with its key and length.
+pub(crate) fn field_len(bytes: usize) -> usize {
+    1 + length_delimiter_len(bytes) + bytes
+}
+
 /// Takes the pairs of every operation out, in order.
-fn take_pairs(answer: &mut ResponseOp, lists: &mut Vec<Pairs>) {
+fn take_pairs(answer: &mut ResponseOp, lists: &mut Vec<Rest<KeyValue>>) {
     let pairs = match answer {
         ResponseOp::Range(range) => mem::take(&mut range.kvs),
         ResponseOp::Put(put) => put.prev_kv.take().into_iter().collect(),
@@ -259,7 +312,7 @@ fn take_pairs(answer: &mut ResponseOp, lists: &mut Vec<Pairs>) {
                 .for_each(|op| take_pairs(op, lists));
         }
     };
-    lists.push(Pairs(pairs.into_iter()));
+    lists.push(Rest(pairs.into_iter()));
 }
 
 /// The others of this thread have their turn.
@@ -275,50 +328,57 @@ async fn pause() {
     .await;
 }
 
-/// Number and wire type of a field that is a message; all have numbers below 16.
-fn key_of(field: u8) -> u8 {
-    field << 3 | 2
-}
-
+/// Number and wire type of a field that is a message, and its length. All have numbers below 16.
 fn put_key(field: u8, bytes: usize, out: &mut BytesMut) {
-    out.put_u8(key_of(field));
-    put_varint(bytes, out);
-}
-
-fn put_varint(n: usize, out: &mut BytesMut) {
+    out.put_u8(field << 3 | 2);
     // A buffer that grows takes it.
-    let _ = encode_length_delimiter(n, out);
+    let _ = encode_length_delimiter(bytes, out);
 }
 
-/// Bytes of a pair's message (kv.proto).
-fn pair_len(pair: &KeyValue) -> usize {
-    let bytes = |bytes: &Bytes| match bytes.len() {
-        0 => 0,
-        len => 1 + length_delimiter_len(len) + len,
-    };
-    let number = |n: i64| match n {
-        0 => 0,
-        n => 1 + length_delimiter_len(n as usize),
-    };
-    bytes(&pair.key)
-        + number(pair.create_revision)
-        + number(pair.mod_revision)
-        + number(pair.version)
-        + bytes(&pair.value)
-        + number(pair.lease)
+/// What comes in lists.
+pub(crate) trait Field: Send + 'static {
+    /// Bytes of its message.
+    fn bytes(&self) -> usize;
+
+    fn put(self, out: &mut BytesMut);
 }
 
-fn field_len(pair: &KeyValue) -> usize {
-    let bytes = pair_len(pair);
-    1 + length_delimiter_len(bytes) + bytes
+impl Field for KeyValue {
+    fn bytes(&self) -> usize {
+        let bytes = |bytes: &Bytes| match bytes.len() {
+            0 => 0,
+            len => field_len(len),
+        };
+        let number = |n: i64| match n {
+            0 => 0,
+            n => 1 + length_delimiter_len(n as usize),
+        };
+        bytes(&self.key)
+            + number(self.create_revision)
+            + number(self.mod_revision)
+            + number(self.version)
+            + bytes(&self.value)
+            + number(self.lease)
+    }
+
+    fn put(self, out: &mut BytesMut) {
+        translate::key_value(self).encode_raw(out);
+    }
 }
 
-fn put_field(key: u8, pair: KeyValue, out: &mut BytesMut) {
-    let bytes = pair_len(&pair);
-    out.reserve(1 + length_delimiter_len(bytes) + bytes);
-    out.put_u8(key);
-    put_varint(bytes, out);
-    translate::key_value(pair).encode_raw(out);
+impl Field for Event {
+    fn bytes(&self) -> usize {
+        let kind = match self.kind {
+            EventKind::Put => 0,
+            EventKind::Delete => 2,
+        };
+        let before = self.prev_kv.as_ref();
+        kind + field_len(self.kv.bytes()) + before.map_or(0, |pair| field_len(pair.bytes()))
+    }
+
+    fn put(self, out: &mut BytesMut) {
+        translate::event(self).encode_raw(out);
+    }
 }
 
 #[cfg(test)]
@@ -451,9 +511,7 @@ mod tests {
         let shared = Bytes::from(vec![1; 10]);
         let mut pairs: Vec<_> = pairs.collect();
         pairs[0].value = shared.clone();
-        answer
-            .0
-            .push_back(Part::Pairs(18, Pairs(pairs.into_iter())));
+        answer.0.push_back(Part::Pairs(2, Rest(pairs.into_iter())));
         assert!(!shared.is_unique());
         drop(answer);
         while !shared.is_unique() {

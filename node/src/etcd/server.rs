@@ -11,12 +11,14 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tower_service::Service as TowerService;
 
@@ -110,7 +112,7 @@ struct Services<B: Backend> {
     shutdown: Shutdown,
     kv: Arc<Kv<B>>,
     kv_server: pb::kv_server::KvServer<Kv<B>>,
-    watch: pb::watch_server::WatchServer<Watch<B>>,
+    watch: Watch<B>,
     lease: pb::lease_server::LeaseServer<Lease<B>>,
     cluster: pb::cluster_server::ClusterServer<Cluster<B>>,
     maintenance: pb::maintenance_server::MaintenanceServer<Maintenance<B>>,
@@ -138,7 +140,7 @@ impl<B: Backend> Edge<B> {
         let health = Health::new(draining());
         let services = Services {
             kv_server: pb::kv_server::KvServer::from_arc(kv.clone()).max_decoding_message_size(max),
-            watch: pb::watch_server::WatchServer::new(watch).max_decoding_message_size(max),
+            watch,
             lease: pb::lease_server::LeaseServer::new(lease).max_decoding_message_size(max),
             cluster: pb::cluster_server::ClusterServer::new(cluster).max_decoding_message_size(max),
             maintenance: pb::maintenance_server::MaintenanceServer::new(maintenance)
@@ -218,7 +220,12 @@ impl<B: Backend> Edge<B> {
         let how = (meter, encoding);
         match method.service() {
             "etcdserverpb.KV" => metered(s.kv_server.clone().call(request), how),
-            "etcdserverpb.Watch" => metered(s.watch.clone().call(request), how),
+            "etcdserverpb.Watch" => {
+                let (parts, body) = request.into_parts();
+                let metadata = MetadataMap::from_headers(parts.headers);
+                let answers = s.watch.call(&metadata, body, how.0);
+                Box::pin(std::future::ready(Ok(success(answers, encoding))))
+            }
             "etcdserverpb.Lease" => metered(s.lease.clone().call(request), how),
             "etcdserverpb.Cluster" => metered(s.cluster.clone().call(request), how),
             "etcdserverpb.Auth" => metered(s.auth.clone().call(request), how),
@@ -254,6 +261,22 @@ fn refuse(status: Status) -> EdgeFuture {
     Box::pin(std::future::ready(Ok(status.into_http())))
 }
 
+/// The beginning of a gRPC answer.
+pub(crate) fn success(body: EdgeBody, encoding: Encoding) -> Response<EdgeBody> {
+    let mut response = Response::new(body);
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(CONTENT_TYPE, grpc);
+    as_asked(response, encoding)
+}
+
+/// In the caller's own encoding, as grpc-go answers.
+fn as_asked(response: Response<EdgeBody>, encoding: Encoding) -> Response<EdgeBody> {
+    match encoding {
+        Encoding::Identity => response,
+        Encoding::Gzip => EdgeBody::packed(response),
+    }
+}
+
 /// Runs a tonic service's call, counts its end, and gives an over-long message grpc-go's code.
 fn metered<F>(call: F, (mut meter, encoding): (Meter, Encoding)) -> EdgeFuture
 where
@@ -264,10 +287,7 @@ where
         let headers = response.headers();
         if !headers.contains_key(Status::GRPC_STATUS) {
             let response = response.map(|body| EdgeBody::tonic(body, Some(meter)));
-            return Ok(match encoding {
-                Encoding::Identity => response,
-                Encoding::Gzip => EdgeBody::packed(response),
-            });
+            return Ok(as_asked(response, encoding));
         }
         // An answer of headers only: the call failed.
         if status_code(headers) == Code::OutOfRange

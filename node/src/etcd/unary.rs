@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use henge_mvcc::ResponseOp;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::{DecodeError, Message};
 use tonic::{Code, Status};
@@ -23,7 +22,7 @@ use super::inbound::{self, PREFIX_BYTES};
 use super::kv::Kv;
 use super::long_answer::{self, LongAnswer};
 use super::nested::Txn;
-use super::server::EdgeFuture;
+use super::server::{EdgeFuture, success};
 use crate::api::{Backend, Error, Reply};
 
 /// A call served here.
@@ -98,14 +97,7 @@ where
                 EdgeBody::long(LongAnswer::measure(reply).await)
             };
             meter.finish(Code::Ok);
-            let mut response = Response::new(body);
-            let grpc = HeaderValue::from_static("application/grpc");
-            response.headers_mut().insert(CONTENT_TYPE, grpc);
-            // In the caller's own encoding, as grpc-go answers.
-            match encoding {
-                Encoding::Identity => response,
-                Encoding::Gzip => EdgeBody::packed(response),
-            }
+            success(body, encoding)
         }
         Err(status) => {
             meter.finish(status.code());

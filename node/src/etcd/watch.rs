@@ -5,20 +5,32 @@
 //! fragmentation, and how a stream ends. Dropping the stream drops the session, which cancels its
 //! watchers.
 
-use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::sync::Arc;
+use std::vec;
 
 use bytes::Bytes;
+use henge_mvcc::Event;
 use prost::Message;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::codec::Codec;
+use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
+use tonic_prost::ProstCodec;
 
+use super::body::{EdgeBody, Sent};
 use super::config::EdgeConfig;
+use super::counters::Meter;
 use super::errors::{self, text};
 use super::header::header;
+use super::inbound::Inbound;
+use super::long_answer::{self, Field, LongAnswer};
 use super::proto::etcdserverpb as pb;
-use super::streams::{Answers, Draining, LeaderMonitor, drained, unfold};
+use super::streams::{Draining, LeaderMonitor, drained, unfold};
 use super::translate;
 use crate::api::{Backend, WatchCommand, WatchCreate, WatchResponse, WatchSession};
+
+/// Events of an answer that is encoded at once.
+const SHORT_EVENTS: usize = 500;
 
 /// The Watch service over a backend.
 #[derive(Debug)]
@@ -39,28 +51,22 @@ impl<B: Backend> Watch<B> {
     }
 }
 
-#[tonic::async_trait]
-impl<B: Backend> pb::watch_server::Watch for Watch<B> {
-    type WatchStream = Answers<pb::WatchResponse>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<pb::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let leader = LeaderMonitor::new(
-            self.backend.clone(),
-            request.metadata(),
-            self.config.election_timeout,
-        );
+impl<B: Backend> Watch<B> {
+    /// Serves a call whose requests come in `body`.
+    pub(crate) fn call(&self, metadata: &MetadataMap, body: Inbound, meter: Meter) -> EdgeBody {
+        let mut codec = ProstCodec::<pb::WatchResponse, pb::WatchRequest>::default();
+        let max = Some(self.config.max_message_bytes());
+        let requests = Streaming::new_request(codec.decoder(), body, None, max);
+        let timeout = self.config.election_timeout;
         let call = Call::<B> {
             session: self.backend.watch_session(),
-            leader,
-            requests: Some(request.into_inner()),
+            leader: LeaderMonitor::new(self.backend.clone(), metadata, timeout),
+            requests: Some(requests),
             draining: self.draining.clone(),
             max_bytes: self.config.max_message_bytes(),
-            ready: VecDeque::new(),
+            left: None,
         };
-        Ok(Response::new(unfold(call, |call| call.step())))
+        EdgeBody::answers(unfold(call, |call| call.step()), meter)
     }
 }
 
@@ -73,15 +79,19 @@ struct Call<B: Backend> {
     draining: Draining,
     /// Size from which an answer is split, in bytes.
     max_bytes: usize,
-    /// Pieces of the last answer that still have to go out.
-    ready: VecDeque<pb::WatchResponse>,
+    /// What still has to go out of the last answer.
+    left: Option<Fragments>,
 }
 
 impl<B: Backend> Call<B> {
-    async fn step(mut self) -> Option<(Result<pb::WatchResponse, Status>, Call<B>)> {
+    async fn step(mut self) -> Option<(Result<Sent, Status>, Call<B>)> {
         loop {
-            if let Some(piece) = self.ready.pop_front() {
-                return Some((Ok(piece), self));
+            if let Some(left) = &mut self.left {
+                let (piece, is_last) = left.next(self.max_bytes);
+                if is_last {
+                    self.left = None;
+                }
+                return Some((Ok(sent(piece).await), self));
             }
             let input = match self.input().await {
                 Ok(input) => input,
@@ -92,8 +102,11 @@ impl<B: Backend> Call<B> {
                 Input::Nothing => {}
                 Input::Closed => self.requests = None,
                 Input::Answer(r) => {
-                    let fragment = r.fragment;
-                    split(wire(r), fragment, self.max_bytes, &mut self.ready);
+                    if is_split(&r, self.max_bytes).await {
+                        self.left = Some(Fragments::new(r));
+                    } else {
+                        return Some((Ok(sent(whole(r)).await), self));
+                    }
                 }
             }
         }
@@ -166,8 +179,11 @@ fn create(r: pb::WatchCreateRequest) -> WatchCommand {
     })
 }
 
-fn wire(r: WatchResponse) -> pb::WatchResponse {
-    pb::WatchResponse {
+/// An answer as it goes out, without its events, and those.
+type Piece = (pb::WatchResponse, Vec<Event>);
+
+fn whole(r: WatchResponse) -> Piece {
+    let wire = pb::WatchResponse {
         header: header(r.header),
         watch_id: r.watch_id,
         created: r.created,
@@ -175,66 +191,120 @@ fn wire(r: WatchResponse) -> pb::WatchResponse {
         compact_revision: r.compact_revision,
         cancel_reason: r.cancel_reason,
         fragment: false,
-        events: r.events.into_iter().map(translate::event).collect(),
-    }
+        events: Vec::new(),
+    };
+    (wire, r.events)
 }
 
-/// Splits `whole` into answers below `max_bytes` where events allow it; every piece but the last
-/// says `fragment`. A single event is never split (etcd's `sendFragments`).
-fn split(
-    mut whole: pb::WatchResponse,
-    wanted: bool,
-    max_bytes: usize,
-    out: &mut VecDeque<pb::WatchResponse>,
-) {
-    if !wanted || whole.events.len() < 2 || whole.encoded_len() < max_bytes {
-        out.push_back(whole);
-        return;
+async fn sent((mut wire, events): Piece) -> Sent {
+    if events.len() > SHORT_EVENTS {
+        let bytes = long_answer::measure(&events, &mut 0).await;
+        return Sent::Long(LongAnswer::events(&wire, events, bytes));
     }
-    let events = std::mem::take(&mut whole.events);
-    whole.fragment = true;
-    let frame = whole.encoded_len();
-    let mut piece = whole.clone();
-    let mut size = frame;
-    for event in events {
-        let bytes = event.encoded_len();
-        // One byte of tag (field 11), then the length, then the event.
-        let bytes = 1 + prost::length_delimiter_len(bytes) + bytes;
-        if !piece.events.is_empty() && size + bytes >= max_bytes {
-            out.push_back(std::mem::replace(&mut piece, whole.clone()));
-            size = frame;
+    wire.events = events.into_iter().map(translate::event).collect();
+    Sent::Short(wire)
+}
+
+/// Whether an answer goes out in fragments: if that is wanted, and it has several events and so many bytes.
+async fn is_split(r: &WatchResponse, max_bytes: usize) -> bool {
+    if !r.fragment || r.events.len() < 2 {
+        return false;
+    }
+    let beside = pb::WatchResponse {
+        header: header(r.header),
+        watch_id: r.watch_id,
+        ..Default::default()
+    };
+    long_answer::measure(&r.events, &mut 0).await + beside.encoded_len() >= max_bytes
+}
+
+/// An answer in fragments below a size where events allow it; every one but the last says so. A single event
+/// is never split (etcd's `sendFragments`).
+struct Fragments {
+    wire: pb::WatchResponse,
+    /// Bytes of the above.
+    beside: usize,
+    events: Peekable<vec::IntoIter<Event>>,
+}
+
+impl Fragments {
+    fn new(r: WatchResponse) -> Self {
+        let (mut wire, events) = whole(r);
+        wire.fragment = true;
+        Fragments {
+            beside: wire.encoded_len(),
+            wire,
+            events: events.into_iter().peekable(),
         }
-        size += bytes;
-        piece.events.push(event);
     }
-    piece.fragment = false;
-    out.push_back(piece);
+
+    /// The next fragment, and whether it is the last.
+    fn next(&mut self, max_bytes: usize) -> (Piece, bool) {
+        let (mut events, mut size) = (Vec::new(), self.beside);
+        while let Some(event) = self.events.peek() {
+            let bytes = long_answer::field_len(event.bytes());
+            if !events.is_empty() && size + bytes >= max_bytes {
+                return ((self.wire.clone(), events), false);
+            }
+            size += bytes;
+            events.extend(self.events.next());
+        }
+        self.wire.fragment = false;
+        ((self.wire.clone(), events), true)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::etcd::proto::mvccpb;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
-    fn response(sizes: &[usize]) -> pb::WatchResponse {
-        let event = |n: &usize| mvccpb::Event {
-            kv: Some(mvccpb::KeyValue {
+    use henge_mvcc::{EventKind, KeyValue};
+
+    use super::*;
+
+    fn response(sizes: &[usize], fragment: bool) -> WatchResponse {
+        let event = |n: &usize| Event {
+            kind: EventKind::Put,
+            kv: KeyValue {
                 value: vec![7; *n].into(),
-                ..Default::default()
-            }),
-            ..Default::default()
+                ..KeyValue::default()
+            },
+            prev_kv: None,
         };
-        pb::WatchResponse {
+        WatchResponse {
             watch_id: 5,
+            fragment,
             events: sizes.iter().map(event).collect(),
-            ..Default::default()
+            ..WatchResponse::default()
         }
     }
 
-    fn pieces(sizes: &[usize], wanted: bool, max: usize) -> Vec<pb::WatchResponse> {
-        let mut out = VecDeque::new();
-        split(response(sizes), wanted, max, &mut out);
-        out.into()
+    /// Few events are measured without a pause.
+    fn at_once<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done,
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    fn pieces(sizes: &[usize], fragment: bool, max: usize) -> Vec<pb::WatchResponse> {
+        let response = response(sizes, fragment);
+        let short = |piece| match at_once(sent(piece)) {
+            Sent::Short(wire) => wire,
+            Sent::Long(_) => panic!("few events"),
+        };
+        if !at_once(is_split(&response, max)) {
+            return vec![short(whole(response))];
+        }
+        let (mut left, mut out) = (Fragments::new(response), Vec::new());
+        loop {
+            let (piece, is_last) = left.next(max);
+            out.push(short(piece));
+            if is_last {
+                return out;
+            }
+        }
     }
 
     #[test]
@@ -267,6 +337,31 @@ mod tests {
         assert_eq!(pieces(&[900, 900], false, 1_000).len(), 1);
         let two = pieces(&[5_000, 5_000], true, 1_000);
         assert_eq!(two.len(), 2);
+    }
+
+    #[test]
+    fn many_events_go_out_in_pieces_that_make_up_the_whole() {
+        let response = response(&vec![30; 50_000], false);
+        let (mut message, events) = whole(response.clone());
+        message.events = events.into_iter().map(translate::event).collect();
+        let mut sending = pin!(sent(whole(response)));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut pauses = 0;
+        let mut long = loop {
+            match sending.as_mut().poll(&mut cx) {
+                Poll::Ready(Sent::Long(long)) => break long,
+                Poll::Ready(Sent::Short(_)) => panic!("many events"),
+                Poll::Pending => pauses += 1,
+            }
+        };
+        assert!(pauses > 10, "{pauses}");
+        let mut out = Vec::new();
+        while let Some(piece) = long.piece() {
+            assert!(piece.len() < 100_000);
+            out.extend_from_slice(&piece);
+        }
+        assert!(out[5..] == message.encode_to_vec());
+        assert_eq!(out[1..5], (message.encoded_len() as u32).to_be_bytes());
     }
 
     #[test]
