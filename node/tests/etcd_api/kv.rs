@@ -581,3 +581,59 @@ async fn a_client_that_gives_up_is_counted_as_canceled_and_harms_nobody() {
         assert_eq!(kept.count, 1);
     }
 }
+
+/// Long answers leave in pieces on the thin path and in one on tonic's: they say the same.
+#[tokio::test]
+async fn an_answer_of_many_pairs_is_the_same_in_pieces() {
+    let answers = async |thin| {
+        let server = Server::thin(thin);
+        let mut kv = server.kv().await.max_decoding_message_size(64 << 20);
+        for i in 0..1_200 {
+            let key = format!("k{i:04}");
+            kv.put(put(&key, vec![b'v'; i])).await.expect("put");
+        }
+        let sorted = pb::RangeRequest {
+            sort_order: 2,
+            sort_target: 4,
+            ..all()
+        };
+        let range = kv.range(sorted.clone()).await.expect("range").into_inner();
+        let delete = pb::DeleteRangeRequest {
+            key: "k0".into(),
+            range_end: "k1".into(),
+            prev_kv: true,
+        };
+        let again = pb::PutRequest {
+            prev_kv: true,
+            ..put("k1100", "")
+        };
+        let inner = pb::TxnRequest {
+            success: vec![
+                op(Op::RequestRange(all())),
+                op(Op::RequestDeleteRange(delete)),
+            ],
+            ..Default::default()
+        };
+        let success = vec![
+            op(Op::RequestRange(sorted)),
+            op(Op::RequestPut(again)),
+            op(Op::RequestTxn(inner.encode_to_vec().into())),
+            op(Op::RequestRange(get("missing"))),
+        ];
+        let txn = pb::TxnRequest {
+            success,
+            ..Default::default()
+        };
+        let txn = kv.txn(txn).await.expect("txn").into_inner();
+        let rest = pb::DeleteRangeRequest {
+            prev_kv: true,
+            key: "\0".into(),
+            range_end: "\0".into(),
+        };
+        let rest = kv.delete_range(rest).await.expect("delete").into_inner();
+        (range, txn, rest)
+    };
+    let (pieces, whole) = (answers(true).await, answers(false).await);
+    assert_eq!((pieces.0.kvs.len(), pieces.2.deleted), (1_200, 200));
+    assert!(pieces == whole, "they differ");
+}

@@ -38,7 +38,8 @@ impl Stream {
                 .metadata_mut()
                 .insert("hasleader", "true".parse().expect("ascii"));
         }
-        let mut client = pb::watch_client::WatchClient::new(channel);
+        let client = pb::watch_client::WatchClient::new(channel);
+        let mut client = client.max_decoding_message_size(64 << 20);
         let answers = client.watch(request).await?.into_inner();
         Ok(Stream { ask, answers })
     }
@@ -359,4 +360,45 @@ async fn once_closed_nobody_new_is_let_in_and_who_is_here_is_served() {
     kv.put(put("k1", 1)).await.expect("still served");
     assert_eq!(stream.next().await.events.len(), 1);
     assert!(!server.shutdown.has_begun());
+}
+
+#[tokio::test]
+async fn the_events_of_a_large_revision_come_in_one_answer_or_in_fragments() {
+    let server = Server::start(EdgeConfig {
+        max_request_bytes: 1 << 20,
+        drain_limit: super::SHORT,
+        ..Default::default()
+    });
+    let mut kv = server.kv().await;
+    for i in 0..1_500 {
+        kv.put(put(&format!("k{i:04}"), 2_000)).await.expect("put");
+    }
+    let channel = server.channel().await;
+    let mut stream = Stream::open(channel, false).await.expect("a stream");
+    for fragment in [false, true] {
+        let create = pb::WatchCreateRequest {
+            prev_kv: true,
+            fragment,
+            ..prefix()
+        };
+        stream.create(create).await;
+    }
+    let delete = pb::DeleteRangeRequest {
+        key: "k".into(),
+        range_end: "l".into(),
+        prev_kv: false,
+    };
+    kv.delete_range(delete).await.expect("delete");
+    let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+    while whole.is_empty() || pieces.last().is_none_or(|p: &pb::WatchResponse| p.fragment) {
+        let answer = stream.next().await;
+        match answer.watch_id {
+            0 => whole.push(answer),
+            _ => pieces.push(answer),
+        }
+    }
+    assert_eq!((whole.len(), whole[0].events.len()), (1, 1_500));
+    assert!(pieces.len() > 1, "{}", pieces.len());
+    let together: Vec<_> = pieces.iter().flat_map(|piece| &piece.events).collect();
+    assert!(together.into_iter().eq(&whole[0].events), "they differ");
 }
