@@ -152,8 +152,9 @@ impl Bench {
         let program = Program::henge(self.binary.clone());
         let server = Server::start_with(&program, &self.dir, &["--host", host])?;
         let url = format!("http://{}", server.endpoint());
-        // Something to read.
-        self.remote(&url, "put", (64, 4), 0.3)?;
+        // Something to read: a read load writes its keys first, and the readers beside the measured load
+        // shall not.
+        self.remote(&url, "get", (64, 4), 0.1)?;
         let busy = [
             self.beside_readers(&url, (1, 1))?,
             self.beside_readers(&url, BUSY_CROWD)?,
@@ -178,7 +179,8 @@ impl Bench {
 
     /// Writers measured while readers keep the core busy.
     fn beside_readers(&self, url: &str, crowd: (u32, u32)) -> Result<Load, String> {
-        let readers = self.command(url, "get", READERS, self.seconds + 1.0);
+        let mut readers = self.command(url, "get", READERS, self.seconds + 1.0);
+        readers.arg("--no-prefill");
         let _readers = Background::start(readers)?;
         // Their connections are made by then.
         std::thread::sleep(std::time::Duration::from_millis(300));

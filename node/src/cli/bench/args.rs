@@ -19,8 +19,30 @@ pub enum Work {
     Txn,
     /// Half reads, half writes.
     Mixed,
-    /// Write, and measure until a watcher has seen it.
+    /// Write a key of its own, and measure until its watcher (one per client, kept open) has seen it.
     Watch,
+    /// Open a watcher on a random key, on a stream of its own, and cancel it.
+    WatchOpen,
+}
+
+impl Work {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Work::Put => "put",
+            Work::Get => "get",
+            Work::Range => "range",
+            Work::Txn => "txn",
+            Work::Mixed => "mixed",
+            Work::Watch => "watch",
+            Work::WatchOpen => "watch-open",
+        }
+    }
+
+    /// Whether it reads keys, which have to be there.
+    pub fn reads(self) -> bool {
+        matches!(self, Work::Get | Work::Range | Work::Mixed)
+    }
 }
 
 /// Loads an engine and measures it.
@@ -66,9 +88,15 @@ pub struct BenchArgs {
     /// Take keys in order instead of at random
     #[arg(long)]
     pub sequential: bool,
-    /// Operations per second to start, on a fixed schedule; 0 runs as fast as answers come
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    pub rate: u64,
+    /// Operations per second to start, on a fixed schedule [default: as fast as answers come]
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
+    pub rate: Option<u64>,
+    /// Do not write the keys that get, range and mixed read; what is missing then shows as misses
+    #[arg(long)]
+    pub no_prefill: bool,
+    /// Seconds to wait for a server to answer at the start, and for a watcher to be opened
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
+    pub dial_timeout: Duration,
     /// Data directory of the embedded engine; default: a new one under the current directory, removed after
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -92,6 +120,13 @@ impl BenchArgs {
                 self.cores, self.shards
             ));
         }
+        let digits = (self.keyspace - 1).max(1).ilog10() + 1;
+        if digits >= self.key_size {
+            return Err(format!(
+                "--keyspace {} does not fit into keys of --key-size {}: they are a letter and a number",
+                self.keyspace, self.key_size
+            ));
+        }
         if self.endpoints.is_empty() {
             return Ok(());
         }
@@ -110,6 +145,7 @@ impl BenchArgs {
             ("--shards", self.shards != 1),
             ("--cores", self.cores != 1),
             ("--data-dir", self.data_dir.is_some()),
+            ("--host", self.host != crate::HostKind::Auto),
         ];
         match embedded.iter().find(|(_, given)| *given) {
             Some((flag, _)) => Err(format!(
@@ -117,6 +153,16 @@ impl BenchArgs {
             )),
             None => Ok(()),
         }
+    }
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => {
+            Err("nothing would ever start; leave it out to run as fast as answers come".to_owned())
+        }
+        Ok(rate @ 1..=1_000_000_000) => Ok(rate),
+        _ => Err("must be a whole number of operations per second, at most 1000000000".to_owned()),
     }
 }
 
@@ -133,8 +179,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// The arguments of a line that is right.
+    pub fn args(line: &str) -> BenchArgs {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        let line = <Line as clap::Parser>::try_parse_from(words).expect("it is right");
+        line.bench.check().expect("it fits together");
+        line.bench
+    }
 
     #[derive(clap::Parser)]
     struct Line {
@@ -154,13 +208,28 @@ mod tests {
     fn wrong_arguments_name_their_flag() {
         assert_eq!(told("--shards 4 --cores 2"), "");
         assert_eq!(told("--endpoints http://127.0.0.1:2379,localhost:2379"), "");
+        assert_eq!(told("watch-open --keyspace 10000000 --key-size 8"), "");
         let wrong = [
             ("--shards 2 --cores 4", "--cores"),
             ("--endpoints foo", "--endpoints"),
             ("--endpoints https://127.0.0.1:2379", "--endpoints"),
             ("--endpoints localhost:1 --shards 2", "--shards"),
             ("--endpoints localhost:1 --data-dir x", "--data-dir"),
+            ("--endpoints localhost:1 --host thread", "--host"),
+            ("--endpoints localhost:1,", "--endpoints"),
             ("--duration -1", "--duration"),
+            ("--duration 0", "--duration"),
+            ("--duration NaN", "--duration"),
+            ("--dial-timeout 0", "--dial-timeout"),
+            ("--rate 0", "as fast as answers come"),
+            ("--rate -1", "--rate"),
+            ("--rate 0.5", "--rate"),
+            ("--clients 0", "--clients"),
+            ("--conns 0", "--conns"),
+            ("--total 0", "--total"),
+            ("--keyspace 0", "--keyspace"),
+            ("--keyspace 10000001 --key-size 8", "--keyspace"),
+            ("sleep", "watch-open"),
         ];
         for (line, flag) in wrong {
             assert!(told(line).contains(flag), "{line}: {:?}", told(line));

@@ -1,73 +1,118 @@
 //! A load against an engine inside this process.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use bytes::Bytes;
 use henge_mvcc as mvcc;
 
 use super::args::{BenchArgs, Work};
-use super::load::{self, Op, RANGE_KEYS, Shared, Target};
-use super::report::{RunResult, Usage};
-use crate::api::{Error, WatchCommand, WatchCreate, WatchSession};
-use crate::engine::Engine;
+use super::clients::{self, Target};
+use super::op::{self, Answer, KEYS_END, Op, RANGE_KEYS};
+use super::prefill::Prefill;
+use super::report::{Against, RunResult};
+use super::scratch::Scratch;
+use super::seen::seen;
+use super::signals::Signals;
+use super::supervise::supervise;
+use super::tally::Tally;
+use super::usage::Usage;
+use super::window::Window;
+use crate::api::{WatchCommand, WatchCreate, WatchSession};
+use crate::cli::output::tell;
+use crate::engine::{Engine, Watcher};
 
 /// Runs the load to its end.
-pub fn run(args: &BenchArgs) -> Result<RunResult, String> {
-    let scratch = Scratch::new(args)?;
+pub fn run(args: &BenchArgs, signals: &Signals) -> Result<RunResult, String> {
+    let scratch = Scratch::new(args, signals);
     let engine = Engine::builder(&scratch.dir)
         .cores(usize::from(args.cores))
         .shards(usize::from(args.shards))
         .host(args.host)
         .open()
         .map_err(|error| error.to_string())?;
-    if matches!(args.work, Work::Get | Work::Range | Work::Mixed) {
-        prefill(args, &engine)?;
+    let outcome = load(args, signals, &scratch, &engine);
+    engine.blocking().stop();
+    drop(engine);
+    let left = scratch.leave();
+    if signals.look().is_some() {
+        tell!("henge bench: interrupted; {left}");
     }
-    let before = totals(&engine);
-    let usage = Usage::now();
-    let shared = Shared::new();
-    let threads = args
-        .conns
-        .unwrap_or_else(|| client_threads(args))
-        .min(args.clients);
-    let running = AtomicUsize::new(threads as usize);
-    let parts = std::thread::scope(|scope| {
+    outcome
+}
+
+fn load(
+    args: &BenchArgs,
+    signals: &Signals,
+    scratch: &Scratch,
+    engine: &Engine,
+) -> Result<RunResult, String> {
+    let threads = args.conns.unwrap_or_else(|| client_threads(args));
+    let threads = threads.min(args.clients);
+    let target = EmbeddedTarget {
+        engine: engine.clone(),
+        args: args.clone(),
+    };
+    let prefill = std::sync::Arc::new(Prefill::default());
+    on_thread(prefill.run(args, signals, &target))?;
+    let window = Window::new();
+    let (parts, seen) = std::thread::scope(|scope| {
         let clients = (0..threads).map(|thread| {
-            let (shared, engine, running) = (shared.clone(), engine.clone(), &running);
+            let (window, target) = (window.clone(), target.clone());
             let share = share(args.clients, threads, thread);
             scope.spawn(move || {
-                let part = client_thread(args, shared, engine, share);
-                running.fetch_sub(1, Ordering::Relaxed);
-                part
+                let shared = window.clone();
+                let _ended = shared.thread();
+                on_thread(clients::run(args, window, target, share))
             })
         });
         let clients: Vec<_> = clients.collect();
-        load::supervise(args, &shared, &|| running.load(Ordering::Relaxed) == 0);
-        clients
+        let meter = || (Usage::now(), log_totals(engine));
+        let seen = supervise(args, &window, signals, threads, meter);
+        // Also if there was nothing to supervise with.
+        window.close();
+        let parts: Vec<_> = clients
             .into_iter()
             .map(|client| {
-                client
-                    .join()
-                    .unwrap_or_else(|_| Err("a client thread died".to_owned()))
+                let dead = |_| Err("a client thread died".to_owned());
+                client.join().unwrap_or_else(dead)
             })
-            .collect::<Vec<_>>()
+            .collect();
+        (parts, seen)
     });
-    let usage = Usage::now().since(&usage);
-    let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let measured = load::collect(&shared, parts.into_iter());
-    let after = totals(&engine);
-    let host = engine.host().to_string();
-    engine.blocking().stop();
-    Ok(RunResult::embedded(measured, usage, before, after, host))
+    let mut tally = Tally::default();
+    for part in parts {
+        tally.add(part?);
+    }
+    let seen = seen?;
+    let (usage, log) = match &seen.meters {
+        None => (None, Some((0, 0))),
+        Some(((usage, log), (usage_then, log_then))) => (
+            Some((*usage, *usage_then)),
+            Some((log_then.0 - log.0, log_then.1 - log.1)),
+        ),
+    };
+    Ok(RunResult {
+        tally,
+        window: window.length(),
+        left_due: window.left_due(),
+        caught: seen.caught.or_else(|| signals.look()),
+        usage,
+        log,
+        conns: threads,
+        prefill,
+        against: Against::Embedded {
+            host: engine.host().to_string(),
+            dir: scratch.dir.display().to_string(),
+            temporary: scratch.temporary,
+            in_memory: engine.stats().in_memory,
+        },
+    })
 }
 
-/// Log batches and entries so far, over all shards (shards of a core share its batches).
-fn totals(engine: &Engine) -> (u64, u64) {
-    let cores = engine.inner().cores.len();
-    (0..engine.shards().min(cores))
-        .filter_map(|shard| engine.metrics(shard))
-        .fold((0, 0), |(batches, bytes), metrics| {
-            (batches + metrics.wal_batches, bytes + metrics.wal_bytes)
+/// Log batches and bytes so far, over all cores.
+fn log_totals(engine: &Engine) -> (u64, u64) {
+    (0..engine.cores())
+        .filter_map(|core| engine.core_metrics(core))
+        .fold((0, 0), |(batches, bytes), core| {
+            (batches + core.wal_batches, bytes + core.wal_bytes)
         })
 }
 
@@ -84,56 +129,75 @@ fn share(clients: u32, threads: u32, thread: u32) -> std::ops::Range<u32> {
     cut(thread)..cut(thread + 1)
 }
 
-type Part = (hdrhistogram::Histogram<u64>, Option<String>);
-
-fn client_thread(
-    args: &BenchArgs,
-    shared: std::sync::Arc<Shared>,
-    engine: Engine,
-    share: std::ops::Range<u32>,
-) -> Result<Part, String> {
+/// Runs what clients do on this thread.
+fn on_thread<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .map_err(|error| format!("cannot start a client runtime: {error}"))?;
-    let local = tokio::task::LocalSet::new();
-    let target = EmbeddedTarget {
-        engine,
-        watch: args.work == Work::Watch,
-    };
-    Ok(local.block_on(&runtime, load::run_clients(args, shared, target, share)))
+    tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
 #[derive(Clone)]
 struct EmbeddedTarget {
     engine: Engine,
-    watch: bool,
-}
-
-impl Target for EmbeddedTarget {
-    async fn execute(&self, _client: u32, op: Op) -> Result<(), String> {
-        let done = self.run(op).await;
-        done.map_err(|error| error.to_string())
-    }
+    args: BenchArgs,
 }
 
 impl EmbeddedTarget {
-    async fn run(&self, op: Op) -> Result<(), Error> {
+    async fn watcher(&self, client: u32) -> Result<Watcher, String> {
+        let create = create(&op::own_key(&self.args, client));
+        let mut watcher = self.engine.watch(create).map_err(text)?;
+        match watcher.next().await {
+            Some(first) if first.created && !first.canceled => Ok(watcher),
+            Some(first) => Err(format!("the watch was refused: {}", first.cancel_reason)),
+            None => Err(WATCH_ENDED.to_owned()),
+        }
+    }
+
+    /// Opens a watcher on a stream of its own, and cancels it.
+    async fn open(&self, key: &[u8]) -> Result<Answer, String> {
+        let mut stream = self.engine.session(self.engine.route(key));
+        stream.command(WatchCommand::Create(create(key)));
+        let first = stream.next().await.ok_or(WATCH_ENDED)?;
+        if first.canceled {
+            return Err(format!("the watch was refused: {}", first.cancel_reason));
+        }
+        let watch_id = first.watch_id;
+        stream.command(WatchCommand::Cancel { watch_id });
+        while !stream.next().await.ok_or(WATCH_ENDED)?.canceled {}
+        Ok(Answer::default())
+    }
+}
+
+const WATCH_ENDED: &str = "the watch ended";
+
+impl Target for EmbeddedTarget {
+    /// A watcher, for `watch`.
+    type Client = Option<Watcher>;
+
+    async fn client(&self, number: u32) -> Result<Option<Watcher>, String> {
+        match self.args.work {
+            Work::Watch => Ok(Some(self.watcher(number).await?)),
+            _ => Ok(None),
+        }
+    }
+
+    async fn execute(&self, client: &mut Option<Watcher>, op: Op) -> Result<Answer, String> {
+        let done = Answer::default();
         match op {
-            Op::Put { key, value } if self.watch => self.put_and_see(&key, &value).await?,
-            Op::Put { key, value } => drop(self.engine.put(key, value).await?),
-            Op::Get { key } => drop(self.engine.get(key).await?),
+            Op::Put { key, value } => {
+                self.engine.put(key, value).await.map_err(text)?;
+                Ok(done)
+            }
+            Op::Get { key } => {
+                let found = self.engine.get(key).await.map_err(text)?;
+                Ok(Answer::found(usize::from(found.is_some())))
+            }
             Op::Range { key } => {
-                let range = mvcc::KeyRange {
-                    key: &key,
-                    end: b"\0",
-                };
-                let request = mvcc::RangeRequest {
-                    range,
-                    limit: RANGE_KEYS,
-                    ..Default::default()
-                };
-                drop(self.engine.range(&request).await?);
+                let request = range(&key, RANGE_KEYS);
+                let found = self.engine.range(&request).await.map_err(text)?;
+                Ok(Answer::found(found.body.kvs.len()))
             }
             Op::Txn { key, value } => {
                 let put = mvcc::PutRequest {
@@ -150,69 +214,80 @@ impl EmbeddedTarget {
                     success: vec![mvcc::RequestOp::Put(put)],
                     failure: Vec::new(),
                 };
-                drop(self.engine.txn(&txn).await?);
+                self.engine.txn(&txn).await.map_err(text)?;
+                Ok(done)
             }
+            Op::Seen { key, value } => {
+                let put = self.engine.put(key, value);
+                let put = async { Ok(put.await.map_err(text)?.header.revision) };
+                let watcher = client.as_mut().ok_or(WATCH_ENDED)?;
+                let outcome = seen(put, async || match watcher.next().await {
+                    Some(response) if response.canceled => {
+                        Err(format!("the watch ended: {}", response.cancel_reason))
+                    }
+                    Some(response) => {
+                        let events = response.events.iter();
+                        Ok(events.map(|event| event.kv.mod_revision).collect())
+                    }
+                    None => Err(WATCH_ENDED.to_owned()),
+                });
+                let outcome = outcome.await;
+                if outcome
+                    .as_ref()
+                    .is_err_and(|error| error.starts_with(WATCH_ENDED))
+                {
+                    *client = None;
+                }
+                outcome
+            }
+            Op::Open { key } => self.open(&key).await,
+        }
+    }
+
+    async fn mend(&self, number: u32, client: &mut Option<Watcher>) -> Result<(), String> {
+        if self.args.work == Work::Watch && client.is_none() {
+            *client = Some(self.watcher(number).await?);
         }
         Ok(())
     }
 
-    /// Opens a watcher on the key, writes it, and waits for the event.
-    async fn put_and_see(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        let mut stream = self.engine.session(self.engine.route(key));
-        let create = WatchCreate {
-            key: bytes::Bytes::copy_from_slice(key),
-            ..WatchCreate::default()
+    async fn keys(&self, from: Vec<u8>, limit: i64) -> Result<Vec<Bytes>, String> {
+        let request = mvcc::RangeRequest {
+            keys_only: true,
+            ..range(&from, limit)
         };
-        stream.command(WatchCommand::Create(create));
-        stream.next().await;
-        let written = self.engine.put(key, value).await?;
-        while let Some(response) = stream.next().await {
-            if response.header.revision >= written.header.revision {
-                break;
-            }
+        let found = self.engine.range(&request).await.map_err(text)?;
+        Ok(found.body.kvs.into_iter().map(|kv| kv.key).collect())
+    }
+
+    async fn write(&self, pairs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), String> {
+        let puts: Vec<_> = pairs
+            .iter()
+            .map(|(key, value)| self.engine.put(key, value))
+            .collect();
+        for put in puts {
+            put.await.map_err(text)?;
         }
         Ok(())
     }
 }
 
-/// Fills the keyspace so that reads find something.
-fn prefill(args: &BenchArgs, engine: &Engine) -> Result<(), String> {
-    let mut fill = args.clone();
-    fill.work = Work::Put;
-    fill.sequential = true;
-    fill.rate = 0;
-    fill.total = Some(args.keyspace);
-    let shared = Shared::new();
-    let part = client_thread(&fill, shared, engine.clone(), 0..args.clients.max(64))?;
-    part.1
-        .map_or(Ok(()), |error| Err(format!("prefill: {error}")))
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
-/// The data directory: the caller's, or one of our own that goes away.
-struct Scratch {
-    dir: PathBuf,
-    remove: bool,
-}
-
-impl Scratch {
-    fn new(args: &BenchArgs) -> Result<Self, String> {
-        if let Some(dir) = &args.data_dir {
-            return Ok(Scratch {
-                dir: dir.clone(),
-                remove: false,
-            });
-        }
-        // On the current directory's file system: a temporary directory is often in memory, where
-        // durability costs nothing and means nothing.
-        let dir = Path::new(".").join(format!("bench-{}.henge", std::process::id()));
-        Ok(Scratch { dir, remove: true })
+fn create(key: &[u8]) -> WatchCreate {
+    WatchCreate {
+        key: Bytes::copy_from_slice(key),
+        ..WatchCreate::default()
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if self.remove {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
+/// From a key on, to the end of the keyspace.
+fn range(key: &[u8], limit: i64) -> mvcc::RangeRequest<'_> {
+    mvcc::RangeRequest {
+        range: mvcc::KeyRange { key, end: KEYS_END },
+        limit,
+        ..Default::default()
     }
 }
