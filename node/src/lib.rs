@@ -36,9 +36,9 @@ pub use engine::{
     OpenError, Revisions, Router, Sharded, ShardedWatcher, Snapshot, Stats, WatchEnd, Watcher,
 };
 pub use failure::{
-    BatchError, BatchMistake, CompactError, CompactMistake, DeleteError, DeleteMistake, Failure,
-    LeaseError, LeaseMistake, PutError, PutMistake, RangeError, RangeMistake, TxnError, TxnMistake,
-    Unavailable, Unknown, WatchError, WatchMistake,
+    AlarmError, AlarmMistake, BatchError, BatchMistake, CompactError, CompactMistake, DeleteError,
+    DeleteMistake, Failure, LeaseError, LeaseMistake, PutError, PutMistake, RangeError,
+    RangeMistake, TxnError, TxnMistake, Unavailable, Unknown, WatchError, WatchMistake,
 };
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;

@@ -263,6 +263,10 @@ mistakes! {
         } = [Error::OtherShards { given, shards }],
     }
 
+    /// What can be wrong with lowering an alarm: nothing of its own.
+    AlarmMistake, reads: false {
+    }
+
     /// What can be wrong with a watch.
     WatchMistake, reads: true {
         /// Not possible over several shards.

@@ -12,8 +12,8 @@
 mod mistake;
 
 pub use self::mistake::{
-    BatchMistake, CompactMistake, DeleteMistake, LeaseMistake, PutMistake, RangeMistake,
-    TxnMistake, WatchMistake,
+    AlarmMistake, BatchMistake, CompactMistake, DeleteMistake, LeaseMistake, PutMistake,
+    RangeMistake, TxnMistake, WatchMistake,
 };
 use crate::api::{Error, Outcome};
 
@@ -105,7 +105,7 @@ pub enum Unknown {
 
 /// Why a put did not succeed.
 pub type PutError = Failure<PutMistake>;
-/// Why a read did not succeed: gets, ranges, snapshots, hashes, revisions.
+/// Why a read did not succeed: gets, ranges, snapshots, hashes, revisions, alarms.
 pub type RangeError = Failure<RangeMistake>;
 /// Why a delete did not succeed.
 pub type DeleteError = Failure<DeleteMistake>;
@@ -117,6 +117,8 @@ pub type BatchError = Failure<BatchMistake>;
 pub type LeaseError = Failure<LeaseMistake>;
 /// Why a compaction did not succeed.
 pub type CompactError = Failure<CompactMistake>;
+/// Why an alarm was not lowered.
+pub type AlarmError = Failure<AlarmMistake>;
 /// Why a watch was not begun.
 pub type WatchError = Failure<WatchMistake>;
 
@@ -283,6 +285,7 @@ mod tests {
                 through::<DeleteMistake>(&error).1,
                 through::<BatchMistake>(&error).1,
                 through::<LeaseMistake>(&error).1,
+                through::<AlarmMistake>(&error).1,
                 through::<CompactMistake>(&error).1,
             ] {
                 assert_eq!(back, error);

@@ -3,9 +3,9 @@
 use henge_mvcc as mvcc;
 
 use super::Local;
-use crate::api::{HashKv, LeaseGranted, Reply, WatchCreate};
+use crate::api::{AlarmMember, HashKv, LeaseGranted, Reply, WatchCreate};
 use crate::engine::{Operation, Revisions, Sharded, ShardedWatcher};
-use crate::failure::{CompactError, LeaseError, RangeError, WatchError};
+use crate::failure::{AlarmError, CompactError, LeaseError, RangeError, WatchError};
 
 impl Local {
     /// See [`Engine::revisions`](crate::Engine::revisions); cancel safety as there.
@@ -74,6 +74,37 @@ impl Local {
         physical: bool,
     ) -> impl Future<Output = Result<(), CompactError>> + Send + use<> {
         self.engine.compact_to(revisions, physical)
+    }
+
+    /// See [`Engine::alarms`](crate::Engine::alarms); cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// assert_eq!(db.alarms().await?, []);
+    /// # Ok(()) }) }
+    /// ```
+    pub fn alarms(
+        &self,
+    ) -> impl Future<Output = Result<Vec<(usize, AlarmMember)>, RangeError>> + Send + use<> {
+        self.engine.alarms()
+    }
+
+    /// See [`Engine::alarm_disarm`](crate::Engine::alarm_disarm); cancel safety as there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_local(async |db| {
+    /// for (_shard, raised) in db.alarms().await? {
+    ///     db.alarm_disarm(raised).await?;
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    pub fn alarm_disarm(
+        &self,
+        alarm: AlarmMember,
+    ) -> impl Future<Output = Result<Vec<(usize, AlarmMember)>, AlarmError>> + Send + use<> {
+        self.engine.alarm_disarm(alarm)
     }
 
     /// See [`Engine::lease_grant_for`](crate::Engine::lease_grant_for); cancel safety as there.

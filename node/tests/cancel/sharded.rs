@@ -1,5 +1,6 @@
 //! Operations over several shards.
 
+use henge::api::{Alarm, AlarmAction, AlarmMember, Backend as _, Error};
 use henge::{Batch, Engine, Revisions};
 
 use crate::case::{Answer, Case, Check, all, boxed, key, key_of, nothing};
@@ -47,6 +48,31 @@ fn batch(db: &Engine, k: usize) -> Answer {
     boxed(async move { batch.await.all() })
 }
 
+/// Raised in every shard, and lowered: both are begun before anybody waits.
+fn disarm(db: &Engine, _: usize) -> Answer {
+    let alarm = AlarmMember {
+        alarm: Alarm::NoSpace,
+        member_id: 7,
+    };
+    let raise = |shard| {
+        let keyspace = db.keyspace(shard).expect("it is there");
+        boxed(keyspace.alarm(AlarmAction::Activate, alarm))
+    };
+    let raised: Vec<_> = (0..db.shards()).map(raise).collect();
+    let lowered = db.alarm_disarm(alarm);
+    boxed(async move {
+        for raised in raised {
+            raised.await?;
+        }
+        lowered.await.map_err(Error::from)
+    })
+}
+
+fn none_is_raised(db: &Engine, _: usize) -> Check {
+    let raised = db.alarms();
+    Box::pin(async move { raised.await.expect("asked").is_empty() })
+}
+
 pub const CASES: &[Case] = &[
     Case {
         of: "Engine",
@@ -55,6 +81,15 @@ pub const CASES: &[Case] = &[
         before: nothing,
         operation: batch,
         after: all_are_there,
+    },
+    Case::reading("Engine", "alarms", |db, _| boxed(db.alarms())),
+    Case {
+        of: "Engine",
+        name: "alarm_disarm",
+        revisions: 0,
+        before: nothing,
+        operation: disarm,
+        after: none_is_raised,
     },
     Case::reading("Engine", "range", |db, _| boxed(db.range(&all()))),
     Case::reading("Engine", "range_at", |db, _| {
@@ -97,7 +132,6 @@ pub const CASES: &[Case] = &[
             Box::pin(async move {
                 let mut found = Vec::new();
                 for shard in 0..db.shards() {
-                    use henge::api::Backend as _;
                     let keyspace = db.keyspace(shard).expect("it is there");
                     found.extend(keyspace.leases().await.expect("leases").body);
                 }

@@ -2,23 +2,22 @@
 
 use henge::api::{Alarm, AlarmAction, AlarmMember, Backend as _};
 use henge::mvcc::{DeleteRangeRequest, KeyRange};
-use henge::{Engine, PutError};
+use henge::{Engine, PutError, RangeError};
 
+use super::common::Scratch;
 use super::host::on_every_host;
 use super::small;
 
 const QUOTA: u64 = 1 << 20;
 
 fn raised(engine: &Engine) -> Vec<AlarmMember> {
-    let keyspace = engine.keyspace(0).expect("one shard");
-    let listed = engine.blocking().wait(keyspace.alarms());
-    listed.expect("answered").body
+    let listed = engine.blocking().alarms().expect("answered");
+    listed.into_iter().map(|(_, alarm)| alarm).collect()
 }
 
 fn disarm(engine: &Engine, alarm: AlarmMember) -> Vec<AlarmMember> {
-    let keyspace = engine.keyspace(0).expect("one shard");
-    let lowered = keyspace.alarm(AlarmAction::Deactivate, alarm);
-    engine.blocking().wait(lowered).expect("answered").body
+    let lowered = engine.blocking().alarm_disarm(alarm).expect("answered");
+    lowered.into_iter().map(|(_, alarm)| alarm).collect()
 }
 
 /// The quota was reached and everything was green: no alarm, no word in the status, and a request was held
@@ -90,5 +89,81 @@ fn regression_a_spent_quota_raises_an_alarm_until_it_is_lowered() {
         assert_eq!(disarm(&engine, own), [own]);
         let written = engine.blocking().put("small", "value");
         assert!(written.is_ok(), "at once: {written:?}");
+    });
+}
+
+fn raise(engine: &Engine, shard: usize, alarm: AlarmMember) {
+    let keyspace = engine.keyspace(shard).expect("there");
+    let raised = keyspace.alarm(AlarmAction::Activate, alarm);
+    engine.blocking().wait(raised).expect("raised");
+}
+
+/// An embedded engine could not be asked for its alarms, nor told that their cause was mended: a spent quota
+/// was final.
+#[test]
+fn regression_alarms_of_every_shard_are_listed_and_lowered() {
+    on_every_host("alarm-shards", |dir, host| {
+        let engine = small(dir, host).shards(3).open().expect("opens");
+        let db = engine.blocking();
+        assert_eq!(db.alarms(), Ok(Vec::new()));
+        let of = |member_id, alarm| AlarmMember { alarm, member_id };
+        let (full, others) = (of(1, Alarm::NoSpace), of(7, Alarm::NoSpace));
+        let corrupt = of(1, Alarm::Corrupt);
+        raise(&engine, 0, full);
+        raise(&engine, 2, full);
+        raise(&engine, 2, others);
+        raise(&engine, 1, corrupt);
+        let all = [(0, full), (1, corrupt), (2, full), (2, others)];
+        assert_eq!(db.alarms().as_deref(), Ok(&all[..]));
+        // Each has what it refuses, in its shard.
+        let keys = (0..).map(|number| format!("key-{number}"));
+        let key_of = |shard| {
+            let home = |key: &String| henge::engine::route::shard_of(key.as_bytes(), 3) == shard;
+            keys.clone().find(home).expect("there are many")
+        };
+        let (first, second, third) = (key_of(0), key_of(1), key_of(2));
+        assert_eq!(db.put(&first, "v"), Err(PutError::NoSpace));
+        assert_eq!(db.get(&second), Err(RangeError::Corrupt));
+        assert_eq!(db.get(&third), Ok(None));
+        // One is lowered wherever it is, and nothing else is.
+        assert_eq!(db.alarm_disarm(full), Ok(vec![(0, full), (2, full)]));
+        assert_eq!(db.alarm_disarm(full), Ok(Vec::new()), "it is lowered");
+        assert!(db.put(&first, "v").is_ok());
+        assert_eq!(db.put(&third, "v"), Err(PutError::NoSpace), "the other's");
+        // The engine's own futures, begun together.
+        let futures = (engine.alarm_disarm(corrupt), engine.alarm_disarm(others));
+        assert_eq!(db.wait(futures.0), Ok(vec![(1, corrupt)]));
+        assert_eq!(db.wait(futures.1), Ok(vec![(2, others)]));
+        assert_eq!(db.wait(engine.alarms()), Ok(Vec::new()));
+        assert!(db.put(&second, "v").is_ok() && db.put(&third, "v").is_ok());
+        db.stop();
+        assert!(db.alarms().is_err() && db.alarm_disarm(full).is_err());
+    });
+}
+
+#[test]
+fn alarms_are_listed_and_lowered_on_the_engines_own_thread() {
+    let dir = Scratch::new("alarm-local");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let builder = Engine::builder(&dir.0).quota_bytes(QUOTA);
+        let (local, driver) = builder.open_local().expect("opens");
+        let driver = tokio::task::spawn_local(driver);
+        let own = AlarmMember {
+            alarm: Alarm::NoSpace,
+            member_id: 1,
+        };
+        let refused = local.put("large", vec![7; 1_200_000]).await;
+        assert_eq!(refused, Err(PutError::NoSpace));
+        // What comes behind it comes behind the alarm.
+        assert_eq!(local.put("small", "v").await, Err(PutError::NoSpace));
+        assert_eq!(local.alarms().await, Ok(vec![(0, own)]));
+        assert_eq!(local.alarm_disarm(own).await, Ok(vec![(0, own)]));
+        assert!(local.put("small", "v").await.is_ok());
+        local.stop().await;
+        driver.await.expect("ends");
     });
 }

@@ -3,9 +3,9 @@
 use henge_mvcc as mvcc;
 
 use super::{Blocking, BlockingIter};
-use crate::api::{HashKv, Reply, WatchCreate};
+use crate::api::{AlarmMember, HashKv, Reply, WatchCreate};
 use crate::engine::{Revisions, Sharded, ShardedWatcher, Watcher};
-use crate::failure::{CompactError, DeleteError, RangeError, WatchError};
+use crate::failure::{AlarmError, CompactError, DeleteError, RangeError, WatchError};
 
 impl Blocking {
     /// See [`Engine::delete_range`](crate::Engine::delete_range).
@@ -103,6 +103,36 @@ impl Blocking {
     /// ```
     pub fn compact_to(&self, revisions: &Revisions, physical: bool) -> Result<(), CompactError> {
         self.run(|engine| engine.compact_to(revisions, physical))
+    }
+
+    /// See [`Engine::alarms`](crate::Engine::alarms).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// assert_eq!(engine.blocking().alarms()?, []);
+    /// # Ok(()) }) }
+    /// ```
+    pub fn alarms(&self) -> Result<Vec<(usize, AlarmMember)>, RangeError> {
+        self.run(|engine| engine.alarms())
+    }
+
+    /// See [`Engine::alarm_disarm`](crate::Engine::alarm_disarm).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { with_scratch(|engine| {
+    /// let db = engine.blocking();
+    /// for (_shard, raised) in db.alarms()? {
+    ///     db.alarm_disarm(raised)?;
+    /// }
+    /// # Ok(()) }) }
+    /// ```
+    pub fn alarm_disarm(
+        &self,
+        alarm: AlarmMember,
+    ) -> Result<Vec<(usize, AlarmMember)>, AlarmError> {
+        self.run(|engine| engine.alarm_disarm(alarm))
     }
 
     /// See [`Engine::watch`](crate::Engine::watch): its responses, as an iterator that blocks its thread.
