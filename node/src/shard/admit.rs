@@ -46,7 +46,8 @@ impl Shard {
             }
             RequestKind::LeaseKeepAlive(id) => self.keep_alive(id, answer, now_ms),
             RequestKind::LeaseTimeToLive { id, keys } => {
-                self.read_later(Read::TimeToLive { id, keys }, answer, now_ms);
+                let left = None;
+                self.read_later(Read::TimeToLive { id, keys, left }, answer, now_ms);
             }
             RequestKind::Barrier => self.read_later(Read::Barrier, answer, now_ms),
             RequestKind::Alarms => self.read_later(Read::Alarms, answer, now_ms),

@@ -8,10 +8,12 @@ use henge_raft::{
     LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message, MessageKind, NONE, Storage as _,
 };
 
+use super::log::{Position, TailLog};
 use super::renewals::WAITING_MAX;
 use super::request::{Answer, AnswerReceiver, Request, RequestKind};
 use super::{Shard, tests};
 use crate::api::{Error, Outcome};
+use crate::core::recover::RecoveredGroup;
 use crate::machine::{Command, Response};
 
 const VOTERS: [u64; 3] = [1, 2, 3];
@@ -77,9 +79,10 @@ impl Trio {
                         shard.apply(message);
                         shard.apply_on(u64::MAX, now_ms);
                     }
-                    _ => said.push(message),
+                    _ => said.extend(shard.times_asked(message)),
                 }
             }
+            shard.times_told(u64::MAX, now_ms, |message| said.push(message));
             shard.answer_reads(now_ms);
             shard.propose(now_ms);
         }
@@ -134,6 +137,48 @@ impl Trio {
         let mut granted = self.ask(1, RequestKind::Write(grant.encode()));
         self.settle();
         assert!(done(&mut granted));
+    }
+
+    /// Ends a member and starts it from what its log holds.
+    fn restart(&mut self, id: u64) {
+        let (now_ms, old) = (self.now_ms, self.at(id));
+        let log = old.raft.storage();
+        let last = log.last_index().expect("sound");
+        let entries = log.entries(1, last + 1, u64::MAX).expect("in memory");
+        let voters = VOTERS.to_vec();
+        let conf_state = henge_raft::ConfState {
+            voters,
+            ..Default::default()
+        };
+        let mut log = TailLog::new(conf_state, Position::default());
+        log.append(&entries);
+        let found = RecoveredGroup {
+            hard_state: henge_raft::HardState {
+                term: old.raft.term(),
+                vote: NONE,
+                commit: old.raft.commit_index(),
+            },
+            log: Some(log),
+            ..RecoveredGroup::default()
+        };
+        *self.at(id) = tests::start_from(found, id, &VOTERS, 1_000 * id + 500, now_ms);
+    }
+
+    /// What each member says is left of a lease, and how many keys it has.
+    fn left(&mut self, lease: i64) -> [(i64, usize); 3] {
+        let kind = || RequestKind::LeaseTimeToLive {
+            id: lease,
+            keys: true,
+        };
+        let asked = VOTERS.map(|id| self.ask(id, kind()));
+        self.settle();
+        asked.map(|mut asked| {
+            let answer = asked.try_recv().expect("answered").expect("done");
+            match answer.body {
+                Response::Ttl(left) => (left.ttl_s, left.keys.len()),
+                other => panic!("{other:?}"),
+            }
+        })
     }
 
     /// How often each put was done, on every member.
@@ -428,4 +473,69 @@ fn regression_a_read_is_asked_again_of_the_new_leader_at_once() {
     trio.at(1).hand_over();
     trio.settle();
     assert!(done(&mut read));
+}
+
+/// A follower answered by its own clock, and one that had just started said of every lease that it had all of
+/// its time.
+#[test]
+fn regression_what_is_left_of_a_lease_is_what_its_leader_says() {
+    let mut trio = Trio::led();
+    trio.grant(5, 60);
+    let put = Command::Put(PutRequest {
+        key: b"k",
+        lease: 5,
+        ..PutRequest::default()
+    });
+    let mut put = trio.ask(1, RequestKind::Write(put.encode()));
+    trio.settle();
+    assert!(done(&mut put));
+    for _ in 0..400 {
+        trio.tick();
+    }
+    assert_eq!(trio.left(5), [(20, 1); 3], "after forty seconds");
+    trio.restart(3);
+    for _ in 0..3 {
+        trio.tick();
+    }
+    assert_eq!(trio.left(5), [(19, 1); 3], "member 3 has just started");
+    // A renewal that is acknowledged counts, wherever it is asked for.
+    let mut renewal = trio.ask(3, RequestKind::LeaseKeepAlive(5));
+    trio.settle();
+    assert_eq!(renewed(&mut renewal), Some(Ok(60)));
+    assert_eq!(trio.left(5), [(60, 1); 3]);
+    // Leases that there are not.
+    assert_eq!(trio.left(6), [(-1, 0); 3]);
+    // A new leader gives a lease its time again and an election timeout, and everybody says so.
+    for _ in 0..300 {
+        trio.tick();
+    }
+    trio.at(1).hand_over();
+    trio.settle();
+    assert_eq!(trio.leader(), 2);
+    assert_eq!(trio.left(5), [(61, 1); 3]);
+}
+
+/// Its own clock, then: a leader of an older version sends the question back.
+#[test]
+fn a_leader_that_says_nothing_of_leases_does_not_keep_a_follower_from_answering() {
+    let mut trio = Trio::led();
+    trio.grant(5, 60);
+    let kind = RequestKind::LeaseTimeToLive { id: 5, keys: false };
+    let mut asked = trio.ask(3, kind);
+    trio.run(3);
+    let question = trio.wire.pop_back().expect("it was asked");
+    assert_eq!((question.kind, question.to), (MessageKind::ReadIndex, 1));
+    let leader = &trio.at(1).raft;
+    let (index, term) = (leader.commit_index(), leader.term());
+    trio.wire.push_back(Message {
+        kind: MessageKind::ReadIndexResp,
+        from: 1,
+        to: 3,
+        term,
+        index,
+        ..question
+    });
+    trio.settle();
+    let answer = asked.try_recv().expect("answered").expect("done");
+    assert!(matches!(answer.body, Response::Ttl(left) if left.ttl_s == 60));
 }

@@ -151,9 +151,15 @@ impl Shard {
     }
 
     /// Answers what is left of a lease with many keys.
-    pub(super) fn read_lease_keys(&mut self, id: i64, answer: Answer, now_ms: u64) {
+    pub(super) fn read_lease_keys(
+        &mut self,
+        id: i64,
+        left: Option<i64>,
+        answer: Answer,
+        now_ms: u64,
+    ) {
         let reading = Reading::LeaseKeys {
-            ttl: self.machine.lease_time_to_live(id, false, now_ms),
+            ttl: self.time_to_live(id, false, left, now_ms),
             gathered: self.machine.store.lease_keys_begin(id),
         };
         self.read_long(reading, answer);

@@ -3,7 +3,7 @@
 //! The life of a write passes through these files in order: `request` (what a caller hands in),
 //! `admit` (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what
 //! nobody appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
-//! linearizable reads until their ReadIndex is applied; `watch` and `session` feed watch streams;
+//! linearizable reads until their ReadIndex is applied, `times` asks their leader what is left of a lease; `watch` and `session` feed watch streams;
 //! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
 //!
 //! Invariant: a caller is answered exactly once, with done, not done, or unknown.
@@ -26,6 +26,7 @@ pub mod request;
 pub mod retention;
 pub mod role;
 pub mod session;
+pub mod times;
 pub mod waiters;
 pub mod watch;
 
@@ -116,6 +117,8 @@ pub struct Shard {
     pub(crate) watches: Watches,
     pub(crate) waiters: Waiters,
     pub(crate) reads: Reads,
+    /// Other members' questions about leases.
+    times: times::Times,
     pub(crate) long_reads: LongReads,
     /// Answers of this turn, not sent yet.
     pub(crate) answers: Vec<(
@@ -225,6 +228,7 @@ impl Shard {
             machine,
             watches: Watches::default(),
             reads: Reads::new(config.first_request_id),
+            times: times::Times::default(),
             long_reads: LongReads::default(),
             answers: Vec::new(),
             queue: VecDeque::new(),
@@ -298,7 +302,8 @@ impl Shard {
 
     /// Whether there is something to do for callers that the turn had no time for.
     pub fn is_behind(&self) -> bool {
-        !self.corrupt && (!self.applying.is_empty() || self.reads.has_due())
+        let tells = self.times.is_due(self.machine.applied_index);
+        !self.corrupt && (!self.applying.is_empty() || self.reads.has_due() || tells)
     }
 
     /// Whether this member leads the group.
@@ -431,6 +436,7 @@ impl Shard {
         self.hashes.fail_all(queued);
         self.renewals.fail_all(queued);
         self.applying.clear();
+        self.times.clear();
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
         self.watches.end(proposed);
@@ -515,41 +521,6 @@ impl Shard {
         into.alarm_nospace = self.machine.alarms.is_raised(Alarm::NoSpace);
         into.alarm_corrupt = self.machine.alarms.is_raised(Alarm::Corrupt);
         into.quota_bytes = self.config.quota_bytes;
-    }
-
-    /// Once per tick: what it costs is a copy of what the leader knows of each member.
-    fn note_lag(&mut self) {
-        self.follower_lag = Default::default();
-        if self.is_alone() || !self.is_leader() {
-            return;
-        }
-        let status = self.raft.status();
-        let others = status.progress.iter();
-        let others = others.filter(|(id, _)| *id != self.config.member_id);
-        for (slot, (id, progress)) in self.follower_lag.iter_mut().zip(others) {
-            *slot = (id, status.last_index.saturating_sub(progress.matched));
-        }
-    }
-
-    fn note_leader(&mut self, now_ms: u64) {
-        let leader = self.raft.leader();
-        if leader == self.leader_seen {
-            return;
-        }
-        self.leader_seen = leader;
-        // Another one to ask: what came back is proposed again, what got no answer is asked again.
-        self.hold_until_ms = 0;
-        self.reads.ask_again();
-        if leader == henge_raft::NONE {
-            return;
-        }
-        self.leader_changes += 1;
-        if leader == self.config.member_id {
-            // A new leader does not know what was renewed last: it gives every lease its full time
-            // again and one election timeout more (etcd's Promote).
-            let extra = self.config.election_ticks * self.config.tick_ms;
-            self.machine.store.leases_extend(now_ms, extra);
-        }
     }
 }
 

@@ -91,6 +91,7 @@ impl Shard {
         let until = self.turn.until(SHARE_NANOS);
         self.answer_due(self.turn.until(SHARE_NANOS / 2), out.now_ms);
         self.apply_timed(until, out);
+        self.tell_times(until, out);
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
             self.shed(out.is_low(), out.is_pressed());
@@ -114,15 +115,25 @@ impl Shard {
                         self.apply_timed(until, out);
                     }
                     _ if message.kind == MessageKind::Vote => campaign.push(message),
-                    _ => out.messages.push((self.config.group, message)),
+                    _ => {
+                        let message = self.times_asked(message);
+                        out.messages.extend(message.map(|message| (group, message)));
+                    }
                 }
             }
+            self.tell_times(until, out);
             self.release(at, campaign, out);
             self.answer_reads(out.now_ms);
         }
         let can_propose = self.may_propose(out.now_ms) && !self.hold_back(at, out);
         let goes_on = self.is_behind() && self.turn.has_time();
         !self.corrupt && (self.raft.has_ready() || can_propose || goes_on)
+    }
+
+    fn tell_times(&mut self, until: u64, out: &mut Outputs<'_>) {
+        let group = self.config.group;
+        let send = |message| out.messages.push((group, message));
+        self.times_told(until, out.now_ms, send);
     }
 
     fn apply_timed(&mut self, until: u64, out: &mut Outputs<'_>) {

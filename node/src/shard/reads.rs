@@ -5,12 +5,10 @@
 //! the local store. A round that gets no answer is asked again every [`RETRY_MS`], as etcd does, and when the
 //! leader changes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
-
-use super::Shard;
 use super::request::Answer;
+use super::{Shard, times};
 use crate::api::{Error, Outcome};
 use crate::core::work::{ENTRY_NANOS, SHARE_NANOS, TURN_NANOS};
 use crate::machine::{Cursor, Response, command};
@@ -42,6 +40,8 @@ pub enum Read {
         id: i64,
         /// With its keys.
         keys: bool,
+        /// What the leader said of it: seconds, below 0 if there is none.
+        left: Option<i64>,
     },
     /// The alarms that are raised.
     Alarms,
@@ -76,7 +76,24 @@ struct Round {
     asked_ms: u64,
     /// Known once the leader has confirmed.
     index: Option<u64>,
+    /// Leases that it asks about.
+    leases: Vec<i64>,
     reads: Vec<Waiting>,
+}
+
+impl Round {
+    /// What the leader said of the leases, for those who wait for it.
+    fn told(&mut self, said: &[u8]) {
+        let Some(said) = times::told(&self.leases, said) else {
+            return;
+        };
+        let said: BTreeMap<_, _> = self.leases.iter().copied().zip(said).collect();
+        for waiting in &mut self.reads {
+            if let Read::TimeToLive { id, left, .. } = &mut waiting.read {
+                *left = said.get(id).copied();
+            }
+        }
+    }
 }
 
 impl Reads {
@@ -145,6 +162,23 @@ impl Reads {
         }
     }
 
+    /// Those that arrived, up to so many questions about leases, and the leases.
+    fn next_round(&mut self) -> (Vec<Waiting>, Vec<i64>) {
+        let mut leases = Vec::new();
+        let mut count = 0;
+        for waiting in &self.arrived {
+            if let Read::TimeToLive { id, .. } = waiting.read {
+                if leases.len() == times::ASKED_MAX {
+                    break;
+                }
+                leases.push(id);
+            }
+            count += 1;
+        }
+        let rest = self.arrived.split_off(count);
+        (std::mem::replace(&mut self.arrived, rest), leases)
+    }
+
     /// Answers everyone with the same error.
     pub fn fail_all(&mut self, error: &Error) {
         let rounds = std::mem::take(&mut self.rounds)
@@ -184,22 +218,23 @@ impl Shard {
             if round.index.is_none() && (round.asked_ms == 0 || now_ms >= round.asked_ms + RETRY_MS)
             {
                 round.asked_ms = now_ms.max(1);
-                self.raft.read_index(context_bytes(round.context));
+                self.raft
+                    .read_index(times::question(round.context, &round.leases));
             }
         }
-        if self.reads.arrived.is_empty() {
-            return;
+        while !self.reads.arrived.is_empty() {
+            let (reads, leases) = self.reads.next_round();
+            let context = self.reads.next_context;
+            self.reads.next_context += 1;
+            self.raft.read_index(times::question(context, &leases));
+            self.reads.rounds.push_back(Round {
+                context,
+                asked_ms: now_ms.max(1),
+                index: None,
+                leases,
+                reads,
+            });
         }
-        let context = self.reads.next_context;
-        self.reads.next_context += 1;
-        let reads = std::mem::take(&mut self.reads.arrived);
-        self.reads.rounds.push_back(Round {
-            context,
-            asked_ms: now_ms.max(1),
-            index: None,
-            reads,
-        });
-        self.raft.read_index(context_bytes(context));
     }
 
     /// Nobody else can have taken a write, so nobody needs to be asked, nor need this member lead: on a full
@@ -216,15 +251,17 @@ impl Shard {
             context,
             asked_ms,
             index,
+            leases: Vec::new(),
             reads,
         });
     }
 
     /// The leader confirmed a round: its reads may be answered once `index` is applied.
     pub(crate) fn confirm_read(&mut self, context: &[u8], index: u64) {
-        let Ok(context) = <[u8; 8]>::try_from(context).map(u64::from_le_bytes) else {
+        let Some((context, said)) = context.split_first_chunk() else {
             return;
         };
+        let context = u64::from_le_bytes(*context);
         let at = self
             .reads
             .rounds
@@ -234,6 +271,7 @@ impl Shard {
             && round.index.is_none()
         {
             round.index = Some(index);
+            round.told(said);
         }
     }
 
@@ -292,14 +330,18 @@ impl Shard {
         let Waiting { read, answer, .. } = waiting;
         let response = match read {
             Read::Encoded(encoded) => return self.read_now(encoded, answer),
-            Read::TimeToLive { id, keys: true } if self.machine.store.lease_keys_are_long(id) => {
-                return self.read_lease_keys(id, answer, now_ms);
+            Read::TimeToLive {
+                id,
+                keys: true,
+                left,
+            } if self.machine.store.lease_keys_are_long(id) => {
+                return self.read_lease_keys(id, left, answer, now_ms);
             }
             Read::Cursor { encoded, cursor } => self.machine.cursor_begin(&encoded, &cursor),
             Read::CursorNext(cursor) => self.machine.cursor_next(&cursor),
-            Read::TimeToLive { id, keys } => Ok(Response::Ttl(
-                self.machine.lease_time_to_live(id, keys, now_ms),
-            )),
+            Read::TimeToLive { id, keys, left } => {
+                Ok(Response::Ttl(self.time_to_live(id, keys, left, now_ms)))
+            }
             Read::Leases => Ok(Response::Leases(self.machine.store.leases())),
             Read::Alarms => Ok(Response::Alarms(self.alarms())),
             Read::Barrier => Ok(Response::Done),
@@ -327,8 +369,4 @@ impl Shard {
             self.machine.store.touch_reads(&keys[..count]);
         }
     }
-}
-
-fn context_bytes(context: u64) -> Bytes {
-    Bytes::copy_from_slice(&context.to_le_bytes())
 }

@@ -61,6 +61,42 @@ fn changes(before: Said, now: Said, member_id: u64) -> Vec<Change> {
 }
 
 impl Shard {
+    /// Once per tick: what it costs is a copy of what the leader knows of each member.
+    pub(super) fn note_lag(&mut self) {
+        self.follower_lag = Default::default();
+        if self.is_alone() || !self.is_leader() {
+            return;
+        }
+        let status = self.raft.status();
+        let others = status.progress.iter();
+        let others = others.filter(|(id, _)| *id != self.config.member_id);
+        for (slot, (id, progress)) in self.follower_lag.iter_mut().zip(others) {
+            *slot = (id, status.last_index.saturating_sub(progress.matched));
+        }
+    }
+
+    /// Notes who leads, as soon as that is somebody else.
+    pub(super) fn note_leader(&mut self, now_ms: u64) {
+        let leader = self.raft.leader();
+        if leader == self.leader_seen {
+            return;
+        }
+        self.leader_seen = leader;
+        // Another one to ask: what came back is proposed again, what got no answer is asked again.
+        self.hold_until_ms = 0;
+        self.reads.ask_again();
+        if leader == henge_raft::NONE {
+            return;
+        }
+        self.leader_changes += 1;
+        if leader == self.config.member_id {
+            // A new leader does not know what was renewed last: it gives every lease its full time
+            // again and one election timeout more (etcd's Promote).
+            let extra = self.config.election_ticks * self.config.tick_ms;
+            self.machine.store.leases_extend(now_ms, extra);
+        }
+    }
+
     /// Says what has changed since it was asked last.
     pub(crate) fn say_role(&mut self) {
         if self.is_alone() {

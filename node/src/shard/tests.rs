@@ -43,11 +43,22 @@ pub(super) fn start(voters: &[u64], first_request_id: u64) -> Shard {
 }
 
 pub(super) fn start_as(member_id: u64, voters: &[u64], first_request_id: u64) -> Shard {
+    let found = RecoveredGroup::default();
+    start_from(found, member_id, voters, first_request_id, 0)
+}
+
+pub(super) fn start_from(
+    found: RecoveredGroup,
+    member_id: u64,
+    voters: &[u64],
+    first_request_id: u64,
+    now_ms: u64,
+) -> Shard {
     let config = ShardConfig {
         member_id,
         ..config(voters, first_request_id)
     };
-    Shard::start(config, RecoveredGroup::default(), 0).expect("valid")
+    Shard::start(config, found, now_ms).expect("valid")
 }
 
 /// A follower of member 2, with one linearizable read under way.
