@@ -3,7 +3,9 @@
 //! Two parts with different owners. The *replicated* part (id, time to live, attachments, the last
 //! command that granted or renewed it) changes only by commands and is equal on all replicas. The
 //! *local* part (deadlines) matters only on the primary: it is fed by keep-alives, is never in a
-//! snapshot, and a new primary starts it afresh with [`Store::leases_extend`]. Expiry deletes nothing
+//! snapshot, and a new primary starts it afresh with [`Store::leases_extend`]: from that moment every lease
+//! has its new deadline, whenever its turn comes in the slices ([`Store::leases_extend_next`]) that write it
+//! down; none is reported as run out by an older one. Expiry deletes nothing
 //! here: the primary proposes a [`Store::lease_expire`] for each id that [`Store::leases_expired`]
 //! reports. Time comes in as milliseconds of any monotonic clock.
 //!
@@ -26,6 +28,8 @@ use crate::types::{LEASE_TTL_S_MAX, LeaseStatus};
 /// An expired lease is reported again after this, in case its revoke was lost with a proposal
 /// (etcd's expiredLeaseRetryInterval).
 const EXPIRED_RETRY_MS: u64 = 3_000;
+/// Leases looked at for each that may be reported as expired.
+const EXPIRED_LOOKS: usize = 4;
 /// The deadline of a lease that was restored and not yet extended.
 const NEVER: u64 = u64::MAX;
 
@@ -48,6 +52,8 @@ pub(crate) struct Lease {
     deadline_ms: u64,
     /// When to report it as expired (next); its place in `Leases::due`.
     due_ms: u64,
+    /// The extension that its deadline knows of: see `Leases::extension`.
+    extension: u32,
     keys: BTreeSet<KeyId>,
 }
 
@@ -57,6 +63,29 @@ pub(crate) struct Leases {
     by_id: BTreeMap<i64, Lease>,
     due: BTreeSet<(u64, i64)>,
     attached: usize,
+    extension: Extension,
+    /// Where the slices that write the extension down go on.
+    extend_from: Option<Bound<i64>>,
+}
+
+/// The last time that every lease was given its time again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extension {
+    /// Which that was: a lease with another number has a deadline of before.
+    number: u32,
+    now_ms: u64,
+    extra_ms: u64,
+}
+
+impl Extension {
+    /// When a lease runs out, whether or not that is written down.
+    fn deadline_ms(&self, lease: &Lease) -> u64 {
+        if lease.extension == self.number {
+            return lease.deadline_ms;
+        }
+        let left_s = lease.checkpoint_s.unwrap_or(lease.ttl_s);
+        deadline(self.now_ms, left_s).saturating_add(self.extra_ms)
+    }
 }
 
 impl Leases {
@@ -114,6 +143,7 @@ impl Leases {
             checkpoint_s: None,
             deadline_ms,
             due_ms: deadline_ms,
+            extension: self.extension.number,
             keys: BTreeSet::new(),
         };
         self.by_id.insert(id, lease);
@@ -124,13 +154,32 @@ impl Leases {
     /// Gives a lease its full time from now on; returns that time.
     fn renew(&mut self, id: i64, now_ms: u64) -> Option<i64> {
         let lease = self.by_id.get_mut(&id)?;
-        lease.deadline_ms = deadline(now_ms, lease.ttl_s);
+        let ttl_s = lease.ttl_s;
         lease.checkpoint_s = None;
-        let before = mem::replace(&mut lease.due_ms, lease.deadline_ms);
-        let (due_ms, ttl_s) = (lease.due_ms, lease.ttl_s);
-        self.due.remove(&(before, id));
-        self.due.insert((due_ms, id));
+        self.set_deadline(id, deadline(now_ms, ttl_s));
         Some(ttl_s)
+    }
+
+    fn set_deadline(&mut self, id: i64, deadline_ms: u64) {
+        let Some(lease) = self.by_id.get_mut(&id) else {
+            return;
+        };
+        lease.deadline_ms = deadline_ms;
+        lease.extension = self.extension.number;
+        let before = mem::replace(&mut lease.due_ms, deadline_ms);
+        self.due.remove(&(before, id));
+        self.due.insert((deadline_ms, id));
+    }
+
+    /// Writes a lease's extension down, if that was not done; returns whether it was not.
+    fn extend(&mut self, id: i64) -> bool {
+        let lease = self.by_id.get(&id);
+        let extension = &self.extension;
+        let Some(lease) = lease.filter(|lease| lease.extension != extension.number) else {
+            return false;
+        };
+        self.set_deadline(id, extension.deadline_ms(lease));
+        true
     }
 
     /// A lease's keys; none if there is no such lease.
@@ -202,7 +251,7 @@ impl Store {
     /// about to be revoked (etcd answers TTL 0 to both): its expiry may be under way.
     pub fn lease_keep_alive(&mut self, id: i64, now_ms: u64) -> Option<i64> {
         let lease = self.leases.by_id.get(&id)?;
-        if lease.deadline_ms <= now_ms {
+        if self.leases.extension.deadline_ms(lease) <= now_ms {
             return None;
         }
         self.leases.renew(id, now_ms)
@@ -236,7 +285,7 @@ impl Store {
     /// What is left of a lease, with its keys if asked for; `None` if unknown.
     pub fn lease_time_to_live(&self, id: i64, now_ms: u64, keys: bool) -> Option<LeaseStatus> {
         let lease = self.leases.by_id.get(&id)?;
-        let remaining_ttl_s = match lease.deadline_ms {
+        let remaining_ttl_s = match self.leases.extension.deadline_ms(lease) {
             NEVER => lease.ttl_s,
             deadline_ms => (deadline_ms.saturating_sub(now_ms) / 1_000) as i64,
         };
@@ -269,7 +318,10 @@ impl Store {
     pub fn leases(&self) -> Vec<i64> {
         self.meter.look(self.leases.len() / 2);
         let leases = self.leases.by_id.iter();
-        let mut by_expiry: Vec<_> = leases.map(|(&id, lease)| (lease.deadline_ms, id)).collect();
+        let extension = &self.leases.extension;
+        let mut by_expiry: Vec<_> = leases
+            .map(|(&id, lease)| (extension.deadline_ms(lease), id))
+            .collect();
         by_expiry.sort_unstable();
         by_expiry.into_iter().map(|(_, id)| id).collect()
     }
@@ -277,22 +329,30 @@ impl Store {
     /// Up to `max` leases that ran out, longest ago first. One that is not revoked is reported
     /// again 3 s later. For the primary only.
     pub fn leases_expired(&mut self, now_ms: u64, max: usize) -> Vec<i64> {
-        let due = self
-            .leases
-            .due
-            .iter()
-            .take_while(|&&(due_ms, _)| due_ms <= now_ms)
-            .take(max);
-        let expired: Vec<_> = due.copied().collect();
-        for &(due_ms, id) in &expired {
-            self.leases.due.remove(&(due_ms, id));
+        let leases = &mut self.leases;
+        let mut expired = Vec::new();
+        // Leases whose slice is yet to come are looked at, too, and are given their time here.
+        for _ in 0..max.saturating_mul(EXPIRED_LOOKS) {
+            let first = leases.due.first().copied();
+            let Some((due_ms, id)) = first.filter(|&(due_ms, _)| due_ms <= now_ms) else {
+                break;
+            };
+            self.meter.change(1);
+            if leases.extend(id) {
+                continue;
+            }
+            leases.due.remove(&(due_ms, id));
             let again_ms = now_ms.saturating_add(EXPIRED_RETRY_MS);
-            self.leases.due.insert((again_ms, id));
-            if let Some(lease) = self.leases.by_id.get_mut(&id) {
+            leases.due.insert((again_ms, id));
+            if let Some(lease) = leases.by_id.get_mut(&id) {
                 lease.due_ms = again_ms;
             }
+            expired.push(id);
+            if expired.len() == max {
+                break;
+            }
         }
-        expired.into_iter().map(|(_, id)| id).collect()
+        expired
     }
 
     /// When [`Store::leases_expired`] next has something to report, for a timer.
@@ -312,8 +372,9 @@ impl Store {
         let above = (Bound::Excluded(after), Bound::Unbounded);
         let leases = self.leases.by_id.range(above);
         let left = leases.filter_map(|(&id, lease)| {
-            let left_s = (lease.deadline_ms.saturating_sub(now_ms) / 1_000) as i64;
-            let is_worth_it = lease.deadline_ms != NEVER && left_s > 0 && left_s < lease.ttl_s;
+            let deadline_ms = self.leases.extension.deadline_ms(lease);
+            let left_s = (deadline_ms.saturating_sub(now_ms) / 1_000) as i64;
+            let is_worth_it = deadline_ms != NEVER && left_s > 0 && left_s < lease.ttl_s;
             is_worth_it.then_some((id, left_s))
         });
         left.take(max).collect()
@@ -333,14 +394,42 @@ impl Store {
     /// Gives every lease its time again, that of its last checkpoint or else the full one, plus
     /// `extra_ms` (etcd: one election timeout). A new primary calls it, as it does not know when
     /// leases were last kept alive.
+    ///
+    /// That holds from now on, and costs nothing: it is written down in slices, which
+    /// [`Store::leases_extend_next`] does.
     pub fn leases_extend(&mut self, now_ms: u64, extra_ms: u64) {
-        self.leases.due.clear();
-        for (&id, lease) in &mut self.leases.by_id {
-            let left_s = lease.checkpoint_s.unwrap_or(lease.ttl_s);
-            lease.deadline_ms = deadline(now_ms, left_s).saturating_add(extra_ms);
-            lease.due_ms = lease.deadline_ms;
-            self.leases.due.insert((lease.due_ms, id));
+        let leases = &mut self.leases;
+        leases.extension = Extension {
+            number: leases.extension.number.wrapping_add(1),
+            now_ms,
+            extra_ms,
+        };
+        leases.extend_from = Some(Bound::Unbounded);
+    }
+
+    /// Goes on with an extension for up to `max` leases; returns whether more is left.
+    pub fn leases_extend_next(&mut self, max: usize) -> bool {
+        let leases = &mut self.leases;
+        let Some(from) = leases.extend_from.take() else {
+            return false;
+        };
+        let max = max.max(1);
+        let next = leases.by_id.range((from, Bound::Unbounded)).take(max);
+        let ids: Vec<_> = next.map(|(&id, _)| id).collect();
+        for &id in &ids {
+            leases.extend(id);
         }
+        self.meter.change(ids.len());
+        if ids.len() == max {
+            leases.extend_from = ids.last().map(|&last| Bound::Excluded(last));
+        }
+        leases.extend_from.is_some()
+    }
+
+    /// Whether an extension is not yet written down for every lease: [`Store::leases_next_due_ms`] may be
+    /// too late meanwhile.
+    pub fn leases_are_extending(&self) -> bool {
+        self.leases.extend_from.is_some()
     }
 
     /// In one go: who has no time for that asks [`Store::lease_keys_are_long`] first.

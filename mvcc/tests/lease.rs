@@ -225,7 +225,132 @@ fn a_new_primary_begins_where_the_last_checkpoint_was() {
         (left(&store, 1), left(&store, 2), left(&store, 3)),
         (40, 100, 101)
     );
+    while store.leases_extend_next(2) {}
     assert_eq!(store.leases_expired(112_000, 10), [1]);
+}
+
+/// A new primary wrote a new deadline for every lease before it did anything else: with a million of them, for
+/// most of a second, and nobody counted it.
+#[test]
+fn regression_many_leases_are_extended_at_once_and_written_down_in_slices() {
+    let mut store = Store::new();
+    const COUNT: i64 = 10_000;
+    for id in 1..=COUNT {
+        store.lease_grant(id, 10 + id % 7, 0).expect("new");
+    }
+    let before = store.work();
+    store.leases_extend(100_000, 1_000);
+    assert_eq!(store.work(), before, "nothing is done yet");
+    // It holds for all of them, whichever slices are done.
+    let mut slices = 0;
+    loop {
+        for id in [1, COUNT / 2, COUNT] {
+            let left = store.lease_time_to_live(id, 100_000, false);
+            assert_eq!(left.expect("known").remaining_ttl_s, 11 + id % 7);
+            assert_eq!(store.lease_keep_alive(id, 100_000), Some(10 + id % 7));
+            store.leases_extend(100_000, 1_000);
+        }
+        for _ in 0..=slices {
+            if !store.leases_extend_next(500) {
+                break;
+            }
+        }
+        assert_eq!(store.leases_expired(110_999, 100), [], "after {slices}");
+        slices += 1;
+        if !store.leases_are_extending() {
+            break;
+        }
+    }
+    assert!(slices > 15, "{slices}");
+    store.leases_extend(100_000, 1_000);
+    let mut counted = 0;
+    loop {
+        let before = store.work().nanos();
+        let more = store.leases_extend_next(500);
+        let nanos = store.work().nanos() - before;
+        assert!(nanos <= 500_000, "{nanos}");
+        counted += nanos;
+        if !more {
+            break;
+        }
+    }
+    assert!(counted >= COUNT as u64 * 1_000, "{counted}");
+    let first = store.leases_expired(111_000, usize::MAX);
+    assert_eq!(first.len() as i64, COUNT / 7);
+    assert!(first.iter().all(|id| id % 7 == 0));
+}
+
+/// The same as if every lease were extended at once, whatever happens between the slices.
+/// `HENGE_SEED=n` runs one seed.
+#[test]
+fn extensions_in_slices_are_those_of_one_go() {
+    let given = std::env::var("HENGE_SEED").ok();
+    let given = given.map(|seed| seed.parse().expect("HENGE_SEED is a number"));
+    for seed in given.map_or(0..200, |seed: u64| seed..seed + 1) {
+        println!("HENGE_SEED={seed}");
+        let mut dice = Dice::new(seed);
+        let (mut store, mut now_ms) = (Store::new(), 0);
+        // Time to live, and when it is over.
+        let mut model = std::collections::BTreeMap::<i64, (i64, u64)>::new();
+        for _ in 0..400 {
+            let id = 1 + dice.below(40) as i64;
+            match dice.below(12) {
+                0..=2 => {
+                    let ttl_s = 2 + dice.below(20) as i64;
+                    let is_new = store.lease_grant(id, ttl_s, now_ms).is_ok();
+                    assert_eq!(is_new, !model.contains_key(&id));
+                    if is_new {
+                        model.insert(id, (ttl_s, now_ms + ttl_s as u64 * 1_000));
+                    }
+                }
+                3..=4 => {
+                    let lives = model.get(&id).filter(|lease| lease.1 > now_ms);
+                    let lives = lives.map(|lease| lease.0);
+                    assert_eq!(store.lease_keep_alive(id, now_ms), lives);
+                    if let Some(ttl_s) = lives {
+                        model.insert(id, (ttl_s, now_ms + ttl_s as u64 * 1_000));
+                    }
+                }
+                5 => {
+                    assert_eq!(store.lease_revoke(id).is_ok(), model.remove(&id).is_some());
+                }
+                6 => {
+                    let extra_ms = dice.below(2_000);
+                    store.leases_extend(now_ms, extra_ms);
+                    for (ttl_s, over_ms) in model.values_mut() {
+                        *over_ms = now_ms + *ttl_s as u64 * 1_000 + extra_ms;
+                    }
+                }
+                7..=8 => drop(store.leases_extend_next(1 + dice.below(10) as usize)),
+                9 => {
+                    for id in store.leases_expired(now_ms, 1 + dice.below(20) as usize) {
+                        let over_ms = model.get(&id).expect("there").1;
+                        assert!(over_ms <= now_ms, "{id} has until {over_ms}, not {now_ms}");
+                    }
+                }
+                _ => now_ms += dice.below(3_000),
+            }
+            for (&id, &(_, over_ms)) in &model {
+                let left = store.lease_time_to_live(id, now_ms, false);
+                let left_s = (over_ms.saturating_sub(now_ms) / 1_000) as i64;
+                assert_eq!(left.expect("known").remaining_ttl_s, left_s);
+            }
+            let mut order: Vec<_> = model.iter().map(|(&id, lease)| (lease.1, id)).collect();
+            order.sort_unstable();
+            let order: Vec<_> = order.into_iter().map(|(_, id)| id).collect();
+            assert_eq!(store.leases(), order);
+        }
+        // Each runs out, and is told of.
+        while store.leases_extend_next(3) {}
+        now_ms += 100_000;
+        let mut expired = store.leases_expired(now_ms, 1_000);
+        expired.sort_unstable();
+        assert!(expired.into_iter().eq(model.into_keys()));
+        assert_eq!(
+            store.leases_next_due_ms().is_some(),
+            !store.leases().is_empty()
+        );
+    }
 }
 
 /// The primary finds a lease run out and proposes its expiry; before that is applied, a renewal is, and its

@@ -65,6 +65,7 @@ impl Core {
         {
             let shard = &mut self.shards[at];
             let more = shard.compact_slice()
+                | shard.lease_slice()
                 | shard.watch_slice()
                 | shard.read_slice()
                 | shard.hash_slice();

@@ -403,6 +403,7 @@ impl Shard {
             && self.removals.is_empty()
             && self.stats_applied == self.machine.applied_index
             && self.stats.bytes.idle == 0
+            && !self.machine.store.leases_are_extending()
             && !self.machine.store.compaction_pending();
         let tick_ms = if rests {
             let due = self.machine.store.leases_next_due_ms();

@@ -28,6 +28,9 @@ const REVOKES_PER_TICK_MAX: usize = 100;
 /// does stays short.
 const KEYS_PER_EXPIRY_MAX: usize = 256;
 
+/// Leases that a new leader gives their time again in one slice between other work.
+const EXTEND_SLICE: usize = 500;
+
 /// A caller who wants a lease to live on.
 #[derive(Debug)]
 pub struct Renewal {
@@ -131,6 +134,11 @@ impl Shard {
     /// There was no room for a renewal, here or on the way here: until the next tick no lease ends.
     pub(crate) fn renewal_refused(&mut self) {
         self.renewals.refused = true;
+    }
+
+    /// Goes on with giving leases their time again; returns whether more is left.
+    pub fn lease_slice(&mut self) -> bool {
+        self.machine.store.leases_extend_next(EXTEND_SLICE)
     }
 
     /// The leader revokes what has expired, through the log so that every replica deletes the same keys.

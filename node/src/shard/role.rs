@@ -91,7 +91,7 @@ impl Shard {
         self.leader_changes += 1;
         if leader == self.config.member_id {
             // A new leader does not know what was renewed last: it gives every lease its full time
-            // again and one election timeout more (etcd's Promote).
+            // again and one election timeout more (etcd's Promote). That is said here, and done in slices.
             let extra = self.config.election_ticks * self.config.tick_ms;
             self.machine.store.leases_extend(now_ms, extra);
         }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use henge::api::{Error, Reply};
-use henge::core::inbox::Inbox;
+use henge::core::inbox::{Inbox, Input};
+use henge::core::pack;
 use henge::core::recover::Recovery;
 use henge::core::{Core, CoreConfig, Now};
 use henge::machine::Response;
@@ -14,9 +15,11 @@ use henge::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
 use henge::shard::{Shard, ShardConfig};
 use henge::wal::disk::sim::SimHandle;
 use henge::wal::{Identity, Options, Wal};
-use henge_raft::ConfState;
+use henge_raft::{ConfState, Message, MessageKind};
 
 const MEMBER: u64 = 0x11;
+/// A member that is only ever heard of.
+const OTHER: u64 = 0x22;
 /// The shard that is asked for anything.
 pub const BUSY: u64 = 1;
 /// The one whose heartbeat has to go on.
@@ -116,6 +119,23 @@ impl Bench {
         let nanos = self.core.work_nanos();
         self.most_nanos = self.most_nanos.max(nanos);
         self.nanos += nanos;
+    }
+
+    /// Another leader of a later term is heard of once, and never again: the busy shard leads no more, and
+    /// again in a second or two.
+    pub fn depose(&mut self) {
+        let term = self.done(RequestKind::Status).expect("answered");
+        let message = Message {
+            kind: MessageKind::Heartbeat,
+            from: OTHER,
+            to: MEMBER,
+            term: term.header.raft_term + 1,
+            ..Message::default()
+        };
+        let inbox = &self.inbox;
+        pack::pack([(BUSY, message)].iter(), |frame| {
+            inbox.push(Input::Peer { from: OTHER, frame });
+        });
     }
 
     pub fn ask(&mut self, group: u64, kind: RequestKind) -> AnswerReceiver {

@@ -18,7 +18,7 @@ use henge::shard::request::{AnswerReceiver, RequestKind};
 use henge::shard::session::WatchStream;
 
 use self::core::{BUSY, Bench, QUIET};
-use self::requests::{KEYS, LEASES, NAMES, anything, heaviest, key, name};
+use self::requests::{KEYS, LEASES, MORE_LEASES, NAMES, anything, heaviest, key, name};
 
 /// The bound of a turn, on the simulated reference machine.
 const TURN_NANOS_MAX: u64 = 10_000_000;
@@ -136,6 +136,33 @@ impl World {
         }
     }
 
+    fn grant_many(&mut self) {
+        let mut open = Vec::new();
+        for id in 1_000..1_000 + MORE_LEASES {
+            let grant = Command::LeaseGrant { id, ttl_s: 60_000 };
+            let kind = RequestKind::Write(grant.encode());
+            open.push(self.bench.ask(BUSY, kind));
+            if open.len() == 500 {
+                for receiver in open.drain(..) {
+                    assert!(self.wait("granting", receiver));
+                }
+            }
+        }
+    }
+
+    /// The busy shard's lead is lost and won again.
+    fn new_leader(&mut self) {
+        self.bench.depose();
+        let leads = |world: &World| world.bench.core.shards()[0].is_leader();
+        for led in [false, true] {
+            let mut turns = 0..50_000;
+            while leads(self) != led {
+                assert!(turns.next().is_some(), "it leads, or does not: {led}");
+                self.turn("new leader");
+            }
+        }
+    }
+
     fn revision(&mut self) -> i64 {
         let reply = self.bench.done(RequestKind::Status).expect("answered");
         reply.header.revision
@@ -193,17 +220,45 @@ fn regression_the_heaviest_of_each_kind_takes_many_turns_and_none_is_long() {
     }
 }
 
+/// A new leader gave every lease its time again in one turn, and nobody counted that: with a million leases the
+/// turn took most of a second.
+#[test]
+fn regression_a_new_leader_of_many_leases_takes_many_turns_and_none_is_long() {
+    let mut world = World::new(1);
+    world.grant_many();
+    world.new_leader();
+    let before = world.bench.nanos;
+    // Whoever asks meanwhile is told of the new time.
+    let kind = RequestKind::LeaseTimeToLive {
+        id: 1_000 + MORE_LEASES - 1,
+        keys: false,
+    };
+    let reply = world.bench.done(kind).expect("answered");
+    assert!(matches!(reply.body, Response::Ttl(left) if left.ttl_s >= 60_000));
+    for _ in 0..200 {
+        world.turn("new leader");
+    }
+    let nanos = world.bench.nanos - before;
+    let least = MORE_LEASES as u64 * 900;
+    assert!(nanos >= least, "of {least} ns {nanos} were counted");
+}
+
 /// Anything, many at a time, beside a heartbeat and watchers.
 #[test]
 fn no_turn_is_long_whatever_is_asked() {
     let mut asked = BTreeSet::new();
     for seed in seeds(3) {
         let (mut dice, mut world) = (Dice(seed), World::new(seed));
+        world.grant_many();
         let mut stream = WatchStream::open(1, BUSY, world.bench.inbox.clone());
         let mut revision = world.revision();
         for round in 0..60 {
             if round % 20 == 19 {
                 world.fill();
+            }
+            if dice.one_in(15) {
+                asked.insert("new leader");
+                world.new_leader();
             }
             if dice.one_in(4) {
                 asked.insert("watch");

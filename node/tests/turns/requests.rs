@@ -14,6 +14,8 @@ use super::Dice;
 pub const KEYS: u64 = 20_000;
 /// Leases, of which the first holds half of the keys.
 pub const LEASES: i64 = 3;
+/// Leases that nobody asks for, so many that a turn has no time for each of them.
+pub const MORE_LEASES: i64 = 12_000;
 /// What the simulated reference machine needs at the least to look at every key: see `henge_mvcc::Work`.
 const ALL_KEYS_NANOS: u64 = KEYS * 250;
 /// The same to change every key.
@@ -59,7 +61,7 @@ pub fn name(kind: &RequestKind) -> &'static str {
 }
 
 /// All names.
-pub const NAMES: [&str; 24] = [
+pub const NAMES: [&str; 25] = [
     "put",
     "delete",
     "txn",
@@ -84,6 +86,7 @@ pub const NAMES: [&str; 24] = [
     "status",
     "barrier",
     "watch",
+    "new leader",
 ];
 
 /// The heaviest of each kind on the full store, and what it costs at the least: a kind whose work nobody counts
