@@ -141,7 +141,7 @@ impl Store {
         }
     }
 
-    /// The store in numbers. Walks the watchers; the rest is a few additions.
+    /// The store in numbers: a few additions.
     pub fn stats(&self) -> Stats {
         Stats {
             keys: self.index.live() as u64,

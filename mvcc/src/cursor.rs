@@ -146,6 +146,7 @@ impl RangeCursor {
 impl Store {
     /// Begins to read. Refuses what [`Store::range`] refuses.
     pub fn range_begin(&self, request: &RangeRequest<'_>) -> Result<RangeCursor, Error> {
+        self.counted.read(1);
         let moment = self.moment();
         // Before it is pinned: a request that is refused holds nothing up.
         let revision = range_revision(request, moment)?;

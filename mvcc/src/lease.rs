@@ -230,6 +230,7 @@ impl Store {
             renewed: position,
         };
         if self.leases.insert(entry, deadline(now_ms, ttl_s)) {
+            self.counted.granted(ttl_s);
             Ok(ttl_s)
         } else {
             Err(Error::LeaseExists)
@@ -242,6 +243,7 @@ impl Store {
         let lease = self.leases.remove(id).ok_or(Error::LeaseNotFound)?;
         let keys = self.in_key_order(&lease.keys);
         self.write_begin();
+        self.counted.revoked(keys.len());
         keys.iter().for_each(|&key| self.delete_live(key));
         self.write_end();
         Ok(keys.len() as i64)
@@ -264,6 +266,7 @@ impl Store {
     pub fn lease_renew(&mut self, id: i64, position: u64, now_ms: u64) -> Option<i64> {
         let lease = self.leases.by_id.get_mut(&id)?;
         lease.renewed = position;
+        self.counted.renewed();
         self.leases.renew(id, now_ms)
     }
 

@@ -36,6 +36,7 @@ mod slots;
 mod snapshot;
 mod sorter;
 mod store;
+mod tally;
 #[cfg(test)]
 mod testing;
 mod txn;
@@ -54,5 +55,6 @@ pub use hash::HashCursor;
 pub use long::{LongAnswer, LongLeaseKeys, LongRequest, LongTxnRead, LongWrite};
 pub use snapshot::{Restorer, SnapshotCursor};
 pub use store::{Config, Store};
+pub use tally::{LEASE_TTL_BUCKETS, Tally};
 pub use types::*;
 pub use work::Work;

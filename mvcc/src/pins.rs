@@ -78,6 +78,12 @@ impl Pins {
         pin
     }
 
+    /// How many are held now.
+    pub fn cursors(&self) -> usize {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().map(|pin| Arc::strong_count(pin) - 1).sum()
+    }
+
     /// Looks who has gone. Call before [`Pins::spans`] is asked.
     pub fn look(&mut self, compacted: i64) {
         let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -26,6 +26,7 @@ pub(crate) type Found<'a> = (&'a [u8], Version<'a>);
 impl Store {
     /// Reads.
     pub fn range(&self, request: &RangeRequest<'_>) -> Result<RangeResponse, Error> {
+        self.counted.read(1);
         self.range_at(request, self.moment())
     }
 
@@ -42,7 +43,12 @@ impl Store {
         }
     }
 
-    fn range_at(&self, request: &RangeRequest<'_>, moment: Moment) -> Result<RangeResponse, Error> {
+    /// As it was at a moment; not counted.
+    pub(crate) fn range_at(
+        &self,
+        request: &RangeRequest<'_>,
+        moment: Moment,
+    ) -> Result<RangeResponse, Error> {
         let at = range_revision(request, moment)?;
         if request.count_only {
             return Ok(RangeResponse {

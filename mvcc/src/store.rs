@@ -16,6 +16,7 @@ use crate::keys::Keys;
 use crate::lease::Leases;
 use crate::pins::{Pin, Pins, Span};
 use crate::revlog::RevLog;
+use crate::tally::Counted;
 use crate::watch::Watchers;
 use crate::work::{Meter, Work};
 
@@ -66,6 +67,8 @@ pub struct Store {
     pub(crate) open: bool,
     /// What was done so far.
     pub(crate) meter: Meter,
+    /// What was asked for so far.
+    pub(crate) counted: Counted,
 }
 
 /// A state of the store that is read, and what of the past could be read then.
@@ -106,6 +109,7 @@ impl Store {
             pins: Pins::default(),
             open: false,
             meter: Meter::default(),
+            counted: Counted::default(),
         }
     }
 

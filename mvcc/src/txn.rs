@@ -38,8 +38,9 @@ impl Store {
     pub fn txn_read(&self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
         let path = self.path(request, 0)?;
         self.check_path_at(request, &path, self.moment())?;
+        self.counted.read(branch(request, &path).len());
         let responses = branch(request, &path).iter().map(|op| match op {
-            RequestOp::Range(range) => self.range(range).map(ResponseOp::Range),
+            RequestOp::Range(range) => self.range_at(range, self.moment()).map(ResponseOp::Range),
             _ => Err(Error::KeyNotFound),
         });
         Ok(TxnResponse {
@@ -121,7 +122,10 @@ impl Store {
         };
         for op in branch(request, path) {
             response.responses.push(match op {
-                RequestOp::Range(range) => ResponseOp::Range(self.range_seen(range)?),
+                RequestOp::Range(range) => {
+                    self.counted.range();
+                    ResponseOp::Range(self.range_seen(range)?)
+                }
                 RequestOp::Put(put) => ResponseOp::Put(self.apply_put(put)?),
                 RequestOp::DeleteRange(delete) => {
                     ResponseOp::DeleteRange(self.apply_delete(delete))

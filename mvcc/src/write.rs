@@ -70,6 +70,7 @@ impl Store {
     pub(crate) fn write_begin(&mut self) {
         debug_assert!(!self.open, "a write is under way in slices");
         self.changes = 0;
+        self.counted.begin();
     }
 
     /// Begins the changes of a write in slices, or goes on with them.
@@ -85,11 +86,13 @@ impl Store {
         self.revision = self.revision_seen();
         self.changes = 0;
         self.open = false;
+        self.counted.end();
         self.release_watchers();
     }
 
     /// Makes the changes current and tells watchers.
     pub(crate) fn write_end(&mut self) {
+        self.counted.end();
         if self.changes > 0 {
             self.revision += 1;
             let changes = std::mem::take(&mut self.changes);
@@ -135,6 +138,7 @@ impl Store {
             lease,
             value: kept.as_deref().unwrap_or(request.value),
         };
+        self.counted.put(request, version.value.len());
         let was_live = before.is_some();
         let id = match place.id {
             Some(id) => {
@@ -162,6 +166,7 @@ impl Store {
     }
 
     pub(crate) fn apply_delete(&mut self, request: &DeleteRangeRequest<'_>) -> DeleteRangeResponse {
+        self.counted.delete(request);
         let ids = self.live_in(request.range);
         let mut response = DeleteRangeResponse {
             deleted: ids.len() as i64,

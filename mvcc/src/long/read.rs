@@ -124,6 +124,7 @@ impl Store {
                 return Ok(None);
             }
         }
+        self.counted.read(ops.len());
         Ok(Some(TxnResponse {
             succeeded: path.succeeded,
             responses: std::mem::take(&mut read.answers),

@@ -68,6 +68,8 @@ pub struct LongWrite {
     told: usize,
     /// Nobody waits for the answer: pairs are left out of it.
     is_unheard: bool,
+    /// The end of a lease that was counted.
+    is_counted: bool,
 }
 
 impl LongWrite {
@@ -266,6 +268,14 @@ impl Store {
         is_unheard: bool,
         until: u64,
     ) -> Result<Result<ResponseOp, Op>, Error> {
+        match (&under_way, op) {
+            (None, RequestOp::Range(_)) => self.counted.range(),
+            // That of one key counts itself.
+            (None, RequestOp::DeleteRange(delete)) if !delete.range.is_one() => {
+                self.counted.delete(delete);
+            }
+            _ => {}
+        }
         let answer = match (under_way, op) {
             // It was checked before, and changes nothing.
             (None, RequestOp::Range(_)) if is_unheard => {
@@ -411,6 +421,10 @@ impl Store {
                 }
             }
             write.stage = Stage::Tell;
+        }
+        if !write.is_counted {
+            write.is_counted = true;
+            self.counted.revoked(write.attached.len());
         }
         if !self.tell_on(write, until) {
             return Ok(None);

@@ -52,6 +52,10 @@ impl Matcher {
         stab(&self.intervals, key, out)
     }
 
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

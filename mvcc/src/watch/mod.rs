@@ -69,12 +69,9 @@ impl Watchers {
         self.by_id.len()
     }
 
-    /// Watchers that are behind.
+    /// Watchers that are behind: all but those that are told of changes.
     pub fn behind(&self) -> usize {
-        self.by_id
-            .values()
-            .filter(|watcher| watcher.phase != Phase::Synced)
-            .count()
+        self.by_id.len() - self.matcher.len()
     }
 
     /// Bytes of buffered events, and about what the watchers themselves take.
@@ -240,6 +237,11 @@ impl Store {
             self.watchers.queue(id, self.revision_shown());
         }
         batch
+    }
+
+    /// Watchers that are catching up.
+    pub fn watchers_behind(&self) -> usize {
+        self.watchers.behind()
     }
 
     /// Has the watcher been given everything up to [`Store::revision`]? Also true of one that begins in
