@@ -404,6 +404,7 @@ mod tests {
         let machine = Machine {
             applied_index: index,
             applied_term: 2,
+            leases_expired: 0,
             ..Machine::default()
         };
         recovery.restored(GROUP, machine);

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use henge_raft::{Entry, EntryKind, Message};
+use henge_raft::{Entry, EntryKind, Message, MessageKind};
 use henge_wal::{Event, Lsn, ReadId, Shortage, Wal};
 
 use super::agenda::Agenda;
@@ -289,7 +289,7 @@ impl Core {
         let mut again = self.background(&run, now, cx);
         self.scrub(now);
         self.gauges.lap(Stage::Background);
-        self.end_looks(run);
+        self.end_looks(run, now);
         if self.phase == Phase::Ended {
             self.release_chains();
             return Next::Ended;
@@ -348,10 +348,11 @@ impl Core {
     }
 
     /// What the looks of this turn came to: timers and metrics.
-    fn end_looks(&mut self, run: Vec<usize>) {
+    fn end_looks(&mut self, run: Vec<usize>, now: Now) {
         for at in &run {
             let shard = &mut self.shards[*at];
             shard.charge();
+            shard.note_turn(now.millis());
             shard.counted_waiting = shard.waiting();
             self.waiting += shard.counted_waiting;
             self.timers.arm(*at, shard.next_look_ms());
@@ -510,6 +511,9 @@ impl Core {
             // Who cannot write must not lead: without heartbeats the others elect another leader, and
             // without answers this one steps down (CheckQuorum). What it was to forward, it keeps.
             let messages = std::mem::take(&mut self.messages);
+            let heartbeats = messages.iter();
+            let heartbeats = heartbeats.filter(|(_, m)| m.kind == MessageKind::Heartbeat);
+            self.gauges.metrics.heartbeats_kept += heartbeats.count() as u64;
             pack::pack(messages.iter(), |frame| self.not_sent(frame, now));
         }
         if self.messages.is_empty() {

@@ -274,7 +274,7 @@ impl EngineBuilder {
             .map(|shard| self.shard_config(group_id(shard), first_request_id, layout.shards))
             .collect();
         let doors = mine.map(|shard| &doors[shard]);
-        let metrics = doors.clone().map(|door| door.metrics.clone()).collect();
+        let metrics: Vec<_> = doors.clone().map(|door| door.metrics.clone()).collect();
         let shown: Vec<_> = doors.clone().map(|door| door.revision.clone()).collect();
         let budgets = doors.map(|door| door.budget.clone()).collect();
         let conf_state = ConfState {
@@ -335,6 +335,11 @@ impl EngineBuilder {
                     })?;
                 shard.show_revision_in(shown);
                 shards.push(shard);
+            }
+            let clock_unix_ms = wall_clock_ms().saturating_sub(clock.now().millis());
+            for metrics in &metrics {
+                let mut metrics = metrics.lock().unwrap_or_else(PoisonError::into_inner);
+                metrics.clock_unix_ms = clock_unix_ms;
             }
             let config = CoreConfig {
                 inbox,
@@ -427,6 +432,7 @@ fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine
         alarms: alarms.unwrap_or_default(),
         applied_index: meta.index,
         applied_term: meta.term,
+        leases_expired: 0,
     }))
 }
 

@@ -14,10 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::counters::Meter;
+use super::counters::{Messages, Meter};
 use super::gzip::Packer;
 use super::inbound::PREFIX_BYTES;
 use super::long_answer::LongAnswer;
+use super::outgoing::Outgoing;
 use super::proto::etcdserverpb as pb;
 use super::streams::Answers;
 
@@ -29,6 +30,8 @@ const TOGETHER_BYTES: usize = 32 << 10;
 pub struct EdgeBody {
     kind: Kind,
     meter: Option<Meter>,
+    /// Counts its messages.
+    outgoing: Option<Outgoing>,
     /// Packs its messages, if the caller's were packed.
     packer: Option<Box<Packer>>,
 }
@@ -80,6 +83,7 @@ impl EdgeBody {
         EdgeBody {
             kind: Kind::Plain(Some(bytes.into())),
             meter: None,
+            outgoing: None,
             packer: None,
         }
     }
@@ -92,6 +96,7 @@ impl EdgeBody {
                 trailers: true,
             },
             meter: None,
+            outgoing: None,
             packer: None,
         }
     }
@@ -104,6 +109,7 @@ impl EdgeBody {
                 trailers: true,
             },
             meter: None,
+            outgoing: None,
             packer: None,
         }
     }
@@ -117,6 +123,7 @@ impl EdgeBody {
                 ended: None,
                 is_over: false,
             }),
+            outgoing: Some(Outgoing::new(meter.messages().clone())),
             meter: Some(meter),
             packer: None,
         }
@@ -126,8 +133,17 @@ impl EdgeBody {
     pub(crate) fn tonic(body: tonic::body::Body, meter: Option<Meter>) -> EdgeBody {
         EdgeBody {
             kind: Kind::Tonic(body),
+            outgoing: meter.as_ref().map(|m| Outgoing::new(m.messages().clone())),
             meter,
             packer: None,
+        }
+    }
+
+    /// The same, its messages counted as they go out.
+    pub(crate) fn counted(self, messages: Messages) -> EdgeBody {
+        EdgeBody {
+            outgoing: Some(Outgoing::new(messages)),
+            ..self
         }
     }
 
@@ -148,6 +164,7 @@ impl Default for EdgeBody {
         EdgeBody {
             kind: Kind::Empty,
             meter: None,
+            outgoing: None,
             packer: None,
         }
     }
@@ -180,6 +197,9 @@ impl Body for EdgeBody {
                 Poll::Ready(Some(Ok(frame))) => frame,
                 other => return other,
             };
+            if let (Some(outgoing), Some(data)) = (&mut this.outgoing, frame.data_ref()) {
+                outgoing.pass(data);
+            }
             match (&mut this.packer, frame.into_data()) {
                 (Some(packer), Ok(data)) => packer.push(&data),
                 (None, Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),

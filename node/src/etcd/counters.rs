@@ -1,10 +1,21 @@
-//! The known RPCs and how often each was started and ended with which code: the numbers behind
-//! `grpc_server_started_total` and `grpc_server_handled_total` of /metrics.
+//! The known RPCs: how often each was started and ended with which code, its messages, and how long calls took:
+//! the numbers behind `grpc_server_*`, `etcd_network_client_grpc_*` and `etcd_server_request_duration_seconds`
+//! of /metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::time::Instant;
 use tonic::Code;
+
+use super::clients::Clients;
+use crate::api::{Histogram, Scale};
+use crate::http::counters::PlainCounters;
+
+/// Buckets of calls' lengths, in microseconds: etcd's, 1 ms to 8 s.
+pub const REQUEST_SCALE: Scale = Scale::new(1_000, 14);
+/// The same of hashes: 10 ms to 164 s.
+pub const HASH_SCALE: Scale = Scale::new(10_000, 15);
 
 /// Number of gRPC codes (0 Ok to 16 Unauthenticated).
 const CODES: usize = 17;
@@ -75,6 +86,18 @@ pub const METHODS: &[Method] = methods! {
 pub struct GrpcCounters {
     started: Vec<AtomicU64>,
     handled: Vec<[AtomicU64; CODES]>,
+    /// Per method, received and sent.
+    messages: Vec<[AtomicU64; 2]>,
+    /// Of all messages as they are before they are packed, received and sent.
+    bytes: [AtomicU64; 2],
+    /// Lengths of calls per method, in microseconds: those that failed, those that did not.
+    times: Vec<[Histogram; 2]>,
+    /// The same of transactions that only read.
+    readonly_times: [Histogram; 2],
+    /// Calls by who calls.
+    pub(crate) clients: Clients,
+    /// Of plain HTTP.
+    pub(crate) plain: PlainCounters,
 }
 
 impl GrpcCounters {
@@ -86,6 +109,18 @@ impl GrpcCounters {
                 .iter()
                 .map(|_| [const { AtomicU64::new(0) }; CODES])
                 .collect(),
+            messages: METHODS
+                .iter()
+                .map(|_| <[AtomicU64; 2]>::default())
+                .collect(),
+            bytes: <[AtomicU64; 2]>::default(),
+            times: METHODS
+                .iter()
+                .map(|_| <[Histogram; 2]>::default())
+                .collect(),
+            readonly_times: <[Histogram; 2]>::default(),
+            clients: Clients::default(),
+            plain: PlainCounters::default(),
         }
     }
 
@@ -94,6 +129,31 @@ impl GrpcCounters {
         self.started
             .get(method)
             .map_or(0, |n| n.load(Ordering::Relaxed))
+    }
+
+    /// Messages of method number `method`: received, or sent.
+    pub fn messages(&self, method: usize, sent: bool) -> u64 {
+        let both = self.messages.get(method);
+        both.map_or(0, |both| both[usize::from(sent)].load(Ordering::Relaxed))
+    }
+
+    /// Bytes of all messages, received and sent.
+    pub fn bytes(&self) -> (u64, u64) {
+        let [received, sent] = &self.bytes;
+        (
+            received.load(Ordering::Relaxed),
+            sent.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Lengths of calls of method number `method`: of those that failed, and of those that did not.
+    pub fn times(&self, method: usize) -> Option<&[Histogram; 2]> {
+        self.times.get(method)
+    }
+
+    /// The same of transactions that only read.
+    pub fn readonly_times(&self) -> &[Histogram; 2] {
+        &self.readonly_times
     }
 
     /// Calls that began and have not ended.
@@ -124,12 +184,40 @@ pub(crate) fn find(path: &str) -> Option<usize> {
     METHODS.iter().position(|m| m.path == path)
 }
 
+/// Counts the messages of one call.
+#[derive(Clone, Debug)]
+pub(crate) struct Messages {
+    counters: Arc<GrpcCounters>,
+    method: usize,
+}
+
+impl Messages {
+    /// One came in.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.count(0, 1, bytes);
+    }
+
+    /// So many went out.
+    pub(crate) fn sent(&self, messages: usize, bytes: usize) {
+        self.count(1, messages, bytes);
+    }
+
+    fn count(&self, way: usize, messages: usize, bytes: usize) {
+        if let Some(both) = self.counters.messages.get(self.method) {
+            both[way].fetch_add(messages as u64, Ordering::Relaxed);
+        }
+        self.counters.bytes[way].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// Counts one call. A call that goes away without an end was canceled.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    counters: Arc<GrpcCounters>,
-    method: usize,
+    messages: Messages,
+    began: Instant,
     finished: bool,
+    /// A transaction that only reads.
+    readonly: bool,
 }
 
 impl Meter {
@@ -139,10 +227,21 @@ impl Meter {
             n.fetch_add(1, Ordering::Relaxed);
         }
         Meter {
-            counters,
-            method,
+            messages: Messages { counters, method },
+            began: Instant::now(),
             finished: false,
+            readonly: false,
         }
+    }
+
+    /// Counts the call's messages.
+    pub(crate) fn messages(&self) -> &Messages {
+        &self.messages
+    }
+
+    /// The call turned out to be a transaction that only reads.
+    pub(crate) fn only_reads(&mut self) {
+        self.readonly = true;
     }
 
     /// The call ended with `code`; only the first end counts.
@@ -150,9 +249,23 @@ impl Meter {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let row = self.counters.handled.get(self.method);
+        let Messages { counters, method } = &self.messages;
+        let row = counters.handled.get(*method);
         if let Some(n) = row.and_then(|row| row.get(code as usize)) {
             n.fetch_add(1, Ordering::Relaxed);
+        }
+        let kind = METHODS.get(*method);
+        let times = match self.readonly {
+            true => Some(&counters.readonly_times),
+            // How long a stream lives is its client's business.
+            false if kind.is_none_or(|kind| kind.kind != "unary") => None,
+            false => counters.times.get(*method),
+        };
+        if let Some(times) = times {
+            let is_hash = kind.is_some_and(|kind| kind.name().starts_with("Hash"));
+            let scale = if is_hash { HASH_SCALE } else { REQUEST_SCALE };
+            let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            times[usize::from(code == Code::Ok)].record(scale, micros, 1);
         }
     }
 }

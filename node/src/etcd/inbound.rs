@@ -14,6 +14,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tonic::Status;
 
+use super::counters::Messages;
 use super::errors::message_too_large;
 use super::gate::Encoding;
 use super::gzip;
@@ -160,6 +161,7 @@ pub(crate) struct Inbound {
     got: Gathered,
     /// The call has one request.
     single: bool,
+    messages: Messages,
 }
 
 impl Inbound {
@@ -169,11 +171,13 @@ impl Inbound {
         encoding: Encoding,
         max_bytes: usize,
         single: bool,
+        messages: Messages,
     ) -> Inbound {
         Inbound {
             body: Some(body),
             got: Gathered::new(encoding, max_bytes),
             single,
+            messages,
         }
     }
 
@@ -216,6 +220,7 @@ impl Body for Inbound {
                 return Poll::Ready(Some(Err(status)));
             }
         };
+        this.messages.received(message.len());
         if this.single {
             this.body = None;
         }

@@ -13,6 +13,7 @@
 pub mod auth;
 mod authority;
 pub mod body;
+mod clients;
 pub mod cluster;
 pub mod config;
 pub mod connections;
@@ -31,6 +32,7 @@ pub mod listen;
 mod long_answer;
 pub mod maintenance;
 mod nested;
+mod outgoing;
 pub mod proto;
 pub mod range_stream;
 pub mod server;

@@ -26,6 +26,13 @@ impl Txn {
         Txn::unfold(pb::TxnRequest::decode(message)?)
     }
 
+    /// Whether it is one of ranges alone, as etcd tells (a nested one counts as writing).
+    pub(crate) fn only_reads(&self) -> bool {
+        use pb::request_op::Request::RequestRange;
+        let mut ops = self.request.success.iter().chain(&self.request.failure);
+        ops.all(|op| matches!(op.request, Some(RequestRange(_))))
+    }
+
     /// Decodes what is nested in a transaction.
     pub(crate) fn unfold(request: pb::TxnRequest) -> Result<Txn, DecodeError> {
         at_depth(request, 0)

@@ -189,6 +189,9 @@ impl<B: Backend> Edge<B> {
             }
         };
         let mut meter = Meter::start(self.0.counters.clone(), method);
+        let is_stream = METHODS.get(method).is_some_and(|m| m.kind != "unary");
+        let clients = &self.0.counters.clients;
+        clients.count(request.headers(), is_stream);
         if requires_leader(request.headers()) && !self.0.backend.metrics().has_leader {
             meter.finish(Code::Unavailable);
             return refuse(Status::unavailable(text::NO_LEADER));
@@ -213,7 +216,8 @@ impl<B: Backend> Edge<B> {
         let s = &*self.0;
         let max = s.config.max_message_bytes();
         let single = method.kind != "bidi_stream";
-        let mut request = request.map(|body| Inbound::new(body, encoding, max, single));
+        let messages = meter.messages().clone();
+        let mut request = request.map(|body| Inbound::new(body, encoding, max, single, messages));
         // The body is plain by now, and the answer is packed on its way out.
         request.headers_mut().remove("grpc-encoding");
         request.headers_mut().remove("grpc-accept-encoding");

@@ -55,26 +55,37 @@ pub(crate) fn call<B: Backend>(
     meter: Meter,
 ) -> EdgeFuture {
     let body = (request.into_body(), encoding);
-    let how = (max_bytes, meter);
     match hot {
-        Hot::Put => Box::pin(run(body, how, Message::decode, move |r| async move {
-            Ok(kv.put(r).await?.map(ResponseOp::Put))
-        })),
-        Hot::Range => Box::pin(run(body, how, Message::decode, move |r| async move {
-            Ok(kv.range(r).await?.map(ResponseOp::Range))
-        })),
-        Hot::Txn => Box::pin(run(body, how, Txn::decode, move |r| async move {
-            Ok(kv.txn(r).await?.map(|txn| ResponseOp::Txn(Box::new(txn))))
-        })),
-        Hot::DeleteRange => Box::pin(run(body, how, Message::decode, move |r| async move {
-            Ok(kv.delete_range(r).await?.map(ResponseOp::DeleteRange))
-        })),
+        Hot::Put => Box::pin(run(
+            body,
+            (max_bytes, meter, |_| false),
+            Message::decode,
+            move |r| async move { Ok(kv.put(r).await?.map(ResponseOp::Put)) },
+        )),
+        Hot::Range => Box::pin(run(
+            body,
+            (max_bytes, meter, |_| false),
+            Message::decode,
+            move |r| async move { Ok(kv.range(r).await?.map(ResponseOp::Range)) },
+        )),
+        Hot::Txn => Box::pin(run(
+            body,
+            (max_bytes, meter, Txn::only_reads),
+            Txn::decode,
+            move |r| async move { Ok(kv.txn(r).await?.map(|txn| ResponseOp::Txn(Box::new(txn)))) },
+        )),
+        Hot::DeleteRange => Box::pin(run(
+            body,
+            (max_bytes, meter, |_| false),
+            Message::decode,
+            move |r| async move { Ok(kv.delete_range(r).await?.map(ResponseOp::DeleteRange)) },
+        )),
     }
 }
 
 async fn run<Q, F, C>(
     (body, encoding): (Incoming, Encoding),
-    (max_bytes, mut meter): (usize, Meter),
+    (max_bytes, mut meter, only_reads): (usize, Meter, fn(&Q) -> bool),
     decode: fn(Bytes) -> Result<Q, DecodeError>,
     call: C,
 ) -> Result<Response<EdgeBody>, std::convert::Infallible>
@@ -85,8 +96,17 @@ where
     // tonic's code and text for the same mistake.
     let decode = |message| decode(message).map_err(|e| Status::internal(e.to_string()));
     let message = inbound::read_one(body, encoding, max_bytes).await;
+    let messages = meter.messages().clone();
+    if let Ok(message) = &message {
+        messages.received(message.len());
+    }
     let answer = match message.and_then(decode) {
-        Ok(request) => call(request).await.map_err(|e| status(&e)),
+        Ok(request) => {
+            if only_reads(&request) {
+                meter.only_reads();
+            }
+            call(request).await.map_err(|e| status(&e))
+        }
         Err(status) => Err(status),
     };
     Ok(match answer {
@@ -97,7 +117,7 @@ where
                 EdgeBody::long(LongAnswer::measure(reply).await)
             };
             meter.finish(Code::Ok);
-            success(body, encoding)
+            success(body.counted(messages), encoding)
         }
         Err(status) => {
             meter.finish(status.code());

@@ -2,7 +2,7 @@
 //!
 //! Histograms are kept in powers of two; Prometheus gets them in seconds. Rendering takes no lock.
 
-use super::metrics::Page;
+use super::page::Page;
 use crate::api::{Buckets, CoreMetrics};
 use crate::core::gauges::STAGE_NAMES;
 
@@ -189,19 +189,7 @@ fn histogram(
     unit: f64,
 ) {
     p.head(name, help, "histogram");
-    let (mut seen, mut bound) = (0, unit);
-    let bucket = format!("{name}_bucket");
-    for count in &buckets.counts[..Buckets::COUNT - 1] {
-        seen += count;
-        let le = bound.to_string();
-        let labels: Vec<_> = label.iter().copied().chain([("le", le.as_str())]).collect();
-        p.line(&bucket, &labels, seen);
-        bound *= 2.0;
-    }
-    let labels: Vec<_> = label.iter().copied().chain([("le", "+Inf")]).collect();
-    p.line(&bucket, &labels, buckets.total());
-    p.line(&format!("{name}_sum"), label, buckets.sum as f64 * unit);
-    p.line(&format!("{name}_count"), label, buckets.total());
+    p.powers(name, label, buckets, unit);
 }
 
 #[cfg(test)]

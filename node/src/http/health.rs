@@ -6,12 +6,13 @@
 use henge_mvcc as mvcc;
 use http::{Response, StatusCode};
 
+use super::counters::PlainCounters;
 use super::text;
 use crate::api::{Backend, Metrics};
 use crate::etcd::body::EdgeBody;
 
 /// Every check `/readyz` makes; `/livez` makes the first only.
-const CHECKS: [Check; 4] = [
+pub(super) const CHECKS: [Check; 4] = [
     Check::SerializableRead,
     Check::DataCorruption,
     Check::LinearizableRead,
@@ -20,9 +21,11 @@ const CHECKS: [Check; 4] = [
 
 /// Why a member with a disk that does not answer is not well.
 const STUCK: &str = "a log write does not complete";
+/// Why one without file descriptors is not.
+const NO_DESCRIPTORS: &str = "NO FILE DESCRIPTORS: WRITES ARE REFUSED, RAISE THE LIMIT (ulimit -n)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
+pub(super) enum Check {
     SerializableRead,
     DataCorruption,
     LinearizableRead,
@@ -30,7 +33,7 @@ enum Check {
 }
 
 impl Check {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Check::SerializableRead => "serializable_read",
             Check::DataCorruption => "data_corruption",
@@ -76,7 +79,11 @@ async fn read<B: Backend>(backend: &B, serializable: bool) -> Result<(), String>
 }
 
 /// `/health`: alarms, leader, one read.
-pub(crate) async fn health<B: Backend>(backend: &B, query: &str) -> Response<EdgeBody> {
+pub(crate) async fn health<B: Backend>(
+    backend: &B,
+    counters: &PlainCounters,
+    query: &str,
+) -> Response<EdgeBody> {
     let metrics = backend.metrics();
     let serializable = values(query, "serializable").any(|v| v == "true");
     let reason = match ill(&metrics, query, serializable) {
@@ -86,6 +93,7 @@ pub(crate) async fn health<B: Backend>(backend: &B, query: &str) -> Response<Edg
             .err()
             .map(|e| format!("RANGE ERROR:{e}")),
     };
+    counters.answered_health(reason.is_none());
     match reason {
         // As text, and with a line's end where it is ill: so does Go's net/http for etcd.
         None => text(StatusCode::OK, "{\"health\":\"true\",\"reason\":\"\"}"),
@@ -101,13 +109,18 @@ pub(crate) async fn health<B: Backend>(backend: &B, query: &str) -> Response<Edg
 
 /// What is wrong before anything is read.
 fn ill(metrics: &Metrics, query: &str, serializable: bool) -> Option<String> {
+    // Room is there; it is descriptors that the log cannot have: no alarm of etcd's is about them.
+    let of_descriptors = metrics.lacks_descriptors && !metrics.alarm_nospace;
     let alarms = [
         (metrics.space_low || metrics.alarm_nospace, "NOSPACE"),
         (metrics.poisoned || metrics.alarm_corrupt, "CORRUPT"),
     ];
     for (raised, alarm) in alarms {
         if raised && !values(query, "exclude").any(|v| v == alarm) {
-            return Some(format!("ALARM {alarm}"));
+            return Some(match alarm {
+                "NOSPACE" if of_descriptors => NO_DESCRIPTORS.to_owned(),
+                alarm => format!("ALARM {alarm}"),
+            });
         }
     }
     if metrics.log_stuck && !serializable {
@@ -131,14 +144,20 @@ fn checks(path: &str) -> Option<Vec<Check>> {
     match rest.strip_prefix('/') {
         None if rest.is_empty() => Some(all.to_vec()),
         None => None,
-        Some("") => Some(all.to_vec()),
+        // With a slash and nothing behind it there is no such path, as in etcd.
         Some(name) => all.iter().find(|c| c.name() == name).map(|c| vec![*c]),
     }
 }
 
 /// `/livez`, `/readyz` and `/readyz/<check>`: "ok", after a line per check if asked; those lines and an
 /// empty one if a check failed.
-pub(crate) async fn probe<B: Backend>(backend: &B, path: &str, query: &str) -> Response<EdgeBody> {
+pub(crate) async fn probe<B: Backend>(
+    backend: &B,
+    counters: &PlainCounters,
+    path: &str,
+    query: &str,
+) -> Response<EdgeBody> {
+    let ready = path.starts_with("/readyz");
     let mut lines = String::new();
     let mut failed = false;
     for check in checks(path).unwrap_or_default() {
@@ -146,7 +165,9 @@ pub(crate) async fn probe<B: Backend>(backend: &B, path: &str, query: &str) -> R
         if values(query, "exclude").any(|v| v == name) {
             continue;
         }
-        match check.run(backend).await {
+        let ended = check.run(backend).await;
+        counters.checked(ready, check as usize, ended.is_ok());
+        match ended {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(why) => {
                 failed = true;
@@ -196,7 +217,16 @@ mod tests {
         assert_eq!(names("/livez"), Some(vec!["serializable_read"]));
         assert_eq!(names("/readyz").map(|c| c.len()), Some(4));
         assert_eq!(names("/readyz/non_learner"), Some(vec!["non_learner"]));
-        for unknown in ["/livez/non_learner", "/livezz", "/readyz/x", "/"] {
+        for unknown in [
+            "/livez/non_learner",
+            "/livezz",
+            "/readyz/x",
+            "/",
+            // etcd 3.7.3 answers 404 to these.
+            "/livez/",
+            "/readyz/",
+            "/readyz/non_learner/",
+        ] {
             assert_eq!(names(unknown), None, "{unknown}");
         }
     }
@@ -210,6 +240,12 @@ mod tests {
         };
         assert_eq!(ill(&full, "", false).as_deref(), Some("ALARM NOSPACE"));
         assert_eq!(ill(&full, "exclude=NOSPACE", false), None);
+        let without = Metrics {
+            lacks_descriptors: true,
+            ..full.clone()
+        };
+        assert_eq!(ill(&without, "", false).as_deref(), Some(NO_DESCRIPTORS));
+        assert_eq!(ill(&without, "exclude=NOSPACE", false), None);
         for (nospace, corrupt, why) in [
             (true, false, "ALARM NOSPACE"),
             (false, true, "ALARM CORRUPT"),

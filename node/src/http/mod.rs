@@ -4,14 +4,21 @@
 //! for etcd work unchanged. Knows `Backend` only.
 
 mod core_metrics;
+pub mod counters;
+mod grpc_metrics;
 pub mod health;
 pub mod metrics;
+mod own_metrics;
+mod page;
 mod peer_metrics;
+pub mod process;
+mod server_metrics;
+mod store_metrics;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::api::Backend;
+use crate::api::{Backend, CoreMetrics};
 use crate::etcd::GrpcCounters;
 use crate::etcd::body::EdgeBody;
 use crate::etcd::config::cluster_version;
@@ -40,10 +47,10 @@ pub(crate) async fn respond<B: Backend, T>(
         return refused;
     }
     match path {
-        "/health" => health::health(backend, query).await,
+        "/health" => health::health(backend, &counters.plain, query).await,
         "/version" => version(backend).await,
         "/metrics" => exposition(backend, counters, connections).await,
-        _ => health::probe(backend, path, query).await,
+        _ => health::probe(backend, &counters.plain, path, query).await,
     }
 }
 
@@ -71,21 +78,35 @@ async fn exposition<B: Backend>(
     counters: &GrpcCounters,
     connections: &Connections,
 ) -> Response<EdgeBody> {
+    let scrape = counters.plain.scrape();
     // A server that cannot tell its status still has metrics.
     let identity = backend.status().await.map_or_else(
         |_| metrics::Identity::default(),
         |s| metrics::Identity {
             member_id: s.header.member_id,
             version: s.body.version,
+            alarms: s.body.alarms,
+            is_learner: s.body.is_learner,
         },
     );
-    let process = metrics::Process::read();
-    let mut body = metrics::render(&backend.metrics(), counters, &process, &identity);
-    body.push_str(&peer_metrics::render(&backend.metrics(), &backend.peers()));
-    if let Some((core, metrics)) = backend.core_metrics() {
+    let (metrics, peers, core) = (backend.metrics(), backend.peers(), backend.core_metrics());
+    let mut body = metrics::render(&metrics::View {
+        metrics: &metrics,
+        core: core
+            .as_ref()
+            .map_or(&CoreMetrics::default(), |(_, core)| core),
+        peers: &peers,
+        counters,
+        process: &process::Process::read(),
+        who: &identity,
+    });
+    let own_id = identity.member_id;
+    body.push_str(&peer_metrics::render(&metrics, &peers, own_id));
+    if let Some((core, metrics)) = core {
         body.push_str(&core_metrics::render(core, &metrics));
     }
     body.push_str(&metrics::clients(connections));
+    scrape.answered();
     let mut response = Response::new(EdgeBody::plain(body));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

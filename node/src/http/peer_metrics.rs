@@ -1,16 +1,14 @@
 //! The part of `/metrics` about the other members: whether they answer, how fast, what was sent and lost,
 //! and how far they are behind. etcd's names where it has one.
 
-use super::metrics::Page;
+use super::page::Page;
 use crate::api::{Metrics, PeerView};
+use crate::peer::RTT_SCALE;
 
-/// The lines about the other members; none for a member that is alone.
-pub fn render(m: &Metrics, peers: &[PeerView]) -> String {
+/// The lines about the other members; for a member that is alone the names only.
+pub fn render(m: &Metrics, peers: &[PeerView], own_id: u64) -> String {
     let mut page = Page::default();
     let p = &mut page;
-    if peers.is_empty() {
-        return String::new();
-    }
     let each = |p: &mut Page, name: &str, kind: &str, help: &str, label: &str, value: &Value| {
         p.head(name, help, kind);
         for peer in peers {
@@ -22,6 +20,26 @@ pub fn render(m: &Metrics, peers: &[PeerView]) -> String {
     };
     for (name, label, kind, help, value) in TABLE {
         each(p, name, kind, help, label, value);
+    }
+    let local = format!("{own_id:x}");
+    for (name, kind, help, value) in BY_PAIR {
+        p.head(name, help, kind);
+        for peer in peers {
+            let remote = format!("{:x}", peer.id);
+            p.line(name, &[("Local", &local), ("Remote", &remote)], value(peer));
+        }
+    }
+    const TRIPS: &str = "etcd_network_peer_round_trip_time_seconds";
+    p.head(
+        TRIPS,
+        "Round-Trip-Time histogram between peers.",
+        "histogram",
+    );
+    for peer in peers {
+        let id = format!("{:x}", peer.id);
+        let bounds = RTT_SCALE.bounds().map(|micros| micros as f64 * 1e-6);
+        let sum = peer.stats.round_trips_us as f64 * 1e-6;
+        p.series(TRIPS, &[("To", &id)], bounds, &peer.stats.round_trips, sum);
     }
     const LAG: &str = "henge_follower_lag_entries";
     let followers = m.follower_lag.iter().filter(|(id, _)| *id != 0);
@@ -39,6 +57,25 @@ pub fn render(m: &Metrics, peers: &[PeerView]) -> String {
 }
 
 type Value = dyn Fn(&PeerView) -> Option<f64> + Sync;
+
+/// Name, type, help, value, for labels of both ends.
+const BY_PAIR: &[(&str, &str, &str, fn(&PeerView) -> u64)] = &[
+    (
+        "etcd_network_active_peers",
+        "gauge",
+        "The current number of active peer connections.",
+        |peer| u64::from(peer.stats.connected),
+    ),
+    (
+        "etcd_network_disconnected_peers_total",
+        "counter",
+        "The total number of disconnected peers.",
+        |peer| {
+            let now = u64::from(peer.stats.connected);
+            peer.stats.sessions.saturating_sub(now)
+        },
+    ),
+];
 
 /// Name, label of the member's id (as etcd has it), type, help, value.
 const TABLE: &[(&str, &str, &str, &str, &Value)] = &[
@@ -111,6 +148,9 @@ mod tests {
             connected: true,
             rtt_us: Some(1_500),
             sent_bytes: 7,
+            sessions: 3,
+            round_trips: vec![1, 3, 0, 1],
+            round_trips_us: 700,
             ..PeerStats::default()
         };
         let peers = [PeerView {
@@ -121,15 +161,24 @@ mod tests {
         }];
         let mut m = Metrics::default();
         m.follower_lag[0] = (0xab, 3);
-        let page = render(&m, &peers);
+        let page = render(&m, &peers, 0xcd);
         for line in [
             "henge_peer_connected{To=\"ab\",name=\"b\"} 1",
             "henge_peer_round_trip_seconds{To=\"ab\",name=\"b\"} 0.0015",
             "etcd_network_peer_sent_bytes_total{To=\"ab\",name=\"b\"} 7",
+            "etcd_network_active_peers{Local=\"cd\",Remote=\"ab\"} 1",
+            "etcd_network_disconnected_peers_total{Local=\"cd\",Remote=\"ab\"} 2",
+            "etcd_network_peer_round_trip_time_seconds_bucket{To=\"ab\",le=\"0.0002\"} 4",
+            "etcd_network_peer_round_trip_time_seconds_sum{To=\"ab\"} 0.0007",
             "henge_follower_lag_entries{To=\"ab\",name=\"b\"} 3",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in {page}");
         }
-        assert_eq!(render(&m, &[]), "");
+        let alone = render(&m, &[], 0xcd);
+        assert!(
+            alone
+                .lines()
+                .all(|line| line.starts_with('#') || line.contains("lag"))
+        );
     }
 }

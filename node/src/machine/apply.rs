@@ -20,6 +20,8 @@ pub struct Machine {
     pub applied_index: u64,
     /// Its term.
     pub applied_term: u64,
+    /// Leases that ended as they had run out, since the machine was made.
+    pub leases_expired: u64,
 }
 
 /// The answer of any operation, before its header is put on.
@@ -95,6 +97,7 @@ impl Machine {
             alarms: Alarms::default(),
             applied_index: 0,
             applied_term: 0,
+            leases_expired: 0,
         }
     }
 
@@ -167,8 +170,11 @@ impl Machine {
         nanos: u64,
     ) -> Result<Option<Applied>, CommandError> {
         let (stamp, command) = command::decode(payload)?;
+        let revoked = self.store.leases_revoked();
         if let Command::LeaseExpireMany { seen, ids } = &command {
-            if !self.expire_on(long, *seen, ids, nanos) {
+            let is_through = self.expire_on(long, *seen, ids, nanos);
+            self.leases_expired += self.store.leases_revoked() - revoked;
+            if !is_through {
                 return Ok(None);
             }
             (self.applied_index, self.applied_term) = (index, term);
@@ -179,6 +185,9 @@ impl Machine {
             Some(request) => self.store.write_next(&mut long.write, request, nanos),
             None => Some(Err(mvcc::Error::KeyNotFound)),
         };
+        if matches!(command, Command::LeaseExpire { .. }) {
+            self.leases_expired += self.store.leases_revoked() - revoked;
+        }
         let Some(outcome) = outcome else {
             return Ok(None);
         };
@@ -260,6 +269,7 @@ impl Machine {
         // slices say, must ask this first.)
         self.alarms.refuse(command)?;
         let store = &mut self.store;
+        let revoked = store.leases_revoked();
         Ok(match command {
             Command::Alarm { action, alarm } => {
                 Response::Alarms(self.alarms.apply(*action, *alarm))
@@ -285,7 +295,9 @@ impl Machine {
                 Response::Renewed(store.lease_renew(*id, index, now_ms).unwrap_or(0))
             }
             Command::LeaseExpire { id, seen } => {
-                store.lease_expire(*id, *seen)?;
+                let ended = store.lease_expire(*id, *seen);
+                self.leases_expired += store.leases_revoked() - revoked;
+                ended?;
                 Response::Done
             }
             Command::LeaseRenewMany { ids } => {
@@ -300,6 +312,7 @@ impl Machine {
                         Err(error) => return Err(error.into()),
                     }
                 }
+                self.leases_expired += store.leases_revoked() - revoked;
                 Response::Done
             }
         })

@@ -18,6 +18,8 @@ use super::decode::Reader;
 use super::encode::{
     PUT_FIXED, encode_delete, encode_put, encode_range, encode_txn, put_i64, put_ids,
 };
+#[cfg(doc)]
+use crate::api::AppliedTimes;
 use crate::api::{AlarmAction, AlarmMember};
 
 /// Bytes before the body: version, kind, reserved, origin, id.
@@ -348,6 +350,22 @@ pub fn get_key(encoded: &[u8]) -> Option<&[u8]> {
 /// Whether an encoded command is a compaction.
 pub fn is_compact(encoded: &[u8]) -> bool {
     encoded.get(1) == Some(&tag::COMPACT)
+}
+
+/// The place of an encoded command's kind in [`AppliedTimes::KINDS`]; what ends a lease is one kind, however it is
+/// said, and so is what renews one.
+pub fn kind(encoded: &[u8]) -> Option<usize> {
+    Some(match *encoded.get(1)? {
+        tag::PUT => 0,
+        tag::DELETE_RANGE => 1,
+        tag::TXN => 2,
+        tag::COMPACT => 3,
+        tag::LEASE_GRANT => 4,
+        tag::LEASE_REVOKE | tag::LEASE_EXPIRE | tag::LEASE_EXPIRE_MANY => 5,
+        tag::LEASE_RENEW | tag::LEASE_RENEW_MANY => 6,
+        tag::ALARM => 7,
+        _ => return None,
+    })
 }
 
 /// What an encoded command may add, without decoding a put.

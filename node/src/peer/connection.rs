@@ -38,7 +38,7 @@ use super::{
     link::Peer,
     net::Context,
     queue::{Batch, Idle},
-    stats::add,
+    stats::{RTT_SCALE, add},
 };
 
 /// Room for one read, in bytes; a frame that needs more gets more.
@@ -333,6 +333,7 @@ fn take_all(
                     peer.counters
                         .rtt_us_plus_one
                         .store(rtt_us.saturating_add(1), Relaxed);
+                    peer.counters.round_trips.record(RTT_SCALE, rtt_us, 1);
                     if !ping.1.swap(true, Relaxed) {
                         let rtt = Duration::from_micros(rtt_us);
                         context.tell(|handler| handler.answered(peer.id, rtt));

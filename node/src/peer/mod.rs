@@ -36,4 +36,4 @@ mod stats;
 pub use config::{PeerConfig, PeerHandler, StartError, Timing};
 pub use net::PeerNet;
 pub use queue::SendError;
-pub use stats::{NetStats, PeerStats};
+pub use stats::{NetStats, PeerStats, RTT_SCALE};

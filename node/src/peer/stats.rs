@@ -8,6 +8,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use crate::api::{Histogram, Scale};
+
+/// Buckets of round trips, in microseconds: etcd's, 0.1 ms to 3 s.
+pub const RTT_SCALE: Scale = Scale::new(100, 16);
+
 /// The whole transport.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetStats {
@@ -45,6 +50,10 @@ pub struct PeerStats {
     /// Round trip of the last ping, in microseconds; it includes waiting behind one bulk write on
     /// either side. None before the first.
     pub rtt_us: Option<u64>,
+    /// Round trips by length, in the buckets of [`RTT_SCALE`]; empty before the first reading.
+    pub round_trips: Vec<u64>,
+    /// Sum of them, in microseconds.
+    pub round_trips_us: u64,
     /// Sessions that came up.
     pub sessions: u64,
     /// Attempts and sessions that ended in an error; a peer's orderly goodbye is none.
@@ -74,6 +83,7 @@ pub(super) struct PeerCounters {
     pub(super) full: AtomicU64,
     /// Round trip plus one, so that 0 means none yet.
     pub(super) rtt_us_plus_one: AtomicU64,
+    pub(super) round_trips: Histogram,
     pub(super) sessions: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) bad_frames: AtomicU64,
@@ -113,6 +123,8 @@ impl PeerCounters {
             queue_bytes,
             full: self.full.load(Relaxed),
             rtt_us: self.rtt_us_plus_one.load(Relaxed).checked_sub(1),
+            round_trips: self.round_trips.counts(RTT_SCALE).collect(),
+            round_trips_us: self.round_trips.sum(),
             sessions: self.sessions.load(Relaxed),
             failures: self.failures.load(Relaxed),
             bad_frames: self.bad_frames.load(Relaxed),

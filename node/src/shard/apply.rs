@@ -102,6 +102,9 @@ impl Shard {
             self.turn.spend(ENTRY_NANOS);
             match self.apply_entry(entry, now_ms) {
                 Ok(true) => {
+                    if self.counts.replays(entry.index) {
+                        self.counts.forget(&self.machine);
+                    }
                     self.applying.at += 1;
                     *applied += 1;
                 }
@@ -200,6 +203,7 @@ impl Shard {
         let Some((stamp, response)) = answer else {
             return;
         };
+        self.counts.applied(payload, &response);
         if stamp.origin != self.config.member_id {
             return;
         }

@@ -14,6 +14,7 @@ pub mod admit;
 pub mod answer;
 pub mod apply;
 pub mod checkpoint;
+pub(crate) mod counts;
 pub mod hashing;
 pub mod log;
 pub mod long_reads;
@@ -43,6 +44,7 @@ use henge_raft::{ConfState, Config, HardState, Message, RawNode};
 use henge_wal::Shortage;
 
 use self::apply::Applying;
+use self::counts::Counts;
 use self::hashing::Hashes;
 use self::log::TailLog;
 use self::long_reads::LongReads;
@@ -53,7 +55,7 @@ use self::renewals::Renewals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
-use crate::api::{Alarm, AlarmMember, Error, FOLLOWERS_MAX, Header, Metrics, Outcome, Status};
+use crate::api::{AlarmMember, Error, FOLLOWERS_MAX, Header, Outcome, Status};
 use crate::core::budget::REQUEST_BYTES;
 use crate::core::recover::RecoveredGroup;
 use crate::core::work::TurnWork;
@@ -196,6 +198,8 @@ pub struct Shard {
     follower_lag: [(u64, u64); FOLLOWERS_MAX],
     leader_changes: u64,
     pub(crate) failed: u64,
+    /// What is counted for metrics alone.
+    pub(crate) counts: Counts,
     next_tick_ms: u64,
     retention: Retention,
 }
@@ -221,6 +225,8 @@ impl Shard {
             log.unwrap_or_else(|| TailLog::new(conf_state(&config), log::Position::default()));
         let is_alone = config.voters == [config.member_id];
         log.set_hard_state(clamp(hard_state, &log, is_alone));
+        let replayed_index = henge_raft::Storage::last_index(&log).unwrap_or(0);
+        let counts = Counts::new(replayed_index, &machine);
         let raft = RawNode::new(raft_config, log)?;
         let mut shard = Shard {
             waiters: Waiters::new(config.first_request_id),
@@ -270,6 +276,7 @@ impl Shard {
             follower_lag: Default::default(),
             leader_changes: 0,
             failed: 0,
+            counts,
             next_tick_ms: now_ms + config.tick_ms,
             retention: Retention::default(),
             config,
@@ -351,6 +358,7 @@ impl Shard {
         if now_ms >= self.next_tick_ms {
             // One that is alone and waits for the log to take its own vote wins nothing by another term.
             let waits = self.is_alone() && !self.is_leader() && self.shortage.is_some();
+            self.note_heartbeat(now_ms);
             if !waits {
                 self.raft.tick();
             }
@@ -362,6 +370,8 @@ impl Shard {
             self.give_up_history(now_ms);
             self.machine.store.trim(TRIM_BYTES);
             self.stats = self.machine.store.stats();
+            self.counts
+                .note_versions(&self.machine.store, self.stats.versions);
             self.stats_applied = self.machine.applied_index;
             self.note_lag();
         }
@@ -462,12 +472,13 @@ impl Shard {
         Status {
             version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
-            db_size_in_use: stats.bytes.total().cast_signed(),
+            db_size_in_use: stats.bytes.in_use().cast_signed(),
             leader: self.leader(),
             raft_index: self.raft.commit_index(),
             raft_term: self.raft.term(),
             raft_applied_index: self.machine.applied_index,
             errors,
+            alarms: self.alarms(),
             is_learner: false,
         }
     }
@@ -495,33 +506,6 @@ impl Shard {
     /// Callers whose writes were taken and not answered.
     pub fn waiting(&self) -> usize {
         self.waiters.open() + self.queue.len() + self.returned.len()
-    }
-
-    /// Fills in the shard's share of the metrics.
-    pub fn metrics(&self, into: &mut Metrics) {
-        let stats = &self.stats;
-        into.has_leader = self.leader() != henge_raft::NONE;
-        into.is_leader = self.is_leader();
-        into.leader_changes = self.leader_changes;
-        into.committed = self.raft.commit_index();
-        into.applied = self.machine.applied_index;
-        into.pending = (self.waiting() + self.renewals.waiting()) as u64;
-        into.failed = self.failed;
-        into.keys = stats.keys;
-        into.versions = stats.versions;
-        into.db_bytes = stats.bytes.total();
-        into.tail_bytes = self.raft.storage().bytes() as u64;
-        into.pending_bytes = self.pending_bytes as u64;
-        into.revision = self.machine.store.revision();
-        into.compact_revision = self.machine.store.compacted_revision();
-        into.watchers = self.watches.count() as u64;
-        into.leases = stats.leases;
-        into.follower_lag = self.follower_lag;
-        into.reads_alone = self.is_alone() && !self.corrupt && self.lacks().is_some();
-        into.space_low = self.lacks().is_some();
-        into.alarm_nospace = self.machine.alarms.is_raised(Alarm::NoSpace);
-        into.alarm_corrupt = self.machine.alarms.is_raised(Alarm::Corrupt);
-        into.quota_bytes = self.config.quota_bytes;
     }
 }
 

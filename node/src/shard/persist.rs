@@ -140,7 +140,9 @@ impl Shard {
         if !self.applying.is_empty() {
             let began = out.stopwatch.micros();
             out.applied += self.apply_on(until, out.now_ms);
-            out.apply_micros += out.stopwatch.micros().saturating_sub(began);
+            let micros = out.stopwatch.micros().saturating_sub(began);
+            out.apply_micros += micros;
+            self.counts.took(micros);
         }
     }
 

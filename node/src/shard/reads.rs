@@ -62,6 +62,10 @@ pub struct Reads {
     /// May be answered, as soon as a turn has time for them.
     due: VecDeque<Waiting>,
     next_context: u64,
+    /// Rounds that were given up, or were confirmed when nobody waited any more.
+    slow: u64,
+    /// Rounds whose leader was lost before it confirmed.
+    failed: u64,
 }
 
 struct Waiting {
@@ -79,6 +83,8 @@ struct Round {
     /// Leases that it asks about.
     leases: Vec<i64>,
     reads: Vec<Waiting>,
+    /// Some of its reads were given up.
+    is_late: bool,
 }
 
 impl Round {
@@ -106,6 +112,8 @@ impl Reads {
             rounds: VecDeque::new(),
             due: VecDeque::new(),
             next_context: first_context,
+            slow: 0,
+            failed: 0,
         }
     }
 
@@ -113,6 +121,11 @@ impl Reads {
     #[cfg(test)]
     pub(crate) fn last_context(&self) -> u64 {
         self.next_context - 1
+    }
+
+    /// Rounds so far that were slow, and that failed: see `Metrics`.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.slow, self.failed)
     }
 
     /// Whether no read waits.
@@ -131,16 +144,18 @@ impl Reads {
             outcome: Outcome::NotDone,
         };
         let expire = |reads: &mut Vec<Waiting>| {
-            if reads
+            let is_late = reads
                 .first()
-                .is_some_and(|first| first.expires_ms <= now_ms)
-            {
+                .is_some_and(|first| first.expires_ms <= now_ms);
+            if is_late {
                 for waiting in reads.extract_if(.., |waiting| waiting.expires_ms <= now_ms) {
                     waiting.answer.send(Err(late.clone()));
                 }
             }
+            is_late
         };
-        expire(&mut self.arrived);
+        // Nobody could be asked.
+        self.slow += u64::from(expire(&mut self.arrived));
         while self
             .due
             .front()
@@ -150,7 +165,10 @@ impl Reads {
             waiting.answer.send(Err(late.clone()));
         }
         for round in &mut self.rounds {
-            expire(&mut round.reads);
+            let is_late = expire(&mut round.reads) && round.index.is_none();
+            if is_late && !std::mem::replace(&mut round.is_late, true) {
+                self.slow += 1;
+            }
         }
         self.rounds.retain(|round| !round.reads.is_empty());
     }
@@ -158,7 +176,8 @@ impl Reads {
     /// Rounds without an answer are asked again at once: whoever was asked leads no more.
     pub fn ask_again(&mut self) {
         for round in &mut self.rounds {
-            round.asked_ms = 0;
+            let was_asked = std::mem::take(&mut round.asked_ms) != 0;
+            self.failed += u64::from(was_asked && round.index.is_none());
         }
     }
 
@@ -233,6 +252,7 @@ impl Shard {
                 index: None,
                 leases,
                 reads,
+                is_late: false,
             });
         }
     }
@@ -253,6 +273,7 @@ impl Shard {
             index,
             leases: Vec::new(),
             reads,
+            is_late: false,
         });
     }
 
@@ -272,6 +293,8 @@ impl Shard {
         {
             round.index = Some(index);
             round.told(said);
+        } else {
+            self.reads.slow += 1;
         }
     }
 

@@ -5,12 +5,13 @@
 //! tells the shard that there is room again. The way in, through the core's inbox, has the inbox's bounds.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use crate::api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession, Watched};
 use crate::core::guard::wake;
 use crate::core::inbox::{Inbox, Input};
 
@@ -41,6 +42,16 @@ struct Queue {
     ended: bool,
     /// Why it has, or is about to.
     why: Option<Error>,
+    /// Where events are counted, once the shard has taken the stream in.
+    watched: Option<Arc<Watched>>,
+}
+
+impl Queue {
+    fn count(&self, events: usize, of: impl FnOnce(&Watched) -> &AtomicU64) {
+        if let Some(watched) = self.watched.as_deref().filter(|_| events > 0) {
+            of(watched).fetch_add(events as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The client's end: one stream of watchers on one shard.
@@ -58,6 +69,10 @@ impl SessionHandle {
     pub fn push(&self, response: WatchResponse) {
         let bytes = weight(&response);
         let mut queue = self.lock();
+        if queue.dropped {
+            return;
+        }
+        queue.count(response.events.len(), |watched| &watched.given);
         queue.bytes += bytes;
         queue.responses.push_back((response, bytes));
         let waker = queue.waker.take();
@@ -65,6 +80,11 @@ impl SessionHandle {
         if let Some(waker) = waker {
             wake(waker);
         }
+    }
+
+    /// Counts the stream's events there from now on.
+    pub fn count_in(&self, watched: Arc<Watched>) {
+        self.lock().watched = Some(watched);
     }
 
     /// Whether there is room for more; if not, the client's next pop will touch the shard.
@@ -170,6 +190,7 @@ impl WatchStream {
         let mut queue = self.handle.lock();
         if let Some((response, bytes)) = queue.responses.pop_front() {
             queue.bytes -= bytes;
+            queue.count(response.events.len(), |watched| &watched.taken);
             let touch = queue.stalled && queue.bytes < SESSION_BYTES_MAX / 2;
             if touch {
                 queue.stalled = false;
@@ -223,11 +244,14 @@ impl Drop for WatchStream {
     fn drop(&mut self) {
         let mut queue = self.handle.lock();
         queue.dropped = true;
+        let unread = std::mem::take(&mut queue.responses);
+        let events = unread.iter().map(|(response, _)| response.events.len());
+        queue.count(events.sum(), |watched| &watched.dropped);
         // Dropped here, on the caller's thread.
         let waker = queue.waker.take();
         drop(queue);
         self.touch();
-        drop(waker);
+        drop((waker, unread));
     }
 }
 

@@ -8,12 +8,13 @@
 //! the store is: a position only for a watcher of what comes next (docs/decisions/0026).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, WatcherId};
 
 pub use super::session::{SessionHandle, SessionId};
-use crate::api::{Error, Header, WatchCommand, WatchCreate, WatchResponse};
+use crate::api::{Error, Header, WatchCommand, WatchCreate, WatchResponse, Watched};
 use crate::core::work::SLICE_NANOS;
 
 /// Bytes of events in one response, as far as whole revisions allow.
@@ -34,6 +35,8 @@ pub struct Watches {
     next_progress_ms: u64,
     /// Why nobody is let in any more.
     closed: Option<Error>,
+    /// Events on their way to clients.
+    watched: Arc<Watched>,
 }
 
 struct Session {
@@ -61,6 +64,16 @@ impl Watches {
         self.owners.len()
     }
 
+    /// Streams.
+    pub fn streams(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Events on their way to clients.
+    pub fn watched(&self) -> &Arc<Watched> {
+        &self.watched
+    }
+
     /// Adds a stream.
     pub fn open(&mut self, handle: SessionHandle) {
         if let Some(why) = &self.closed {
@@ -68,6 +81,7 @@ impl Watches {
             handle.push(WatchResponse::refused(format!("etcdserver: {why}")));
             return handle.end(why);
         }
+        handle.count_in(self.watched.clone());
         let session = Session {
             handle: handle.clone(),
             watchers: BTreeMap::new(),

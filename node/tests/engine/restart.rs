@@ -43,6 +43,32 @@ fn what_was_written_is_there_after_a_stop_and_after_a_drop() {
     });
 }
 
+/// Metrics say what this process was asked for; what its log is replayed for was asked of another.
+#[test]
+fn what_the_log_is_replayed_for_is_not_counted() {
+    on_every_host("counted", |dir, host| {
+        for run in 1..=3 {
+            let engine = open(dir, host);
+            let db = engine.blocking();
+            for number in 0..run {
+                db.put(format!("{run}-{number}"), "value").expect("put");
+            }
+            let counted = || {
+                let metrics = engine.metrics(0).expect("one shard");
+                (metrics.asked.puts, metrics.keys)
+            };
+            let wanted = (run, run * (run + 1) / 2);
+            for _ in 0..1_000 {
+                if counted() == wanted {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(counted(), wanted, "run {run}: puts counted, keys there");
+        }
+    });
+}
+
 #[test]
 fn a_log_that_is_gone_is_not_taken_for_an_empty_one() {
     let dir = Scratch::new("gone");

@@ -7,8 +7,12 @@
 mod double;
 mod frames;
 mod kv;
+mod metrics;
 mod odd;
 mod plain;
+#[allow(dead_code, reason = "shared with the engine's tests")]
+#[path = "../common/mod.rs"]
+mod scratch;
 mod services;
 mod watch;
 

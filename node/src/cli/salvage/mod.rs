@@ -229,6 +229,7 @@ fn restore(path: &Path) -> Result<Machine, String> {
         alarms: alarms.unwrap_or_default(),
         applied_index: meta.index,
         applied_term: meta.term,
+        leases_expired: 0,
     })
 }
 
