@@ -145,6 +145,26 @@ pub struct Headed {
     pub header: Option<Header>,
 }
 
+/// `etcdserverpb.AlarmRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct AlarmRequest {
+    /// 1 raises, 2 lowers.
+    #[prost(int32, tag = "1")]
+    action: i32,
+    #[prost(uint64, tag = "2")]
+    member_id: u64,
+    /// 1 is NOSPACE.
+    #[prost(int32, tag = "3")]
+    alarm: i32,
+}
+
+/// `etcdserverpb.AlarmResponse`, as far as used.
+#[derive(Clone, PartialEq, Message)]
+struct AlarmResponse {
+    #[prost(message, optional, tag = "1")]
+    header: Option<Header>,
+}
+
 /// `etcdserverpb.StatusRequest`.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct StatusRequest {}
@@ -298,6 +318,19 @@ impl Client {
     pub async fn status(&mut self) -> Result<StatusResponse, Status> {
         self.call("/etcdserverpb.Maintenance/Status", StatusRequest {})
             .await
+    }
+
+    /// Raises NOSPACE of a member, or lowers it.
+    pub async fn alarm_nospace(&mut self, raise: bool, member_id: u64) -> Result<(), Status> {
+        let request = AlarmRequest {
+            action: if raise { 1 } else { 2 },
+            member_id,
+            alarm: 1,
+        };
+        let _: AlarmResponse = self
+            .call("/etcdserverpb.Maintenance/Alarm", request)
+            .await?;
+        Ok(())
     }
 
     /// Everything in the store at one revision, page by page; the revision and the pairs.

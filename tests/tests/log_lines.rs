@@ -14,8 +14,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use henge_tests::etcd::Client;
 use henge_tests::process::{Member, Program, Scratch, Server, http_get};
 
+/// Where the list of lines that are not promised begins.
+const OTHERS: &str = "## Lines that are not promised";
 const EXIT_MAX: Duration = Duration::from_secs(30);
 /// Until a line that is due is said, on a machine that also does other things.
 const LINE_MAX: Duration = Duration::from_secs(60);
@@ -44,6 +47,7 @@ struct Golden {
 fn golden() -> BTreeMap<String, Golden> {
     let doc = repository().join("docs/log-lines.md");
     let doc = std::fs::read_to_string(doc).expect("the list");
+    let (doc, _) = doc.split_once(OTHERS).expect("the second table");
     let rows = doc.lines().filter(|line| line.starts_with("| `"));
     let row = |row: &str| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -59,7 +63,61 @@ fn golden() -> BTreeMap<String, Golden> {
     rows.map(row).collect()
 }
 
-/// All of the node's sources in one text, string literals joined as the compiler does.
+/// The texts in the first column of the table of lines that are not promised.
+fn others() -> BTreeSet<String> {
+    let doc = repository().join("docs/log-lines.md");
+    let doc = std::fs::read_to_string(doc).expect("the list");
+    let (_, rest) = doc.split_once(OTHERS).expect("the second table");
+    let rows = rest.lines().filter(|line| line.starts_with("| `"));
+    let row = |row: &str| {
+        let (text, why) = row[2..].split_once(" | ").expect("two cells");
+        assert!(why.trim_matches(['|', ' ']).len() > 5, "no reason: {row}");
+        let text = text.strip_prefix('`').and_then(|t| t.strip_suffix('`'));
+        text.expect(row).to_owned()
+    };
+    rows.map(row).collect()
+}
+
+/// Every text that the node's sources say at level info, warn or error, as they write it.
+fn said_in_the_source() -> BTreeSet<String> {
+    let source = source();
+    let mut said = BTreeSet::new();
+    for level in ["info!(", "warn!(", "error!("] {
+        for (at, _) in source.match_indices(&format!("tracing::{level}")) {
+            said.insert(text_of(&source[at..]));
+        }
+        // Under another name it would be passed over.
+        assert_eq!(
+            source.matches(level).count(),
+            source.matches(&format!("tracing::{level}")).count(),
+            "{level} without tracing::"
+        );
+    }
+    said
+}
+
+/// The last string literal of the call that begins here: what it says.
+fn text_of(call: &str) -> String {
+    let (mut depth, mut literal, mut last) = (0, None::<String>, String::new());
+    let mut chars = call.chars();
+    while let Some(c) = chars.next() {
+        match (&mut literal, c) {
+            (Some(text), '\\') => {
+                text.extend(chars.next());
+            }
+            (Some(_), '"') => last = literal.take().unwrap_or_default(),
+            (Some(text), c) => text.push(c),
+            (None, '"') => literal = Some(String::new()),
+            (None, '(') => depth += 1,
+            (None, ')') if depth == 1 => return last,
+            (None, ')') => depth -= 1,
+            (None, _) => {}
+        }
+    }
+    panic!("a call without an end: {}", &call[..call.len().min(200)]);
+}
+
+/// All of the node's sources in one text, without their tests, string literals joined as the compiler does.
 fn source() -> String {
     fn gather(dir: &Path, text: &mut String) {
         for entry in std::fs::read_dir(dir).expect("sources") {
@@ -67,7 +125,9 @@ fn source() -> String {
             if path.is_dir() {
                 gather(&path, text);
             } else if path.extension().is_some_and(|ext| ext == "rs") {
-                text.push_str(&std::fs::read_to_string(&path).expect("text"));
+                let file = std::fs::read_to_string(&path).expect("text");
+                let code = file.split("#[cfg(test)]\nmod tests {").next();
+                text.push_str(code.unwrap_or_default());
             }
         }
     }
@@ -88,6 +148,22 @@ fn the_source_has_every_line_of_the_list() {
             "nobody says {text:?}"
         );
     }
+}
+
+/// Who writes a line writes it into the list, or says why it is not promised.
+#[test]
+fn the_list_has_every_line_of_the_source() {
+    let (golden, others, said) = (golden(), others(), said_in_the_source());
+    assert!(said.len() > 50, "{} texts", said.len());
+    let unknown: Vec<&String> = said
+        .iter()
+        .filter(|text| !golden.contains_key(*text) && !others.contains(*text))
+        .collect();
+    assert!(unknown.is_empty(), "not in docs/log-lines.md: {unknown:#?}");
+    let gone: Vec<&String> = others.difference(&said).collect();
+    assert!(gone.is_empty(), "nobody says {gone:#?}");
+    let both: Vec<&String> = others.iter().filter(|t| golden.contains_key(*t)).collect();
+    assert!(both.is_empty(), "promised and not promised: {both:#?}");
 }
 
 /// Three members, their servers, and every line they have said so far.
@@ -223,7 +299,25 @@ fn a_cluster_says_what_happens_with_the_fields_that_are_promised() {
     ] {
         assert!(metrics.contains(name), "{name} is not in {metrics}");
     }
-    for at in 0..3 {
+    // An alarm is raised by hand, and lowered.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    for (raise, line) in [(true, "alarm raised"), (false, "alarm lowered")] {
+        let port = cluster.members[0].client_port;
+        runtime.block_on(async {
+            let mut client = Client::new(port, EXIT_MAX);
+            let id = client.status().await.expect("a member").header;
+            let id = id.expect("a header").member_id;
+            client.alarm_nospace(raise, id).await.expect("it is done");
+        });
+        (0..3).for_each(|at| cluster.await_line(at, line));
+    }
+    // Who leads goes first, and hands that over.
+    let leader = cluster.leader(&[0, 1, 2]);
+    let others = (0..3).filter(|at| *at != leader);
+    for at in std::iter::once(leader).chain(others) {
         cluster.end(at, |server| {
             server.terminate().expect("a signal can be sent");
             let status = server.await_exit(EXIT_MAX).expect("it ends");

@@ -10,6 +10,7 @@ use henge_wal::Shortage;
 
 use super::answer::{Chain, deliver};
 use super::request::{Answer, Request, RequestKind};
+use super::role::who;
 use super::{Shard, reads::Read};
 use crate::api::{Alarm, AlarmAction, AlarmMember, Error, Header, Reply};
 use crate::machine::Response;
@@ -242,11 +243,15 @@ impl Shard {
         let group = self.config.group;
         for alarm in now.iter().filter(|alarm| !self.alarms_seen.contains(alarm)) {
             let (name, member) = (alarm.alarm.name(), alarm.member_id);
-            tracing::warn!(group, alarm = name, member_id = %format_args!("{member:x}"), "alarm raised");
+            let (member_name, _) = who(&self.config.members, member);
+            let member_id = format_args!("{member:x}");
+            tracing::warn!(group, alarm = name, %member_id, member_name, "alarm raised");
         }
         for alarm in self.alarms_seen.iter().filter(|alarm| !now.contains(alarm)) {
             let (name, member) = (alarm.alarm.name(), alarm.member_id);
-            tracing::info!(group, alarm = name, member_id = %format_args!("{member:x}"), "alarm lowered");
+            let (member_name, _) = who(&self.config.members, member);
+            let member_id = format_args!("{member:x}");
+            tracing::info!(group, alarm = name, %member_id, member_name, "alarm lowered");
         }
         self.alarms_seen = now.to_vec();
         // Raised and lowered, it may be asked for again at once.

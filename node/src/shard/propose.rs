@@ -17,6 +17,7 @@ use henge_raft::{Entries, Entry, Message, MessageKind, NONE};
 
 use super::Shard;
 use super::request::Answer;
+use super::role::who;
 use super::waiters::Callers;
 use crate::api::Error;
 use crate::machine::command::{self, Stamp};
@@ -272,10 +273,13 @@ impl Shard {
             return;
         };
         self.handed_to = id;
+        let (to_name, to_url) = who(&self.config.members, id);
         tracing::info!(
             group = self.config.group,
             term = self.raft.term(),
             to = %format_args!("{id:x}"),
+            to_name,
+            to_url,
             "handing leadership over"
         );
         self.raft.transfer_leader(id);
