@@ -16,11 +16,12 @@ mod process;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use process::{PATIENCE, Process, Server, bench, is_empty, lines, made, signalled};
+use process::{PATIENCE, Process, Server, bench, is_empty, lines, made, signalled, start};
 
 #[test]
 fn regression_reads_through_endpoints_find_what_they_read() {
@@ -387,6 +388,31 @@ fn regression_failures_are_counted_by_kind_and_a_run_of_them_fails() {
         done.err.contains("prefill:") && done.err.contains("too large"),
         "{done:?}"
     );
+}
+
+#[test]
+fn a_server_that_goes_away_shows_as_failures_to_the_end() {
+    let server = Server::start("bench-gone", "");
+    // Each client fails once, and tries in vain to open its watcher again every 10 ms.
+    let line = "bench watch --clients 3 --duration 3600 --json";
+    let mut load = start(
+        &server.dir.0,
+        &format!("{line} --endpoints {}", server.address),
+    );
+    let said = lines(load.0.stderr.take().expect("piped"));
+    let out = lines(load.0.stdout.take().expect("piped"));
+    while !said
+        .recv_timeout(PATIENCE)
+        .expect("it says so")
+        .contains("measuring")
+    {}
+    server.kill();
+    std::thread::sleep(Duration::from_secs(1));
+    load.signal(Signal::INT);
+    assert_eq!(load.end(), 130);
+    let json: Value = serde_json::from_str(&out.recv().expect("a result")).expect("JSON");
+    let kinds = json["errors"].as_object().expect("kinds");
+    assert!(kinds.keys().any(|kind| kind.contains("refused")), "{json}");
 }
 
 #[test]

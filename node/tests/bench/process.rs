@@ -70,7 +70,7 @@ pub fn lines(stream: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Stri
     lines
 }
 
-fn start(dir: &Path, line: &str) -> Process {
+pub fn start(dir: &Path, line: &str) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_henge"));
     command
         .args(line.split_whitespace())
@@ -128,7 +128,7 @@ pub fn made(name: &str) -> Scratch {
 
 /// A server of this build.
 pub struct Server {
-    _process: Process,
+    process: Process,
     pub address: String,
     pub dir: Scratch,
 }
@@ -160,12 +160,16 @@ impl Server {
             assert!(Instant::now() < deadline, "not ready: {log:#?}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _process = process;
         Server {
-            _process,
+            process,
             address,
             dir,
         }
+    }
+
+    /// Ends it without a word.
+    pub fn kill(&self) {
+        self.process.signal(Signal::KILL);
     }
 
     pub fn bench(&self, line: &str) -> Done {

@@ -152,9 +152,14 @@ async fn client<T: Target>(thread: Rc<Thread<T>>, number: u32) -> Result<(), Str
                 window.one_over(args, true);
                 loop {
                     tokio::time::sleep(AFTER_FAILURE).await;
-                    // What cannot be opened again shows as it is: no answers until it can.
-                    if target.mend(number, &mut state).await.is_ok() {
-                        break;
+                    match target.mend(number, &mut state).await {
+                        Ok(()) => break,
+                        // As much a failure as the operation that needs it.
+                        Err(error) if window.holds(Instant::now()) => {
+                            thread.tally.borrow_mut().failed(error);
+                            window.one_over(args, true);
+                        }
+                        Err(_) => return Ok(()),
                     }
                 }
             }
