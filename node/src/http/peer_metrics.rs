@@ -58,8 +58,16 @@ pub fn render(m: &Metrics, peers: &[PeerView], own_id: u64) -> String {
 
 type Value = dyn Fn(&PeerView) -> Option<f64> + Sync;
 
-/// Name, type, help, value, for labels of both ends.
-const BY_PAIR: &[(&str, &str, &str, fn(&PeerView) -> u64)] = &[
+/// Name, type, help, value.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&PeerView) -> u64,
+);
+
+/// For labels of both ends.
+const BY_PAIR: &[Row] = &[
     (
         "etcd_network_active_peers",
         "gauge",

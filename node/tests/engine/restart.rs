@@ -62,6 +62,7 @@ fn what_the_log_is_replayed_for_is_not_counted() {
                 if counted() == wanted {
                     break;
                 }
+                #[allow(clippy::disallowed_methods, reason = "a test waits, not a core")]
                 std::thread::sleep(Duration::from_millis(5));
             }
             assert_eq!(counted(), wanted, "run {run}: puts counted, keys there");

@@ -396,6 +396,10 @@ async fn requests_move_each_value_by_what_they_are() {
     let last = server
         .scrape()
         .get("etcd_debugging_mvcc_db_compaction_last");
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a test compares with the wall clock"
+    )]
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.expect("after 1970").as_secs_f64();
     assert!((now - last).abs() < 3_600.0, "{last} is not about {now}");
