@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::keys::KeyId;
+use crate::snapshot::leases::Readers;
 use crate::store::Store;
 use crate::types::{LEASE_TTL_S_MAX, LeaseStatus};
 
@@ -57,6 +58,16 @@ pub(crate) struct Lease {
     keys: BTreeSet<KeyId>,
 }
 
+impl Lease {
+    fn entry(&self, id: i64) -> LeaseEntry {
+        LeaseEntry {
+            id,
+            ttl_s: self.ttl_s,
+            renewed: self.renewed,
+        }
+    }
+}
+
 /// All leases.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
@@ -66,6 +77,8 @@ pub(crate) struct Leases {
     extension: Extension,
     /// Where the slices that write the extension down go on.
     extend_from: Option<Bound<i64>>,
+    /// Snapshots that are being made.
+    pub(crate) readers: Readers,
 }
 
 /// The last time that every lease was given its time again.
@@ -98,12 +111,24 @@ impl Leases {
     }
 
     /// The replicated part but for the attachments, by id.
-    pub fn iter(&self) -> impl Iterator<Item = LeaseEntry> {
-        self.by_id.iter().map(|(&id, lease)| LeaseEntry {
-            id,
-            ttl_s: lease.ttl_s,
-            renewed: lease.renewed,
-        })
+    pub fn iter_from(&self, from: Bound<i64>) -> impl Iterator<Item = LeaseEntry> {
+        let leases = self.by_id.range((from, Bound::Unbounded));
+        leases.map(|(&id, lease)| lease.entry(id))
+    }
+
+    /// When each of up to `max` leases runs out, by id.
+    pub fn deadlines_from(&self, from: Bound<i64>, max: usize) -> Vec<(u64, i64)> {
+        let leases = self.by_id.range((from, Bound::Unbounded)).take(max);
+        leases
+            .map(|(&id, lease)| (self.extension.deadline_ms(lease), id))
+            .collect()
+    }
+
+    /// Says to snapshots that are under way what a lease was, before it is another.
+    fn note(&mut self, id: i64) {
+        let lease = self.by_id.get(&id);
+        self.readers
+            .changes(id, || lease.map(|lease| lease.entry(id)));
     }
 
     /// Adds a lease whose deadline does not run yet; false if the id is taken.
@@ -137,6 +162,7 @@ impl Leases {
         if self.contains(id) {
             return false;
         }
+        self.note(id);
         let lease = Lease {
             ttl_s,
             renewed,
@@ -189,6 +215,7 @@ impl Leases {
     }
 
     pub(crate) fn remove(&mut self, id: i64) -> Option<Lease> {
+        self.note(id);
         let lease = self.by_id.remove(&id)?;
         self.due.remove(&(lease.due_ms, id));
         self.attached -= lease.keys.len();
@@ -264,6 +291,7 @@ impl Store {
     /// all replicas must agree, and whoever is told that it lives must find it alive, so expiries that
     /// were decided before are void (see [`Store::lease_expire`]).
     pub fn lease_renew(&mut self, id: i64, position: u64, now_ms: u64) -> Option<i64> {
+        self.leases.note(id);
         let lease = self.leases.by_id.get_mut(&id)?;
         lease.renewed = position;
         self.counted.renewed();
@@ -317,14 +345,11 @@ impl Store {
             .map_or(0, |lease| lease.keys.len())
     }
 
-    /// All lease ids, the one that runs out first before the others, as etcd lists them.
+    /// All lease ids, the one that runs out first before the others, as etcd lists them. In one go: who has no
+    /// time for that asks [`Store::leases_are_many`] first.
     pub fn leases(&self) -> Vec<i64> {
         self.meter.look(self.leases.len() / 2);
-        let leases = self.leases.by_id.iter();
-        let extension = &self.leases.extension;
-        let mut by_expiry: Vec<_> = leases
-            .map(|(&id, lease)| (extension.deadline_ms(lease), id))
-            .collect();
+        let mut by_expiry = self.leases.deadlines_from(Bound::Unbounded, usize::MAX);
         by_expiry.sort_unstable();
         by_expiry.into_iter().map(|(_, id)| id).collect()
     }

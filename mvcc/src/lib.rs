@@ -52,7 +52,7 @@ pub use account::{MemoryBytes, Stats};
 pub use cursor::{RangeCursor, RangeEnd, RangeSlice, SliceLimits};
 pub use error::{Error, SnapshotError};
 pub use hash::HashCursor;
-pub use long::{LongAnswer, LongLeaseKeys, LongRequest, LongTxnRead, LongWrite};
+pub use long::{LongAnswer, LongLeaseKeys, LongLeases, LongRequest, LongTxnRead, LongWrite};
 pub use snapshot::{Restorer, SnapshotCursor};
 pub use store::{Config, Store};
 pub use tally::{LEASE_TTL_BUCKETS, Tally};

@@ -401,3 +401,56 @@ fn copy_of(store: &Store) -> Store {
     restorer.push(&stream).expect("sound");
     restorer.finish().expect("whole")
 }
+
+/// Listing a million leases was one turn of most of a second.
+#[test]
+fn regression_many_leases_are_listed_in_slices_in_their_order() {
+    let mut store = Store::new();
+    let mut dice = Dice::new(1);
+    assert!(!store.leases_are_many());
+    for id in 1..=10_000 {
+        store
+            .lease_grant(id, 2 + dice.below(3_000) as i64, 0)
+            .expect("new");
+    }
+    assert!(store.leases_are_many());
+    for nanos in [0, 50_000, 500_000, u64::MAX] {
+        let mut list = store.leases_begin();
+        let begun = store.work().nanos();
+        let mut slices = 0;
+        let found = loop {
+            let before = store.work().nanos();
+            let found = store.leases_next(&mut list, nanos);
+            let done = store.work().nanos() - before;
+            assert!(done <= nanos.saturating_add(250_000), "{done} of {nanos}");
+            slices += 1;
+            if let Some(found) = found {
+                break found;
+            }
+        };
+        assert_eq!(found, store.leases());
+        assert!(store.work().nanos() - begun >= 10_000 * 250);
+        assert_eq!(slices >= 5, nanos <= 500_000, "{slices} of {nanos}");
+    }
+    // Renewals, grants and ends between the slices: what stays is there, once.
+    let mut list = store.leases_begin();
+    let (mut ended, mut number) = (0, 10_000);
+    let found = loop {
+        if let Some(found) = store.leases_next(&mut list, 100_000) {
+            break found;
+        }
+        for _ in 0..200 {
+            number += 1;
+            store.lease_grant(number, 60, 0).expect("new");
+            store.lease_keep_alive(1 + dice.below(10_000) as i64, 1);
+            ended += 1;
+            store.lease_revoke(ended).expect("there");
+        }
+    };
+    let mut sorted = found.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(sorted.len(), found.len(), "none twice");
+    let stayed = sorted.iter().filter(|id| (ended + 1..=10_000).contains(id));
+    assert_eq!(stayed.count() as i64, 10_000 - ended);
+}

@@ -153,6 +153,81 @@ fn disturb(store: &mut Store, n: usize) {
     }
 }
 
+/// A snapshot copied all leases when it began: a tenth of a second for a million.
+#[test]
+fn regression_a_snapshot_goes_through_many_leases_in_slices() {
+    let mut store = Store::new();
+    for id in 1..=10_000 {
+        store.lease_grant(id, 60, 0).expect("new");
+    }
+    let before = store.work();
+    let mut cursor = store.snapshot_begin();
+    assert_eq!(store.work(), before, "nothing is done yet");
+    let (mut slices, mut stream) = (0, Vec::new());
+    loop {
+        let before = store.work().nanos();
+        let more = store.snapshot_next(&mut cursor, usize::MAX, &mut stream);
+        let nanos = store.work().nanos() - before;
+        assert!(nanos <= 1_100_000, "{nanos}");
+        slices += 1;
+        if !more {
+            break;
+        }
+    }
+    assert!(slices >= 3, "{slices}");
+    let restored = restore(&stream, 1_000).expect("sound");
+    assert_eq!(restored.leases().len(), 10_000);
+}
+
+/// Leases are those of the moment in which it began, whatever becomes of them between its slices.
+/// `HENGE_SEED=n` runs one seed.
+#[test]
+fn leases_of_a_snapshot_are_those_of_its_beginning() {
+    let given = std::env::var("HENGE_SEED").ok();
+    let given = given.map(|seed| seed.parse().expect("HENGE_SEED is a number"));
+    for seed in given.map_or(0..200, |seed: u64| seed..seed + 1) {
+        println!("HENGE_SEED={seed}");
+        let mut dice = Dice::new(seed);
+        let (mut store, mut position) = (some_store(), 100);
+        let change = |store: &mut Store, dice: &mut Dice, position: &mut u64| {
+            *position += 1;
+            let id = dice.below(60) as i64 - 20;
+            let ttl_s = 2 + dice.below(1_000) as i64;
+            match dice.below(4) {
+                0..=1 if id != 0 => drop(store.lease_grant_at(id, ttl_s, *position, 0)),
+                2 => drop(store.lease_revoke(id)),
+                _ => drop(store.lease_renew(id, *position, 0)),
+            }
+        };
+        for _ in 0..dice.below(60) {
+            change(&mut store, &mut dice, &mut position);
+        }
+        // Two begin, one later than the other; each is compared with one that is made at once.
+        let mut whole = Vec::new();
+        let mut under_way = Vec::new();
+        for _ in 0..2 {
+            whole.push(snapshot(&store, usize::MAX));
+            under_way.push((store.snapshot_begin(), Vec::new(), true));
+            for _ in 0..dice.below(20) {
+                change(&mut store, &mut dice, &mut position);
+            }
+        }
+        while under_way.iter().any(|(_, _, more)| *more) {
+            for (cursor, stream, more) in &mut under_way {
+                if *more && dice.one_in(2) {
+                    let bytes = 1 + dice.below(40) as usize;
+                    *more = store.snapshot_next(cursor, bytes, stream);
+                }
+            }
+            change(&mut store, &mut dice, &mut position);
+        }
+        for ((_, stream, _), whole) in under_way.iter().zip(&whole) {
+            let again = |stream| snapshot(&restore(stream, 1_000).expect("sound"), usize::MAX);
+            assert_eq!(again(stream), again(whole));
+        }
+    }
+}
+
 #[test]
 fn deadlines_are_not_in_a_snapshot() {
     let mut store = restore(&snapshot(&some_store(), 1_000), 1_000).expect("sound");

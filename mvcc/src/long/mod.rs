@@ -15,11 +15,13 @@
 
 mod decide;
 mod lease;
+mod list;
 mod order;
 mod read;
 mod write;
 
 pub use lease::LongLeaseKeys;
+pub use list::LongLeases;
 pub use read::LongTxnRead;
 pub use write::{LongAnswer, LongRequest, LongWrite};
 

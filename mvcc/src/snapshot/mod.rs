@@ -13,11 +13,12 @@
 //! (same key again). Bodies are those of `version`. The hash covers every frame before END. In the
 //! stream are exactly the versions readable at the pinned revision or after its compaction (see
 //! `compact`), so two replicas that stand at the same command write the same content. Deadlines of
-//! leases are not in it. Version 1 had no `renewed` (see `lease`); it is still read.
+//! leases are not in it; the leases are those of its beginning (see `leases`). Version 1 had no `renewed` (see `lease`); it is still read.
 //!
 //! Never knows files, checkpoints or the network. Tested by `tests/snapshot.rs`: round trips in the
 //! middle of writes, every cut and every flipped byte refused.
 
+pub(crate) mod leases;
 mod restore;
 
 pub use restore::Restorer;
@@ -26,7 +27,6 @@ use std::ops::ControlFlow;
 
 use crate::hash::Hash64;
 use crate::keys::KeyId;
-use crate::lease::LeaseEntry;
 use crate::pins::{Pin, Span};
 use crate::store::Store;
 use crate::varint;
@@ -51,7 +51,7 @@ const FRAME_BYTES: usize = 64 << 10;
 /// than [`FRAME_BYTES`], so this also bounds the values a store can be restored with; requests are
 /// bounded far below (1.5 MiB by default).
 pub(crate) const FRAME_BYTES_MAX: usize = 1 << 30;
-/// Most keys that one slice looks at, in case few of them have anything to write.
+/// Most keys and leases that one slice looks at, in case few of them have anything to write.
 const SLICE_KEYS_MAX: usize = 4_000;
 
 /// A snapshot that is being made. It is pinned to the revision at which it began; while it exists
@@ -60,8 +60,8 @@ const SLICE_KEYS_MAX: usize = 4_000;
 pub struct SnapshotCursor {
     revision: i64,
     compacted: i64,
-    /// As of the beginning; leases are not versioned, so they are copied.
-    leases: Vec<LeaseEntry>,
+    /// As of the beginning; none once they are written.
+    leases: Option<leases::Shared>,
     stage: Stage,
     versions: u64,
     hash: Hash64,
@@ -78,7 +78,7 @@ impl SnapshotCursor {
 #[derive(Debug)]
 enum Stage {
     Head,
-    Leases { done: usize },
+    Leases,
     Keys(Option<After>),
     End,
     Done,
@@ -98,10 +98,7 @@ impl Store {
         SnapshotCursor {
             revision: self.revision,
             compacted: self.compacted,
-            leases: {
-                self.meter.look(self.leases.len() / 16);
-                self.leases.iter().collect()
-            },
+            leases: Some(self.leases.readers.begin()),
             stage: Stage::Head,
             versions: 0,
             hash: Hash64::default(),
@@ -152,9 +149,9 @@ impl Store {
                 out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
                 varint::put(out, cursor.revision as u64);
                 varint::put(out, (cursor.compacted + 1) as u64);
-                (KIND_HEAD, Stage::Leases { done: 0 })
+                (KIND_HEAD, Stage::Leases)
             }
-            Stage::Leases { done } => (KIND_LEASES, leases_frame(cursor, done, room, out)),
+            Stage::Leases => (KIND_LEASES, self.leases_frame(cursor, room, keys_left, out)),
             Stage::Keys(after) => (
                 KIND_KEYS,
                 self.keys_frame(cursor, after, room, keys_left, out),
@@ -169,6 +166,32 @@ impl Store {
         out[start..start + 4].copy_from_slice(&(payload as u32).to_le_bytes());
         out[start + 4] = kind;
         cursor.hash.bytes(&out[start..]);
+    }
+
+    fn leases_frame(
+        &self,
+        cursor: &mut SnapshotCursor,
+        room: usize,
+        keys_left: &mut usize,
+        out: &mut Vec<u8>,
+    ) -> Stage {
+        let limit = out.len() + room;
+        let more = cursor.leases.as_ref().is_some_and(|then| {
+            let now = |from| self.leases.iter_from(from);
+            leases::next(then, now, |entry| {
+                varint::put(out, entry.id as u64);
+                varint::put(out, entry.ttl_s as u64);
+                varint::put(out, entry.renewed);
+                self.meter.look(1);
+                *keys_left = keys_left.saturating_sub(1);
+                out.len() < limit && *keys_left > 0
+            })
+        });
+        if more {
+            return Stage::Leases;
+        }
+        cursor.leases = None;
+        Stage::Keys(None)
     }
 
     fn keys_frame(
@@ -248,17 +271,4 @@ impl Store {
         cursor.versions += count;
         more.then_some(last)
     }
-}
-
-fn leases_frame(cursor: &SnapshotCursor, done: usize, room: usize, out: &mut Vec<u8>) -> Stage {
-    let limit = out.len() + room;
-    for (at, entry) in cursor.leases.iter().enumerate().skip(done) {
-        if out.len() >= limit {
-            return Stage::Leases { done: at };
-        }
-        varint::put(out, entry.id as u64);
-        varint::put(out, entry.ttl_s as u64);
-        varint::put(out, entry.renewed);
-    }
-    Stage::Keys(None)
 }

@@ -414,7 +414,11 @@ mod tests {
     fn leases_of_version_1_were_never_renewed() {
         for (version, renewed) in [(1, 0), (2, 3)] {
             let store = restore_of(version, 1, -1, &[5, 6], &[]).expect("sound");
-            let leases: Vec<_> = store.leases.iter().map(|l| (l.id, l.renewed)).collect();
+            let leases: Vec<_> = store
+                .leases
+                .iter_from(std::ops::Bound::Unbounded)
+                .map(|l| (l.id, l.renewed))
+                .collect();
             assert_eq!(leases, [(5, renewed), (6, renewed)]);
         }
         let refused = restore_of(3, 1, -1, &[], &[]).err();

@@ -17,7 +17,9 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use henge_mvcc::{LongLeaseKeys, LongTxnRead, RangeCursor, RangeEnd, RangeResponse, SliceLimits};
+use henge_mvcc::{
+    LongLeaseKeys, LongLeases, LongTxnRead, RangeCursor, RangeEnd, RangeResponse, SliceLimits,
+};
 
 use super::Shard;
 use super::answer::Answer;
@@ -86,6 +88,7 @@ enum Reading {
         ttl: LeaseTtl,
         gathered: LongLeaseKeys,
     },
+    Leases(LongLeases),
 }
 
 impl LongReads {
@@ -163,6 +166,17 @@ impl Shard {
             gathered: self.machine.store.lease_keys_begin(id),
         };
         self.read_long(reading, answer);
+    }
+
+    /// Answers which leases there are, in the order in which they run out.
+    pub(super) fn read_leases(&mut self, answer: Answer) {
+        let store = &self.machine.store;
+        if store.leases_are_many() {
+            let reading = Reading::Leases(store.leases_begin());
+            return self.read_long(reading, answer);
+        }
+        let leases = store.leases();
+        self.answer(answer, Ok(Response::Leases(leases)));
     }
 
     /// Goes on with one read for a slice; returns whether more is left.
@@ -245,6 +259,10 @@ impl Reading {
                 ttl.keys = machine.store.lease_keys_next(gathered, SLICE_NANOS)?;
                 Some(Ok(Response::Ttl(mem::take(ttl))))
             }
+            Reading::Leases(list) => {
+                let leases = machine.store.leases_next(list, SLICE_NANOS)?;
+                Some(Ok(Response::Leases(leases)))
+            }
         }
     }
 
@@ -253,6 +271,7 @@ impl Reading {
             Reading::Range { cursor, bytes, .. } => *bytes + cursor.held_bytes(),
             Reading::Txn { encoded, read } => encoded.len() + read.held_bytes(),
             Reading::LeaseKeys { gathered, .. } => gathered.held_bytes(),
+            Reading::Leases(list) => list.held_bytes(),
         }
     }
 }

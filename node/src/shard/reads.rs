@@ -365,7 +365,7 @@ impl Shard {
             Read::TimeToLive { id, keys, left } => {
                 Ok(Response::Ttl(self.time_to_live(id, keys, left, now_ms)))
             }
-            Read::Leases => Ok(Response::Leases(self.machine.store.leases())),
+            Read::Leases => return self.read_leases(answer),
             Read::Alarms => Ok(Response::Alarms(self.alarms())),
             Read::Barrier => Ok(Response::Done),
         };

@@ -238,6 +238,9 @@ fn regression_a_new_leader_of_many_leases_takes_many_turns_and_none_is_long() {
     for _ in 0..200 {
         world.turn("new leader");
     }
+    let listed = world.bench.done(RequestKind::Leases).expect("answered");
+    let count = (LEASES + MORE_LEASES) as usize;
+    assert!(matches!(listed.body, Response::Leases(ids) if ids.len() == count));
     let nanos = world.bench.nanos - before;
     let least = MORE_LEASES as u64 * 900;
     assert!(nanos >= least, "of {least} ns {nanos} were counted");
