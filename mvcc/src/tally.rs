@@ -28,6 +28,8 @@ pub struct Tally {
     pub txns: u64,
     /// Bytes of keys and values that were put.
     pub put_bytes: u64,
+    /// Versions written: one for each key that a put or a delete changed.
+    pub versions: u64,
     /// Leases granted.
     pub leases_granted: u64,
     /// Leases that ended, by whatever.
@@ -79,6 +81,11 @@ impl Counted {
         if request.prev_kv {
             self.range();
         }
+    }
+
+    /// A key got another version.
+    pub fn version(&mut self) {
+        self.tally.versions += 1;
     }
 
     pub fn begin(&mut self) {
@@ -160,6 +167,7 @@ impl Tally {
             deletes: self.deletes.saturating_sub(earlier.deletes),
             txns: self.txns.saturating_sub(earlier.txns),
             put_bytes: self.put_bytes.saturating_sub(earlier.put_bytes),
+            versions: self.versions.saturating_sub(earlier.versions),
             leases_granted: self.leases_granted.saturating_sub(earlier.leases_granted),
             leases_revoked: self.leases_revoked.saturating_sub(earlier.leases_revoked),
             leases_renewed: self.leases_renewed.saturating_sub(earlier.leases_renewed),
@@ -255,6 +263,8 @@ mod tests {
         let of = |bound: u64| tally.lease_ttls[bound.ilog2() as usize];
         assert_eq!((of(4), of(128), tally.lease_ttl_s_sum), (1, 1, 103));
         assert_eq!(tally.put_bytes, 4 * 6 + 2 * 7);
+        assert_eq!(tally.versions, 6 + 3, "puts, and deletes of what was there");
+        assert_eq!(store.stats().versions, tally.versions, "none was removed");
     }
 
     /// What is done in slices counts as what is done in one go, also where nobody waits for the answer.

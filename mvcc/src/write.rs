@@ -107,6 +107,7 @@ impl Store {
 
     pub(crate) fn apply_put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
         self.meter.change(1);
+        self.counted.version();
         self.meter.bytes(request.value.len());
         let (main, sub) = (self.revision + 1, self.changes);
         let place = self.index.locate(&self.keys, request.key);
@@ -182,6 +183,7 @@ impl Store {
     /// Deletes a key that is live.
     pub(crate) fn delete_live(&mut self, id: KeyId) {
         self.meter.change(1);
+        self.counted.version();
         let lease = self.keys.newest(id).lease;
         if lease != 0 {
             self.leases.detach(lease, id);

@@ -70,6 +70,7 @@ pub(crate) fn clients(connections: &Connections) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::gauges::Stage;
     use std::collections::{BTreeMap, BTreeSet};
 
     /// A strict reading of the exposition format: every sample has a TYPE before it, once.
@@ -121,10 +122,20 @@ mod tests {
             version: "3.5.13".to_owned(),
             ..Identity::default()
         };
+        (
+            m.late_heartbeats,
+            m.slow_read_indexes,
+            m.failed_read_indexes,
+        ) = (2, 3, 4);
+        let mut core = CoreMetrics {
+            heartbeats_kept: 5,
+            ..CoreMetrics::default()
+        };
+        core.slow_turns[Stage::Apply as usize] = 6;
         let counters = GrpcCounters::new();
         let page = render(&View {
             metrics: &m,
-            core: &CoreMetrics::default(),
+            core: &core,
             peers: &[],
             counters: &counters,
             process: &Process::read(),
@@ -136,6 +147,10 @@ mod tests {
             ("etcd_server_has_leader".to_owned(), 1.0),
             ("etcd_server_proposals_committed_total".to_owned(), 7.0),
             ("etcd_debugging_mvcc_current_revision".to_owned(), 42.0),
+            ("etcd_server_heartbeat_send_failures_total".to_owned(), 7.0),
+            ("etcd_server_slow_read_indexes_total".to_owned(), 3.0),
+            ("etcd_server_read_indexes_failed_total".to_owned(), 4.0),
+            ("etcd_server_slow_apply_total".to_owned(), 6.0),
             ("etcd_mvcc_put_total".to_owned(), 5.0),
             (
                 "etcd_cluster_version{cluster_version=\"3.5\"}".to_owned(),

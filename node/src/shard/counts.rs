@@ -64,7 +64,7 @@ impl Counts {
             replayed_index,
             before: store.tally(),
             expired_before: machine.leases_expired,
-            versions_before: store.stats().versions.saturating_sub(store.work().changes),
+            versions_before: versions_before(store),
             versions_compacted: 0,
             renewed_seen: 0,
             renewed_led: 0,
@@ -87,10 +87,7 @@ impl Counts {
         self.before = machine.store.tally();
         self.expired_before = machine.leases_expired;
         self.compaction.seen = machine.store.compacted_revision();
-        self.versions_before = machine.store.stats().versions;
-        self.versions_before = self
-            .versions_before
-            .saturating_sub(machine.store.work().changes);
+        self.versions_before = versions_before(&machine.store);
     }
 
     /// An entry was applied.
@@ -128,7 +125,7 @@ impl Counts {
 
     /// How many versions there are: what was written and is not there was removed.
     pub fn note_versions(&mut self, store: &Store, versions: u64) {
-        let written = self.versions_before + store.work().changes;
+        let written = self.versions_before + store.tally().versions;
         self.versions_compacted = written.saturating_sub(versions);
     }
 
@@ -146,6 +143,11 @@ impl Counts {
             into.compaction_millis = self.compaction.millis.clone();
         }
     }
+}
+
+/// Versions of which the store's own count knows nothing, as it was restored with them.
+fn versions_before(store: &Store) -> u64 {
+    (store.stats().versions).saturating_sub(store.tally().versions)
 }
 
 impl Shard {
@@ -219,5 +221,95 @@ impl Shard {
         if !Arc::ptr_eq(&into.watched, self.watches.watched()) {
             into.watched = self.watches.watched().clone();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use henge_mvcc::PutRequest;
+    use henge_raft::{Message, MessageKind};
+
+    use super::*;
+    use crate::api::Outcome;
+    use crate::machine::Command;
+    use crate::shard::reads::Read;
+    use crate::shard::request::Answer;
+    use crate::shard::tests::start;
+
+    #[test]
+    fn what_is_applied_in_one_go_has_its_mean_and_the_sum_is_exact() {
+        let mut counts = Counts::new(0, &Machine::new());
+        let put = PutRequest {
+            key: b"k",
+            ..PutRequest::default()
+        };
+        let put = Command::Put(put).encode();
+        let compact = Command::Compact {
+            revision: 1,
+            physical: false,
+        };
+        let compact = compact.encode();
+        let done = || Ok(Response::Done);
+        (0..3).for_each(|_| counts.applied(&put, &done()));
+        counts.applied(&put, &Err(Error::NoSpace));
+        let compacted = henge_mvcc::Error::Compacted {
+            requested: 1,
+            compacted: 2,
+        };
+        counts.applied(&compact, &Err(compacted.into()));
+        counts.took(1_003);
+        // One that took three slices.
+        counts.took(500);
+        counts.took(700);
+        counts.applied(&put, &done());
+        counts.took(1);
+        let of = |kind: usize, success| {
+            let times = counts.times.of(kind, success).expect("a kind");
+            (times.total(), times.sum())
+        };
+        assert_eq!(of(0, true), (4, 3 * 200 + 1_201));
+        // What rounding left out goes to one of them.
+        assert_eq!(of(0, false), (1, 203));
+        assert_eq!(of(3, true), (1, 200), "asked for what is gone");
+        assert_eq!(of(3, false), (0, 0));
+    }
+
+    #[test]
+    fn rounds_of_reads_that_fail_and_that_are_slow_are_counted() {
+        let mut shard = start(&[1, 2, 3], 1);
+        let read = |shard: &mut Shard, now_ms| {
+            let (answer, receiver) = Answer::channel();
+            shard.read_later(Read::Barrier, answer, now_ms);
+            receiver
+        };
+        // Nobody leads: at its deadline it is given up.
+        let mut lost = read(&mut shard, 0);
+        shard.ask_read_index(0);
+        shard.reads.expire(7_000);
+        let outcome = Outcome::NotDone;
+        assert_eq!(lost.try_recv(), Some(Err(Error::Timeout { outcome })));
+        assert_eq!(shard.reads.counts(), (1, 0));
+        let heartbeat = Message {
+            kind: MessageKind::Heartbeat,
+            from: 2,
+            to: 1,
+            term: 1,
+            ..Message::default()
+        };
+        shard.step_peer(heartbeat, 7_000);
+        let mut again = read(&mut shard, 7_000);
+        shard.ask_read_index(7_000);
+        let context = shard.reads.last_context();
+        // The leader is lost, which is heard of twice, and another one is asked.
+        shard.reads.ask_again();
+        shard.reads.ask_again();
+        assert_eq!(shard.reads.counts(), (1, 1));
+        shard.ask_read_index(7_100);
+        shard.reads.expire(14_000);
+        assert!(again.try_recv().is_some());
+        assert_eq!(shard.reads.counts(), (2, 1));
+        // And its word comes when nobody waits any more.
+        shard.confirm_read(&context.to_le_bytes(), 0);
+        assert_eq!(shard.reads.counts(), (3, 1));
     }
 }

@@ -539,3 +539,21 @@ fn a_leader_that_says_nothing_of_leases_does_not_keep_a_follower_from_answering(
     let answer = asked.try_recv().expect("answered").expect("done");
     assert!(matches!(answer.body, Response::Ttl(left) if left.ttl_s == 60));
 }
+
+/// As etcd counts: a heartbeat that leaves later than after two intervals, once for each of the others.
+#[test]
+fn a_leaders_late_heartbeats_are_counted() {
+    let mut trio = Trio::led();
+    let late = |trio: &mut Trio, id: u64, after_ms: u64| {
+        trio.now_ms += after_ms;
+        trio.settle();
+        let mut metrics = crate::api::Metrics::default();
+        trio.at(id).metrics(&mut metrics);
+        metrics.late_heartbeats
+    };
+    assert_eq!(late(&mut trio, 1, 100), 0);
+    assert_eq!(late(&mut trio, 1, 200), 0, "two intervals");
+    assert_eq!(late(&mut trio, 1, 201), 2, "one to each of the others");
+    assert_eq!(late(&mut trio, 1, 100), 2);
+    assert_eq!(late(&mut trio, 2, 500), 0, "it does not lead");
+}
