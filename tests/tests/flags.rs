@@ -164,7 +164,6 @@ fn what_etcd_takes_starts() {
         "--watch-progress-notify-interval=1ms",
         "--bootstrap-defrag-threshold-megabytes",
         "100",
-        "--grpc-keepalive-min-time=1s",
     ];
     let mut server = start(flags(&member, &more));
     says(
@@ -172,7 +171,6 @@ fn what_etcd_takes_starts() {
         &[
             "adjusted to the minimum period of 100ms",
             "--bootstrap-defrag-threshold-megabytes has no effect here",
-            "--grpc-keepalive-min-time has no effect here",
         ],
     );
     stop(&mut server);

@@ -141,7 +141,8 @@ pub struct ServeArgs {
     #[arg(long, default_value = "4294967295")]
     pub max_concurrent_streams: u32,
 
-    /// Taken for etcd's sake and without effect: clients may ping as often as they like
+    /// Least time between two pings of a client that waits for an answer; one that goes on pinging more often is
+    /// disconnected (too_many_pings)
     #[arg(long, value_parser = values::duration, default_value = "5s")]
     pub grpc_keepalive_min_time: Duration,
 

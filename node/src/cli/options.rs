@@ -36,8 +36,6 @@ const REQUEST_ADVICE_BYTES: usize = 10 * 1024 * 1024;
 const PROGRESS_MIN: Duration = Duration::from_millis(100);
 /// The interval if none is given.
 const PROGRESS_DEFAULT: Duration = Duration::from_secs(600);
-/// etcd's default for `--grpc-keepalive-min-time`, which scripts may repeat.
-const KEEPALIVE_MIN_DEFAULT: Duration = Duration::from_secs(5);
 
 /// A member of the cluster as the flags describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,12 +117,6 @@ pub(super) fn validate(args: ServeArgs) -> Result<ServeConfig, UsageError> {
     let cluster = cluster(&args)?;
     let (member_id, cluster_id, members) = identify(&args, cluster)?;
     let progress_interval = progress(&args, &mut warnings);
-    if args.grpc_keepalive_min_time != KEEPALIVE_MIN_DEFAULT {
-        warnings.push(
-            "--grpc-keepalive-min-time has no effect here: clients may ping as often as they like"
-                .to_owned(),
-        );
-    }
     let advertise = args.advertise_client_urls.clone();
     Ok(ServeConfig {
         data_dir: match &args.data_dir {
@@ -271,6 +263,7 @@ fn edge(
         max_concurrent_streams: args.max_concurrent_streams,
         keepalive_interval: interval,
         keepalive_timeout: args.grpc_keepalive_timeout,
+        ping_least: args.grpc_keepalive_min_time,
         election_timeout: Duration::from_millis(args.election_timeout),
         quota_bytes: quota.and_then(|q| i64::try_from(q).ok()).unwrap_or(0),
         ..EdgeConfig::default()
@@ -519,10 +512,17 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_said_unless_it_is_etcds_default() {
-        let said = |line: &str| parse(line).expect(line).warnings.join("\n");
-        assert!(said("--grpc-keepalive-min-time 1s").contains("--grpc-keepalive-min-time has no"));
-        assert_eq!(said("--grpc-keepalive-min-time 5s"), "");
+    fn the_least_time_between_pings_is_taken() {
+        let least = |line: &str| {
+            let config = parse(line).expect(line);
+            assert_eq!(config.warnings, [""; 0]);
+            config.edge.ping_least
+        };
+        assert_eq!(least(""), Duration::from_secs(5));
+        assert_eq!(
+            least("--grpc-keepalive-min-time 1s"),
+            Duration::from_secs(1)
+        );
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct EdgeConfig {
     pub keepalive_interval: Duration,
     /// How long the answer to that ping may take (`--grpc-keepalive-timeout`).
     pub keepalive_timeout: Duration,
+    /// The least time between two pings of a client with a call under way (`--grpc-keepalive-min-time`);
+    /// none is five minutes, as in etcd.
+    pub ping_least: Duration,
     /// A stream that asked for a leader ends after three of these without one.
     pub election_timeout: Duration,
     /// Storage quota shown in `Status`, in bytes (`--quota-backend-bytes`).
@@ -59,6 +62,7 @@ impl Default for EdgeConfig {
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Duration::from_secs(2 * 3_600),
             keepalive_timeout: Duration::from_secs(20),
+            ping_least: Duration::from_secs(5),
             election_timeout: Duration::from_secs(1),
             quota_bytes: 2 * 1024 * 1024 * 1024,
             drain_limit: Duration::from_secs(5),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::clients::Clients;
+use super::pings::Call;
 use crate::api::{Histogram, Scale};
 use crate::http::counters::PlainCounters;
 
@@ -218,6 +219,8 @@ pub(crate) struct Meter {
     finished: bool,
     /// A transaction that only reads.
     readonly: bool,
+    /// Its connection's count of calls under way.
+    _call: Option<Call>,
 }
 
 impl Meter {
@@ -231,7 +234,14 @@ impl Meter {
             began: Instant::now(),
             finished: false,
             readonly: false,
+            _call: None,
         }
+    }
+
+    /// The same, counted among those of its connection for as long as it lives.
+    pub(crate) fn under(mut self, call: Call) -> Meter {
+        self._call = Some(call);
+        self
     }
 
     /// Counts the call's messages.

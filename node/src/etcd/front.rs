@@ -1,6 +1,6 @@
-//! The reading side of a client's socket, in front of HTTP: header blocks that the HTTP/2 layer would
-//! not take are made into ones it takes ([`super::authority`]), and whether a client has said anything
-//! sensible yet is known, so that silent ones can be ended.
+//! A client's socket, in front of HTTP: header blocks that the HTTP/2 layer would not take are made into ones
+//! it takes ([`super::authority`]), whether a client has said anything sensible yet is known, so that silent
+//! ones can be ended, and pings are counted ([`super::pings`]), which the HTTP/2 layer answers without a word.
 //!
 //! Promises: all bytes of a client are passed on in order, at once but for a header block that is not
 //! there whole; nothing is copied unless a block is cut in two by a read or has to be changed; what is
@@ -15,12 +15,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::authority::Rewriter;
+use super::pings::{Pings, goaway};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD_BYTES: usize = 9;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const ACK: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -38,6 +43,9 @@ pub(crate) struct Front<S> {
     /// To be passed on before anything else.
     ready: BytesMut,
     spoke: Spoke,
+    pings: Pings,
+    /// What was written last ends within a frame.
+    cut: bool,
 }
 
 /// Whether a client said something that begins a conversation: HTTP/2's preface with a frame, or
@@ -60,6 +68,10 @@ struct Walk {
     rewriter: Rewriter,
     /// Bytes a header block may have, frames and all.
     block_bytes_max: usize,
+    /// Pings that were passed and are not judged yet.
+    pinged: usize,
+    /// The newest stream.
+    last_stream: [u8; 4],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +100,7 @@ enum Step {
 
 impl<S> Front<S> {
     /// In front of `socket`; a header block may have `block_bytes_max` bytes.
-    pub(crate) fn new(socket: S, block_bytes_max: usize) -> Front<S> {
+    pub(crate) fn new(socket: S, block_bytes_max: usize, pings: Pings) -> Front<S> {
         Front {
             socket,
             walk: Walk {
@@ -96,10 +108,14 @@ impl<S> Front<S> {
                 begun: false,
                 rewriter: Rewriter::default(),
                 block_bytes_max,
+                pinged: 0,
+                last_stream: [0; 4],
             },
             held: BytesMut::new(),
             ready: BytesMut::new(),
             spoke: Spoke::default(),
+            pings,
+            cut: false,
         }
     }
 
@@ -178,10 +194,13 @@ impl Walk {
                 };
                 self.begun = true;
                 if head.kind != HEADERS {
+                    let is_ping = head.kind == PING && head.flags & ACK == 0;
+                    self.pinged += usize::from(is_ping);
                     self.state = State::Skip(HEAD_BYTES + head.len);
                     return Ok(Step::Pass(0));
                 }
                 self.state = State::Gather(0);
+                self.last_stream = self.last_stream.max(head.stream);
                 self.gather(bytes, 0)
             }
             State::Gather(walked) => self.gather(bytes, walked),
@@ -317,7 +336,7 @@ fn fragment<'b>(head: &Head, payload: &'b [u8]) -> Option<&'b [u8]> {
     at.get(..at.len().checked_sub(padding)?)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Front<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Front<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -357,6 +376,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Front<S> {
                 buf.set_filled(before);
             }
             this.digest()?;
+            this.judge_pings(cx)?;
             if this.walk.begun && !this.spoke.is_so() {
                 this.spoke.0.store(true, Ordering::Relaxed);
             }
@@ -367,13 +387,60 @@ impl<S: AsyncRead + Unpin> AsyncRead for Front<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Front<S> {
+    /// Ends the connection, and says why, if its client has pinged too often.
+    fn judge_pings(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.walk.pinged == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let pings = std::mem::take(&mut self.walk.pinged);
+        if !(0..pings).any(|_| self.pings.too_many(now)) {
+            return Ok(());
+        }
+        if !self.cut {
+            // Best effort: a client that does not read either is none the wiser.
+            let goaway = goaway(self.walk.last_stream);
+            let _ = Pin::new(&mut self.socket).poll_write(cx, &goaway);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "too many pings",
+        ))
+    }
+
+    /// Looks at what the HTTP/2 layer has just written: whole frames, unless the socket had no room.
+    fn wrote(&mut self, first: &[u8], offered: usize, polled: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(written)) = polled {
+            // The rest of a frame is one of data, or of headers: none of the others is long.
+            if self.cut || answers(first) {
+                self.pings.answered();
+            }
+            self.cut = *written < offered;
+        }
+    }
+}
+
+/// Whether among frames that begin here is one of headers or data.
+fn answers(mut frames: &[u8]) -> bool {
+    while let Some(head) = Head::read(frames) {
+        if head.kind == HEADERS || head.kind == DATA {
+            return true;
+        }
+        frames = frames.get(HEAD_BYTES + head.len..).unwrap_or_default();
+    }
+    false
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Front<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.wrote(buf, buf.len(), &polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -381,7 +448,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Front<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        self.wrote(first.map_or(&[], |buf| buf), offered, &polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -399,7 +470,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Front<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::etcd::pings::Calls;
 
     const HARMLESS: &[u8] = &[1, 1, b'x'];
 
@@ -425,6 +499,24 @@ mod tests {
         }
     }
 
+    impl AsyncWrite for Pieces {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let mut out = BytesMut::new();
         let head = Head {
@@ -445,7 +537,8 @@ mod tests {
             at: 0,
             sizes: vec![size.max(1); bytes.len()],
         };
-        let mut front = Front::new(pieces, 1 << 20);
+        let pings = Pings::new(Calls::default(), Duration::from_secs(5));
+        let mut front = Front::new(pieces, 1 << 20, pings);
         let mut out = Vec::new();
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
@@ -460,6 +553,17 @@ mod tests {
                 Poll::Pending => panic!("pieces are always there"),
             }
         }
+    }
+
+    #[test]
+    fn headers_and_data_among_frames_are_answers() {
+        let (ack, update) = (frame(PING, ACK, &[0; 8]), frame(8, 0, &[0; 4]));
+        let data = frame(DATA, 0, b"x");
+        assert!(!answers(&[&ack[..], &update].concat()));
+        assert!(answers(&[&ack[..], &update, &data].concat()));
+        // Only its head was in the first piece.
+        assert!(answers(&frame(HEADERS, 0, &[7; 100])[..HEAD_BYTES]));
+        assert!(!answers(&data[..HEAD_BYTES - 1]));
     }
 
     #[test]

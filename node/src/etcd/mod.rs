@@ -5,7 +5,7 @@
 //! else, and no protobuf type leaves this folder. Tested over real sockets against an in-memory
 //! double in `tests/etcd_api.rs`.
 //!
-//! The way of a request: `connections` (is there room) → `front` (odd authorities) → [`server`] (HTTP/2,
+//! The way of a request: `connections` (is there room) → `front` (odd authorities, `pings`) → [`server`] (HTTP/2,
 //! routing, counters) → `gate` (is it a call) → `inbound` (messages, unpacked) → [`unary`] (thin layer for the hot
 //! KV calls, `long_answer` where the answer is long) or the generated tonic services ([`kv`], [`watch`], [`lease`], [`cluster`],
 //! [`maintenance`], [`auth`], [`health`]) → [`translate`] → `Backend` → [`errors`].
@@ -33,6 +33,7 @@ mod long_answer;
 pub mod maintenance;
 mod nested;
 mod outgoing;
+mod pings;
 pub mod proto;
 pub mod range_stream;
 pub mod server;

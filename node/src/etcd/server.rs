@@ -38,6 +38,7 @@ use super::kv::Kv;
 use super::lease::Lease;
 use super::listen::{ClientStream, Listen, Serves};
 use super::maintenance::Maintenance;
+use super::pings::{Calls, Pings};
 use super::proto::etcdserverpb as pb;
 use super::proto::health::health_server::HealthServer;
 use super::streams::HAS_LEADER;
@@ -95,11 +96,11 @@ impl<F: Future + 'static> Executor<F> for LocalExecutor {
 
 /// The edge over one backend: what answers the requests of every connection. Cheap to clone.
 #[derive(Debug)]
-pub struct Edge<B: Backend>(Arc<Services<B>>, Serves);
+pub struct Edge<B: Backend>(Arc<Services<B>>, Serves, Calls);
 
 impl<B: Backend> Clone for Edge<B> {
     fn clone(&self) -> Edge<B> {
-        Edge(self.0.clone(), self.1)
+        Edge(self.0.clone(), self.1, self.2.clone())
     }
 }
 
@@ -154,12 +155,17 @@ impl<B: Backend> Edge<B> {
             counters,
             shutdown,
         };
-        Edge(Arc::new(services), Serves::Both)
+        Edge(Arc::new(services), Serves::Both, Calls::default())
     }
 
     /// The same for a listener that serves only a part of it.
     pub fn serving(&self, serves: Serves) -> Edge<B> {
-        Edge(self.0.clone(), serves)
+        Edge(self.0.clone(), serves, Calls::default())
+    }
+
+    /// The same for one connection, whose calls are counted there.
+    fn counting(&self, calls: Calls) -> Edge<B> {
+        Edge(self.0.clone(), self.1, calls)
     }
 
     /// Answers one request, gRPC or plain.
@@ -188,7 +194,7 @@ impl<B: Backend> Edge<B> {
                 return Box::pin(std::future::ready(Ok(refused.answer)));
             }
         };
-        let mut meter = Meter::start(self.0.counters.clone(), method);
+        let mut meter = Meter::start(self.0.counters.clone(), method).under(self.2.begin());
         let is_stream = METHODS.get(method).is_some_and(|m| m.kind != "unary");
         let clients = &self.0.counters.clients;
         clients.count(request.headers(), is_stream);
@@ -327,7 +333,10 @@ where
     let counters = edge.0.counters.clone();
     let traffic = Traffic::default();
     let builder = builder(&config, executor);
-    let front = Front::new(stream, HEADER_LIST_BYTES as usize);
+    let calls = Calls::default();
+    let edge = edge.counting(calls.clone());
+    let pings = Pings::new(calls, config.ping_least);
+    let front = Front::new(stream, HEADER_LIST_BYTES as usize, pings);
     let spoke = front.spoke();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(traffic.of(front)), edge));
     let silent = async {

@@ -8,6 +8,7 @@ use super::Server;
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const END_STREAM: u8 = 1;
@@ -143,6 +144,77 @@ fn a_message_in_many_frames_and_a_late_end_is_one_call() {
         stream.write_all(&end).expect("sent");
         assert_eq!(messages(&data_until_end(stream)), 1);
         assert_eq!(server.double.state().revision, 2);
+    }
+}
+
+/// `--grpc-keepalive-min-time` had no effect: a client could ping as often as it liked.
+#[test]
+fn regression_a_client_that_pings_too_often_is_told_to_go() {
+    let server = Server::start(henge::etcd::EdgeConfig {
+        ping_least: super::HANG,
+        drain_limit: super::SHORT,
+        ..henge::etcd::EdgeConfig::default()
+    });
+    let ping = |stream: &mut TcpStream| {
+        let mut out = Vec::new();
+        frame(PING, 0, 0, &[7; 8], &mut out);
+        stream.write_all(&out).expect("sent");
+    };
+    let answered = |stream: &mut TcpStream| loop {
+        match read_frame(stream) {
+            (PING, ACK, _) => return true,
+            (GOAWAY, _, payload) => {
+                assert_eq!(payload[4..8], [0, 0, 0, 11], "ENHANCE_YOUR_CALM");
+                assert_eq!(&payload[8..], b"too_many_pings");
+                return false;
+            }
+            _ => {}
+        }
+    };
+    // Without a call, and with one that goes on: the fourth ping is one too many.
+    let watching = || {
+        let mut stream = call(&server, "/etcdserverpb.Watch/Watch");
+        // An answer, which forgives.
+        while read_frame(&mut stream).0 != HEADERS {}
+        stream
+    };
+    for mut stream in [connect(&server), watching()] {
+        for _ in 0..3 {
+            ping(&mut stream);
+            assert!(answered(&mut stream));
+        }
+        ping(&mut stream);
+        assert!(!answered(&mut stream));
+        let mut rest = Vec::new();
+        // It may also be reset, as it said more than was read.
+        let _ = stream.read_to_end(&mut rest);
+    }
+    // Who is answered something in between may ask each time.
+    let mut stream = connect(&server);
+    for number in 0..10 {
+        let mut out = Vec::new();
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/etcdserverpb.KV/Put"),
+            (":authority", "x"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ];
+        let id = 2 * number + 1;
+        frame(HEADERS, END_HEADERS, id, &literals(&fields), &mut out);
+        let put = [0, 0, 0, 0, 3, 0x0a, 1, b'k'];
+        frame(DATA, END_STREAM, id, &put, &mut out);
+        stream.write_all(&out).expect("sent");
+        loop {
+            let (kind, flags, _) = read_frame(&mut stream);
+            assert_ne!(kind, GOAWAY);
+            if kind == HEADERS && flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        ping(&mut stream);
+        assert!(answered(&mut stream), "{number}");
     }
 }
 
