@@ -237,8 +237,9 @@ impl Scales {
         let mut left = 200;
         self.weigh("put of 256 KiB", |store| {
             left -= 1;
+            let key = format!("large {left:03}");
             let put = PutRequest {
-                key: format!("large {left:03}").as_bytes(),
+                key: key.as_bytes(),
                 value: &value,
                 ..PutRequest::default()
             };
