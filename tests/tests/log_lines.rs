@@ -299,6 +299,19 @@ fn a_cluster_says_what_happens_with_the_fields_that_are_promised() {
     ] {
         assert!(metrics.contains(name), "{name} is not in {metrics}");
     }
+    let lines = |name: &str| metrics.lines().filter(|l| l.starts_with(name)).count();
+    assert_eq!(lines("etcd_network_known_peers{"), 3, "itself as well");
+    assert_eq!(lines("etcd_network_active_peers{"), 2);
+    let trips = "etcd_network_peer_round_trip_time_seconds_count{";
+    let trips = metrics.lines().filter(|line| line.starts_with(trips));
+    let counts: Vec<u64> = trips
+        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+        .collect();
+    assert!(
+        counts.len() == 2 && counts.iter().all(|n| *n > 0),
+        "{counts:?}"
+    );
+    assert_eq!(lines("etcd_network_disconnected_peers_total{"), 2);
     // An alarm is raised by hand, and lowered.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
