@@ -13,25 +13,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::authority::Rewriter;
+use super::frame::{
+    ACK, CONTINUATION, END_HEADERS, FRAME_BYTES_MAX, HEAD_BYTES, HEADERS, Head, PING, answers,
+    fragment,
+};
 use super::pings::{Pings, goaway};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEAD_BYTES: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PING: u8 = 6;
-const ACK: u8 = 1;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const PRIORITY: u8 = 0x20;
-/// Longest frame a client may send: HTTP/2's default, which is what we leave it at.
-const FRAME_BYTES_MAX: usize = 16_384;
 
 /// A socket whose incoming header blocks are looked at.
 #[derive(Debug)]
@@ -270,72 +263,6 @@ impl Walk {
     }
 }
 
-/// A frame's head.
-#[derive(Clone, Copy, Debug)]
-struct Head {
-    len: usize,
-    kind: u8,
-    flags: u8,
-    stream: [u8; 4],
-}
-
-impl Head {
-    fn read(bytes: &[u8]) -> Option<Head> {
-        let [a, b, c, kind, flags, stream @ ..] = *bytes.first_chunk::<HEAD_BYTES>()?;
-        Some(Head {
-            len: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
-            kind,
-            flags,
-            stream,
-        })
-    }
-
-    fn write(&self, out: &mut BytesMut) {
-        out.put_uint(self.len as u64, 3);
-        out.put_u8(self.kind);
-        out.put_u8(self.flags);
-        out.put_slice(&self.stream);
-    }
-
-    /// `block` in a HEADERS frame like this one, and as many more as it takes. Padding and priority,
-    /// which nobody reads, are left out.
-    fn frames(&self, block: &[u8]) -> BytesMut {
-        let mut out = BytesMut::with_capacity(block.len() + HEAD_BYTES);
-        let mut parts = block.chunks(FRAME_BYTES_MAX).peekable();
-        let mut head = Head {
-            flags: self.flags & !(PADDED | PRIORITY | END_HEADERS),
-            ..*self
-        };
-        loop {
-            let part = parts.next().unwrap_or_default();
-            head.len = part.len();
-            if parts.peek().is_none() {
-                head.flags |= END_HEADERS;
-            }
-            head.write(&mut out);
-            out.put_slice(part);
-            if parts.peek().is_none() {
-                return out;
-            }
-            (head.kind, head.flags) = (CONTINUATION, 0);
-        }
-    }
-}
-
-/// The header block fragment of a HEADERS frame.
-fn fragment<'b>(head: &Head, payload: &'b [u8]) -> Option<&'b [u8]> {
-    let mut at = payload;
-    let mut padding = 0;
-    if head.flags & PADDED != 0 {
-        let (n, rest) = at.split_first()?;
-        (padding, at) = (usize::from(*n), rest);
-    }
-    if head.flags & PRIORITY != 0 {
-        at = at.get(5..)?;
-    }
-    at.get(..at.len().checked_sub(padding)?)
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Front<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -421,17 +348,6 @@ impl<S: AsyncWrite + Unpin> Front<S> {
     }
 }
 
-/// Whether among frames that begin here is one of headers or data.
-fn answers(mut frames: &[u8]) -> bool {
-    while let Some(head) = Head::read(frames) {
-        if head.kind == HEADERS || head.kind == DATA {
-            return true;
-        }
-        frames = frames.get(HEAD_BYTES + head.len..).unwrap_or_default();
-    }
-    false
-}
-
 impl<S: AsyncWrite + Unpin> AsyncWrite for Front<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -472,7 +388,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Front<S> {
 mod tests {
     use std::time::Duration;
 
+    use bytes::BufMut;
+
     use super::*;
+    use crate::etcd::frame::{PADDED, PRIORITY};
     use crate::etcd::pings::Calls;
 
     const HARMLESS: &[u8] = &[1, 1, b'x'];
@@ -553,17 +472,6 @@ mod tests {
                 Poll::Pending => panic!("pieces are always there"),
             }
         }
-    }
-
-    #[test]
-    fn headers_and_data_among_frames_are_answers() {
-        let (ack, update) = (frame(PING, ACK, &[0; 8]), frame(8, 0, &[0; 4]));
-        let data = frame(DATA, 0, b"x");
-        assert!(!answers(&[&ack[..], &update].concat()));
-        assert!(answers(&[&ack[..], &update, &data].concat()));
-        // Only its head was in the first piece.
-        assert!(answers(&frame(HEADERS, 0, &[7; 100])[..HEAD_BYTES]));
-        assert!(!answers(&data[..HEAD_BYTES - 1]));
     }
 
     #[test]

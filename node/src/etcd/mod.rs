@@ -20,6 +20,7 @@ pub mod connections;
 pub mod counters;
 mod drain;
 pub mod errors;
+mod frame;
 mod front;
 mod gate;
 mod gzip;
