@@ -6,13 +6,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::config::EdgeConfig;
 use super::errors::{inbound, status};
 use super::header::header;
+use super::long_answer::LongAnswer;
 use super::proto::etcdserverpb as pb;
 use super::streams::{Answers, Draining, LeaderMonitor, drained, unfold};
+use super::unary::{self, Framed};
 use crate::api::{Backend, Error, Reply};
 
 /// The Lease service over a backend.
@@ -95,34 +98,65 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let r = request.into_inner();
-        let reply = self
-            .backend
-            .lease_time_to_live(r.id, r.keys)
-            .await
-            .map_err(|e| status(&e))?;
-        Ok(Response::new(pb::LeaseTimeToLiveResponse {
-            header: header(reply.header),
-            id: reply.body.id,
-            ttl: reply.body.ttl_s,
-            granted_ttl: reply.body.granted_ttl_s,
-            keys: reply.body.keys,
-        }))
+        let found = self.time_to_live(request.into_inner()).await;
+        let (mut message, keys) = found.map_err(|e| status(&e))?;
+        message.keys = keys;
+        Ok(Response::new(message))
     }
 
     async fn lease_leases(
         &self,
         _: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let reply = self.backend.leases().await.map_err(|e| status(&e))?;
-        Ok(Response::new(pb::LeaseLeasesResponse {
+        let (mut message, ids) = self.leases().await.map_err(|e| status(&e))?;
+        message.leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+        Ok(Response::new(message))
+    }
+}
+
+impl<B: Backend> Lease<B> {
+    /// What is left of a lease; its keys beside the message.
+    async fn time_to_live(
+        &self,
+        r: pb::LeaseTimeToLiveRequest,
+    ) -> Result<(pb::LeaseTimeToLiveResponse, Vec<Bytes>), Error> {
+        let reply = self.backend.lease_time_to_live(r.id, r.keys).await?;
+        let message = pb::LeaseTimeToLiveResponse {
             header: header(reply.header),
-            leases: reply
-                .body
-                .into_iter()
-                .map(|id| pb::LeaseStatus { id })
-                .collect(),
-        }))
+            id: reply.body.id,
+            ttl: reply.body.ttl_s,
+            granted_ttl: reply.body.granted_ttl_s,
+            keys: Vec::new(),
+        };
+        Ok((message, reply.body.keys))
+    }
+
+    /// All leases; their ids beside the message.
+    async fn leases(&self) -> Result<(pb::LeaseLeasesResponse, Vec<i64>), Error> {
+        let reply = self.backend.leases().await?;
+        let message = pb::LeaseLeasesResponse {
+            header: header(reply.header),
+            leases: Vec::new(),
+        };
+        Ok((message, reply.body))
+    }
+
+    /// [`Lease::time_to_live`] as it goes out: in pieces, as a lease may have a million keys.
+    pub(crate) async fn time_to_live_framed(
+        &self,
+        r: pb::LeaseTimeToLiveRequest,
+    ) -> Result<Framed, Error> {
+        let (message, keys) = self.time_to_live(r).await?;
+        if keys.is_empty() {
+            return Ok(Framed::Short(unary::frame(&message)));
+        }
+        Ok(Framed::Long(LongAnswer::keys(&message, keys).await))
+    }
+
+    /// [`Lease::leases`] as it goes out: in pieces, as there may be a million.
+    pub(crate) async fn leases_framed(&self) -> Result<Framed, Error> {
+        let (message, ids) = self.leases().await?;
+        Ok(Framed::Long(LongAnswer::leases(&message, ids).await))
     }
 }
 

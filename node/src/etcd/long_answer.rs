@@ -40,6 +40,8 @@ const PUT_PREV_KV: u8 = 2;
 const DELETE_PREV_KVS: u8 = 3;
 const TXN_RESPONSES: u8 = 3;
 const WATCH_EVENTS: u8 = 11;
+const LEASE_KEYS: u8 = 5;
+const LEASES: u8 = 2;
 const OP_RANGE: u8 = 1;
 const OP_PUT: u8 = 2;
 const OP_DELETE: u8 = 3;
@@ -96,6 +98,8 @@ enum Part {
     /// A repeated field of this number.
     Pairs(u8, Rest<KeyValue>),
     Events(Rest<Event>),
+    Keys(Rest<Bytes>),
+    Leases(Rest<i64>),
 }
 
 impl LongAnswer {
@@ -116,6 +120,27 @@ impl LongAnswer {
         LongAnswer::framed(|answer| {
             let own = answer.bytes(message);
             answer.0.push_back(Part::Events(Rest(events.into_iter())));
+            own + bytes
+        })
+    }
+
+    /// The keys of a lease, behind the rest of their message.
+    pub(crate) async fn keys(message: &pb::LeaseTimeToLiveResponse, keys: Vec<Bytes>) -> Self {
+        let keys = Rest(keys.into_iter());
+        let bytes = measure(keys.0.as_slice(), &mut 0).await;
+        LongAnswer::framed(|answer| {
+            let own = answer.bytes(message);
+            answer.0.push_back(Part::Keys(keys));
+            own + bytes
+        })
+    }
+
+    /// The ids of leases, behind the rest of their message.
+    pub(crate) async fn leases(message: &pb::LeaseLeasesResponse, ids: Vec<i64>) -> Self {
+        let bytes = measure(&ids, &mut 0).await;
+        LongAnswer::framed(|answer| {
+            let own = answer.bytes(message);
+            answer.0.push_back(Part::Leases(Rest(ids.into_iter())));
             own + bytes
         })
     }
@@ -144,6 +169,8 @@ impl LongAnswer {
                 }
                 Some(Part::Pairs(field, pairs)) => pairs.encode(*field, &mut piece),
                 Some(Part::Events(events)) => events.encode(WATCH_EVENTS, &mut piece),
+                Some(Part::Keys(keys)) => keys.encode(LEASE_KEYS, &mut piece),
+                Some(Part::Leases(ids)) => ids.encode(LEASES, &mut piece),
             };
             if is_through {
                 self.0.pop_front();
@@ -381,6 +408,31 @@ impl Field for Event {
     }
 }
 
+/// A key of a lease.
+impl Field for Bytes {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+
+    fn put(self, out: &mut BytesMut) {
+        out.extend_from_slice(&self);
+    }
+}
+
+/// A lease's id, as the message LeaseStatus.
+impl Field for i64 {
+    fn bytes(&self) -> usize {
+        match *self {
+            0 => 0,
+            id => 1 + length_delimiter_len(id as usize),
+        }
+    }
+
+    fn put(self, out: &mut BytesMut) {
+        pb::LeaseStatus { id: self }.encode_raw(out);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
@@ -422,7 +474,11 @@ mod tests {
 
     /// Measures and encodes; also how often it paused, and the largest piece.
     fn encoded(body: ResponseOp) -> (Vec<u8>, usize, usize) {
-        let mut measuring = pin!(LongAnswer::measure(reply(body)));
+        gathered(LongAnswer::measure(reply(body)))
+    }
+
+    fn gathered(measuring: impl Future<Output = LongAnswer>) -> (Vec<u8>, usize, usize) {
+        let mut measuring = pin!(measuring);
         let (mut pauses, mut out, mut largest) = (0, Vec::new(), 0);
         let mut cx = Context::from_waker(Waker::noop());
         let mut answer = loop {
@@ -446,6 +502,10 @@ mod tests {
             Response::ResponseDeleteRange(message) => message.encode_to_vec(),
             Response::ResponseTxn(message) => message.encode_to_vec(),
         };
+        frame(message)
+    }
+
+    fn frame(message: Vec<u8>) -> Vec<u8> {
         let mut framed = vec![0];
         framed.extend((message.len() as u32).to_be_bytes());
         framed.extend(message);
@@ -493,6 +553,30 @@ mod tests {
         assert!(out == at_once(body), "other bytes");
         assert_eq!(pauses, 100_000 / STEP_PAIRS);
         assert!(largest < PIECE_BYTES + 100, "{largest}");
+    }
+
+    #[test]
+    fn keys_and_ids_of_leases_make_up_their_messages() {
+        let mut message = pb::LeaseTimeToLiveResponse {
+            id: -7,
+            ttl: 3,
+            ..Default::default()
+        };
+        let keys: Vec<Bytes> = (0..9_000).map(|n| format!("{n}").into()).collect();
+        let (out, pauses, _) = gathered(LongAnswer::keys(&message, keys.clone()));
+        message.keys = keys;
+        assert!(out == frame(message.encode_to_vec()) && pauses == 4);
+
+        let mut message = pb::LeaseLeasesResponse {
+            header: Some(pb::ResponseHeader::default()),
+            ..Default::default()
+        };
+        for ids in [vec![], vec![0, 1, -1, i64::MAX, i64::MIN]] {
+            let (out, ..) = gathered(LongAnswer::leases(&message, ids.clone()));
+            message.leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+            assert_eq!(out, frame(message.encode_to_vec()));
+            message.leases.clear();
+        }
     }
 
     #[test]

@@ -114,7 +114,8 @@ struct Services<B: Backend> {
     kv: Arc<Kv<B>>,
     kv_server: pb::kv_server::KvServer<Kv<B>>,
     watch: Watch<B>,
-    lease: pb::lease_server::LeaseServer<Lease<B>>,
+    lease: Arc<Lease<B>>,
+    lease_server: pb::lease_server::LeaseServer<Lease<B>>,
     cluster: pb::cluster_server::ClusterServer<Cluster<B>>,
     maintenance: pb::maintenance_server::MaintenanceServer<Maintenance<B>>,
     auth: pb::auth_server::AuthServer<Auth<B>>,
@@ -134,7 +135,7 @@ impl<B: Backend> Edge<B> {
         let draining = || shutdown.subscribe();
         let kv = Arc::new(Kv::new(backend.clone(), config.clone()));
         let watch = Watch::new(backend.clone(), config.clone(), draining());
-        let lease = Lease::new(backend.clone(), config.clone(), draining());
+        let lease = Arc::new(Lease::new(backend.clone(), config.clone(), draining()));
         let cluster = Cluster::new(backend.clone());
         let maintenance = Maintenance::new(backend.clone(), config.clone());
         let auth = Auth::new(backend.clone());
@@ -142,7 +143,9 @@ impl<B: Backend> Edge<B> {
         let services = Services {
             kv_server: pb::kv_server::KvServer::from_arc(kv.clone()).max_decoding_message_size(max),
             watch,
-            lease: pb::lease_server::LeaseServer::new(lease).max_decoding_message_size(max),
+            lease_server: pb::lease_server::LeaseServer::from_arc(lease.clone())
+                .max_decoding_message_size(max),
+            lease,
             cluster: pb::cluster_server::ClusterServer::new(cluster).max_decoding_message_size(max),
             maintenance: pb::maintenance_server::MaintenanceServer::new(maintenance)
                 .max_decoding_message_size(max),
@@ -207,7 +210,10 @@ impl<B: Backend> Edge<B> {
         };
         let max = self.0.config.max_message_bytes();
         match unary::hot(method.path).filter(|_| self.0.config.thin_unary) {
-            Some(hot) => unary::call(self.0.kv.clone(), hot, request, encoding, max, meter),
+            Some(hot) => {
+                let services = (self.0.kv.clone(), self.0.lease.clone());
+                unary::call(services, hot, request, encoding, max, meter)
+            }
             None => self.tonic(method, request, encoding, meter),
         }
     }
@@ -236,7 +242,7 @@ impl<B: Backend> Edge<B> {
                 let answers = s.watch.call(&metadata, body, how.0);
                 Box::pin(std::future::ready(Ok(success(answers, encoding))))
             }
-            "etcdserverpb.Lease" => metered(s.lease.clone().call(request), how),
+            "etcdserverpb.Lease" => metered(s.lease_server.clone().call(request), how),
             "etcdserverpb.Cluster" => metered(s.cluster.clone().call(request), how),
             "etcdserverpb.Auth" => metered(s.auth.clone().call(request), how),
             "etcdserverpb.Maintenance" => metered(s.maintenance.clone().call(request), how),

@@ -1,4 +1,4 @@
-//! The thin gRPC layer for the hot unary KV calls, straight on hyper: read one framed message,
+//! The thin gRPC layer for the hot unary KV calls and those of leases with long answers, straight on hyper: read one framed message,
 //! decode, call, frame the answer.
 //!
 //! Same behaviour as the tonic path (`tests/etcd_api.rs` runs the same tests over both), without
@@ -20,8 +20,10 @@ use super::errors::status;
 use super::gate::Encoding;
 use super::inbound::{self, PREFIX_BYTES};
 use super::kv::Kv;
+use super::lease::Lease;
 use super::long_answer::{self, LongAnswer};
 use super::nested::Txn;
+use super::proto::etcdserverpb as pb;
 use super::server::{EdgeFuture, success};
 use crate::api::{Backend, Error, Reply};
 
@@ -32,6 +34,8 @@ pub(crate) enum Hot {
     Range,
     Txn,
     DeleteRange,
+    LeaseLeases,
+    LeaseTimeToLive,
 }
 
 /// The hot call that `path` means.
@@ -41,13 +45,15 @@ pub(crate) fn hot(path: &str) -> Option<Hot> {
         "/etcdserverpb.KV/Range" => Some(Hot::Range),
         "/etcdserverpb.KV/Txn" => Some(Hot::Txn),
         "/etcdserverpb.KV/DeleteRange" => Some(Hot::DeleteRange),
+        "/etcdserverpb.Lease/LeaseLeases" => Some(Hot::LeaseLeases),
+        "/etcdserverpb.Lease/LeaseTimeToLive" => Some(Hot::LeaseTimeToLive),
         _ => None,
     }
 }
 
 /// Answers one hot call. A message may have `max_bytes`.
 pub(crate) fn call<B: Backend>(
-    kv: Arc<Kv<B>>,
+    (kv, lease): (Arc<Kv<B>>, Arc<Lease<B>>),
     hot: Hot,
     request: Request<Incoming>,
     encoding: Encoding,
@@ -60,25 +66,43 @@ pub(crate) fn call<B: Backend>(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(kv.put(r).await?.map(ResponseOp::Put)) },
+            move |r| async move { Ok(pairs(kv.put(r).await?.map(ResponseOp::Put)).await) },
         )),
         Hot::Range => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(kv.range(r).await?.map(ResponseOp::Range)) },
+            move |r| async move { Ok(pairs(kv.range(r).await?.map(ResponseOp::Range)).await) },
         )),
         Hot::Txn => Box::pin(run(
             body,
             (max_bytes, meter, Txn::only_reads),
             Txn::decode,
-            move |r| async move { Ok(kv.txn(r).await?.map(|txn| ResponseOp::Txn(Box::new(txn)))) },
+            move |r| async move {
+                let reply = kv.txn(r).await?;
+                Ok(pairs(reply.map(|txn| ResponseOp::Txn(Box::new(txn)))).await)
+            },
         )),
         Hot::DeleteRange => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(kv.delete_range(r).await?.map(ResponseOp::DeleteRange)) },
+            move |r| async move {
+                let reply = kv.delete_range(r).await?;
+                Ok(pairs(reply.map(ResponseOp::DeleteRange)).await)
+            },
+        )),
+        Hot::LeaseLeases => Box::pin(run(
+            body,
+            (max_bytes, meter, |_| false),
+            Message::decode,
+            move |_: pb::LeaseLeasesRequest| async move { lease.leases_framed().await },
+        )),
+        Hot::LeaseTimeToLive => Box::pin(run(
+            body,
+            (max_bytes, meter, |_| false),
+            Message::decode,
+            move |r| async move { lease.time_to_live_framed(r).await },
         )),
     }
 }
@@ -90,7 +114,7 @@ async fn run<Q, F, C>(
     call: C,
 ) -> Result<Response<EdgeBody>, std::convert::Infallible>
 where
-    F: Future<Output = Result<Reply<ResponseOp>, Error>>,
+    F: Future<Output = Result<Framed, Error>>,
     C: FnOnce(Q) -> F,
 {
     // tonic's code and text for the same mistake.
@@ -110,11 +134,10 @@ where
         Err(status) => Err(status),
     };
     Ok(match answer {
-        Ok(reply) => {
-            let body = if long_answer::is_short(&reply.body) {
-                EdgeBody::unary(framed(reply))
-            } else {
-                EdgeBody::long(LongAnswer::measure(reply).await)
+        Ok(framed) => {
+            let body = match framed {
+                Framed::Short(message) => EdgeBody::unary(message),
+                Framed::Long(answer) => EdgeBody::long(answer),
             };
             meter.finish(Code::Ok);
             success(body.counted(messages), encoding)
@@ -126,17 +149,30 @@ where
     })
 }
 
-fn framed(reply: Reply<ResponseOp>) -> Bytes {
-    use super::proto::etcdserverpb::response_op::Response;
-    match long_answer::message(reply) {
+/// An answer as it goes out.
+#[derive(Debug)]
+pub(crate) enum Framed {
+    /// At once.
+    Short(Bytes),
+    /// In pieces.
+    Long(LongAnswer),
+}
+
+async fn pairs(reply: Reply<ResponseOp>) -> Framed {
+    use pb::response_op::Response;
+    if !long_answer::is_short(&reply.body) {
+        return Framed::Long(LongAnswer::measure(reply).await);
+    }
+    Framed::Short(match long_answer::message(reply) {
         Response::ResponseRange(message) => frame(&message),
         Response::ResponsePut(message) => frame(&message),
         Response::ResponseDeleteRange(message) => frame(&message),
         Response::ResponseTxn(message) => frame(&message),
-    }
+    })
 }
 
-fn frame(message: &impl Message) -> Bytes {
+/// A message in one go.
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let len = message.encoded_len();
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
     out.put_u8(0);
