@@ -177,6 +177,7 @@ impl Scales {
         let sorted = RangeRequest {
             range: KeyRange::all(),
             sort_target: SortTarget::Value,
+            sort_order: SortOrder::Descend,
             limit: 1,
             ..RangeRequest::default()
         };

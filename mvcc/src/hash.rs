@@ -141,7 +141,8 @@ impl Store {
                     cursor.hash.bytes(key);
                 }
                 cursor.hash.version(&version);
-                self.meter.look(1);
+                // It is looked at, and hashed byte by byte.
+                self.meter.look(2);
                 self.meter.bytes(version.value.len());
                 left = left.saturating_sub(1 + version.value.len() / BYTES_PER_LOOK);
                 last = Some(version.main);

@@ -72,7 +72,7 @@ impl Store {
     fn select_one(&self, request: &RangeRequest<'_>, at: i64) -> RangeResponse {
         let found = self.index.find(&self.keys, request.range.key);
         let version = found.and_then(|id| self.keys.at(id, at));
-        self.meter.look(1);
+        self.meter.find(1);
         let bytes = |version: &Version<'_>| request.range.key.len() + version.value.len();
         self.meter.bytes(version.as_ref().map_or(0, bytes));
         match version.filter(|version| !version.tombstone) {

@@ -108,7 +108,7 @@ impl Store {
     pub(crate) fn apply_put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
         self.meter.change(1);
         self.counted.version();
-        self.meter.bytes(request.value.len());
+        self.meter.store(request.value.len());
         let (main, sub) = (self.revision + 1, self.changes);
         let place = self.index.locate(&self.keys, request.key);
         let before = place
