@@ -53,11 +53,12 @@ impl Store {
         if request.key.is_empty() {
             return Err(Error::EmptyKey);
         }
+        self.check_lease(request)?;
         let keeps = request.ignore_value || request.ignore_lease;
         if keeps && !self.is_live(request.key) {
             return Err(Error::KeyNotFound);
         }
-        self.check_lease(request)
+        Ok(())
     }
 
     fn check_lease(&self, request: &PutRequest<'_>) -> Result<(), Error> {

@@ -3,8 +3,8 @@
 mod support;
 
 use henge_mvcc::{
-    Compare, CompareResult, CompareTarget, Error, RangeRequest, RequestOp, ResponseOp, Store,
-    TxnRequest,
+    Compare, CompareResult, CompareTarget, Error, PutRequest, RangeRequest, RequestOp, ResponseOp,
+    Store, TxnRequest,
 };
 use support::ops::*;
 use support::*;
@@ -165,4 +165,37 @@ fn regression_18667_a_bad_revision_in_a_txn_fails_it_before_anything_is_applied(
         ..success(vec![])
     };
     assert!(store.txn(&other).is_ok());
+}
+
+#[test]
+fn of_several_mistakes_the_first_is_named() {
+    let mut store = some_store();
+    let keep = PutRequest {
+        key: b"missing",
+        ignore_value: true,
+        lease: 99,
+        ..PutRequest::default()
+    };
+    let future = RangeRequest {
+        range: keys("a"),
+        revision: 1_000,
+        ..RangeRequest::default()
+    };
+    let mistakes = [
+        (RequestOp::Put(keep), Error::LeaseNotFound),
+        (
+            RequestOp::Range(future),
+            Error::FutureRevision {
+                requested: 1_000,
+                current: store.revision(),
+            },
+        ),
+    ];
+    for (first, second) in [(0, 1), (1, 0)] {
+        let request = TxnRequest {
+            success: vec![mistakes[first].0.clone(), mistakes[second].0.clone()],
+            ..TxnRequest::default()
+        };
+        assert_eq!(store.txn(&request), Err(mistakes[first].1.clone()));
+    }
 }

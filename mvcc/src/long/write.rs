@@ -1,6 +1,6 @@
 //! A write in slices.
 //!
-//! In the order of the command in one go: comparisons, then checks of all puts and of all ranges, then the
+//! In the order of the command in one go: comparisons, then checks of all operations, then the
 //! changes, then the watchers; see `txn`. Nothing is changed before the checks are through, and nobody sees a
 //! change before the last slice. The request comes with every slice, so that nothing is copied of it.
 //! Tested by `tests/long.rs`.
@@ -86,8 +86,7 @@ impl LongWrite {
 enum Stage {
     #[default]
     Decide,
-    CheckWrites,
-    CheckReads,
+    Check,
     Gather,
     Order,
     Change,
@@ -155,7 +154,7 @@ impl Store {
             if !self.decide_on(&mut write.decided, request, self.revision, until)? {
                 return Ok(None);
             }
-            write.stage = Stage::CheckWrites;
+            write.stage = Stage::Check;
         }
         let path = write.decided.path(request);
         let mut ops = Vec::new();
@@ -205,26 +204,19 @@ impl Store {
         }))
     }
 
-    /// All puts, then all ranges: see `Store::check_path`. Returns whether all were checked.
+    /// See `Store::check_path_at`. Returns whether all were checked.
     fn check_on(
         &self,
         write: &mut LongWrite,
         ops: &[&RequestOp<'_>],
         until: u64,
     ) -> Result<bool, Error> {
-        while let Stage::CheckWrites | Stage::CheckReads = write.stage {
+        while write.stage == Stage::Check {
             let Some(op) = ops.get(write.done) else {
-                write.done = 0;
-                write.stage = match write.stage {
-                    Stage::CheckWrites => Stage::CheckReads,
-                    _ => Stage::Change,
-                };
-                continue;
+                (write.done, write.stage) = (0, Stage::Change);
+                break;
             };
-            match write.stage {
-                Stage::CheckWrites => self.check_write(op)?,
-                _ => self.check_read(op, self.moment())?,
-            }
+            self.check_op(op, self.moment())?;
             self.meter.look(1);
             write.done += 1;
             if self.is_late(until) {

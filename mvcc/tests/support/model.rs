@@ -50,9 +50,6 @@ impl Model {
     }
 
     pub fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
-        if request.lease != 0 && !self.leases.contains_key(&request.lease) {
-            return Err(Error::LeaseNotFound);
-        }
         self.check_put(request)?;
         let response = self.do_put(request);
         self.commit();
@@ -60,12 +57,12 @@ impl Model {
     }
 
     fn check_put(&self, request: &PutRequest<'_>) -> Result<(), Error> {
+        if request.lease != 0 && !self.leases.contains_key(&request.lease) {
+            return Err(Error::LeaseNotFound);
+        }
         let missing = !self.states[self.states.len() - 1].contains_key(request.key);
         if (request.ignore_value || request.ignore_lease) && missing {
             return Err(Error::KeyNotFound);
-        }
-        if request.lease != 0 && !self.leases.contains_key(&request.lease) {
-            return Err(Error::LeaseNotFound);
         }
         Ok(())
     }
@@ -212,27 +209,16 @@ impl Model {
 
     pub fn txn(&mut self, request: &TxnRequest<'_>) -> Result<TxnResponse, Error> {
         let before = self.work.clone();
-        self.check_puts(request, &before)?;
-        self.check_ranges(request, &before)?;
+        self.check_ops(request, &before)?;
         let response = self.do_txn(request, &before);
         self.commit();
         Ok(response)
     }
 
-    fn check_puts(&self, request: &TxnRequest<'_>, before: &State) -> Result<(), Error> {
+    fn check_ops(&self, request: &TxnRequest<'_>, before: &State) -> Result<(), Error> {
         for op in branch(request, before).1 {
             match op {
                 RequestOp::Put(put) => self.check_put(put)?,
-                RequestOp::Txn(inner) => self.check_puts(inner, before)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_ranges(&self, request: &TxnRequest<'_>, before: &State) -> Result<(), Error> {
-        for op in branch(request, before).1 {
-            match op {
                 RequestOp::Range(range) if range.revision > self.revision() => {
                     return Err(Error::FutureRevision {
                         requested: range.revision,
@@ -247,7 +233,7 @@ impl Model {
                         compacted: self.compacted,
                     });
                 }
-                RequestOp::Txn(inner) => self.check_ranges(inner, before)?,
+                RequestOp::Txn(inner) => self.check_ops(inner, before)?,
                 _ => {}
             }
         }
