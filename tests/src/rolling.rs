@@ -1,8 +1,9 @@
 //! A cluster restarted member by member under steady load, as an operator rolls out a new version.
 //!
 //! Promises: each put is sent once and its answer counted: done, or failed. The only thing that is tried again,
-//! with the next member, is what certainly never left: nobody took the connection, or the client's own library
-//! gave the request back unsent. At the end every put is there, written once.
+//! with the next member, is what certainly was not done: nobody took the connection, the client's own library
+//! gave the request back unsent, or the server said with its GOAWAY that it had not looked at it (RFC 9113 6.8;
+//! grpc-go sends such a request again by itself). At the end every put is there, written once.
 //! Must never know: the server's inside. Tested by `crash --rolling` against Henge and etcd.
 
 use std::error::Error as _;
@@ -44,7 +45,7 @@ pub struct Report {
     pub failed: Vec<String>,
     /// Puts that were tried with the next member, as nobody took the connection.
     pub refused: u64,
-    /// Puts that the client's library gave back unsent, as its connection was told to go.
+    /// Puts that the client's library gave back, as its connection was told to go before they were looked at.
     pub unsent: u64,
     /// The longest time without any acknowledgement.
     pub gap: Duration,
@@ -321,10 +322,15 @@ fn was_refused(status: &Status) -> bool {
     })
 }
 
-/// Whether the library gave the request back before any of it was sent: its connection had just been told to
-/// go. (`hyper::Error::is_canceled`; hyper itself is not known here.)
+/// Whether the library gave the request back as its connection had just been told to go: before any of it was
+/// sent (`hyper::Error::is_canceled`), or because it came after the last one that the server's GOAWAY says it
+/// looks at. A request that was looked at and is cut off has another error: a broken pipe. (Neither hyper nor h2
+/// is known here, so their words are.)
 fn was_unsent(status: &Status) -> bool {
-    causes(status).any(|cause| cause.to_string().starts_with("operation was canceled"))
+    causes(status).map(ToString::to_string).any(|cause| {
+        cause.starts_with("operation was canceled")
+            || cause == "connection error received: not a result of an error"
+    })
 }
 
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
