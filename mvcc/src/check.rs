@@ -4,10 +4,11 @@
 //! the request. The store itself accepts unchecked requests without panicking, so these are
 //! policy, not safety. Tested by the tables at the end.
 
-use std::collections::BTreeSet;
+mod changes;
 
 use crate::error::Error;
-use crate::types::{DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::types::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use changes::changes;
 
 /// Levels of transactions below the outermost one: what etcd's limit on operations allows at its default,
 /// whatever that limit is. Whoever decodes transactions refuses deeper ones, too; the store applies none.
@@ -96,60 +97,10 @@ fn txn_form(
     Ok(())
 }
 
-/// What a list of operations may change.
-struct Changes<'a> {
-    puts: BTreeSet<&'a [u8]>,
-    deletes: Vec<KeyRange<'a>>,
-}
-
-impl Changes<'_> {
-    fn deletes(&self, key: &[u8]) -> bool {
-        self.deletes.iter().any(|range| range.contains(key))
-    }
-}
-
-/// The duplicate rule, in etcd's order: deletes of this level, then nested transactions one by one
-/// (each checked against the deletes and puts collected so far), then puts of this level. The two
-/// branches of one nested transaction exclude each other, so they may put the same key. Two
-/// deletes may overlap. Unlike etcd, whose interval tree misreads it, a delete with `end` =
-/// `b"\0"` covers the puts above its key.
-fn changes<'a>(ops: &[RequestOp<'a>]) -> Result<Changes<'a>, Error> {
-    let deletes = ops.iter().filter_map(|op| match op {
-        RequestOp::DeleteRange(r) => Some(r.range),
-        _ => None,
-    });
-    let mut all = Changes {
-        puts: BTreeSet::new(),
-        deletes: deletes.collect(),
-    };
-    for op in ops {
-        if let RequestOp::Txn(nested) = op {
-            let success = changes(&nested.success)?;
-            let failure = changes(&nested.failure)?;
-            for key in success.puts.iter().chain(&failure.puts) {
-                if all.puts.contains(key) || all.deletes(key) {
-                    return Err(Error::DuplicateKey);
-                }
-            }
-            all.puts.extend(success.puts.iter().chain(&failure.puts));
-            all.deletes
-                .extend(success.deletes.iter().chain(&failure.deletes));
-        }
-    }
-    for op in ops {
-        if let RequestOp::Put(put) = op
-            && (all.deletes(put.key) || !all.puts.insert(put.key))
-        {
-            return Err(Error::DuplicateKey);
-        }
-    }
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Compare;
+    use crate::types::{Compare, KeyRange};
 
     fn put_op(key: &[u8]) -> RequestOp<'_> {
         RequestOp::Put(PutRequest {
