@@ -215,6 +215,9 @@ impl Leases {
     }
 
     pub(crate) fn remove(&mut self, id: i64) -> Option<Lease> {
+        if !self.contains(id) {
+            return None;
+        }
         self.note(id);
         let lease = self.by_id.remove(&id)?;
         self.due.remove(&(lease.due_ms, id));
@@ -244,6 +247,7 @@ impl Store {
         position: u64,
         now_ms: u64,
     ) -> Result<i64, Error> {
+        self.meter.change(1);
         if id == 0 {
             return Err(Error::LeaseNotFound);
         }
@@ -267,6 +271,7 @@ impl Store {
     /// Removes a lease and deletes its keys, in key order, in one revision; returns how many.
     /// Without keys the revision stays.
     pub fn lease_revoke(&mut self, id: i64) -> Result<i64, Error> {
+        self.meter.change(1);
         let lease = self.leases.remove(id).ok_or(Error::LeaseNotFound)?;
         let keys = self.in_key_order(&lease.keys);
         self.write_begin();
@@ -279,8 +284,15 @@ impl Store {
     /// Renews a lease on the primary alone; returns its time to live. `None`: unknown, or run out and
     /// about to be revoked (etcd answers TTL 0 to both): its expiry may be under way.
     pub fn lease_keep_alive(&mut self, id: i64, now_ms: u64) -> Option<i64> {
+        self.lease_keep_alive_since(id, now_ms, now_ms)
+    }
+
+    /// [`Store::lease_keep_alive`] that was asked for at `asked_ms` and had to wait, while nothing expired: a
+    /// lease that lived then lives on.
+    pub fn lease_keep_alive_since(&mut self, id: i64, asked_ms: u64, now_ms: u64) -> Option<i64> {
+        self.meter.change(1);
         let lease = self.leases.by_id.get(&id)?;
-        if self.leases.extension.deadline_ms(lease) <= now_ms {
+        if self.leases.extension.deadline_ms(lease) <= asked_ms {
             return None;
         }
         self.leases.renew(id, now_ms)
@@ -291,6 +303,10 @@ impl Store {
     /// all replicas must agree, and whoever is told that it lives must find it alive, so expiries that
     /// were decided before are void (see [`Store::lease_expire`]).
     pub fn lease_renew(&mut self, id: i64, position: u64, now_ms: u64) -> Option<i64> {
+        self.meter.change(1);
+        if !self.leases.contains(id) {
+            return None;
+        }
         self.leases.note(id);
         let lease = self.leases.by_id.get_mut(&id)?;
         lease.renewed = position;
@@ -301,6 +317,7 @@ impl Store {
     /// Revokes a lease that had run out when the primary had applied the log up to `seen`; returns how
     /// many keys went. Nothing happens to a lease that was renewed, or granted anew, behind that.
     pub fn lease_expire(&mut self, id: i64, seen: u64) -> Result<i64, Error> {
+        self.meter.look(1);
         match self.lease_expires(id, seen) {
             false => Ok(0),
             true => self.lease_revoke(id),

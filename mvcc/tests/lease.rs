@@ -104,6 +104,49 @@ fn keep_alive_starts_the_time_again_unless_it_ran_out() {
     assert_eq!(store.lease_keep_alive(9, 0), None);
 }
 
+/// Whoever bounds a thread's work by what is counted did leases for nothing.
+#[test]
+fn regression_what_is_done_to_leases_is_counted() {
+    let mut store = Store::new();
+    let mut nanos = 0;
+    let mut counted = |store: &Store| {
+        let now = store.work().nanos();
+        now - std::mem::replace(&mut nanos, now)
+    };
+    for id in 1..=100 {
+        store.lease_grant(id, 10, 0).expect("new");
+    }
+    assert_eq!(counted(&store), 100_000, "grants");
+    for id in 1..=200 {
+        store.lease_renew(id, 1, 0);
+    }
+    assert_eq!(counted(&store), 200_000, "renewals, also of what is not");
+    for id in 1..=200 {
+        store.lease_keep_alive(id, 0);
+    }
+    assert_eq!(counted(&store), 200_000, "renewals by the primary alone");
+    for id in 1..=50 {
+        store.lease_revoke(id).expect("known");
+    }
+    assert_eq!(counted(&store), 50_000, "revocations");
+    for id in 51..=100 {
+        assert_eq!(store.lease_expire(id, 0), Ok(0), "renewed since");
+        assert_eq!(store.lease_expire(id, 1), Ok(0), "without keys");
+    }
+    assert_eq!(counted(&store), 50 * 1_500, "expiries");
+    assert!(store.leases().is_empty());
+}
+
+/// Who had to wait until the primary had time for him is not told that his lease ran out meanwhile.
+#[test]
+fn a_renewal_that_waited_is_of_the_time_when_it_was_asked_for() {
+    let mut store = Store::new();
+    store.lease_grant(1, 10, 0).expect("new");
+    assert_eq!(store.lease_keep_alive_since(1, 9_999, 12_000), Some(10));
+    assert_eq!(store.lease_keep_alive(1, 21_999), Some(10), "from then on");
+    assert_eq!(store.lease_keep_alive_since(1, 31_999, 32_000), None);
+}
+
 #[test]
 fn expired_leases_are_reported_in_order_and_again_only_later() {
     let mut store = Store::new();

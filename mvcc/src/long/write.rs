@@ -421,6 +421,7 @@ impl Store {
         if !self.tell_on(write, until) {
             return Ok(None);
         }
+        self.meter.change(1);
         self.leases.remove(id);
         Ok(Some(LongAnswer::LeaseRevoke(write.attached.len() as i64)))
     }

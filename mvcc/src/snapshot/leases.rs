@@ -38,7 +38,11 @@ impl Readers {
             ahead: Bound::Unbounded,
             before: BTreeMap::new(),
         }));
-        lock(&self.0).push(Arc::downgrade(&shared));
+        let mut readers = lock(&self.0);
+        // Those that ended while no lease changed.
+        readers.retain(|reader| reader.strong_count() > 0);
+        readers.push(Arc::downgrade(&shared));
+        drop(readers);
         shared
     }
 
@@ -65,12 +69,13 @@ impl Readers {
     }
 }
 
-/// Gives the next leases to `take`, which says whether there may be another; whether there are more. `now` are
-/// those that there are, from any id on.
+/// Gives the next leases to `take`, which says whether there may be another; whether there are more. It hears of
+/// those, too, that were not there then: there may be any number of them. `now` are those that there are, from
+/// any id on.
 pub(super) fn next<I: Iterator<Item = LeaseEntry>>(
     shared: &Shared,
     now: impl FnOnce(Bound<i64>) -> I,
-    mut take: impl FnMut(LeaseEntry) -> bool,
+    mut take: impl FnMut(Option<LeaseEntry>) -> bool,
 ) -> bool {
     let mut then = lock(shared);
     let mut now = now(then.ahead).peekable();
@@ -92,9 +97,7 @@ pub(super) fn next<I: Iterator<Item = LeaseEntry>>(
             },
         };
         then.ahead = Bound::Excluded(id);
-        if let Some(entry) = entry {
-            goes_on = take(entry);
-        }
+        goes_on = take(entry);
     }
     !then.before.is_empty() || now.peek().is_some()
 }

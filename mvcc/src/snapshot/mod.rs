@@ -179,9 +179,11 @@ impl Store {
         let more = cursor.leases.as_ref().is_some_and(|then| {
             let now = |from| self.leases.iter_from(from);
             leases::next(then, now, |entry| {
-                varint::put(out, entry.id as u64);
-                varint::put(out, entry.ttl_s as u64);
-                varint::put(out, entry.renewed);
+                if let Some(entry) = entry {
+                    varint::put(out, entry.id as u64);
+                    varint::put(out, entry.ttl_s as u64);
+                    varint::put(out, entry.renewed);
+                }
                 self.meter.look(1);
                 *keys_left = keys_left.saturating_sub(1);
                 out.len() < limit && *keys_left > 0
