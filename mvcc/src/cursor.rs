@@ -115,6 +115,12 @@ impl RangeCursor {
         self.sorter.as_ref().map_or(0, |sorter| sorter.held_bytes())
     }
 
+    /// Ends it, and gives out the pairs that it holds, in any order.
+    pub fn into_pairs(self) -> Vec<KeyValue> {
+        self.sorter
+            .map_or_else(Vec::new, |sorter| sorter.into_pairs())
+    }
+
     /// Is there nothing more to be learnt from other keys?
     fn knows_all(&self) -> bool {
         let is_cut = self.left == 0 && (self.more || self.sorter.is_some());

@@ -52,7 +52,9 @@ pub use account::{MemoryBytes, Stats};
 pub use cursor::{RangeCursor, RangeEnd, RangeSlice, SliceLimits};
 pub use error::{Error, SnapshotError};
 pub use hash::HashCursor;
-pub use long::{LongAnswer, LongLeaseKeys, LongLeases, LongRequest, LongTxnRead, LongWrite};
+pub use long::{
+    LongAnswer, LongLeaseKeys, LongLeases, LongRequest, LongTxnRead, LongWrite, let_go,
+};
 pub use snapshot::{Restorer, SnapshotCursor};
 pub use store::{Config, Store};
 pub use tally::{LEASE_TTL_BUCKETS, Tally};

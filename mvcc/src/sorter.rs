@@ -207,6 +207,11 @@ impl Sorter {
         }
     }
 
+    /// The pairs held: nobody wants them sorted any more.
+    pub fn into_pairs(self) -> Vec<KeyValue> {
+        self.pairs
+    }
+
     /// Bytes of the pairs held.
     pub fn held_bytes(&self) -> usize {
         self.bytes

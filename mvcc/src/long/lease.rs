@@ -30,6 +30,11 @@ impl LongLeaseKeys {
     pub fn held_bytes(&self) -> usize {
         self.bytes + size_of_val(self.keys.as_slice())
     }
+
+    /// Lets up to `max` keys of a list that nobody wants any more go; returns how many, or 0 at the end.
+    pub fn let_go(&mut self, max: usize) -> usize {
+        super::read::shorten(&mut self.keys, max)
+    }
 }
 
 impl Store {

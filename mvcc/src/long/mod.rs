@@ -22,7 +22,7 @@ mod write;
 
 pub use lease::LongLeaseKeys;
 pub use list::LongLeases;
-pub use read::LongTxnRead;
+pub use read::{LongTxnRead, let_go};
 pub use write::{LongAnswer, LongRequest, LongWrite};
 
 use crate::cursor::SliceLimits;

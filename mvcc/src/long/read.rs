@@ -38,6 +38,55 @@ impl LongTxnRead {
             .map_or(0, |(cursor, _)| cursor.held_bytes());
         self.bytes + cursor
     }
+
+    /// Lets up to `max` pairs of a read that nobody wants any more go; returns how many, or 0 at the end.
+    pub fn let_go(&mut self, max: usize) -> usize {
+        if let Some((cursor, response)) = self.range.take() {
+            let left = match cursor.into_pairs() {
+                pairs if pairs.is_empty() => None,
+                kvs => Some(RangeResponse {
+                    kvs,
+                    ..RangeResponse::default()
+                }),
+            };
+            let both = [Some(response), left].into_iter().flatten();
+            self.answers.extend(both.map(ResponseOp::Range));
+        }
+        let_go(&mut self.answers, max)
+    }
+}
+
+/// Lets up to `max` pairs and answers go, from the end; returns how many, or 0 at the end. Millions of them
+/// take as long as reading them did.
+pub fn let_go(answers: &mut Vec<ResponseOp>, max: usize) -> usize {
+    let mut gone = 0;
+    while gone < max {
+        let left = max - gone;
+        gone += match answers.last_mut() {
+            Some(ResponseOp::Range(range)) if !range.kvs.is_empty() => {
+                shorten(&mut range.kvs, left)
+            }
+            Some(ResponseOp::DeleteRange(delete)) if !delete.prev_kvs.is_empty() => {
+                shorten(&mut delete.prev_kvs, left)
+            }
+            Some(ResponseOp::Txn(txn)) if !txn.responses.is_empty() => {
+                let_go(&mut txn.responses, left)
+            }
+            Some(_) => {
+                answers.pop();
+                1
+            }
+            None => break,
+        };
+    }
+    gone
+}
+
+/// Takes up to `max` off the end; returns how many.
+pub(super) fn shorten<T>(list: &mut Vec<T>, max: usize) -> usize {
+    let before = list.len();
+    list.truncate(before.saturating_sub(max));
+    before - list.len()
 }
 
 impl Store {

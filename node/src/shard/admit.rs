@@ -112,8 +112,14 @@ impl Shard {
         if response.is_err() {
             self.failed += 1;
         }
-        self.answers
-            .push((answer, response.map(|body| Reply { header, body })));
+        match response {
+            // A large answer is not let go in one go.
+            Ok(body) if answer.is_abandoned() => self.let_answer_go(body),
+            response => {
+                let reply = response.map(|body| Reply { header, body });
+                self.answers.push((answer, reply));
+            }
+        }
     }
 
     fn admit_write(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {

@@ -208,6 +208,9 @@ impl Shard {
             return;
         }
         let Some(waiter) = self.waiters.take(stamp.id) else {
+            if let Ok(response) = response {
+                self.let_answer_go(response);
+            }
             return;
         };
         self.pending_bytes -= waiter.bytes;

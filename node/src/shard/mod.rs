@@ -384,7 +384,7 @@ impl Shard {
         self.pending_bytes -= self.waiters.expire(now_ms);
         self.expire_queue(now_ms);
         self.reads.expire(now_ms);
-        self.long_reads.drop_abandoned();
+        self.drop_abandoned_reads();
         self.hashes.drop_abandoned();
         self.removals.expire(now_ms, self.config.request_timeout_ms);
         let header = self.header();
