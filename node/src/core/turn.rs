@@ -479,7 +479,8 @@ impl Core {
         // Who was first is last in the next turn: what a turn has time for may not do for all.
         let (first, others) = run.split_at(run.len().min(1));
         for at in others.iter().chain(first) {
-            if self.shards[*at].is_behind() {
+            let shard = &self.shards[*at];
+            if shard.is_behind() || shard.asks_more() {
                 self.agenda.mark(*at);
             }
         }

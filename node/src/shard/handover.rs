@@ -19,15 +19,15 @@ use crate::machine::{Command, Response};
 const VOTERS: [u64; 3] = [1, 2, 3];
 
 /// Members 1 to 3.
-struct Trio {
-    shards: Vec<Shard>,
+pub(super) struct Trio {
+    pub(super) shards: Vec<Shard>,
     wire: VecDeque<Message>,
     now_ms: u64,
 }
 
 impl Trio {
     /// Of which member 1 leads.
-    fn led() -> Trio {
+    pub(super) fn led() -> Trio {
         let shards = VOTERS.map(|id| tests::start_as(id, &VOTERS, 1_000 * id));
         let mut trio = Trio {
             shards: shards.into(),
@@ -132,7 +132,7 @@ impl Trio {
         self.ask(id, RequestKind::Write(put.encode()))
     }
 
-    fn grant(&mut self, id: i64, ttl_s: i64) {
+    pub(super) fn grant(&mut self, id: i64, ttl_s: i64) {
         let grant = Command::LeaseGrant { id, ttl_s };
         let mut granted = self.ask(1, RequestKind::Write(grant.encode()));
         self.settle();
@@ -413,6 +413,27 @@ fn regression_a_renewal_passes_where_a_write_is_refused_and_before_any_lease_end
     shard.log_full = true;
     shard.expire_leases(now_ms + 10_000);
     assert!(shard.renewals.is_empty());
+}
+
+/// A follower whose log is full refused renewals, while its leader ended the leases; to pass them on it needs no
+/// log.
+#[test]
+fn regression_a_follower_with_a_full_log_passes_renewals_on() {
+    let mut trio = Trio::led();
+    trio.grant(5, 2);
+    for id in VOTERS {
+        trio.at(id).log_full = true;
+        let mut renewal = trio.ask(id, RequestKind::LeaseKeepAlive(5));
+        let expected = match id {
+            1 => Err(Error::NoSpace),
+            _ => {
+                trio.at(1).log_full = false;
+                Ok(2)
+            }
+        };
+        trio.settle();
+        assert_eq!(renewed(&mut renewal), Some(expected), "{id}");
+    }
 }
 
 /// What a leader had decided to end and not proposed went to its successor with the index of before. It would

@@ -34,6 +34,8 @@ pub mod watch;
 #[cfg(test)]
 mod handover;
 #[cfg(test)]
+mod shares;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
@@ -310,7 +312,8 @@ impl Shard {
     /// Whether there is something to do for callers that the turn had no time for.
     pub fn is_behind(&self) -> bool {
         let tells = self.times.is_due(self.machine.applied_index);
-        !self.corrupt && (!self.applying.is_empty() || self.reads.has_due() || tells)
+        let renews = self.may_renew_alone();
+        !self.corrupt && (!self.applying.is_empty() || self.reads.has_due() || tells || renews)
     }
 
     /// Whether this member leads the group.
@@ -407,6 +410,7 @@ impl Shard {
             && self.is_alone()
             && self.is_leader()
             && self.waiting() == 0
+            && self.renewals.waiting() == 0
             && self.reads.is_empty()
             && self.long_reads.is_empty()
             && self.hashes.is_empty()

@@ -90,7 +90,11 @@ impl Shard {
         // What there was no time for before. Reads first, and half: an entry may take a thousand turns.
         let until = self.turn.until(SHARE_NANOS);
         self.answer_due(self.turn.until(SHARE_NANOS / 2), out.now_ms);
+        // What leases live by, a quarter: of one that is alone, and of others.
+        self.renew_alone(self.turn.until(SHARE_NANOS / 4), out.now_ms);
+        self.tell_times(self.turn.until(SHARE_NANOS / 4), out);
         self.apply_timed(until, out);
+        self.renew_alone(until, out.now_ms);
         self.tell_times(until, out);
         for _ in 0..READY_ROUNDS_MAX {
             self.note_fault();
@@ -121,6 +125,7 @@ impl Shard {
                     }
                 }
             }
+            self.renew_alone(until, out.now_ms);
             self.tell_times(until, out);
             self.release(at, campaign, out);
             self.answer_reads(out.now_ms);

@@ -19,6 +19,9 @@ pub const RETRY_MS: u64 = 500;
 /// Linearizable reads that a shard lets wait; more are refused, as without a leader they would pile up.
 pub const WAITING_MAX: usize = 65_536;
 
+/// Rounds that are opened in one turn: each is a message and, if it asks about leases, eight bytes for each.
+const ROUNDS_OPENED_MAX: usize = 8;
+
 /// Reads whose keys are announced to the store together.
 const TOUCH_READS: usize = 16;
 
@@ -56,7 +59,7 @@ pub enum Read {
 /// Reads of one shard that are not answered yet.
 pub struct Reads {
     /// Arrived, not part of a round yet.
-    arrived: Vec<Waiting>,
+    arrived: VecDeque<Waiting>,
     /// Rounds in the order they were asked.
     rounds: VecDeque<Round>,
     /// May be answered, as soon as a turn has time for them.
@@ -108,7 +111,7 @@ impl Reads {
     /// must not pass for one to a round of now.
     pub fn new(first_context: u64) -> Self {
         Reads {
-            arrived: Vec::new(),
+            arrived: VecDeque::new(),
             rounds: VecDeque::new(),
             due: VecDeque::new(),
             next_context: first_context,
@@ -155,7 +158,12 @@ impl Reads {
             is_late
         };
         // Nobody could be asked.
-        self.slow += u64::from(expire(&mut self.arrived));
+        let is_late = |waiting: &mut Waiting| waiting.expires_ms <= now_ms;
+        let before = self.arrived.len();
+        while let Some(waiting) = self.arrived.pop_front_if(is_late) {
+            waiting.answer.send(Err(late.clone()));
+        }
+        self.slow += u64::from(self.arrived.len() < before);
         while self
             .due
             .front()
@@ -194,8 +202,7 @@ impl Reads {
             }
             count += 1;
         }
-        let rest = self.arrived.split_off(count);
-        (std::mem::replace(&mut self.arrived, rest), leases)
+        (self.arrived.drain(..count).collect(), leases)
     }
 
     /// Answers everyone with the same error.
@@ -218,7 +225,7 @@ impl Shard {
             return self.answer(answer, Err(Error::TooManyRequests));
         }
         let expires_ms = now_ms + self.config.request_timeout_ms;
-        self.reads.arrived.push(Waiting {
+        self.reads.arrived.push_back(Waiting {
             read,
             answer,
             expires_ms,
@@ -241,7 +248,10 @@ impl Shard {
                     .read_index(times::question(round.context, &round.leases));
             }
         }
-        while !self.reads.arrived.is_empty() {
+        for _ in 0..ROUNDS_OPENED_MAX {
+            if self.reads.arrived.is_empty() {
+                return;
+            }
             let (reads, leases) = self.reads.next_round();
             let context = self.reads.next_context;
             self.reads.next_context += 1;
@@ -257,13 +267,18 @@ impl Shard {
         }
     }
 
+    /// Whether there is somebody to ask for reads that there was no room for in the rounds of this turn.
+    pub(crate) fn asks_more(&self) -> bool {
+        !self.is_over() && !self.reads.arrived.is_empty() && self.raft.leader() != henge_raft::NONE
+    }
+
     /// Nobody else can have taken a write, so nobody needs to be asked, nor need this member lead: on a full
     /// disk it may be a while until it does.
     fn read_alone(&mut self, asked_ms: u64) {
         if self.reads.arrived.is_empty() {
             return;
         }
-        let reads = std::mem::take(&mut self.reads.arrived);
+        let reads = std::mem::take(&mut self.reads.arrived).into();
         let context = self.reads.next_context;
         self.reads.next_context += 1;
         let index = Some(self.raft.commit_index());

@@ -6,8 +6,10 @@
 //!
 //! Promises: a renewal is answered once, with its time to live; none is refused while expiries go on: a member
 //! that has refused one for lack of room ends no lease until its next tick, and one whose log takes no
-//! renewals ends none at all.
-//! Must never know: clocks, sockets. Tested below, in `shard/tests` and by `tests/engine/leases.rs`.
+//! renewals ends none at all. (That is: the member that leads. A follower has no room only for what it cannot
+//! pass on, and its leader does not hear of that.) A member that is alone ends none while one waits. None is
+//! answered by a store that lacks what was acknowledged before a start.
+//! Must never know: clocks, sockets. Tested in `shard/shares`, `shard/tests`, `shard/handover` and by `tests/engine/leases.rs`.
 
 use std::collections::VecDeque;
 
@@ -15,7 +17,7 @@ use super::Shard;
 use super::request::Answer;
 use super::waiters::Callers;
 use crate::api::{Error, Outcome};
-use crate::machine::command::LEASES_MAX;
+use crate::core::work::{ENTRY_NANOS, SHARE_NANOS, TURN_NANOS};
 use crate::machine::{Command, Response};
 
 /// Renewals that one shard lets wait, proposed or not; more are refused, as without a leader they would pile up.
@@ -23,6 +25,10 @@ pub const WAITING_MAX: usize = 65_536;
 
 /// Expired leases revoked per tick (etcd: 500 per half second).
 const REVOKES_PER_TICK_MAX: usize = 100;
+
+/// Renewals in one entry, which is applied in one go: a slice's work. (A command may have
+/// `command::LEASES_MAX`, and earlier versions proposed so many.)
+const RENEWED_MAX: usize = 512;
 
 /// Keys that the leases of one command may have together, unless one lease alone has more: what one entry
 /// does stays short.
@@ -46,6 +52,8 @@ pub struct Renewal {
 #[derive(Debug, Default)]
 pub struct Renewals {
     waiting: VecDeque<Renewal>,
+    /// Those of a member that is alone, which need no entry.
+    alone: VecDeque<Renewal>,
     /// One was refused for lack of room since the last tick.
     refused: bool,
     /// Commands that end leases, and the term in which this member led and decided them.
@@ -56,7 +64,7 @@ pub struct Renewals {
 impl Renewals {
     /// Callers that wait.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.alone.len()
     }
 
     /// Whether there is nothing to propose.
@@ -67,12 +75,11 @@ impl Renewals {
     /// Answers *not done* to those whose time is over.
     pub fn expire(&mut self, now_ms: u64, error: &Error) -> u64 {
         let mut failed = 0;
-        while let Some(renewal) = self
-            .waiting
-            .pop_front_if(|renewal| renewal.expires_ms <= now_ms)
-        {
-            renewal.answer.send(Err(error.clone()));
-            failed += 1;
+        for waiting in [&mut self.waiting, &mut self.alone] {
+            while let Some(renewal) = waiting.pop_front_if(|renewal| renewal.expires_ms <= now_ms) {
+                renewal.answer.send(Err(error.clone()));
+                failed += 1;
+            }
         }
         failed
     }
@@ -94,7 +101,7 @@ impl Renewals {
     /// counted by what had been applied then, and the leader of now counts anew.
     pub fn next(&mut self, led_term: Option<u64>) -> Option<(Vec<u8>, Callers)> {
         if !self.waiting.is_empty() {
-            let count = self.waiting.len().min(LEASES_MAX);
+            let count = self.waiting.len().min(RENEWED_MAX);
             let renewals: Vec<_> = self.waiting.drain(..count).collect();
             let ids = renewals.iter().map(|renewal| renewal.id).collect();
             let encoded = Command::LeaseRenewMany { ids }.encode();
@@ -112,11 +119,9 @@ impl Shard {
     /// Alone, the renewal is local as in etcd. With peers it goes through the log, so that every
     /// replica that may become leader has the same deadline.
     pub(super) fn keep_alive(&mut self, id: i64, answer: Answer, now_ms: u64) {
-        if self.is_alone() {
-            let ttl = self.machine.store.lease_keep_alive(id, now_ms).unwrap_or(0);
-            return self.answer(answer, Ok(Response::Renewed(ttl)));
-        }
-        if self.log_full {
+        let is_alone = self.is_alone();
+        // Who only passes it on needs no log for that.
+        if self.log_full && !is_alone && self.is_leader() {
             return self.answer(answer, Err(Error::NoSpace));
         }
         if self.renewals.waiting() + self.waiters.renewals() >= WAITING_MAX {
@@ -124,11 +129,40 @@ impl Shard {
             return self.answer(answer, Err(Error::TooManyRequests));
         }
         let expires_ms = now_ms + self.config.request_timeout_ms;
-        self.renewals.waiting.push_back(Renewal {
+        let renewal = Renewal {
             id,
             answer,
             expires_ms,
-        });
+        };
+        if !is_alone {
+            return self.renewals.waiting.push_back(renewal);
+        }
+        self.renewals.alone.push_back(renewal);
+        // Before anything is applied, for which half of the turn has to be left.
+        let until = self.turn.until(SHARE_NANOS).min(TURN_NANOS / 2);
+        self.renew_alone(until, now_ms);
+    }
+
+    /// Whether a member that is alone has renewals to do. Not before it has applied what it acknowledged before
+    /// it was started: a lease of that is not there yet.
+    pub(super) fn may_renew_alone(&self) -> bool {
+        !self.renewals.alone.is_empty() && !self.counts.replays(self.machine.applied_index + 1)
+    }
+
+    /// Does them, until the turn's account is at `until`.
+    pub(super) fn renew_alone(&mut self, until: u64, now_ms: u64) {
+        while self.may_renew_alone()
+            && self.turn.is_before(until)
+            && let Some(renewal) = self.renewals.alone.pop_front()
+        {
+            // No lease ends while one waits.
+            let asked_ms = renewal.expires_ms - self.config.request_timeout_ms;
+            let store = &mut self.machine.store;
+            let ttl = store.lease_keep_alive_since(renewal.id, asked_ms, now_ms);
+            self.answer(renewal.answer, Ok(Response::Renewed(ttl.unwrap_or(0))));
+            self.turn.spend(ENTRY_NANOS);
+            self.charge();
+        }
     }
 
     /// There was no room for a renewal, here or on the way here: until the next tick no lease ends.
@@ -144,7 +178,8 @@ impl Shard {
     /// The leader revokes what has expired, through the log so that every replica deletes the same keys.
     pub(crate) fn expire_leases(&mut self, now_ms: u64) {
         let refused = std::mem::take(&mut self.renewals.refused);
-        if refused || self.log_full || !self.is_leader() {
+        let waits = !self.renewals.alone.is_empty();
+        if refused || waits || self.log_full || !self.is_leader() {
             return;
         }
         let (term, renewals) = (self.raft.term(), &mut self.renewals);

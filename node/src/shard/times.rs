@@ -11,7 +11,7 @@
 //! holds every renewal acknowledged before; a turn's account bounds how much is said in it.
 //! Must never know: who asks. Tested by `shard/handover` and below.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use henge_raft::{Message, MessageKind};
@@ -55,17 +55,33 @@ pub(super) fn told(asked: &[i64], said: &[u8]) -> Option<Vec<i64>> {
 
 /// Rounds of other members with a question, on their leader.
 #[derive(Debug, Default)]
-pub struct Times(VecDeque<Message>);
+pub struct Times {
+    held: VecDeque<Message>,
+    /// What is held, by name: who does not hear asks again.
+    names: BTreeSet<Name>,
+}
+
+/// Whose round it is, of which term of its leader's, and which. (Word of an earlier term would not be taken.)
+type Name = (u64, u64, u64);
+
+fn name(message: &Message) -> Option<Name> {
+    let context = &message.entries.first()?.data;
+    let name = context.first_chunk().copied()?;
+    Some((message.to, message.term, u64::from_le_bytes(name)))
+}
 
 impl Times {
     /// Whether some can be answered when so much is applied.
     pub fn is_due(&self, applied: u64) -> bool {
-        self.0.front().is_some_and(|first| first.index <= applied)
+        self.held
+            .front()
+            .is_some_and(|first| first.index <= applied)
     }
 
     /// Nobody is told anything.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.held.clear();
+        self.names.clear();
     }
 }
 
@@ -80,22 +96,28 @@ impl Shard {
         if !asked {
             return Some(message);
         }
-        if self.times.0.len() < HELD_MAX {
-            self.times.0.push_back(message);
+        if self.times.held.len() < HELD_MAX
+            && let Some(name) = name(&message)
+            && self.times.names.insert(name)
+        {
+            self.times.held.push_back(message);
         }
         None
     }
 
     /// Answers those whose round is applied, until the turn's account is at `until`.
     pub(super) fn times_told(&mut self, until: u64, now_ms: u64, mut send: impl FnMut(Message)) {
-        if !self.times.0.is_empty() && !self.is_leader() {
+        if !self.times.held.is_empty() && !self.is_leader() {
             // The leader of now is asked again.
             self.times.clear();
         }
         while self.times.is_due(self.machine.applied_index)
             && self.turn.is_before(until)
-            && let Some(mut message) = self.times.0.pop_front()
+            && let Some(mut message) = self.times.held.pop_front()
         {
+            if let Some(name) = name(&message) {
+                self.times.names.remove(&name);
+            }
             let mut context = message.entries.to_vec();
             for entry in &mut context {
                 entry.data = self.answered(&entry.data, now_ms);

@@ -246,6 +246,35 @@ fn regression_a_new_leader_of_many_leases_takes_many_turns_and_none_is_long() {
     assert!(nanos >= least, "of {least} ns {nanos} were counted");
 }
 
+/// Nobody counted what renewals and grants of leases take: sixty-five thousand renewals that waited were one turn
+/// of a tenth of a second, on every member.
+#[test]
+fn regression_renewals_of_many_leases_take_many_turns_and_none_is_long() {
+    let mut world = World::new(1);
+    let each = MORE_LEASES as u64 * 1_000;
+    let before = world.bench.nanos;
+    world.grant_many();
+    assert!(world.bench.nanos - before >= each, "grants are counted");
+    let ids: Vec<_> = (1_000..1_000 + MORE_LEASES).collect();
+    let before = world.bench.nanos;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        for ids in ids.chunks(1_024) {
+            let renew = Command::LeaseRenewMany { ids: ids.to_vec() };
+            let kind = RequestKind::Write(renew.encode());
+            open.push(world.bench.ask(BUSY, kind));
+        }
+    }
+    for id in ids {
+        open.push(world.bench.ask(BUSY, RequestKind::LeaseKeepAlive(id)));
+    }
+    for receiver in open {
+        assert!(world.wait("renewing", receiver));
+    }
+    let nanos = world.bench.nanos - before;
+    assert!(nanos >= 5 * each, "of {} ns {nanos} were counted", 5 * each);
+}
+
 /// Anything, many at a time, beside a heartbeat and watchers.
 #[test]
 fn no_turn_is_long_whatever_is_asked() {
