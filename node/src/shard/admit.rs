@@ -176,6 +176,12 @@ impl Shard {
         self.shortage.or(checkpoint)
     }
 
+    /// Whether what it lacks is room on the disk.
+    fn lacks_space(&self) -> bool {
+        self.lacks()
+            .is_some_and(|lacks| lacks != Shortage::Descriptors)
+    }
+
     /// Whether there is no room for what this adds: on the disk, while an alarm is raised, or by quota. The quota
     /// is held against what is there now and the request itself, as by etcd; who finds it spent raises the alarm.
     /// Whether the store's numbers are used up is this replica's own matter, so it must not be asked when a command
@@ -227,14 +233,14 @@ impl Shard {
         of_data && self.machine.alarms.is_raised(Alarm::Corrupt)
     }
 
-    /// The alarms that are raised, and that of this member's own disk.
+    /// The alarms that are raised, and that of this member's own disk. (For want of descriptors etcd has none.)
     pub(crate) fn alarms(&self) -> Vec<AlarmMember> {
         let mut alarms = self.machine.alarms.list().to_vec();
         let own = AlarmMember {
             alarm: Alarm::NoSpace,
             member_id: self.config.member_id,
         };
-        if self.lacks().is_some() && !alarms.contains(&own) {
+        if self.lacks_space() && !alarms.contains(&own) {
             alarms.push(own);
         }
         alarms

@@ -473,6 +473,9 @@ impl Shard {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(self.alarms().iter().map(ToString::to_string));
+        if self.lacks() == Some(Shortage::Descriptors) {
+            errors.push(Error::NoDescriptors.to_string());
+        }
         Status {
             version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),

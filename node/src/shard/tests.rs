@@ -212,6 +212,26 @@ fn a_full_log_takes_only_what_makes_room() {
     assert_eq!(refused(&mut shard, &put), None);
 }
 
+/// Who had no descriptor left was told to make room on a disk that had it.
+#[test]
+fn regression_a_lack_of_descriptors_is_no_alarm_for_space_and_says_its_name() {
+    let mut shard = start(&[1], 1);
+    let mut told = |shortage| {
+        shard.shortage = shortage;
+        let status = shard.status();
+        assert_eq!(status.alarms, shard.alarms());
+        let errors = status.errors.join(", ");
+        let names = ["NOSPACE", "ulimit -n"].map(|name| errors.contains(name));
+        (status.alarms.len(), names)
+    };
+    assert_eq!(told(None), (0, [false, false]));
+    assert_eq!(
+        told(Some(henge_wal::Shortage::Descriptors)),
+        (0, [false, true])
+    );
+    assert_eq!(told(Some(henge_wal::Shortage::Space)), (1, [true, false]));
+}
+
 /// Above the quota nothing is taken that adds data, whatever it is part of; what makes room is. Memory that is
 /// kept for what comes, or is on its way back to the allocator, is not held against anybody.
 #[test]
