@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use henge_mvcc::{
     DeleteRangeRequest, Error, Event, KeyRange, LongAnswer, LongRequest, LongWrite, OwnedRange,
-    PutRequest, RangeRequest, Restorer, Store, TxnRequest, WatchBatch, WatchSpec, WatcherId, check,
+    PutRequest, RangeRequest, RequestOp, Restorer, Store, TxnRequest, WatchBatch, WatchSpec,
+    WatcherId, check,
 };
 use support::commands::{Pair, some_delete, some_put, some_range, some_txn};
 use support::{Dice, for_seeds, put};
@@ -317,6 +318,43 @@ fn a_large_revision_is_gathered_in_slices_and_delivered_whole() {
     assert_eq!(sizes.iter().sum::<usize>(), 1 + 20_000 + 1);
     assert!(sizes.contains(&20_000), "{sizes:?}");
     assert!(calls >= 20, "{calls}");
+}
+
+/// Which branches are taken was found from the root again for each transaction, which nobody counted: some 80,000
+/// below one another, which fit into a request, took ten seconds in one turn.
+#[test]
+fn regression_nested_transactions_are_decided_in_slices_each_once() {
+    let nest = |txn: TxnRequest<'static>, width: usize| TxnRequest {
+        success: vec![RequestOp::Txn(Box::new(txn)); width],
+        ..TxnRequest::default()
+    };
+    let leaf = nest(TxnRequest::default(), 42);
+    let mut txn = nest(nest(leaf, 43), 43);
+    txn.success.push(RequestOp::Put(PutRequest {
+        key: b"key",
+        ..PutRequest::default()
+    }));
+    let mut store = Store::new();
+    let request = LongRequest::Txn(&txn);
+    assert!(store.write_is_long(request));
+    let mut write = LongWrite::default();
+    let (before, mut slices) = (store.work().nanos(), 0);
+    let answer = loop {
+        let work = store.work().nanos();
+        let outcome = store.write_next(&mut write, request, 500_000);
+        let done = store.work().nanos() - work;
+        assert!(done < 5_000_000, "{done} ns in one slice");
+        slices += 1;
+        if let Some(outcome) = outcome {
+            break outcome.expect("it may");
+        }
+    };
+    let done = store.work().nanos() - before;
+    // Each is looked at, and to read all of them again for each slice is counted, too.
+    let looks = 43 * 43 * 42 * 250;
+    assert!((looks..10 * looks).contains(&done), "{done} ns");
+    assert!(slices > 10, "{slices} slices");
+    assert_eq!(Ok(answer), Store::new().txn(&txn).map(LongAnswer::Txn));
 }
 
 /// What is short stays on the straight way.

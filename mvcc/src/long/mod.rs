@@ -37,6 +37,9 @@ const SHORT_OPS_MAX: usize = 8;
 /// Keys that a delete or a lease's end may have.
 const SHORT_KEYS_MAX: usize = 500;
 
+/// The most that a slice does because it takes long to read its request.
+const BESIDE_READING_NANOS_MAX: u64 = 1_000_000;
+
 impl Store {
     /// Might a transaction take longer than a slice?
     pub fn txn_is_long(&self, request: &TxnRequest<'_>) -> bool {
@@ -58,6 +61,17 @@ impl Store {
             keys_max: keys.clamp(1, most.keys_max),
             bytes_max: bytes.clamp(1, most.bytes_max),
         }
+    }
+
+    /// Counts that a transaction was read again, as every slice of one has to; returns until when the slice may
+    /// go on. One of twenty thousand puts costs more than a slice to read, and each slice did one of them: so
+    /// the slice may do as much beside that, up to a bound.
+    fn read_again(&self, looks: usize, nanos: u64) -> u64 {
+        let before = self.meter.nanos();
+        self.meter.look(looks);
+        let after = self.meter.nanos();
+        let reading = after.saturating_sub(before).min(BESIDE_READING_NANOS_MAX);
+        after.saturating_add(nanos.max(reading))
     }
 
     fn is_late(&self, until: u64) -> bool {

@@ -118,7 +118,7 @@ impl Store {
         request: &TxnRequest<'_>,
         nanos: u64,
     ) -> Option<Result<TxnResponse, Error>> {
-        let until = self.meter.nanos().saturating_add(nanos);
+        let until = self.read_again(read.decided.reading(request), nanos);
         self.txn_read_until(read, request, until).transpose()
     }
 

@@ -149,7 +149,7 @@ impl Store {
         request: &TxnRequest<'_>,
         nanos: u64,
     ) -> Result<Option<LongAnswer>, Error> {
-        let until = self.meter.nanos().saturating_add(nanos);
+        let until = self.read_again(write.decided.reading(request), nanos);
         if write.stage == Stage::Decide {
             if !self.decide_on(&mut write.decided, request, self.revision, until)? {
                 return Ok(None);
@@ -159,12 +159,6 @@ impl Store {
         let path = write.decided.path(request);
         let mut ops = Vec::new();
         leaves(request, &path, &mut ops);
-        // Every slice pays for reading the whole request again, and so does as much beside that: of twenty
-        // thousand puts that cost more than a slice, and each slice did one of them.
-        let before = self.meter.nanos();
-        self.meter.look(ops.len() / 8);
-        let read_again = self.meter.nanos().saturating_sub(before);
-        let until = self.meter.nanos().saturating_add(nanos.max(read_again));
         if !self.check_on(write, &ops, until)? || !self.change_on(write, &ops, until) {
             return Ok(None);
         }
