@@ -5,7 +5,7 @@
 //! logarithm, not the number of watchers. Priorities are a fixed mix of the watcher's number: the
 //! shape is the same on every run. Tested against a linear list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use bytes::Bytes;
@@ -15,7 +15,8 @@ use crate::types::{OwnedRange, WatcherId};
 /// The watchers in sync, by what they watch.
 #[derive(Debug, Default)]
 pub(crate) struct Matcher {
-    points: BTreeMap<Bytes, Vec<WatcherId>>,
+    /// Sets: of very many watchers of one key, each that leaves must not look at the others.
+    points: BTreeMap<Bytes, BTreeSet<WatcherId>>,
     intervals: Tree,
     len: usize,
 }
@@ -25,7 +26,7 @@ impl Matcher {
     pub fn insert(&mut self, range: &OwnedRange, id: WatcherId) {
         self.len += 1;
         if range.as_range().is_one() {
-            self.points.entry(range.key.clone()).or_default().push(id);
+            self.points.entry(range.key.clone()).or_default().insert(id);
         } else {
             insert(&mut self.intervals, Interval::new(range, id));
         }
@@ -37,7 +38,7 @@ impl Matcher {
         if !range.as_range().is_one() {
             remove(&mut self.intervals, &Interval::new(range, id));
         } else if let Some(ids) = self.points.get_mut(&range.key) {
-            ids.retain(|&other| other != id);
+            ids.remove(&id);
             if ids.is_empty() {
                 self.points.remove(&range.key);
             }
@@ -47,7 +48,7 @@ impl Matcher {
     /// Appends the watchers of `key` to `out`. Returns how many intervals were looked at.
     pub fn matches(&self, key: &[u8], out: &mut Vec<WatcherId>) -> usize {
         if let Some(ids) = self.points.get(key) {
-            out.extend_from_slice(ids);
+            out.extend(ids);
         }
         stab(&self.intervals, key, out)
     }
@@ -250,6 +251,28 @@ mod tests {
             assert_eq!(found, expected, "key {key:?}");
             assert_eq!(matcher.is_empty(), naive.is_empty());
         }
+    }
+
+    /// Each watcher that left, or fell behind, looked at all others of its key: of 50,000 that was a second in
+    /// one turn. Of these it would be minutes; the bound is a generous one.
+    #[test]
+    fn regression_very_many_watchers_of_one_key_leave_at_once() {
+        const MANY: u64 = 400_000;
+        let range = OwnedRange {
+            key: Bytes::from_static(b"key"),
+            end: Bytes::new(),
+        };
+        let mut matcher = Matcher::default();
+        for n in 0..MANY {
+            matcher.insert(&range, WatcherId(n));
+        }
+        let began = std::time::Instant::now();
+        for n in (0..MANY).rev() {
+            matcher.remove(&range, WatcherId(n));
+        }
+        assert!(matcher.is_empty());
+        let took = began.elapsed();
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     /// What one event costs follows from the watchers that want it, and from the logarithm of all.
