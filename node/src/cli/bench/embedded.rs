@@ -21,7 +21,7 @@ use crate::engine::{Engine, Watcher};
 
 /// Runs the load to its end.
 pub fn run(args: &BenchArgs, signals: &Signals) -> Result<RunResult, String> {
-    let scratch = Scratch::new(args, signals);
+    let scratch = Scratch::new(args, signals)?;
     let engine = Engine::builder(&scratch.dir)
         .cores(usize::from(args.cores))
         .shards(usize::from(args.shards))
