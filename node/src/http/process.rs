@@ -2,6 +2,8 @@
 //!
 //! Promises: what cannot be read is 0. Must never know: what the process is for.
 
+use std::sync::OnceLock;
+
 use rustix::process::{Resource, getrlimit};
 
 use super::page::Page;
@@ -49,7 +51,7 @@ impl Process {
             open_fds: fds.saturating_sub(1),
             open_fds_max: limit(Resource::Nofile),
             virtual_bytes_max: limit(Resource::As),
-            start_seconds: start_seconds(&stat, &read("/proc/stat")),
+            start_seconds: began(&stat),
             network_bytes: network_bytes(&read("/proc/self/net/netstat")),
             log_lines_lost: log_lines::lost(),
             ..Process::parse(&stat, &statm)
@@ -76,6 +78,16 @@ impl Process {
             ..Process::default()
         }
     }
+}
+
+/// When the process began. It is looked up once: `/proc/stat` takes long to read where there are many processors
+/// and interrupts, and a scrape is answered by a core's thread.
+fn began(stat: &str) -> f64 {
+    static BEGAN: OnceLock<f64> = OnceLock::new();
+    *BEGAN.get_or_init(|| {
+        let machine = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        start_seconds(stat, &machine)
+    })
 }
 
 /// The field of `/proc/self/stat` that says when the process began, in ticks since the machine did (proc(5): 22),
@@ -177,6 +189,16 @@ pub(super) fn render(p: &mut Page, s: &Process) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every scrape read `/proc/stat` for it.
+    #[test]
+    fn regression_when_the_process_began_is_looked_up_once() {
+        let first = Process::read().start_seconds;
+        assert!(first > 0.0);
+        // Another process's line changes nothing any more.
+        let other = "1 (a) S 0 1 2 3 4 5 6 7 8 9 250 150 0 0 0 0 1 0 1500";
+        assert_eq!(began(other), first);
+    }
 
     #[test]
     fn proc_stat_is_read_behind_a_name_with_spaces_and_parentheses() {
