@@ -36,6 +36,8 @@ const INTEGER_MAX: usize = 1 << 24;
 pub(crate) struct Rewriter {
     /// Ages of the phantoms, youngest first.
     phantoms: VecDeque<usize>,
+    /// Ages, in the client's table, of the authorities that the receiver has too: their name may be referred to.
+    known: VecDeque<usize>,
 }
 
 /// A header block that HPACK does not allow: the receiver of it will say so.
@@ -114,6 +116,7 @@ impl Rewriter {
         let after_index = *at;
         let is_authority = match (index, &place) {
             (AUTHORITY, _) | (_, Place::Phantom) => true,
+            (DYNAMIC.., _) => self.known.contains(&(index - DYNAMIC)),
             (0, _) => string(block, at)?.is(b":authority"),
             _ => false,
         };
@@ -127,6 +130,9 @@ impl Rewriter {
         }
         if enters {
             self.entered();
+            if is_authority {
+                self.known.push_front(0);
+            }
         }
         let index = match place {
             Place::Same => return Ok(None),
@@ -154,11 +160,13 @@ impl Rewriter {
 
     /// The client put a field into its table: all others are one older, and the oldest are gone.
     fn entered(&mut self) {
-        for age in &mut self.phantoms {
-            *age += 1;
-        }
-        while self.phantoms.back().is_some_and(|age| *age >= FIELDS_MAX) {
-            self.phantoms.pop_back();
+        for ages in [&mut self.phantoms, &mut self.known] {
+            for age in ages.iter_mut() {
+                *age += 1;
+            }
+            while ages.back().is_some_and(|age| *age >= FIELDS_MAX) {
+                ages.pop_back();
+            }
         }
     }
 }
@@ -349,9 +357,12 @@ mod tests {
                     let bits = if kind == 0x40 { 6 } else { 4 };
                     let known = table.fields.iter().position(|(n, _)| *n == field.0);
                     match (known, name) {
-                        // A name in the table of earlier fields: not of `:authority`, which all encoders
-                        // take from the static one, unless it is known not to be seen.
+                        // A name in the table of earlier fields. `:authority`, which all encoders take from the
+                        // static one, may be referred to there as well.
                         (Some(n), 1..) if by_table => {
+                            put_integer(&mut out, kind, bits, DYNAMIC + n);
+                        }
+                        (Some(n), 0) if by_table && value % 2 == 0 => {
                             put_integer(&mut out, kind, bits, DYNAMIC + n);
                         }
                         (_, 0) if by_table => put_integer(&mut out, kind, bits, AUTHORITY),
@@ -421,7 +432,7 @@ mod tests {
                     })
                     .collect();
                 prop_assert_eq!(got.expect("decodes"), wanted);
-                prop_assert!(rewriter.phantoms.len() <= FIELDS_MAX);
+                prop_assert!(rewriter.phantoms.len() + rewriter.known.len() <= FIELDS_MAX);
             }
         }
 
@@ -454,6 +465,24 @@ mod tests {
         assert_eq!(rewriter.block(&block), Ok(None));
         assert_eq!(rewriter.block(&[0x83, 0x86, 0xbe]), Ok(None));
         assert!(!rewriter.has_rewritten());
+    }
+
+    /// The name of an odd authority was seen only where it was written out or in the static table.
+    #[test]
+    fn regression_an_odd_authority_named_by_an_earlier_one_is_made_harmless() {
+        let mut rewriter = Rewriter::default();
+        assert_eq!(rewriter.block(&[0x41, 1, b'a']), Ok(None));
+        let by_name = |kind| [kind, 3, b'a', b' ', b'b'];
+        // Literals without indexing, never indexed (their name's place is 15 and 47 more), and with.
+        for kind in [0x0f, 0x1f] {
+            let block = [&[kind, 47][..], &by_name(0)[1..]].concat();
+            assert_eq!(rewriter.block(&block), Ok(Some(HARMLESS.to_vec())));
+        }
+        let block = by_name(0x40 | DYNAMIC as u8);
+        assert_eq!(rewriter.block(&block), Ok(Some(HARMLESS.to_vec())));
+        // That one is a phantom now; the first is one older.
+        assert_eq!(rewriter.block(&[0xbe]), Ok(Some(HARMLESS.to_vec())));
+        assert_eq!(rewriter.block(&[0xbf]), Ok(Some(vec![0xbe])));
     }
 
     #[test]
