@@ -19,11 +19,15 @@ use super::gzip::Packer;
 use super::inbound::PREFIX_BYTES;
 use super::long_answer::LongAnswer;
 use super::outgoing::Outgoing;
+use super::pings::Call;
 use super::proto::etcdserverpb as pb;
 use super::streams::Answers;
 
 /// Bytes of small answers of a stream after which they go out.
 const TOGETHER_BYTES: usize = 32 << 10;
+/// Bytes of a piece that counts as an answer under way until the socket has taken it. A smaller one waits for
+/// nobody but a client that does not read at all.
+const KEPT_BYTES: usize = 4 << 10;
 
 /// A response body.
 #[derive(Debug)]
@@ -34,6 +38,23 @@ pub struct EdgeBody {
     outgoing: Option<Outgoing>,
     /// Packs its messages, if the caller's were packed.
     packer: Option<Box<Packer>>,
+    /// Its call is under way until the last of it has left.
+    call: Option<Call>,
+    /// The thread was others' since the last slice of packing.
+    rested: bool,
+}
+
+/// Bytes that wait for the socket's room.
+struct Kept {
+    bytes: Bytes,
+    /// Under way for as long.
+    _call: Call,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 #[derive(Debug)]
@@ -82,9 +103,7 @@ impl EdgeBody {
     pub(crate) fn plain(bytes: impl Into<Bytes>) -> EdgeBody {
         EdgeBody {
             kind: Kind::Plain(Some(bytes.into())),
-            meter: None,
-            outgoing: None,
-            packer: None,
+            ..EdgeBody::default()
         }
     }
 
@@ -95,9 +114,7 @@ impl EdgeBody {
                 message: Some(framed),
                 trailers: true,
             },
-            meter: None,
-            outgoing: None,
-            packer: None,
+            ..EdgeBody::default()
         }
     }
 
@@ -108,14 +125,12 @@ impl EdgeBody {
                 answer,
                 trailers: true,
             },
-            meter: None,
-            outgoing: None,
-            packer: None,
+            ..EdgeBody::default()
         }
     }
 
     /// A stream of answers, whose end `meter` learns.
-    pub(crate) fn answers(answers: Answers<Sent>, meter: Meter) -> EdgeBody {
+    pub(crate) fn answers(answers: Answers<Sent>, mut meter: Meter) -> EdgeBody {
         EdgeBody {
             kind: Kind::Watch(Watching {
                 answers,
@@ -124,25 +139,28 @@ impl EdgeBody {
                 is_over: false,
             }),
             outgoing: Some(Outgoing::new(meter.messages().clone())),
+            call: meter.take_call(),
             meter: Some(meter),
-            packer: None,
+            ..EdgeBody::default()
         }
     }
 
     /// What a tonic service answered; `meter` learns the status from its trailers.
-    pub(crate) fn tonic(body: tonic::body::Body, meter: Option<Meter>) -> EdgeBody {
+    pub(crate) fn tonic(body: tonic::body::Body, mut meter: Option<Meter>) -> EdgeBody {
         EdgeBody {
             kind: Kind::Tonic(body),
             outgoing: meter.as_ref().map(|m| Outgoing::new(m.messages().clone())),
+            call: meter.as_mut().and_then(Meter::take_call),
             meter,
-            packer: None,
+            ..EdgeBody::default()
         }
     }
 
-    /// The same, its messages counted as they go out.
-    pub(crate) fn counted(self, messages: Messages) -> EdgeBody {
+    /// The same, its messages counted as they go out; `call` is under way until they have left.
+    pub(crate) fn counted(self, messages: Messages, call: Option<Call>) -> EdgeBody {
         EdgeBody {
             outgoing: Some(Outgoing::new(messages)),
+            call,
             ..self
         }
     }
@@ -166,6 +184,8 @@ impl Default for EdgeBody {
             meter: None,
             outgoing: None,
             packer: None,
+            call: None,
+            rested: true,
         }
     }
 }
@@ -181,16 +201,18 @@ impl Body for EdgeBody {
         let this = self.get_mut();
         loop {
             if let Some(packer) = &mut this.packer {
+                if let Some(packed) = packer.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(this.kept(packed)))));
+                }
                 if packer.is_busy() {
-                    packer.work();
-                    if packer.is_busy() {
-                        // Others of this core have their turn between two slices.
+                    // Others of this core have their turn between two slices, whatever came of the last one.
+                    if !std::mem::replace(&mut this.rested, true) {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
-                }
-                if let Some(packed) = packer.take() {
-                    return Poll::Ready(Some(Ok(Frame::data(packed))));
+                    packer.work();
+                    this.rested = false;
+                    continue;
                 }
             }
             let frame = match this.poll_plain(cx) {
@@ -202,14 +224,16 @@ impl Body for EdgeBody {
             }
             match (&mut this.packer, frame.into_data()) {
                 (Some(packer), Ok(data)) => packer.push(&data),
-                (None, Ok(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                (None, Ok(data)) => {
+                    return Poll::Ready(Some(Ok(Frame::data(this.kept(data)))));
+                }
                 (_, Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        if self.packer.as_ref().is_some_and(|p| p.is_busy()) {
+        if self.packer.as_ref().is_some_and(|p| !p.is_through()) {
             return false;
         }
         match &self.kind {
@@ -239,6 +263,18 @@ impl Body for EdgeBody {
 }
 
 impl EdgeBody {
+    /// `data`, counted as an answer under way until it has left: what the HTTP/2 layer has taken may wait long
+    /// for a slow client.
+    fn kept(&self, data: Bytes) -> Bytes {
+        match &self.call {
+            Some(call) if data.len() >= KEPT_BYTES => Bytes::from_owner(Kept {
+                bytes: data,
+                _call: call.again(),
+            }),
+            _ => data,
+        }
+    }
+
     /// The next frame as it is, unpacked.
     fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match &mut self.kind {
@@ -342,4 +378,75 @@ pub(crate) fn status_code(headers: &HeaderMap) -> Code {
     headers
         .get(Status::GRPC_STATUS)
         .map_or(Code::Unknown, |v| Code::from_bytes(v.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::etcd::gate::Encoding;
+    use crate::etcd::pings::Calls;
+    use crate::etcd::server::success;
+
+    /// Polls for a frame; how often it paused before.
+    fn next(body: &mut EdgeBody) -> (usize, Option<Frame<Bytes>>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut pauses = 0;
+        loop {
+            match Pin::new(&mut *body).poll_frame(&mut cx) {
+                Poll::Pending => pauses += 1,
+                Poll::Ready(frame) => return (pauses, frame.map(|f| f.expect("no error"))),
+            }
+        }
+    }
+
+    /// Keys of a lease whose pieces are exactly as long as what is packed in one go.
+    fn even_pieces(pieces: usize) -> LongAnswer {
+        let keys = vec![Bytes::from(vec![b'k'; 1_021]); 64 * pieces];
+        let message = pb::LeaseTimeToLiveResponse::default();
+        let mut measuring = std::pin::pin!(LongAnswer::keys(&message, keys));
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(answer) = measuring.as_mut().poll(&mut cx) {
+                return answer;
+            }
+        }
+    }
+
+    /// A piece of 64 KiB left nothing over to pause for: all of an answer was packed in one go.
+    #[test]
+    fn regression_packing_pauses_after_each_slice_of_even_pieces() {
+        let answer = success(EdgeBody::long(even_pieces(20)), Encoding::Gzip);
+        let mut body = answer.into_body();
+        let (pauses, frame) = next(&mut body);
+        assert!(frame.is_some_and(|frame| frame.is_data()));
+        assert!(pauses >= 19, "{pauses}");
+    }
+
+    /// A call was over for its connection while its answer was still on its way out.
+    #[test]
+    fn regression_an_answer_counts_until_all_of_it_has_left() {
+        let calls = Calls::default();
+        let messages = || {
+            let counters = std::sync::Arc::new(super::super::counters::GrpcCounters::new());
+            Meter::start(counters, 0).messages().clone()
+        };
+        for body in [
+            EdgeBody::unary(vec![0; 100_000].into()),
+            EdgeBody::long(even_pieces(2)),
+        ] {
+            let mut body = body.counted(messages(), Some(calls.begin()));
+            let mut sent = Vec::new();
+            while let (_, Some(frame)) = next(&mut body) {
+                sent.extend(frame.into_data());
+            }
+            drop(body);
+            for frame in sent {
+                assert!(calls.any(), "the socket has not taken {}", frame.len());
+                drop(frame);
+            }
+            assert!(!calls.any());
+        }
+    }
 }

@@ -220,7 +220,7 @@ pub(crate) struct Meter {
     /// A transaction that only reads.
     readonly: bool,
     /// Its connection's count of calls under way.
-    _call: Option<Call>,
+    call: Option<Call>,
 }
 
 impl Meter {
@@ -234,14 +234,19 @@ impl Meter {
             began: Instant::now(),
             finished: false,
             readonly: false,
-            _call: None,
+            call: None,
         }
     }
 
-    /// The same, counted among those of its connection for as long as it lives.
+    /// The same, counted among those of its connection for as long as it lives, or [`Meter::take_call`] says.
     pub(crate) fn under(mut self, call: Call) -> Meter {
-        self._call = Some(call);
+        self.call = Some(call);
         self
+    }
+
+    /// What counts it among those of its connection, for the answer to keep: that leaves after the call ended.
+    pub(crate) fn take_call(&mut self) -> Option<Call> {
+        self.call.take()
     }
 
     /// Counts the call's messages.

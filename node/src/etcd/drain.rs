@@ -3,7 +3,7 @@
 //! It comes in two steps. First nobody new is let in, while who is here goes on as before: in a cluster that is
 //! when another member takes over the lead. Then connections are told to go (GOAWAY) and streams end. A
 //! connection whose client does as told closes by itself once its calls are answered. One whose client does
-//! not is cut when it has been quiet for [`QUIET`] and no call is being worked on, or at its limit.
+//! not is cut when it has been quiet for [`QUIET`] and no call is being worked on or answered, or at its limit.
 //!
 //! Promises: whoever connected before the first step is served; whoever comes after it is refused by the
 //! kernel, so that a client tries the next member at once.
@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::counters::GrpcCounters;
+use super::pings::Calls;
 
 /// No byte in or out for so long, after it was told to go: the client has nothing under way, or is not there.
 /// Longer than a round trip to anywhere, as a call may have been on its way here when the word went out.
@@ -92,13 +93,14 @@ impl Traffic {
         }
     }
 
-    /// Ends when nothing has moved for a while and the server works on no call.
-    pub(crate) async fn is_quiet(&self, calls: &GrpcCounters) {
+    /// Ends when nothing has moved for a while, the server works on no call, and no answer to one of the
+    /// connection's `calls` is still on its way out.
+    pub(crate) async fn is_quiet(&self, counters: &GrpcCounters, calls: &Calls) {
         let mut before = u64::MAX;
         let mut quiet = Duration::ZERO;
         while quiet < QUIET {
             let now = self.0.load(Ordering::Relaxed);
-            let still = now == before && calls.under_way() == 0;
+            let still = now == before && counters.under_way() == 0 && !calls.any();
             quiet = if still { quiet + LOOK } else { Duration::ZERO };
             before = now;
             tokio::time::sleep(LOOK).await;

@@ -63,6 +63,8 @@ struct Walk {
     block_bytes_max: usize,
     /// Pings that were passed and are not judged yet.
     pinged: usize,
+    /// Headers came since a ping was judged. The layer above sees their call only after what was read with them.
+    called: bool,
     /// The newest stream.
     last_stream: [u8; 4],
 }
@@ -102,6 +104,7 @@ impl<S> Front<S> {
                 rewriter: Rewriter::default(),
                 block_bytes_max,
                 pinged: 0,
+                called: false,
                 last_stream: [0; 4],
             },
             held: BytesMut::new(),
@@ -193,6 +196,7 @@ impl Walk {
                     return Ok(Step::Pass(0));
                 }
                 self.state = State::Gather(0);
+                self.called = true;
                 self.last_stream = self.last_stream.max(head.stream);
                 self.gather(bytes, 0)
             }
@@ -322,7 +326,8 @@ impl<S: AsyncWrite + Unpin> Front<S> {
         }
         let now = Instant::now();
         let pings = std::mem::take(&mut self.walk.pinged);
-        if !(0..pings).any(|_| self.pings.too_many(now)) {
+        let calls = std::mem::take(&mut self.walk.called);
+        if !(0..pings).any(|_| self.pings.too_many(now, calls)) {
             return Ok(());
         }
         if !self.cut {

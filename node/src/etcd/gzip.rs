@@ -4,6 +4,7 @@
 //! much a few bytes claim to be; packing a long answer gives the core's thread back after every slice.
 //! Must never know: what a message says.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,6 +17,10 @@ use super::inbound::PREFIX_BYTES;
 
 /// Bytes packed at a time: a fraction of a millisecond's work.
 const SLICE_BYTES: usize = 64 * 1024;
+/// What a message costs beside its bytes, in bytes that are packed meanwhile: beginning anew takes a while.
+const MESSAGE_BYTES: usize = 4 * 1024;
+/// Bytes of a packed message that is put behind its head, and the one before, rather than sent by itself.
+const TOGETHER_BYTES: usize = 16 * 1024;
 
 /// The message that `packed` holds, if it has at most `max_bytes`.
 pub(crate) fn unpack(packed: &[u8], max_bytes: usize) -> Result<Bytes, Status> {
@@ -46,7 +51,9 @@ pub(crate) struct Packer {
     waiting: BytesMut,
     /// The message that is being packed, and its bytes that are yet to be.
     current: Option<(GzEncoder<Vec<u8>>, usize)>,
-    packed: BytesMut,
+    /// What is packed and to be taken, in order; the small ones after that.
+    packed: VecDeque<Bytes>,
+    small: BytesMut,
 }
 
 impl Packer {
@@ -63,27 +70,46 @@ impl Packer {
         }
     }
 
-    /// Does a slice of the work. Once none is left, takes what was packed with [`Packer::take`].
+    /// Whether nothing is left of what came: it is packed, and taken.
+    pub(crate) fn is_through(&self) -> bool {
+        !self.is_busy() && self.packed.is_empty() && self.small.is_empty()
+    }
+
+    /// Does a slice of the work: a part of a message, or some small ones.
     pub(crate) fn work(&mut self) {
-        let Some((mut encoder, left)) = self.current.take().or_else(|| self.begin()) else {
-            return;
-        };
-        let slice = self
-            .waiting
-            .split_to(left.min(SLICE_BYTES).min(self.waiting.len()));
-        // A vector takes everything.
-        let _ = encoder.write_all(&slice);
-        let left = left - slice.len();
-        if left > 0 {
-            self.current = Some((encoder, left));
-            return;
+        let mut room = SLICE_BYTES;
+        while room > 0 && self.is_busy() {
+            let Some((mut encoder, left)) = self.current.take().or_else(|| self.begin()) else {
+                return;
+            };
+            let slice = self
+                .waiting
+                .split_to(left.min(room).min(self.waiting.len()));
+            // A vector takes everything.
+            let _ = encoder.write_all(&slice);
+            let left = left - slice.len();
+            room = room.saturating_sub(slice.len());
+            if left > 0 {
+                self.current = Some((encoder, left));
+                continue;
+            }
+            room = room.saturating_sub(MESSAGE_BYTES);
+            self.end(encoder.finish().unwrap_or_default());
         }
-        let packed = encoder.finish().unwrap_or_default();
-        self.packed.put_u8(1);
+    }
+
+    /// A message is packed.
+    fn end(&mut self, packed: Vec<u8>) {
+        self.small.put_u8(1);
         // No message is longer than 4 GiB.
-        self.packed
+        self.small
             .put_u32(u32::try_from(packed.len()).unwrap_or(u32::MAX));
-        self.packed.extend_from_slice(&packed);
+        if packed.len() <= TOGETHER_BYTES {
+            return self.small.extend_from_slice(&packed);
+        }
+        // Not copied: it may be long.
+        self.packed.push_back(self.small.split().freeze());
+        self.packed.push_back(packed.into());
     }
 
     /// Begins with the next message, once its frame is there.
@@ -95,9 +121,12 @@ impl Packer {
         Some((GzEncoder::new(room, Compression::fast()), len))
     }
 
-    /// What was packed so far.
+    /// The next of what is packed.
     pub(crate) fn take(&mut self) -> Option<Bytes> {
-        (!self.packed.is_empty()).then(|| self.packed.split().freeze())
+        if let Some(packed) = self.packed.pop_front() {
+            return Some(packed);
+        }
+        (!self.small.is_empty()).then(|| self.small.split().freeze())
     }
 }
 
@@ -128,8 +157,11 @@ mod tests {
                 packer.work();
                 slices += 1;
             }
-            out.extend_from_slice(&packer.take().unwrap_or_default());
+            while let Some(packed) = packer.take() {
+                out.extend_from_slice(&packed);
+            }
         }
+        assert!(packer.is_through());
         assert!(
             slices > messages.len(),
             "a long message is packed in slices"
@@ -143,6 +175,34 @@ mod tests {
             rest = &rest[PREFIX_BYTES + len..];
         }
         assert!(rest.is_empty());
+    }
+
+    /// The end of a message copied all of it behind its head, in one go.
+    #[test]
+    fn regression_a_long_packed_message_is_not_copied_behind_its_head() {
+        let mut seed = 1_u64;
+        let mut noise = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed as u8
+        };
+        let long: Vec<u8> = (0..300_000).map(|_| noise()).collect();
+        let mut packer = Packer::default();
+        packer.push(&framed(b"short"));
+        packer.push(&framed(&long));
+        while packer.is_busy() {
+            packer.work();
+        }
+        let head = packer.take().expect("a short message, and a head");
+        assert!(head.len() < 100, "{}", head.len());
+        let [.., a, b, c, d] = head[..] else {
+            panic!("a head")
+        };
+        let packed = packer.take().expect("the long one");
+        assert_eq!(u32::from_be_bytes([a, b, c, d]) as usize, packed.len());
+        assert_eq!(unpack(&packed, 300_000).expect("unpacks"), long);
+        assert!(packer.take().is_none() && packer.is_through());
     }
 
     #[test]

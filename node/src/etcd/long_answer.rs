@@ -26,7 +26,9 @@ use pb::response_op::Response;
 /// Pairs of a short answer.
 const SHORT_PAIRS: usize = 500;
 /// Bytes of keys and values of a short answer of more than one pair.
-const SHORT_BYTES: usize = 512 << 10;
+pub(crate) const SHORT_BYTES: usize = 512 << 10;
+/// The longest message etcd sends, before it is packed (its `maxSendBytes`); gRPC's format ends at twice that.
+pub(crate) const SEND_BYTES_MAX: usize = i32::MAX as usize;
 /// Pairs measured between two pauses.
 const STEP_PAIRS: usize = 2_000;
 /// Bytes after which a piece ends: a fraction of a millisecond's work.
@@ -90,7 +92,11 @@ pub(crate) fn message(reply: Reply<ResponseOp>) -> Response {
 
 /// An answer on its way out: a framed gRPC message.
 #[derive(Debug, Default)]
-pub(crate) struct LongAnswer(VecDeque<Part>);
+pub(crate) struct LongAnswer(VecDeque<Part>, usize);
+
+/// A message that is longer than etcd sends any: of so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLong(pub(crate) usize);
 
 #[derive(Debug)]
 enum Part {
@@ -116,10 +122,10 @@ impl LongAnswer {
     }
 
     /// Events of a watcher, of these bytes as a repeated field, behind the rest of their message.
-    pub(crate) fn events(message: &pb::WatchResponse, events: Vec<Event>, bytes: usize) -> Self {
+    pub(crate) fn events(message: &pb::WatchResponse, events: Rest<Event>, bytes: usize) -> Self {
         LongAnswer::framed(|answer| {
             let own = answer.bytes(message);
-            answer.0.push_back(Part::Events(Rest(events.into_iter())));
+            answer.0.push_back(Part::Events(events));
             own + bytes
         })
     }
@@ -145,15 +151,24 @@ impl LongAnswer {
         })
     }
 
+    /// The same, if it is not longer than etcd sends any.
+    pub(crate) fn checked(self) -> Result<LongAnswer, TooLong> {
+        match self.1 {
+            bytes if bytes > SEND_BYTES_MAX => Err(TooLong(bytes)),
+            _ => Ok(self),
+        }
+    }
+
     fn framed(add: impl FnOnce(&mut LongAnswer) -> usize) -> LongAnswer {
         let mut answer = LongAnswer::default();
         let prefix = answer.gap();
         let bytes = add(&mut answer);
         let mut framing = BytesMut::with_capacity(PREFIX_BYTES);
         framing.put_u8(0);
-        // What is longer than the format can say cannot be built: memory is bounded below that.
+        // What is longer than that is refused before it is sent.
         framing.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
         answer.fill(prefix, framing);
+        answer.1 = bytes;
         answer
     }
 
@@ -271,7 +286,21 @@ impl LongAnswer {
 /// What is left of a list. Letting go of very many takes as long as reading them, and their caller is gone, so
 /// another thread does.
 #[derive(Debug)]
-struct Rest<T: Send + 'static>(vec::IntoIter<T>);
+pub(crate) struct Rest<T: Send + 'static>(vec::IntoIter<T>);
+
+impl<T: Send> Rest<T> {
+    pub(crate) fn new(list: Vec<T>) -> Rest<T> {
+        Rest(list.into_iter())
+    }
+
+    pub(crate) fn as_slice(&self) -> &[T] {
+        self.0.as_slice()
+    }
+
+    pub(crate) fn next(&mut self) -> Option<T> {
+        self.0.next()
+    }
+}
 
 impl<T: Send> Default for Rest<T> {
     fn default() -> Self {
@@ -586,6 +615,30 @@ mod tests {
         assert!(is_short(&range(SHORT_PAIRS as u64, 100)));
         assert!(!is_short(&range(SHORT_PAIRS as u64 + 1, 0)));
         assert!(!is_short(&range(2, SHORT_BYTES)));
+    }
+
+    /// Above 4 GiB the length in front of a message was wrong, and above 2 GiB etcd sends none.
+    #[test]
+    fn regression_an_answer_longer_than_etcd_sends_is_refused() {
+        let shared = pair(1, 1 << 20);
+        let answer = |count| {
+            let body = ResponseOp::Range(RangeResponse {
+                kvs: vec![shared.clone(); count],
+                ..RangeResponse::default()
+            });
+            let mut measuring = pin!(LongAnswer::measure(reply(body)));
+            let mut cx = Context::from_waker(Waker::noop());
+            loop {
+                if let Poll::Ready(answer) = measuring.as_mut().poll(&mut cx) {
+                    return answer.checked();
+                }
+            }
+        };
+        assert!(answer(2_000).is_ok());
+        for count in [2_048, 5_000] {
+            let TooLong(bytes) = answer(count).expect_err("too long");
+            assert!(bytes > count << 20, "{bytes}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ const IDLE_MIN: Duration = Duration::from_secs(2 * 3_600);
 /// What etcd has for no least time at all: grpc-go's default.
 const UNSET_MIN: Duration = Duration::from_secs(5 * 60);
 
-/// Calls under way on one connection.
+/// Calls under way on one connection: until their answers have left.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Calls(Arc<AtomicUsize>);
 
@@ -34,8 +34,15 @@ impl Calls {
         Call(self.clone())
     }
 
-    fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Call {
+    /// Counts once more, for as long as what comes out lives.
+    pub(crate) fn again(&self) -> Call {
+        self.0.begin()
     }
 }
 
@@ -73,14 +80,14 @@ impl Pings {
         self.answered = true;
     }
 
-    /// A ping came; whether it is one too many.
-    pub(crate) fn too_many(&mut self, now: Instant) -> bool {
+    /// A ping came, with a call that is perhaps not counted yet if `calls`; whether it is one too many.
+    pub(crate) fn too_many(&mut self, now: Instant, calls: bool) -> bool {
         let last = self.last.replace(now);
         if std::mem::take(&mut self.answered) {
             self.strikes = 0;
             return false;
         }
-        let least = if self.calls.any() {
+        let least = if calls || self.calls.any() {
             self.least
         } else {
             IDLE_MIN
@@ -115,7 +122,7 @@ mod tests {
         let mut pings = Pings::new(calls, LEAST);
         let mut now = Instant::now();
         (1..=20).find(|_| {
-            let too_many = pings.too_many(now);
+            let too_many = pings.too_many(now, false);
             now += every;
             between(&mut pings);
             too_many

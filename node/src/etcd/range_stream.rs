@@ -5,17 +5,14 @@
 //! answer of the unary Range. Each chunk is an ordinary limited Range of the engine; an answer in another
 //! order than the keys' is read at once, as it is for the unary Range.
 
-use std::iter::Peekable;
-use std::vec;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use henge_mvcc as mvcc;
 use henge_mvcc::KeyValue;
-use prost::Message;
 use tonic::Status;
 
 use super::errors::status;
 use super::header::header;
+use super::long_answer::Rest;
 use super::proto::etcdserverpb as pb;
 use super::streams::{Answers, unfold};
 use super::translate;
@@ -23,7 +20,9 @@ use crate::api::{Backend, Error, Header};
 
 /// Keys in the first chunk (etcd's choice).
 const FIRST_CHUNK_KEYS: i64 = 10;
-/// Bytes that a chunk aims at, at the most: it is encoded in one go.
+/// Keys in a chunk, at the most: what comes may be larger by far than what went before, and is read at once.
+const CHUNK_KEYS_MAX: i64 = 4_096;
+/// Bytes that a chunk aims at, and a message has but for a larger pair, at the most: that is encoded in one go.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a pair beside key and value, about.
 const PAIR_BYTES_BESIDE: usize = 32;
@@ -34,7 +33,7 @@ pub(crate) fn start<B: Backend>(
     req: pb::RangeRequest,
     max_request_bytes: usize,
 ) -> Result<Answers<pb::RangeStreamResponse>, Status> {
-    let max_request_bytes = max_request_bytes.min(CHUNK_BYTES_MAX);
+    let max_bytes = max_request_bytes.min(CHUNK_BYTES_MAX);
     let t = translate::range(&req);
     mvcc::check::range(&t.request, &mvcc::check::Limits::default())
         .map_err(|e| status(&Error::Invalid(e)))?;
@@ -56,7 +55,7 @@ pub(crate) fn start<B: Backend>(
         let whole = Whole {
             backend,
             req,
-            max_bytes: max_request_bytes,
+            max_bytes,
             left: None,
         };
         return Ok(unfold(whole, |whole| whole.step()));
@@ -66,9 +65,9 @@ pub(crate) fn start<B: Backend>(
         left: req.limit,
         limited: req.limit > 0,
         chunk: FIRST_CHUNK_KEYS,
-        max_request_bytes,
+        max_bytes,
         first: None,
-        finished: false,
+        sending: None,
         req,
     };
     Ok(unfold(walk, |walk| walk.step()))
@@ -93,27 +92,34 @@ struct Whole<B> {
 
 /// What was read and not sent. Each piece is converted as it goes: a million pairs at once would stop the core.
 struct Left {
-    /// Header, count, and whether there is more: they come with the last piece.
-    end: (Header, i64, bool),
-    pairs: Peekable<vec::IntoIter<KeyValue>>,
+    /// Header, count, and whether there is more: they come with the last piece, unless others follow.
+    end: Option<(Header, i64, bool)>,
+    pairs: Rest<KeyValue>,
     is_sent: bool,
 }
 
 impl Left {
+    fn answer(&mut self, max_bytes: usize) -> pb::RangeStreamResponse {
+        pb::RangeStreamResponse {
+            range_response: Some(self.piece(max_bytes)),
+        }
+    }
+
     fn piece(&mut self, max_bytes: usize) -> pb::RangeResponse {
-        let (mut piece, mut bytes) = (pb::RangeResponse::default(), 0);
-        while let Some(pair) = self.pairs.peek() {
-            bytes += pair.key.len() + pair.value.len() + PAIR_BYTES_BESIDE;
-            if bytes > max_bytes && !piece.kvs.is_empty() {
+        let (mut piece, mut size) = (pb::RangeResponse::default(), 0);
+        while let Some(pair) = self.pairs.as_slice().first() {
+            size += bytes(pair);
+            if size > max_bytes && !piece.kvs.is_empty() {
                 return piece;
             }
             piece
                 .kvs
                 .extend(self.pairs.next().map(translate::key_value));
         }
-        let (found, count, more) = self.end;
         self.is_sent = true;
-        (piece.header, piece.count, piece.more) = (header(found), count, more);
+        if let Some((found, count, more)) = self.end {
+            (piece.header, piece.count, piece.more) = (header(found), count, more);
+        }
         piece
     }
 }
@@ -128,9 +134,7 @@ impl<B: Backend> Whole<B> {
                 Err(e) => return Some((Err(status(&e)), self)),
             },
         };
-        let answer = pb::RangeStreamResponse {
-            range_response: Some(left.piece(self.max_bytes)),
-        };
+        let answer = left.answer(self.max_bytes);
         self.left = Some(left);
         Some((Ok(answer), self))
     }
@@ -142,8 +146,8 @@ impl<B: Backend> Whole<B> {
         };
         let reply = call.await?;
         Ok(Left {
-            end: (reply.header, reply.body.count, reply.body.more),
-            pairs: reply.body.kvs.into_iter().peekable(),
+            end: Some((reply.header, reply.body.count, reply.body.more)),
+            pairs: Rest::new(reply.body.kvs),
             is_sent: false,
         })
     }
@@ -159,22 +163,34 @@ struct Walk<B> {
     left: i64,
     /// Keys to ask for next.
     chunk: i64,
-    max_request_bytes: usize,
+    max_bytes: usize,
     /// Header and count of the first chunk: they hold for the whole.
     first: Option<(Header, i64)>,
-    finished: bool,
+    /// The chunk that was read last.
+    sending: Option<Left>,
 }
 
 impl<B: Backend> Walk<B> {
     async fn step(mut self) -> Option<(Result<pb::RangeStreamResponse, Status>, Walk<B>)> {
-        if self.finished {
-            return None;
-        }
-        let answer = self.chunk().await.map_err(|e| status(&e));
-        Some((answer, self))
+        let mut sending = match self.sending.take() {
+            Some(Left {
+                is_sent: true,
+                end: Some(_),
+                ..
+            }) => return None,
+            Some(sending) if !sending.is_sent => sending,
+            _ => match self.read().await {
+                Ok(chunk) => chunk,
+                Err(e) => return Some((Err(status(&e)), self)),
+            },
+        };
+        let answer = sending.answer(self.max_bytes);
+        self.sending = Some(sending);
+        Some((Ok(answer), self))
     }
 
-    async fn chunk(&mut self) -> Result<pb::RangeStreamResponse, Error> {
+    /// The next chunk.
+    async fn read(&mut self) -> Result<Left, Error> {
         self.req.limit = if self.limited {
             self.chunk.min(self.left)
         } else {
@@ -189,38 +205,74 @@ impl<B: Backend> Walk<B> {
         if self.req.revision <= 0 {
             self.req.revision = pinned.revision;
         }
-        let (more, keys) = (reply.body.more, reply.body.kvs.len());
-        let last_key = reply.body.kvs.last().map(|kv| kv.key.clone());
-        let mut response = translate::range_response(reply.header, reply.body);
-        response.header = None;
-        response.more = false;
-        response.count = 0;
-        self.left -= i64::try_from(keys).unwrap_or(i64::MAX);
-        match last_key {
-            Some(key) if more && !(self.limited && self.left <= 0) => self.advance(&key, &response),
-            _ => {
-                response.header = header(pinned);
-                response.more = more;
-                response.count = count;
-                self.finished = true;
+        let (more, pairs) = (reply.body.more, reply.body.kvs);
+        self.left -= i64::try_from(pairs.len()).unwrap_or(i64::MAX);
+        let goes_on = more && !(self.limited && self.left <= 0);
+        let last = pairs.last().filter(|_| goes_on).map(|kv| kv.key.clone());
+        let end = match last {
+            Some(key) => {
+                self.advance(&key, pairs.iter().map(bytes).sum());
+                None
             }
-        }
-        Ok(pb::RangeStreamResponse {
-            range_response: Some(response),
+            None => Some((pinned, count, more)),
+        };
+        Ok(Left {
+            end,
+            pairs: Rest::new(pairs),
+            is_sent: false,
         })
     }
 
     /// Continues behind `key`; chunks aim at half to twice the largest request.
-    fn advance(&mut self, key: &Bytes, sent: &pb::RangeResponse) {
+    fn advance(&mut self, key: &Bytes, bytes: usize) {
         let mut next = BytesMut::with_capacity(key.len() + 1);
         next.extend_from_slice(key);
         next.put_u8(0);
         self.req.key = next.freeze();
-        let bytes = sent.encoded_len();
-        if bytes < self.max_request_bytes / 2 {
-            self.chunk = self.chunk.saturating_mul(2);
-        } else if bytes > self.max_request_bytes.saturating_mul(2) {
-            self.chunk = (self.chunk / 2).max(1);
+        if bytes < self.max_bytes / 2 {
+            self.chunk = self.chunk.saturating_mul(2).min(CHUNK_KEYS_MAX);
+        } else if bytes > self.max_bytes.saturating_mul(2) {
+            // At once: after many small pairs a chunk of large ones is longer by far.
+            let times = i64::try_from(bytes / self.max_bytes.max(1)).unwrap_or(i64::MAX);
+            self.chunk = (self.chunk / times.max(2)).max(1);
         }
+    }
+}
+
+/// Bytes of a pair, about.
+fn bytes(pair: &KeyValue) -> usize {
+    pair.key.len() + pair.value.len() + PAIR_BYTES_BESIDE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(count: usize, value: usize) -> Vec<KeyValue> {
+        let pair = KeyValue {
+            key: "key".into(),
+            value: vec![7; value].into(),
+            ..KeyValue::default()
+        };
+        vec![pair; count]
+    }
+
+    /// A chunk was converted and encoded in one go, whatever it had come to after chunks of small pairs.
+    #[test]
+    fn regression_a_chunk_of_large_pairs_goes_out_in_pieces() {
+        let mut chunk = Left {
+            end: None,
+            pairs: Rest::new(pairs(4_000, 10_000)),
+            is_sent: false,
+        };
+        let mut found = 0;
+        while !chunk.is_sent {
+            let answer = chunk.answer(1 << 20).range_response.expect("a response");
+            let sizes = answer.kvs.iter().map(|kv| kv.value.len());
+            assert!(sizes.sum::<usize>() <= 1 << 20);
+            assert!(answer.header.is_none() && answer.count == 0 && !answer.more);
+            found += answer.kvs.len();
+        }
+        assert_eq!(found, 4_000);
     }
 }

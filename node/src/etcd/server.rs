@@ -341,7 +341,7 @@ where
     let builder = builder(&config, executor);
     let calls = Calls::default();
     let edge = edge.counting(calls.clone());
-    let pings = Pings::new(calls, config.ping_least);
+    let pings = Pings::new(calls.clone(), config.ping_least);
     let front = Front::new(stream, HEADER_LIST_BYTES as usize, pings);
     let spoke = front.spoke();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(traffic.of(front)), edge));
@@ -360,7 +360,7 @@ where
     tokio::select! {
         ended = connection => ended,
         // Dropping it closes the socket.
-        () = traffic.is_quiet(&counters) => Ok(()),
+        () = traffic.is_quiet(&counters, &calls) => Ok(()),
         () = tokio::time::sleep(config.drain_limit) => Ok(()),
     }
 }

@@ -21,7 +21,7 @@ use super::gate::Encoding;
 use super::inbound::{self, PREFIX_BYTES};
 use super::kv::Kv;
 use super::lease::Lease;
-use super::long_answer::{self, LongAnswer};
+use super::long_answer::{self, LongAnswer, SEND_BYTES_MAX, TooLong};
 use super::nested::Txn;
 use super::proto::etcdserverpb as pb;
 use super::server::{EdgeFuture, success};
@@ -129,7 +129,8 @@ where
             if only_reads(&request) {
                 meter.only_reads();
             }
-            call(request).await.map_err(|e| status(&e))
+            let answer = call(request).await.map_err(|e| status(&e));
+            answer.and_then(sendable)
         }
         Err(status) => Err(status),
     };
@@ -140,7 +141,7 @@ where
                 Framed::Long(answer) => EdgeBody::long(answer),
             };
             meter.finish(Code::Ok);
-            success(body.counted(messages), encoding)
+            success(body.counted(messages, meter.take_call()), encoding)
         }
         Err(status) => {
             meter.finish(status.code());
@@ -156,6 +157,24 @@ pub(crate) enum Framed {
     Short(Bytes),
     /// In pieces.
     Long(LongAnswer),
+}
+
+/// grpc-go's answer instead of one that is longer than etcd sends.
+fn sendable(answer: Framed) -> Result<Framed, Status> {
+    match answer {
+        Framed::Short(_) => Ok(answer),
+        Framed::Long(long) => match long.checked() {
+            Ok(long) => Ok(Framed::Long(long)),
+            Err(e) => Err(too_long(e, "grpc: ")),
+        },
+    }
+}
+
+/// Of a unary call grpc-go says whose text it is, of a stream it does not.
+pub(crate) fn too_long(TooLong(bytes): TooLong, whose: &str) -> Status {
+    Status::resource_exhausted(format!(
+        "{whose}trying to send message larger than max ({bytes} vs. {SEND_BYTES_MAX})"
+    ))
 }
 
 async fn pairs(reply: Reply<ResponseOp>) -> Framed {

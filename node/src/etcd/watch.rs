@@ -5,9 +5,7 @@
 //! fragmentation, and how a stream ends. Dropping the stream drops the session, which cancels its
 //! watchers.
 
-use std::iter::Peekable;
 use std::sync::Arc;
-use std::vec;
 
 use bytes::Bytes;
 use henge_mvcc::Event;
@@ -23,10 +21,11 @@ use super::counters::Meter;
 use super::errors::{self, text};
 use super::header::header;
 use super::inbound::Inbound;
-use super::long_answer::{self, Field, LongAnswer};
+use super::long_answer::{self, Field, LongAnswer, Rest, SHORT_BYTES};
 use super::proto::etcdserverpb as pb;
 use super::streams::{Draining, LeaderMonitor, drained, unfold};
 use super::translate;
+use super::unary;
 use crate::api::{Backend, WatchCommand, WatchCreate, WatchResponse, WatchSession};
 
 /// Events of an answer that is encoded at once.
@@ -91,7 +90,7 @@ impl<B: Backend> Call<B> {
                 if is_last {
                     self.left = None;
                 }
-                return Some((Ok(sent(piece).await), self));
+                return Some((sendable(sent(piece).await), self));
             }
             let input = match self.input().await {
                 Ok(input) => input,
@@ -102,10 +101,12 @@ impl<B: Backend> Call<B> {
                 Input::Nothing => {}
                 Input::Closed => self.requests = None,
                 Input::Answer(r) => {
-                    if is_split(&r, self.max_bytes).await {
-                        self.left = Some(Fragments::new(r));
+                    let fragment = r.fragment;
+                    let piece = whole(r);
+                    if fragment && is_split(&piece, self.max_bytes).await {
+                        self.left = Some(Fragments::new(piece));
                     } else {
-                        return Some((Ok(sent(whole(r)).await), self));
+                        return Some((sendable(sent(piece).await), self));
                     }
                 }
             }
@@ -180,7 +181,7 @@ fn create(r: pb::WatchCreateRequest) -> WatchCommand {
 }
 
 /// An answer as it goes out, without its events, and those.
-type Piece = (pb::WatchResponse, Vec<Event>);
+type Piece = (pb::WatchResponse, Rest<Event>);
 
 fn whole(r: WatchResponse) -> Piece {
     let wire = pb::WatchResponse {
@@ -193,29 +194,42 @@ fn whole(r: WatchResponse) -> Piece {
         fragment: false,
         events: Vec::new(),
     };
-    (wire, r.events)
+    (wire, Rest::new(r.events))
 }
 
-async fn sent((mut wire, events): Piece) -> Sent {
-    if events.len() > SHORT_EVENTS {
-        let bytes = long_answer::measure(&events, &mut 0).await;
-        return Sent::Long(LongAnswer::events(&wire, events, bytes));
+async fn sent((mut wire, mut events): Piece) -> Sent {
+    let count = events.as_slice().len();
+    // A single event is short, whatever its value has.
+    if count > 1 {
+        let bytes = long_answer::measure(events.as_slice(), &mut 0).await;
+        if count > SHORT_EVENTS || bytes > SHORT_BYTES {
+            return Sent::Long(LongAnswer::events(&wire, events, bytes));
+        }
     }
-    wire.events = events.into_iter().map(translate::event).collect();
+    wire.events = std::iter::from_fn(|| events.next())
+        .map(translate::event)
+        .collect();
     Sent::Short(wire)
 }
 
-/// Whether an answer goes out in fragments: if that is wanted, and it has several events and so many bytes.
-async fn is_split(r: &WatchResponse, max_bytes: usize) -> bool {
-    if !r.fragment || r.events.len() < 2 {
+/// The stream ends like grpc-go's where an answer is longer than etcd sends.
+fn sendable(answer: Sent) -> Result<Sent, Status> {
+    match answer {
+        Sent::Short(_) => Ok(answer),
+        Sent::Long(long) => match long.checked() {
+            Ok(long) => Ok(Sent::Long(long)),
+            Err(e) => Err(unary::too_long(e, "")),
+        },
+    }
+}
+
+/// Whether an answer goes out in fragments, if that is wanted: it has several events and so many bytes.
+async fn is_split((wire, events): &Piece, max_bytes: usize) -> bool {
+    let events = events.as_slice();
+    if events.len() < 2 {
         return false;
     }
-    let beside = pb::WatchResponse {
-        header: header(r.header),
-        watch_id: r.watch_id,
-        ..Default::default()
-    };
-    long_answer::measure(&r.events, &mut 0).await + beside.encoded_len() >= max_bytes
+    long_answer::measure(events, &mut 0).await + wire.encoded_len() >= max_bytes
 }
 
 /// An answer in fragments below a size where events allow it; every one but the last says so. A single event
@@ -224,33 +238,32 @@ struct Fragments {
     wire: pb::WatchResponse,
     /// Bytes of the above.
     beside: usize,
-    events: Peekable<vec::IntoIter<Event>>,
+    events: Rest<Event>,
 }
 
 impl Fragments {
-    fn new(r: WatchResponse) -> Self {
-        let (mut wire, events) = whole(r);
+    fn new((mut wire, events): Piece) -> Self {
         wire.fragment = true;
         Fragments {
             beside: wire.encoded_len(),
             wire,
-            events: events.into_iter().peekable(),
+            events,
         }
     }
 
     /// The next fragment, and whether it is the last.
     fn next(&mut self, max_bytes: usize) -> (Piece, bool) {
         let (mut events, mut size) = (Vec::new(), self.beside);
-        while let Some(event) = self.events.peek() {
+        while let Some(event) = self.events.as_slice().first() {
             let bytes = long_answer::field_len(event.bytes());
             if !events.is_empty() && size + bytes >= max_bytes {
-                return ((self.wire.clone(), events), false);
+                return ((self.wire.clone(), Rest::new(events)), false);
             }
             size += bytes;
             events.extend(self.events.next());
         }
         self.wire.fragment = false;
-        ((self.wire.clone(), events), true)
+        ((self.wire.clone(), Rest::new(events)), true)
     }
 }
 
@@ -294,10 +307,11 @@ mod tests {
             Sent::Short(wire) => wire,
             Sent::Long(_) => panic!("few events"),
         };
-        if !at_once(is_split(&response, max)) {
-            return vec![short(whole(response))];
+        let piece = whole(response);
+        if !fragment || !at_once(is_split(&piece, max)) {
+            return vec![short(piece)];
         }
-        let (mut left, mut out) = (Fragments::new(response), Vec::new());
+        let (mut left, mut out) = (Fragments::new(piece), Vec::new());
         loop {
             let (piece, is_last) = left.next(max);
             out.push(short(piece));
@@ -343,7 +357,8 @@ mod tests {
     fn many_events_go_out_in_pieces_that_make_up_the_whole() {
         let response = response(&vec![30; 50_000], false);
         let (mut message, events) = whole(response.clone());
-        message.events = events.into_iter().map(translate::event).collect();
+        let events = events.as_slice().iter().cloned();
+        message.events = events.map(translate::event).collect();
         let mut sending = pin!(sent(whole(response)));
         let mut cx = Context::from_waker(Waker::noop());
         let mut pauses = 0;
@@ -362,6 +377,84 @@ mod tests {
         }
         assert!(out[5..] == message.encode_to_vec());
         assert_eq!(out[1..5], (message.encoded_len() as u32).to_be_bytes());
+    }
+
+    /// Events were short by their count alone: 500 of a megabyte each went out in one go.
+    #[test]
+    fn regression_few_events_with_many_bytes_go_out_in_pieces() {
+        let is_long = |sizes: &[usize]| {
+            let sent = at_once(sent(whole(response(sizes, false))));
+            matches!(sent, Sent::Long(_))
+        };
+        assert!(is_long(&[SHORT_BYTES / 2; 2]));
+        assert!(!is_long(&[1_000; 500]));
+        assert!(!is_long(&[4 * SHORT_BYTES]), "one value's own bytes");
+    }
+
+    #[test]
+    fn regression_an_answer_longer_than_etcd_sends_ends_its_stream() {
+        let mut long = response(&[1 << 20], false);
+        let event = long.events.remove(0);
+        long.events = vec![event; 2_048];
+        let status = sendable(at_once_or_later(sent(whole(long)))).expect_err("too long");
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        let text = status.message();
+        assert!(
+            text.starts_with("trying to send message larger than max (21"),
+            "{text}"
+        );
+        assert!(text.ends_with(" vs. 2147483647)"), "{text}");
+    }
+
+    fn at_once_or_later<T>(future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        loop {
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(done) = future.as_mut().poll(&mut cx) {
+                return done;
+            }
+        }
+    }
+
+    /// A client that left after the first of many fragments had the rest let go on the core's thread.
+    #[test]
+    fn regression_fragments_whose_client_has_gone_are_let_go_elsewhere() {
+        let mut response = response(&[9; 30_000], true);
+        let shared = Bytes::from(vec![1; 10]);
+        let on = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let owner = Owner(shared, on.clone());
+        if let Some(last) = response.events.last_mut() {
+            last.kv.value = Bytes::from_owner(owner);
+        }
+        let mut left = Fragments::new(whole(response));
+        let (first, is_last) = left.next(1_000);
+        assert!(!is_last);
+        drop((first, left));
+        let on = loop {
+            if let Some(on) = *on.lock().expect("no panic") {
+                break on;
+            }
+            std::thread::yield_now();
+        };
+        assert_ne!(on, std::thread::current().id());
+    }
+
+    /// Bytes that tell which thread let go of them.
+    struct Owner(
+        Bytes,
+        std::sync::Arc<std::sync::Mutex<Option<std::thread::ThreadId>>>,
+    );
+
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            *self.1.lock().expect("no panic") = Some(std::thread::current().id());
+        }
     }
 
     #[test]

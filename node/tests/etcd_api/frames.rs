@@ -7,6 +7,7 @@ use super::Server;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
@@ -244,4 +245,156 @@ fn regression_a_connection_that_ignores_goaway_is_cut_when_it_is_quiet() {
         frames = frames.get(9 + bytes..).unwrap_or_default();
     }
     assert!(said_goaway, "{rest:?}");
+}
+
+/// Opens a connection with HTTP/2's own windows of 65,535 bytes, and calls Range of `key` and all after it.
+fn slow_range(server: &Server, key: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).expect("a connection");
+    stream
+        .set_read_timeout(Some(super::HANG))
+        .expect("a timeout");
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(SETTINGS, 0, 0, &[], &mut out);
+    frame(SETTINGS, ACK, 0, &[], &mut out);
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/etcdserverpb.KV/Range"),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    frame(HEADERS, END_HEADERS, 1, &literals(&fields), &mut out);
+    let mut range = vec![0, 0, 0, 0, 5 + key.len() as u8, 0x0a, key.len() as u8];
+    range.extend_from_slice(key);
+    range.extend_from_slice(&[0x12, 1, 0]);
+    frame(DATA, END_STREAM, 1, &range, &mut out);
+    stream.write_all(&out).expect("sent");
+    stream
+}
+
+/// Reads DATA until the window is used up; its bytes.
+fn fill_window(stream: &mut TcpStream) -> Vec<u8> {
+    let mut data = Vec::new();
+    while data.len() < 65_535 {
+        let (kind, _, payload) = read_frame(stream);
+        assert_ne!(kind, GOAWAY);
+        if kind == DATA {
+            data.extend_from_slice(&payload);
+        }
+    }
+    data
+}
+
+/// Pairs that make a long answer, and one value that makes a short one of a megabyte and a half.
+fn stock(server: &Server) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let mut kv = server.kv().await;
+        let pairs = (0..1_200).map(|n| (format!("a{n:04}"), 1_000));
+        for (key, bytes) in pairs.chain([("z".to_owned(), 1_500_000)]) {
+            let put = henge::etcd::proto::etcdserverpb::PutRequest {
+                key: key.into(),
+                value: vec![7; bytes].into(),
+                ..Default::default()
+            };
+            kv.put(put).await.expect("put");
+        }
+    });
+}
+
+/// The call counted as ended before its answer had left: SIGTERM cut it off after 300 ms of a slow client.
+#[test]
+fn regression_an_answer_to_a_slow_client_is_not_cut_off_by_the_end_of_service() {
+    for (key, thin) in [(b"a", true), (b"z", true), (b"a", false)] {
+        let server = Server::start(henge::etcd::EdgeConfig {
+            thin_unary: thin,
+            drain_limit: 10 * super::HANG,
+            ..henge::etcd::EdgeConfig::default()
+        });
+        stock(&server);
+        let mut stream = slow_range(&server, key);
+        let mut data = fill_window(&mut stream);
+        server.shutdown.begin();
+        // Longer than a connection has to be quiet.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let mut out = Vec::new();
+        frame(WINDOW_UPDATE, 0, 0, &[0x10, 0, 0, 0], &mut out);
+        frame(WINDOW_UPDATE, 0, 1, &[0x10, 0, 0, 0], &mut out);
+        stream.write_all(&out).expect("it is still there");
+        loop {
+            let (kind, flags, payload) = read_frame(&mut stream);
+            if kind == DATA {
+                data.extend_from_slice(&payload);
+            }
+            if kind == HEADERS && flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        assert_eq!(messages(&data), 1);
+        let len = u32::from_be_bytes([data[1], data[2], data[3], data[4]]) as usize;
+        assert_eq!(data.len(), 5 + len, "{key:?}, thin {thin}");
+    }
+}
+
+/// While an answer waited for its client, that client's pings fell under the rule for who has no call.
+#[test]
+fn regression_a_client_may_ping_while_an_answer_waits_for_it() {
+    for key in [b"a", b"z"] {
+        let server = Server::start(henge::etcd::EdgeConfig {
+            ping_least: std::time::Duration::from_millis(1),
+            drain_limit: super::SHORT,
+            ..henge::etcd::EdgeConfig::default()
+        });
+        stock(&server);
+        let mut stream = slow_range(&server, key);
+        fill_window(&mut stream);
+        pinged_slowly(&mut stream, 8, |_| Vec::new());
+    }
+}
+
+/// Pings so often, what `before` says in the same write before each, and ten milliseconds between two.
+fn pinged_slowly(stream: &mut TcpStream, times: u32, before: impl Fn(u32) -> Vec<u8>) {
+    for number in 0..times {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let mut out = before(number);
+        frame(PING, 0, 0, &[7; 8], &mut out);
+        stream.write_all(&out).expect("sent");
+        loop {
+            let (kind, flags, _) = read_frame(stream);
+            assert_ne!(kind, GOAWAY, "ping {number}");
+            if (kind, flags) == (PING, ACK) {
+                break;
+            }
+        }
+    }
+}
+
+/// A client that wakes up for a call pings in the same write: that ping was judged before its call counted.
+#[test]
+fn regression_a_ping_that_comes_with_a_call_is_one_of_a_client_with_a_call() {
+    let server = Server::start(henge::etcd::EdgeConfig {
+        ping_least: std::time::Duration::from_millis(1),
+        drain_limit: super::SHORT,
+        ..henge::etcd::EdgeConfig::default()
+    });
+    let mut stream = connect(&server);
+    pinged_slowly(&mut stream, 8, |number| {
+        let mut out = Vec::new();
+        // The call before ends without an answer, which would forgive.
+        if number > 0 {
+            frame(RST_STREAM, 0, 2 * number - 1, &[0, 0, 0, 8], &mut out);
+        }
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/etcdserverpb.KV/Put"),
+            (":authority", "x"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ];
+        let id = 2 * number + 1;
+        frame(HEADERS, END_HEADERS, id, &literals(&fields), &mut out);
+        out
+    });
 }
