@@ -305,6 +305,7 @@ fn stock(server: &Server) {
 
 /// The call counted as ended before its answer had left: SIGTERM cut it off after 300 ms of a slow client.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a client on a thread of its own")]
 fn regression_an_answer_to_a_slow_client_is_not_cut_off_by_the_end_of_service() {
     for (key, thin) in [(b"a", true), (b"z", true), (b"a", false)] {
         let server = Server::start(henge::etcd::EdgeConfig {
@@ -354,6 +355,7 @@ fn regression_a_client_may_ping_while_an_answer_waits_for_it() {
 }
 
 /// Pings so often, what `before` says in the same write before each, and ten milliseconds between two.
+#[allow(clippy::disallowed_methods, reason = "a client on a thread of its own")]
 fn pinged_slowly(stream: &mut TcpStream, times: u32, before: impl Fn(u32) -> Vec<u8>) {
     for number in 0..times {
         std::thread::sleep(std::time::Duration::from_millis(10));
