@@ -45,6 +45,7 @@ pub fn name(kind: &RequestKind) -> &'static str {
     match kind {
         // Deeper than anybody decodes.
         RequestKind::Write(encoded) if command::decode(encoded).is_err() => "too deep",
+        RequestKind::Write(encoded) if is_wide(encoded) => "wide txn",
         RequestKind::Write(encoded) => written(encoded),
         RequestKind::Read { encoded, .. } if written(encoded) == "txn" => "read txn",
         RequestKind::Read { .. } => "range",
@@ -60,12 +61,21 @@ pub fn name(kind: &RequestKind) -> &'static str {
     }
 }
 
+fn is_wide(encoded: &[u8]) -> bool {
+    let nested = |ops: &[RequestOp<'_>]| {
+        let nested = ops.iter().filter(|op| matches!(op, RequestOp::Txn(_)));
+        nested.count()
+    };
+    matches!(command::decode(encoded), Ok((_, Command::Txn(txn))) if nested(&txn.success) > 10)
+}
+
 /// All names.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 26] = [
     "put",
     "delete",
     "txn",
     "too deep",
+    "wide txn",
     "range",
     "compact",
     "grant",
@@ -137,6 +147,11 @@ pub fn heaviest() -> Vec<(RequestKind, u64)> {
             15 * ALL_KEYS_NANOS,
         ),
         (write(Command::Txn(written)), 11 * ALL_KEYS_NANOS),
+        // A transaction of transactions and nothing else: every one on the path is looked at.
+        (
+            write(Command::Txn(tree(&[43, 43, 42], &[]))),
+            43 * 43 * 42 * 250,
+        ),
         (RequestKind::HashKv(0), ALL_KEYS_NANOS),
         (
             RequestKind::LeaseTimeToLive { id: 1, keys: true },
@@ -347,6 +362,9 @@ fn some_txn(dice: &mut Dice, revision: i64, reads_only: bool) -> RequestKind {
             serializable: dice.one_in(2),
         };
     }
+    if dice.one_in(6) {
+        return RequestKind::Write(Command::Txn(some_tree(dice, txn)).encode());
+    }
     let depth = match dice.below(3) {
         0 => 0,
         1 => dice.below(66),
@@ -359,4 +377,40 @@ fn some_txn(dice: &mut Dice, revision: i64, reads_only: bool) -> RequestKind {
         };
     }
     RequestKind::Write(Command::Txn(txn).encode())
+}
+
+/// Transactions below transactions, as wide as what is left of 128 operations allows, up to some 80,000 of them.
+/// Whatever a visit of each costs, it must not grow with those visited before.
+pub fn tree(widths: &[usize], compare: &[Compare<'static>]) -> TxnRequest<'static> {
+    let Some((&width, below)) = widths.split_first() else {
+        return TxnRequest::default();
+    };
+    let nested = tree(below, compare);
+    TxnRequest {
+        compare: compare.to_vec(),
+        success: vec![RequestOp::Txn(Box::new(nested)); width],
+        failure: Vec::new(),
+    }
+}
+
+/// Such a tree beside another transaction.
+fn some_tree<'a>(dice: &mut Dice, beside: TxnRequest<'a>) -> TxnRequest<'a> {
+    let widths = match dice.below(3) {
+        0 => vec![42, 43, 42],
+        1 => vec![63, 64],
+        _ => vec![12; 3],
+    };
+    let compare = Compare {
+        range: KeyRange::one(b"a key that is not there"),
+        result: CompareResult::Equal,
+        target: CompareTarget::Version(0),
+    };
+    let compare = if dice.one_in(2) {
+        vec![compare]
+    } else {
+        Vec::new()
+    };
+    let mut txn: TxnRequest<'a> = tree(&widths, &compare);
+    txn.success.push(RequestOp::Txn(Box::new(beside)));
+    txn
 }
