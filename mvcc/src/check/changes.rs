@@ -254,12 +254,12 @@ mod tests {
         });
         // Deep below others that change something, too.
         let mut ops: Vec<_> = nested.collect();
-        for n in 0..100 {
+        for key in delete_keys.iter().take(100) {
             let txn = TxnRequest {
                 success: ops,
                 ..TxnRequest::default()
             };
-            ops = vec![delete(&delete_keys[n], b""), RequestOp::Txn(Box::new(txn))];
+            ops = vec![delete(key, b""), RequestOp::Txn(Box::new(txn))];
         }
         let began = Instant::now();
         let all = changes(&ops).expect("no key twice");
