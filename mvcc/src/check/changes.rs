@@ -238,6 +238,10 @@ mod tests {
     /// Every put was compared with every delete so far: a transaction of some 40,000 of each, which fits into a
     /// request, kept its core for seconds. At this size it would be minutes; the bound is a generous one.
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's own bound, not the store's time"
+    )]
     fn regression_very_many_puts_and_deletes_are_told_apart_at_once() {
         const MANY: usize = 1_000;
         let key = |n: usize, kind: u8| [&n.to_be_bytes()[..], &[kind]].concat();

@@ -256,6 +256,10 @@ mod tests {
     /// Each watcher that left, or fell behind, looked at all others of its key: of 50,000 that was a second in
     /// one turn. Of these it would be minutes; the bound is a generous one.
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's own bound, not the store's time"
+    )]
     fn regression_very_many_watchers_of_one_key_leave_at_once() {
         const MANY: u64 = 400_000;
         let range = OwnedRange {
