@@ -141,7 +141,6 @@ fn later<'a>(a: Option<&'a [u8]>, b: Option<&'a [u8]>) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::testing::Dice;
@@ -236,14 +235,11 @@ mod tests {
     }
 
     /// Every put was compared with every delete so far: a transaction of some 40,000 of each, which fits into a
-    /// request, kept its core for seconds. At this size it would be minutes; the bound is a generous one.
+    /// request, kept its core for seconds. Of these it would be an hour: there is no clock here, the test would not
+    /// end.
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test's own bound, not the store's time"
-    )]
     fn regression_very_many_puts_and_deletes_are_told_apart_at_once() {
-        const MANY: usize = 1_000;
+        const MANY: usize = 2_000;
         let key = |n: usize, kind: u8| [&n.to_be_bytes()[..], &[kind]].concat();
         let put_keys: Vec<_> = (0..MANY * 200).map(|n| key(n, 1)).collect();
         let delete_keys: Vec<_> = (0..MANY * 200).map(|n| key(n, 2)).collect();
@@ -265,10 +261,7 @@ mod tests {
             };
             ops = vec![delete(key, b""), RequestOp::Txn(Box::new(txn))];
         }
-        let began = Instant::now();
         let all = changes(&ops).expect("no key twice");
         assert_eq!(all.puts.len(), put_keys.len());
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(15), "{took:?}");
     }
 }

@@ -254,14 +254,10 @@ mod tests {
     }
 
     /// Each watcher that left, or fell behind, looked at all others of its key: of 50,000 that was a second in
-    /// one turn. Of these it would be minutes; the bound is a generous one.
+    /// one turn. Of these it would be hours: there is no clock here, the test would not end.
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test's own bound, not the store's time"
-    )]
     fn regression_very_many_watchers_of_one_key_leave_at_once() {
-        const MANY: u64 = 400_000;
+        const MANY: u64 = 3_000_000;
         let range = OwnedRange {
             key: Bytes::from_static(b"key"),
             end: Bytes::new(),
@@ -270,13 +266,10 @@ mod tests {
         for n in 0..MANY {
             matcher.insert(&range, WatcherId(n));
         }
-        let began = std::time::Instant::now();
         for n in (0..MANY).rev() {
             matcher.remove(&range, WatcherId(n));
         }
         assert!(matcher.is_empty());
-        let took = began.elapsed();
-        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     /// What one event costs follows from the watchers that want it, and from the logarithm of all.
