@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use henge::etcd::proto::etcdserverpb as pb;
 
-use super::super::soon;
+use super::super::{soon, until};
 use super::{QUOTA, Real};
 
 /// Sums what a step should have changed, and says which series are not what they should be.
@@ -474,14 +474,15 @@ async fn requests_move_each_value_by_what_they_are() {
             ],
         )
         .await;
+    // Sizes are published with a tick, a little after the last put.
+    let in_use = "etcd_mvcc_db_total_size_in_use_in_bytes";
+    let is_seen = || server.scrape().get(in_use) > 1e6 * (taken - 1.0);
+    until("the size of what was put", is_seen).await;
     let scrape = server.scrape();
     assert_eq!(scrape.get("etcd_server_quota_backend_bytes"), QUOTA as f64);
     let total = scrape.get("etcd_mvcc_db_total_size_in_bytes");
-    let in_use = scrape.get("etcd_mvcc_db_total_size_in_use_in_bytes");
-    assert!(
-        in_use > 1e6 * (taken - 1.0) && in_use <= total,
-        "{in_use} of {total}"
-    );
+    let in_use = scrape.get(in_use);
+    assert!(in_use <= total, "{in_use} of {total}");
     let limit = scrape.get("process_max_fds");
     assert_eq!(scrape.get("os_fd_limit"), limit);
     let open = scrape.get("os_fd_used");
