@@ -4,7 +4,7 @@
 //! less while it refuses, `recover` builds its shards from the log, `turn` is what it does again and again
 //! (`intake` its first stage), `agenda` and `timers` say which shards it looks at, `background` is what it
 //! does when nobody waits (`retries` says when it tries a failed checkpoint again), `gauges` measures it,
-//! `work` bounds it,
+//! `work` bounds it, `ending` ends it, `log` is what it has to do with its log,
 //! `guard` runs callers' code on its thread, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
 //! simulator) lives in `host` and sees only [`turn::Core`].
 //!
@@ -14,10 +14,12 @@
 pub mod agenda;
 mod background;
 pub mod budget;
+mod ending;
 pub mod gauges;
 pub(crate) mod guard;
 pub mod inbox;
 mod intake;
+mod log;
 pub mod pack;
 mod pressure;
 pub mod recover;

@@ -16,13 +16,12 @@
 //! what is left goes first in the next turn (see `agenda`).
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use henge_raft::{Entry, EntryKind, Message, MessageKind};
+use henge_raft::{Message, MessageKind};
 use henge_wal::{Event, Lsn, ReadId, Shortage, Wal};
 
 use super::agenda::Agenda;
@@ -35,10 +34,10 @@ use super::pressure::Pressure;
 use super::retries::Retries;
 use super::timers::Timers;
 use super::work::TurnWork;
-use crate::api::{CoreMetrics, Error, Metrics};
+use crate::api::{CoreMetrics, Metrics};
+use crate::shard::Shard;
 use crate::shard::answer::{CHAIN_MS_MAX, Chain, Delivery};
 use crate::shard::persist::{Outputs, Parked};
-use crate::shard::{STOPPED_PROPOSED, STOPPED_QUEUED, Shard};
 
 /// Times that a turn gives shards their share of "take Ready"; work that is left waits for the next turn,
 /// so that new input and completed writes get in between.
@@ -145,11 +144,11 @@ pub struct Core {
     /// Bytes of the last segment that are kept for votes and checkpoints.
     pub(super) log_reserve: u64,
     pub(super) retries: Retries,
-    parked: VecDeque<Parked>,
-    messages: Vec<(u64, Message)>,
+    pub(super) parked: VecDeque<Parked>,
+    pub(super) messages: Vec<(u64, Message)>,
     pub(super) inputs: Vec<Input>,
-    last_lsn: Lsn,
-    durable_lsn: Lsn,
+    pub(super) last_lsn: Lsn,
+    pub(super) durable_lsn: Lsn,
     /// Old entries being read back: for which shard, from which index.
     pub(super) reads: Vec<(ReadId, usize, u64)>,
     /// The oldest log write does not come back: this core no longer claims to be alive.
@@ -363,7 +362,7 @@ impl Core {
     }
 
     /// The log has room for what was held back.
-    fn let_propose(&mut self) {
+    pub(super) fn let_propose(&mut self) {
         for at in self.held_back.drain(..) {
             self.agenda.mark(at);
         }
@@ -382,7 +381,7 @@ impl Core {
         self.config.inbox.budget().give_back(freed);
     }
 
-    fn release_chains(&mut self) {
+    pub(super) fn release_chains(&mut self) {
         for chain in self.chains.drain(..) {
             chain.release();
         }
@@ -423,18 +422,6 @@ impl Core {
             }
         }
         any
-    }
-
-    fn durable(&mut self, lsn: Lsn, now: Now) {
-        self.durable_lsn = lsn;
-        self.gauges.durable(lsn, now.micros);
-        self.let_propose();
-        while let Some(parked) = self.parked.pop_front_if(|parked| parked.lsn <= lsn) {
-            if let Some(shard) = self.shards.get_mut(parked.shard) {
-                shard.deliver(parked.responses, &mut self.messages);
-                self.agenda.mark(parked.shard);
-            }
-        }
     }
 
     /// Ready, persist and apply: a share for each shard in turn, until nothing is left or the turn's bound
@@ -488,24 +475,6 @@ impl Core {
         self.gauges.split(Stage::Ready, Stage::Apply, apply_micros);
     }
 
-    fn submit(&mut self, now: Now) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        match self.wal.submit() {
-            Ok(_) => {
-                let submitted = self.wal.stats().submitted_lsn;
-                self.gauges
-                    .submitted(submitted, self.durable_lsn, now.micros);
-                // Several batches may be in flight: what waited only for this one to go need not wait longer.
-                if self.wal.staged_bytes() == 0 {
-                    self.let_propose();
-                }
-            }
-            Err(error) => self.poison(&error.to_string()),
-        }
-    }
-
     /// Packs the turn's messages, heartbeats and votes apart so that they need not wait behind entries.
     fn send(&mut self, peers: &mut dyn Peers, now: Now) {
         if self.log_stuck {
@@ -541,135 +510,6 @@ impl Core {
         }
         for frame in not_sent {
             self.not_sent(frame, now);
-        }
-    }
-
-    fn read_back(
-        &mut self,
-        id: ReadId,
-        result: Result<Vec<henge_wal::ReadEntry>, henge_wal::ReadError>,
-    ) {
-        let Some(found) = self.reads.iter().position(|(read, ..)| *read == id) else {
-            return;
-        };
-        let (_, at, low) = self.reads.swap_remove(found);
-        self.agenda.mark(at);
-        let Some(shard) = self.shards.get_mut(at) else {
-            return;
-        };
-        match result {
-            Ok(entries) => {
-                let entries = entries.into_iter().map(|entry| Entry {
-                    term: entry.term,
-                    index: entry.index,
-                    kind: EntryKind::from_u8(entry.kind).unwrap_or_default(),
-                    data: entry.payload,
-                });
-                shard.raft.storage_mut().fetched(low, entries.collect());
-                // Not at the next heartbeat: a laggard would get one span per heartbeat.
-                shard.raft.entries_available();
-            }
-            Err(error) => {
-                shard.raft.storage_mut().fetched(low, Vec::new());
-                tracing::warn!(group = shard.config.group, %error, "old entries cannot be read back");
-            }
-        }
-    }
-
-    /// Tells the shards what the log lacks, as soon as what it has is down to its ballast: until then writes
-    /// go on as always.
-    pub(super) fn tell_shortage(&mut self) {
-        let low = self.wal.is_down_to_ballast(self.log_reserve);
-        let shortage = self.wal.stats().shortage.filter(|_| low);
-        let log_full = self.wal.is_short_of(self.log_reserve);
-        if (shortage, log_full) == (self.shortage, self.log_full) {
-            return;
-        }
-        match (self.shortage, shortage) {
-            (None, Some(why)) => tracing::warn!(
-                %why,
-                "no room for another log segment: writes that add data are refused"
-            ),
-            (Some(_), None) => tracing::info!("there is room for log segments again"),
-            _ => {}
-        }
-        (self.shortage, self.log_full) = (shortage, log_full);
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            shard.shortage = shortage;
-            shard.log_full = log_full;
-            self.agenda.mark(at);
-        }
-    }
-
-    fn poison(&mut self, why: &str) {
-        if self.phase == Phase::Poisoned {
-            return;
-        }
-        tracing::error!(
-            why,
-            "the log failed; nothing is acknowledged any more; look at the disk, then restart"
-        );
-        self.phase = Phase::Poisoned;
-        self.parked.clear();
-        let error = Error::Poisoned(why.to_owned());
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            shard.end(&error, &error);
-            self.agenda.mark(at);
-        }
-    }
-
-    /// Requests come no more, and everyone is answered.
-    fn is_drained(&self) -> bool {
-        self.draining && self.phase == Phase::Running && self.shards.iter().all(Shard::is_quiet)
-    }
-
-    /// Stops a core that has answered everyone, or whose time to do so is over.
-    fn end_drain(&mut self, now: Now) {
-        let is_late = self.draining && now.millis() >= self.drain_until_ms;
-        // A core whose log failed has answered everyone already.
-        let is_over = self.draining && self.phase == Phase::Poisoned;
-        if is_over || self.phase == Phase::Running && (is_late || self.is_drained()) {
-            self.stop();
-        }
-    }
-
-    pub(super) fn stop(&mut self) {
-        for shard in &mut self.shards {
-            shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED);
-        }
-        self.config.inbox.close();
-        if self.phase == Phase::Poisoned {
-            self.phase = Phase::Ended;
-        } else {
-            self.phase = Phase::Closing;
-            self.wal.close();
-        }
-    }
-}
-
-/// A core that is dropped before it ended (the executor it ran on was shut down, or it panicked) leaves nobody
-/// waiting.
-impl Drop for Core {
-    fn drop(&mut self) {
-        self.config.inbox.close();
-        if self.phase != Phase::Ended {
-            for shard in &mut self.shards {
-                let end = AssertUnwindSafe(|| shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED));
-                // If a panic is on its way up already, another one would abort the caller's process.
-                let _ = std::panic::catch_unwind(end);
-            }
-        }
-        self.release_chains();
-        let mut late = std::mem::take(&mut self.inputs);
-        let mut unread = Vec::new();
-        self.config.inbox.take(&mut unread);
-        late.append(&mut unread);
-        for input in late {
-            match input {
-                Input::Request { request, .. } => request.answer.send(Err(STOPPED_QUEUED)),
-                Input::WatchOpen { session, .. } => session.end(&STOPPED_QUEUED),
-                _ => {}
-            }
         }
     }
 }
