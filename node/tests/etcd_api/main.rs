@@ -7,6 +7,7 @@
 mod double;
 mod frames;
 mod kv;
+mod many;
 mod metrics;
 mod odd;
 mod plain;
