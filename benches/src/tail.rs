@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use henge::Engine;
 use henge::api::{Buckets, CoreMetrics};
-use henge::core::gauges::STAGE_NAMES;
+use henge_api::STAGE_NAMES;
 
 use crate::puts::Load;
 

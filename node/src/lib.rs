@@ -4,32 +4,14 @@
 //! in a Linux service and usable by any etcd v3 client. Start at [`Engine`]; ARCHITECTURE.md in the
 //! repository shows how the rooms fit together.
 
-// A stream that nobody reads, or a full disk, would end the process: `cli::output` and `host::log_lines`
-// are the ways out.
+// A stream that nobody reads, or a full disk, would end the process.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-/// This crate's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// How it was built: what `HENGE_BUILD` said at compile time (a commit, a package), else the profile.
-pub const BUILD: &str = match option_env!("HENGE_BUILD") {
-    Some(build) => build,
-    None if cfg!(debug_assertions) => "dev",
-    None => "release",
-};
-
-pub mod api;
-pub mod cli;
-pub mod core;
+pub mod cluster;
 pub mod engine;
-pub mod etcd;
 pub mod failure;
 pub mod host;
-pub mod http;
 pub mod local;
-pub mod machine;
-pub mod peer;
-pub mod shard;
 
 pub use engine::{
     Batch, BatchReport, Blocking, BlockingIter, ClusterConfig, Engine, EngineBuilder, Keyspace,
@@ -40,8 +22,14 @@ pub use failure::{
     DeleteMistake, Failure, LeaseError, LeaseMistake, PutError, PutMistake, RangeError,
     RangeMistake, TxnError, TxnMistake, Unavailable, Unknown, WatchError, WatchMistake,
 };
+pub use henge_api as api;
+pub use henge_api::{BUILD, VERSION};
+/// Commands and their application, for tools that read a log offline.
+#[doc(hidden)]
+pub use henge_core::machine;
+pub use henge_core::shard::API_VERSION;
+pub use henge_core::shard::retention::AutoCompaction;
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;
 pub use host::HostKind;
 pub use local::{Driver, Local};
-pub use shard::retention::AutoCompaction;

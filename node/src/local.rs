@@ -20,9 +20,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use henge_api::{CoreMetrics, LeaseGranted, LeaseTtl, Metrics, Reply, WatchCreate};
 use henge_mvcc as mvcc;
 
-use crate::api::{CoreMetrics, LeaseGranted, LeaseTtl, Metrics, Reply, WatchCreate};
 use crate::engine::{
     Batch, BatchReport, Engine, EngineBuilder, OpenError, Operation, Snapshot, Stats, Watcher,
 };
@@ -122,7 +122,7 @@ impl EngineBuilder {
 
 impl Local {
     /// A handle for other threads. They pay a hop to this one; its blocking calls fail on this thread, where
-    /// they would wait for themselves ([`Error::OwnThread`](crate::api::Error::OwnThread)).
+    /// they would wait for themselves ([`Error::OwnThread`](henge_api::Error::OwnThread)).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));

@@ -79,6 +79,7 @@ fn the_blocking_engine_has_every_operation() {
         "core_metrics",
         "spawn_beside",
         "has_ended",
+        "hand_over",
     ];
     compare(&of("Engine"), &of("Blocking"), &not_there);
 }
@@ -98,6 +99,13 @@ fn the_quickstart_is_the_readmes() {
 
 #[test]
 fn the_local_engine_has_everything_that_makes_sense_on_one_thread() {
-    let not_there = ["builder", "blocking", "keyspace", "core_of", "spawn_beside"];
+    let not_there = [
+        "builder",
+        "blocking",
+        "keyspace",
+        "core_of",
+        "spawn_beside",
+        "hand_over",
+    ];
     compare(&of("Engine"), &of("Local"), &not_there);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use henge::etcd::proto::etcdserverpb as pb;
+use henge_edge::etcd::proto::etcdserverpb as pb;
 use henge_tests::process::{Member, Program, Scratch, Server};
 use pb::cluster_client::ClusterClient;
 use pb::kv_client::KvClient;

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use henge::api::Reply;
-use henge::machine::Response;
-use henge::shard::request::{AnswerReceiver, RequestKind};
+use henge_core::machine::Response;
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
 use henge_tests::sim::drive::Drive;
 use henge_tests::sim::host::Host;
 use henge_tests::sim::op::Op;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use henge::api::{CoreMemory, CoreMetrics};
-use henge::core::gauges::STAGE_NAMES;
 use henge::host::place;
 use henge::{AutoCompaction, Engine, HostKind};
+use henge_api::STAGE_NAMES;
 use henge_benches::puts::{Load, closed_loop, closed_loop_of, cpu_seconds, status_bytes};
 use henge_benches::tail;
 

@@ -3,11 +3,13 @@
 //!
 //! Tested by `tests/engine/alarms.rs`.
 
+use henge_api::{AlarmAction, AlarmMember, Error, Reply};
+use henge_core::machine::Command;
+use henge_core::shard::request::RequestKind;
+
+use super::submit::Answers as _;
 use super::{Engine, Ticket};
-use crate::api::{AlarmAction, AlarmMember, Error, Reply};
 use crate::failure::{AlarmError, RangeError};
-use crate::machine::Command;
-use crate::shard::request::RequestKind;
 
 impl Engine {
     /// The alarms that are raised, with their shards, in shard order: [`Alarm::NoSpace`] where the quota
@@ -27,8 +29,8 @@ impl Engine {
     /// # Ok(()) }) }
     /// ```
     ///
-    /// [`Alarm::NoSpace`]: crate::api::Alarm::NoSpace
-    /// [`Alarm::Corrupt`]: crate::api::Alarm::Corrupt
+    /// [`Alarm::NoSpace`]: henge_api::Alarm::NoSpace
+    /// [`Alarm::Corrupt`]: henge_api::Alarm::Corrupt
     /// [`EngineBuilder::quota_bytes`]: crate::EngineBuilder::quota_bytes
     /// [`Failure::NoSpace`]: crate::Failure::NoSpace
     /// [`Failure::Corrupt`]: crate::Failure::Corrupt

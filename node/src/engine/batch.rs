@@ -8,14 +8,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use henge_api::{Error, Header};
+use henge_core::machine::Command;
 use henge_mvcc as mvcc;
 use henge_mvcc::RequestOp;
 
 use super::Engine;
 use super::ticket::Ticket;
-use crate::api::{Error, Header};
 use crate::failure::BatchError;
-use crate::machine::Command;
 
 /// Puts and deletes to be done together, in one buffer. Reusable: [`Batch::clear`] keeps the buffer.
 ///

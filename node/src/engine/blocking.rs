@@ -19,8 +19,8 @@ use henge_mvcc as mvcc;
 
 pub use self::iter::BlockingIter;
 use super::{Batch, BatchReport, Engine, Snapshot, Stats};
-use crate::api::{Error, Outcome, Reply};
 use crate::failure::{DeleteError, PutError, RangeError, TxnError};
+use henge_api::{Error, Outcome, Reply};
 
 /// Blocking forms of [`Engine`]'s operations. Do not call them on an async runtime's thread. On the thread
 /// that drives a local engine ([`Local::remote`](crate::Local::remote)) they fail with

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use henge_api::Member;
+use henge_core::shard::retention::AutoCompaction;
 use henge_wal::disk::Disk;
 
 use super::directory::{Asked, Cores};
 use super::layout::Router;
 use super::{Engine, OpenError};
-use crate::api::Member;
 use crate::host::{CoreBuilder, HostKind};
-use crate::shard::retention::AutoCompaction;
 
 /// Who this member is, and who the others are. The membership is static in this version.
 #[derive(Clone, Debug, Default)]

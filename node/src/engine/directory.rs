@@ -17,8 +17,8 @@ use henge_wal::{Identity, Options};
 use super::OpenError;
 use super::builder::ClusterConfig;
 use super::layout::{self, Layout, Placement, Router};
-use super::members::{self, Membership};
 use super::rehome::{Ground, rehome};
+use crate::cluster::members::{self, Membership};
 use crate::host::place::processors;
 
 /// Longest sleep between two looks at a disk that does not answer.

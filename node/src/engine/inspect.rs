@@ -5,8 +5,9 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use henge_api::{CoreMetrics, Metrics};
+
 use super::Engine;
-use crate::api::{CoreMetrics, Metrics};
 use crate::host::HostKind;
 
 impl Engine {

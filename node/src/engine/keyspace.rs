@@ -2,18 +2,17 @@
 
 use std::sync::PoisonError;
 
-use henge_mvcc as mvcc;
-
-use super::{Engine, Operation, Ticket};
-use crate::api::{
+use henge_api::{
     AlarmAction, AlarmMember, Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member,
     Metrics, PeerView, Reply, Status,
 };
-use crate::machine::{Command, Response};
-use crate::peer::PeerStats;
-use crate::shard::request::RequestKind;
-use crate::shard::role::who;
-use crate::shard::session::WatchStream;
+use henge_core::machine::{Command, Response};
+use henge_core::shard::request::RequestKind;
+use henge_core::shard::session::WatchStream;
+use henge_mvcc as mvcc;
+
+use super::submit::Answers as _;
+use super::{Engine, Operation, Ticket};
 
 /// A shard with its own revision, leases and watchers.
 #[derive(Clone)]
@@ -228,18 +227,9 @@ impl Backend for Keyspace {
 
     fn peers(&self) -> Vec<PeerView> {
         let inner = self.engine.inner();
-        let stats = inner.peers.as_ref().map(|peers| peers.stats().peers);
         let members = inner.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = |stats: PeerStats| {
-            let (name, url) = who(&members, stats.peer);
-            PeerView {
-                id: stats.peer,
-                name: name.to_owned(),
-                url: url.to_owned(),
-                stats,
-            }
-        };
-        stats.into_iter().flatten().map(view).collect()
+        let mesh = inner.peers.as_ref();
+        mesh.map_or_else(Vec::new, |mesh| mesh.view(&members))
     }
 
     fn core_metrics(&self) -> Option<(usize, CoreMetrics)> {

@@ -4,14 +4,15 @@
 //! from its caller, and a write happens whether or not its future is awaited.
 //! Must never know: what a shard does with a request. Tested by `tests/engine`.
 
+use henge_api::{Error, Header, Reply};
+use henge_core::machine::Command;
+use henge_core::shard::request::RequestKind;
 use henge_mvcc as mvcc;
 
+use super::submit::Answers as _;
 use super::ticket::Ticket;
 use super::{Engine, Operation, sharded};
-use crate::api::{Error, Header, Reply};
 use crate::failure::{CompactError, DeleteError, PutError, RangeError, TxnError};
-use crate::machine::Command;
-use crate::shard::request::RequestKind;
 
 impl Engine {
     /// Writes one key and waits until that is durable (on a quorum).

@@ -2,11 +2,13 @@
 //!
 //! Tested by `tests/engine`.
 
+use henge_api::{LeaseGranted, LeaseTtl, Reply};
+use henge_core::machine::Command;
+use henge_core::shard::request::RequestKind;
+
+use super::submit::Answers as _;
 use super::{Engine, Operation};
-use crate::api::{LeaseGranted, LeaseTtl, Reply};
 use crate::failure::LeaseError;
-use crate::machine::Command;
-use crate::shard::request::RequestKind;
 
 impl Engine {
     /// Creates a lease of `ttl_s` seconds; id 0 lets the engine pick.

@@ -7,8 +7,9 @@ use std::sync::PoisonError;
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use henge_core::inbox::Input;
+
 use super::{Cores, Engine, Inner};
-use crate::core::inbox::Input;
 use crate::host::LocalTask;
 
 impl Engine {
@@ -84,7 +85,16 @@ impl Engine {
 
     /// Has other members lead the groups that this one leads, before it stops: callers then need not wait
     /// until the others miss it. It takes a few milliseconds; [`Engine::metrics`] says when it is over.
-    pub(crate) fn hand_over(&self) {
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
+    /// # fn main() -> Outcome { on_scratch(async |engine| {
+    /// engine.hand_over();
+    /// // Nobody else is there to lead: it goes on.
+    /// engine.put("greeting", "hello").await?;
+    /// # Ok(()) }) }
+    /// ```
+    pub fn hand_over(&self) {
         for core in self.inner.cores.iter() {
             core.inbox.push(Input::HandOver);
         }

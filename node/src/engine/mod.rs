@@ -21,7 +21,6 @@ mod kv;
 pub mod layout;
 mod lease;
 mod lifecycle;
-pub mod members;
 mod open_error;
 mod opening;
 pub mod rehome;
@@ -56,11 +55,11 @@ pub(crate) use self::submit::owned;
 pub use self::ticket::Operation;
 use self::ticket::Ticket;
 pub use self::watch::{WatchEnd, Watcher};
-use crate::api::{CoreMetrics, Member, Metrics};
-use crate::core::budget::Budget;
-use crate::core::inbox::Inbox;
+use crate::cluster::mesh::Mesh;
 use crate::host::{HostKind, LocalTask};
-use crate::peer::PeerNet;
+use henge_api::{CoreMetrics, Member, Metrics};
+use henge_core::budget::Budget;
+use henge_core::inbox::Inbox;
 
 /// A replicated, revisioned key-value store inside this process.
 ///
@@ -95,7 +94,7 @@ pub(crate) struct Inner {
     pub(crate) host: HostKind,
     next_session: AtomicU64,
     next_lease: AtomicU64,
-    peers: Option<Arc<PeerNet>>,
+    peers: Option<Mesh>,
 }
 
 /// Cores that run; they end with it.

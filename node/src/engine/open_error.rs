@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use henge_mvcc as mvcc;
 
-use super::members::Membership;
+use crate::cluster::members::Membership;
 use crate::host::HostKind;
 
 /// Why an engine could not be opened. Nothing was changed on disk unless the variant says so.
@@ -37,7 +37,7 @@ pub enum OpenError {
     },
     /// What the log holds cannot be turned into shards.
     #[error(transparent)]
-    Recover(#[from] crate::core::recover::RecoverFault),
+    Recover(#[from] henge_core::recover::RecoverFault),
     /// A setting makes no sense.
     #[error("{setting}: {why}")]
     Config {
@@ -65,7 +65,7 @@ pub enum OpenError {
         /// The checkpoint.
         path: PathBuf,
         /// What is wrong with it.
-        error: crate::machine::alarms::ImageError,
+        error: henge_core::machine::alarms::ImageError,
     },
     /// The directory belongs to another member, or to one with other voters.
     #[error(

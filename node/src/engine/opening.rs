@@ -5,36 +5,33 @@
 //! a core. Tested by `tests/engine`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
+use henge_api::{CoreMetrics, Metrics};
+use henge_core::ConfState;
+use henge_core::budget::Budget;
+use henge_core::gauges::Stopwatch;
+use henge_core::inbox::{self, Inbox};
+use henge_core::machine::Machine;
+use henge_core::machine::alarms::Alarms;
+use henge_core::recover::Recovery;
+use henge_core::shard::{Shard, ShardConfig};
+use henge_core::{Core, CoreConfig, Peers};
 use henge_mvcc as mvcc;
-use henge_raft::ConfState;
 use henge_wal::{Identity, Wal, checkpoint};
 
 use super::builder::EngineBuilder;
 use super::directory::Directory;
 use super::layout::Layout;
 use super::{CoreHandle, Cores, Engine, Inner, OpenError, ShardHandle};
-use crate::api::{CoreMetrics, Member, Metrics};
-use crate::core::budget::Budget;
-use crate::core::gauges::Stopwatch;
-use crate::core::inbox::{self, Inbox, Input};
-use crate::core::recover::Recovery;
-use crate::core::{Core, CoreConfig, Peers};
+use crate::cluster::mesh::{self, LateMesh};
 use crate::host::clock::{Clock, wall_clock_ms};
 use crate::host::mounts::memory_below;
 use crate::host::place::disk_cpu;
 use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
-use crate::machine::Machine;
-use crate::machine::alarms::Alarms;
-use crate::peer::{PeerConfig, PeerHandler, PeerNet};
-use crate::shard::role::who;
-use crate::shard::{Shard, ShardConfig};
 
 /// Most shards of one engine: their ids and buffers are laid out at open.
 const SHARDS_MAX: usize = 65_536;
@@ -93,7 +90,7 @@ impl EngineBuilder {
             })
             .collect();
         // The cores come first: a peer that connects finds somebody to talk to.
-        let net = Arc::new(OnceLock::new());
+        let net = LateMesh::default();
         let mut cores = Cores(Vec::with_capacity(cores));
         let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
         for (at, inbox) in inboxes.iter().enumerate() {
@@ -147,7 +144,7 @@ impl EngineBuilder {
             next_lease: AtomicU64::new(wall_clock_ms() << 20),
             peers: None,
         };
-        engine.peers = self.start_peers(&inboxes, &net, &engine.members)?;
+        engine.peers = mesh::start(&self.cluster, &inboxes[0], &net, &engine.members)?;
         directory.opened()?;
         Ok(Engine {
             inner: Arc::new(engine),
@@ -263,7 +260,7 @@ impl EngineBuilder {
         layout: &Layout,
         (inbox, core_metrics): (Arc<Inbox>, Arc<Mutex<CoreMetrics>>),
         doors: &[ShardDoor],
-        net: Arc<OnceLock<Arc<PeerNet>>>,
+        mesh: LateMesh,
     ) -> CoreBuilder {
         // Ids start from the wall clock, with room for a million requests per millisecond, so that those
         // of a later run are always larger.
@@ -350,37 +347,9 @@ impl EngineBuilder {
                 core_metrics,
                 stopwatch: Stopwatch::new(move || clock.now().micros),
             };
-            let peers: Box<dyn Peers> = Box::new(NetPeers { net });
+            let peers: Box<dyn Peers> = Box::new(mesh);
             Ok((Core::new(config, shards, wal), peers))
         })
-    }
-
-    fn start_peers(
-        &self,
-        inboxes: &[Arc<Inbox>],
-        net: &OnceLock<Arc<PeerNet>>,
-        members: &Arc<Mutex<Vec<Member>>>,
-    ) -> Result<Option<Arc<PeerNet>>, OpenError> {
-        let cluster = &self.cluster;
-        if cluster.members.len() == 1 {
-            return Ok(None);
-        }
-        let mut config = PeerConfig::new(cluster.cluster_id, cluster.member_id, wall_clock_ms());
-        config.listen = cluster.listen.clone();
-        config.peers = cluster.peers.clone();
-        let own = cluster.members.iter().find(|m| m.id == cluster.member_id);
-        config.client_urls = own.map(|m| m.client_urls.clone()).unwrap_or_default();
-        let handler = Arc::new(Door {
-            inbox: inboxes[0].clone(),
-            members: cluster.members.clone(),
-            met: members.clone(),
-        });
-        let started =
-            PeerNet::start(config, handler).map_err(|error| OpenError::Peers(error.to_string()))?;
-        let started = Arc::new(started);
-        // Set once, here: `open` runs once per builder.
-        let _ = net.set(started.clone());
-        Ok(Some(started))
     }
 }
 
@@ -439,72 +408,6 @@ fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine
 /// Groups are numbered from 1; 0 would be easy to write by accident.
 pub(super) fn group_id(shard: usize) -> u64 {
     shard as u64 + 1
-}
-
-/// Frames from peers go to the core's inbox.
-struct Door {
-    inbox: Arc<Inbox>,
-    /// For people.
-    members: Vec<Member>,
-    /// As clients are told of them.
-    met: Arc<Mutex<Vec<Member>>>,
-}
-
-impl PeerHandler for Door {
-    fn message(&self, from: u64, frame: Bytes) {
-        self.inbox.push(Input::Peer { from, frame });
-    }
-
-    fn introduced(&self, peer: u64, client_urls: &[String]) {
-        let mut members = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(member) = members.iter_mut().find(|member| member.id == peer) {
-            member.client_urls = client_urls.to_vec();
-        }
-    }
-
-    fn connected(&self, peer: u64) {
-        let (peer_name, peer_url) = who(&self.members, peer);
-        tracing::info!(peer = %format_args!("{peer:x}"), peer_name, peer_url, "peer connected");
-    }
-
-    fn answered(&self, peer: u64, rtt: Duration) {
-        let (peer_name, peer_url) = who(&self.members, peer);
-        let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(peer = %format_args!("{peer:x}"), peer_name, peer_url, rtt_us, "peer is up");
-    }
-
-    fn disconnected(&self, peer: u64, why: &str) {
-        let (peer_name, peer_url) = who(&self.members, peer);
-        tracing::warn!(peer = %format_args!("{peer:x}"), peer_name, peer_url, why, "peer is down");
-        self.inbox.push(Input::PeerLost { peer });
-    }
-
-    fn unreachable(&self, peer: u64, why: &str) {
-        let (peer_name, peer_url) = who(&self.members, peer);
-        tracing::warn!(peer = %format_args!("{peer:x}"), peer_name, peer_url, why, "peer cannot be reached");
-    }
-
-    fn refused(&self, from: SocketAddr, why: &str) {
-        tracing::warn!(%from, why, "refused a peer connection");
-    }
-}
-
-/// Frames to peers go to the transport, once it runs.
-struct NetPeers {
-    net: Arc<OnceLock<Arc<PeerNet>>>,
-}
-
-impl Peers for NetPeers {
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool {
-        let Some(net) = self.net.get() else {
-            return false;
-        };
-        let sent = match urgent {
-            true => net.send_urgent(to, frame),
-            false => net.send(to, frame),
-        };
-        sent.is_ok()
-    }
 }
 
 /// Wraps a builder so that the end of its host thread can be awaited.

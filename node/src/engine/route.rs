@@ -4,11 +4,11 @@
 //! it says where data is. One shard needs no hash.
 
 use bytes::Bytes;
+use henge_api::Error;
 use henge_mvcc as mvcc;
 use henge_mvcc::RequestOp;
 
 use super::{Engine, Router, owned};
-use crate::api::Error;
 
 /// The shard of a key among `shards`.
 ///

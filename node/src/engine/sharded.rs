@@ -11,15 +11,16 @@ use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use henge_api::{Error, HashKv, LeaseGranted, Reply, WatchCreate, WatchResponse};
+use henge_core::machine::Command;
+use henge_core::shard::request::RequestKind;
+use henge_core::shard::session::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::revisions::Revisions;
+use super::submit::Answers as _;
 use super::{Engine, Operation, Ticket, WatchEnd, owned};
-use crate::api::{Error, HashKv, LeaseGranted, Reply, WatchCreate, WatchResponse};
 use crate::failure::{CompactError, LeaseError, RangeError, WatchError};
-use crate::machine::Command;
-use crate::shard::request::RequestKind;
-use crate::shard::session::WatchStream;
 
 /// An answer that holds at a revision of each shard.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,14 +11,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use henge_api::Error;
+use henge_core::machine::{Command, Cursor};
+use henge_core::shard::request::RequestKind;
 use henge_mvcc as mvcc;
 
+use super::submit::Answers as _;
 use super::ticket::Ticket;
 use super::{Engine, Revisions};
-use crate::api::Error;
 use crate::failure::RangeError;
-use crate::machine::{Command, Cursor};
-use crate::shard::request::RequestKind;
 
 /// A consistent read of everything, as a stream of pieces: shard after shard, and in key order within each.
 ///

@@ -3,8 +3,9 @@
 //! Promises: sums are of exactly what is listed beside them; to read them takes no turn of a core. What a
 //! core or a shard counts is described at [`CoreMetrics`] and [`Metrics`].
 
+use henge_api::{CoreMemory, CoreMetrics, Metrics};
+
 use super::Engine;
-use crate::api::{CoreMemory, CoreMetrics, Metrics};
 
 /// What an engine holds and has done, as of the last turn of each core.
 #[derive(Clone, Debug, Default)]

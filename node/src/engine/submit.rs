@@ -6,15 +6,15 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use henge_api::{Error, LeaseGranted, LeaseTtl, Reply};
+use henge_core::budget::REQUEST_BYTES;
+use henge_core::machine::{Command, Response, command};
+use henge_core::shard::request::{Answer, Request, RequestKind};
+use henge_core::shard::session::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::ticket::Ticket;
 use super::{Engine, Inner};
-use crate::api::{Error, LeaseGranted, LeaseTtl, Reply};
-use crate::core::budget::REQUEST_BYTES;
-use crate::machine::{Command, Response, command};
-use crate::shard::request::{Answer, Request, RequestKind};
-use crate::shard::session::WatchStream;
 
 impl Engine {
     pub(crate) fn inner(&self) -> &Inner {
@@ -109,14 +109,20 @@ impl Engine {
 /// reported as corruption rather than as a panic in the caller's process.
 macro_rules! answers {
     ($($name:ident: $variant:ident($body:ty);)*) => {
-        impl Reply<Response> {
-            $(pub(crate) fn $name(self) -> Result<Reply<$body>, Error> {
+        /// An answer as the type that its question has.
+        pub(crate) trait Answers: Sized {
+            $(fn $name(self) -> Result<Reply<$body>, Error>;)*
+            fn done(self) -> Result<Reply<()>, Error>;
+        }
+
+        impl Answers for Reply<Response> {
+            $(fn $name(self) -> Result<Reply<$body>, Error> {
                 match self.body {
                     Response::$variant(body) => Ok(Reply { header: self.header, body }),
                     _ => Err(Error::Corrupt),
                 }
             })*
-            pub(crate) fn done(self) -> Result<Reply<()>, Error> {
+            fn done(self) -> Result<Reply<()>, Error> {
                 Ok(Reply { header: self.header, body: () })
             }
         }
@@ -132,10 +138,10 @@ answers! {
     renewed: Renewed(i64);
     ttl: Ttl(LeaseTtl);
     leases: Leases(Vec<i64>);
-    hash: Hash(crate::api::HashKv);
+    hash: Hash(henge_api::HashKv);
     slice: Slice(mvcc::RangeSlice);
-    alarms: Alarms(Vec<crate::api::AlarmMember>);
-    status: Status(Box<crate::api::Status>);
+    alarms: Alarms(Vec<henge_api::AlarmMember>);
+    status: Status(Box<henge_api::Status>);
 }
 
 /// Builds a key from anything that has bytes; used where a key is named in an error.

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::api::{Error, Outcome, Reply};
-use crate::machine::Response;
-use crate::shard::request::AnswerReceiver;
+use henge_api::{Error, Outcome, Reply};
+use henge_core::machine::Response;
+use henge_core::shard::request::AnswerReceiver;
 
 /// The caller's half of a request that was handed to its shard. Dropping it abandons the answer only.
 #[derive(Debug)]

@@ -11,12 +11,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use henge_api::{Error, WatchCreate, WatchResponse};
+use henge_core::shard::session::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::{Engine, ShardedWatcher};
-use crate::api::{Error, WatchCreate, WatchResponse};
 use crate::failure::WatchError;
-use crate::shard::session::WatchStream;
 
 impl Engine {
     /// Watches a key or a range from a revision on, in one shard. For a range over several, use

@@ -6,10 +6,10 @@
 use std::fmt;
 
 use bytes::Bytes;
+use henge_api::Error;
 use henge_mvcc as mvcc;
 
 use super::Failure;
-use crate::api::Error;
 
 /// An enum per operation: `Variant { fields } = [the error it stands for]`; the bracket is used as a
 /// pattern and as an expression.

@@ -15,7 +15,7 @@ pub use self::mistake::{
     AlarmMistake, BatchMistake, CompactMistake, DeleteMistake, LeaseMistake, PutMistake,
     RangeMistake, TxnMistake, WatchMistake,
 };
-use crate::api::{Error, Outcome};
+use henge_api::{Error, Outcome};
 
 /// Why an operation did not succeed, sorted by what to do about it. `C` lists what the caller of this
 /// operation can have done wrong.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::core::Now;
+use henge_core::Now;
 
 /// A monotonic clock that starts at zero with its host.
 #[derive(Clone, Copy, Debug)]

@@ -7,14 +7,14 @@ use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use henge_core::guard::{Guarded, guarded};
+use henge_core::{Core, Next, Peers};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::LocalTask;
 use super::clock::Clock;
 use super::poll_window::PollWindow;
-use crate::core::guard::{Guarded, guarded};
-use crate::core::{Core, Next, Peers};
 
 /// What an executor offers to a task that drives a core.
 pub(super) trait Pace {

@@ -10,8 +10,7 @@ pub mod clock;
 #[cfg(feature = "glommio")]
 pub mod glommio;
 pub mod here;
-pub mod log_lines;
-pub(crate) mod mounts;
+pub mod mounts;
 pub mod place;
 pub mod ring;
 pub mod thread;
@@ -21,14 +20,12 @@ mod drive;
 mod poll_window;
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::mpsc;
 
+use henge_core::{Core, Peers};
 use henge_wal::disk::Disk;
 
-use crate::core::{Core, Peers};
 use crate::engine::OpenError;
 
 /// Local tasks that wait to be started beside a core, at most.
@@ -52,10 +49,8 @@ pub enum HostKind {
     Thread,
 }
 
-/// A future that stays on the thread it was made on.
-pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
-/// Makes such a future on the thread where it will run.
-pub type LocalTask = Box<dyn FnOnce() -> LocalFuture + Send>;
+pub use henge_core::guard::{LocalFuture, LocalTask};
+
 /// Builds a core on its own thread, over the disk its host gives it.
 pub type CoreBuilder = Box<
     dyn FnOnce(Box<dyn Disk>, clock::Clock) -> Result<(Core, Box<dyn Peers>), OpenError> + Send,

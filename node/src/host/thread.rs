@@ -6,12 +6,12 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 
+use henge_core::Next;
 use tokio::sync::mpsc::Receiver;
 
 use super::clock::Clock;
 use super::drive::run_tasks_elsewhere;
 use super::{CoreBuilder, LocalTask};
-use crate::core::Next;
 use crate::engine::OpenError;
 
 /// Helper threads that write: as many as a log keeps batches in flight.

@@ -1,9 +1,9 @@
 //! Operations over several shards, on the engine's own thread.
 
+use henge_api::{AlarmMember, HashKv, LeaseGranted, Reply, WatchCreate};
 use henge_mvcc as mvcc;
 
 use super::Local;
-use crate::api::{AlarmMember, HashKv, LeaseGranted, Reply, WatchCreate};
 use crate::engine::{Operation, Revisions, Sharded, ShardedWatcher};
 use crate::failure::{AlarmError, CompactError, LeaseError, RangeError, WatchError};
 

@@ -1,9 +1,12 @@
 //! What the engine's test files share: the hosts of this machine, and scratch directories.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use henge::HostKind;
+
+mod scratch;
+
+pub use scratch::Scratch;
 
 /// The hosts this build has, whether or not this machine allows them.
 pub const HOSTS: &[HostKind] = &[
@@ -32,25 +35,5 @@ pub fn usable(host: HostKind) -> Result<(), String> {
         HostKind::TokioUring => henge::wal::disk::tokio_uring::probe(),
         HostKind::Thread => Ok(()),
         _ => henge::wal::disk::ring::probe(),
-    }
-}
-
-/// A directory that goes away with this value.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    pub fn new(name: &str) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let unique = format!("henge-{name}-{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique);
-        let _ = std::fs::remove_dir_all(&path);
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

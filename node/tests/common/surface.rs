@@ -32,7 +32,12 @@ impl Method {
 pub fn methods() -> Vec<Method> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for place in ["engine", "local", "local.rs", "shard/retention.rs"] {
+    for place in [
+        "engine",
+        "local",
+        "local.rs",
+        "../core/src/shard/retention.rs",
+    ] {
         read(&root.join(place), &mut found);
     }
     let of = |name: &str| found.iter().filter(|method| method.of == name).count();

@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use henge::api::{Outcome, WatchCreate};
-use henge::core::gauges::STAGE_NAMES;
 use henge::engine::route::shard_of;
 use henge::wal::disk::sim::{Fault, SimHandle};
 use henge::wal::disk::{
     Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
 };
 use henge::{Engine, EngineBuilder, HostKind, PutError};
+use henge_api::STAGE_NAMES;
 
 use super::common::{HOSTS, Scratch, usable};
 use super::simulated::SimulatedDisk;

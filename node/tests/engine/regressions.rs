@@ -163,7 +163,7 @@ fn watches_that_are_begun_faster_than_they_are_taken_are_refused() {
                 Err(other) => panic!("{other}"),
             }
         }
-        assert_eq!(begun.len(), henge::core::inbox::ITEMS_MAX / 2);
+        assert_eq!(begun.len(), henge_core::inbox::ITEMS_MAX / 2);
         assert_eq!(begun.len() + refused, 100_000);
         // A client's stream says so itself, for each word, until its client reads; then it ends.
         let keyspace = local.remote().keyspace(0).expect("one shard");

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use henge::api::{Error, Reply};
-use henge::core::inbox::{Inbox, Input};
-use henge::core::pack;
-use henge::core::recover::Recovery;
-use henge::core::{Core, CoreConfig, Now};
-use henge::machine::Response;
-use henge::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
-use henge::shard::{Shard, ShardConfig};
 use henge::wal::disk::sim::SimHandle;
 use henge::wal::{Identity, Options, Wal};
+use henge_core::inbox::{Inbox, Input};
+use henge_core::machine::Response;
+use henge_core::pack;
+use henge_core::recover::Recovery;
+use henge_core::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
+use henge_core::shard::{Shard, ShardConfig};
+use henge_core::{Core, CoreConfig, Now};
 use henge_raft::{ConfState, Message, MessageKind};
 
 const MEMBER: u64 = 0x11;

@@ -12,10 +12,10 @@ mod sizes;
 use std::collections::BTreeSet;
 
 use henge::api::{WatchCommand, WatchCreate, WatchSession as _};
-use henge::machine::{Command, Response};
 use henge::mvcc::PutRequest;
-use henge::shard::request::{AnswerReceiver, RequestKind};
-use henge::shard::session::WatchStream;
+use henge_core::machine::{Command, Response};
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
+use henge_core::shard::session::WatchStream;
 
 use self::core::{BUSY, Bench, QUIET};
 use self::requests::{KEYS, LEASES, MORE_LEASES, NAMES, anything, heaviest, key, name};

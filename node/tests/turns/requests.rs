@@ -1,12 +1,12 @@
 //! Anything that a client may ask: every kind of request, with any sizes, depths, counts, sorts and filters.
 
 use henge::api::{Alarm, AlarmAction, AlarmMember};
-use henge::machine::{Command, Cursor, command};
 use henge::mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest,
     RequestOp, SortOrder, SortTarget, TxnRequest,
 };
-use henge::shard::request::RequestKind;
+use henge_core::machine::{Command, Cursor, command};
+use henge_core::shard::request::RequestKind;
 
 use super::Dice;
 

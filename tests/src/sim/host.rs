@@ -11,13 +11,13 @@ use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
 use henge::api::{Error, Metrics, WatchResponse};
-use henge::core::inbox::{Inbox, Input};
-use henge::core::recover::Recovery;
-use henge::core::{Core, CoreConfig, Next, Now, Peers};
-use henge::shard::log::{Position, TailLog};
-use henge::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
-use henge::shard::session::WatchStream;
-use henge::shard::{Shard, ShardConfig};
+use henge_core::inbox::{Inbox, Input};
+use henge_core::recover::Recovery;
+use henge_core::shard::log::{Position, TailLog};
+use henge_core::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
+use henge_core::shard::session::WatchStream;
+use henge_core::shard::{Shard, ShardConfig};
+use henge_core::{Core, CoreConfig, Next, Now, Peers};
 use henge_raft::ConfState;
 use henge_wal::{Identity, OpenError, Options, Record, Replay, Wal};
 

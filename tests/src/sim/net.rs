@@ -6,7 +6,7 @@
 //! is never repeated, since a command that is proposed twice is executed twice (as in etcd).
 
 use bytes::Bytes;
-use henge::core::pack;
+use henge_core::pack;
 use henge_raft::MessageKind;
 
 use super::rng::Rng;

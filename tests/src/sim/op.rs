@@ -5,7 +5,7 @@
 //! its writer.
 
 use bytes::Bytes;
-use henge::machine::Command;
+use henge_core::machine::Command;
 use henge_mvcc as mvcc;
 
 /// Identifies an operation within a run, from 1.

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use henge::api::{Error, Outcome, Reply};
-use henge::machine::Response;
-use henge::shard::request::{AnswerReceiver, RequestKind};
+use henge_core::machine::Response;
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
 
 use super::check::history::History;
 use super::check::watch::Step;
@@ -426,7 +426,7 @@ impl World {
         if let Some(process) = &self.nodes[to].host.process {
             let seen = digest(&frame);
             self.trace
-                .say(|| format!("{:?}", henge::core::pack::unpack(frame.clone())));
+                .say(|| format!("{:?}", henge_core::pack::unpack(frame.clone())));
             process.deliver(from, frame);
             self.note(Kind::Deliver, to, from as u64, seen);
             self.wake(to);

@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::thread::ThreadId;
 
 use futures_core::Stream;
+use henge_api::Error;
 
 use super::wait_elsewhere;
-use crate::api::Error;
 
 /// A stream of the engine's as an iterator that blocks its thread: see
 /// [`Blocking::iter`](super::Blocking::iter). It can be moved to another thread. Dropping it drops the

@@ -1,9 +1,9 @@
 //! Leases and their keys, for callers that block.
 
+use henge_api::{LeaseGranted, LeaseTtl, Reply};
 use henge_mvcc as mvcc;
 
 use super::Blocking;
-use crate::api::{LeaseGranted, LeaseTtl, Reply};
 use crate::failure::{LeaseError, PutError};
 
 impl Blocking {

@@ -1,9 +1,9 @@
 //! What spans several shards or goes on for a while, for callers that block.
 
+use henge_api::{AlarmMember, HashKv, Reply, WatchCreate};
 use henge_mvcc as mvcc;
 
 use super::{Blocking, BlockingIter};
-use crate::api::{AlarmMember, HashKv, Reply, WatchCreate};
 use crate::engine::{Revisions, Sharded, ShardedWatcher, Watcher};
 use crate::failure::{AlarmError, CompactError, DeleteError, RangeError, WatchError};
 

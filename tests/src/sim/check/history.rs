@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use henge::api::{Error, Outcome, Reply};
-use henge::machine::Response;
+use henge_core::machine::Response;
 use henge_mvcc::{Error as StoreError, Event, EventKind, ResponseOp, TxnResponse};
 
 use super::{Violation, matching, violated};

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
 use henge::api::{CoreMetrics, Metrics};
-use henge::core::inbox::{Inbox, Input};
-use henge::core::recover::Recovery;
-use henge::core::{Core, CoreConfig, Next, Now};
-use henge::shard::Shard;
+use henge_core::inbox::{Inbox, Input};
+use henge_core::recover::Recovery;
+use henge_core::shard::Shard;
+use henge_core::{Core, CoreConfig, Next, Now};
 use henge_raft::ConfState;
 use henge_wal::disk::Disk;
 use henge_wal::{Identity, Options, Wal};

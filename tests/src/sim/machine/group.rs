@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use henge::api::{Error, Outcome, Reply};
-use henge::core::inbox::Inbox;
-use henge::machine::Response;
-use henge::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
-use henge::shard::session::WatchStream;
+use henge_core::inbox::Inbox;
+use henge_core::machine::Response;
+use henge_core::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
+use henge_core::shard::session::WatchStream;
 
 use crate::sim::check::Violation;
 use crate::sim::check::history::History;

@@ -1,0 +1,153 @@
+//! What arrives: callers' requests, peers' frames, words on watch streams. The first stage of a turn.
+//!
+//! Promises: everything that was handed in is looked at once, in its order; what names a shard puts it on the
+//! agenda of this turn. What a core that has failed or stops is asked, it refuses.
+//! Must never know: what a request asks. Tested by `tests/engine` and the simulator.
+
+use bytes::Bytes;
+use henge_api::Error;
+use henge_raft::MessageKind;
+
+use super::inbox::Input;
+use super::pack;
+use super::turn::{Core, Now, Phase};
+use crate::shard::{STOPPED_QUEUED, Shard};
+
+impl Core {
+    /// Takes everything that arrived since the last turn.
+    pub(super) fn intake(&mut self, now: Now) {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        let taken = self.config.inbox.take(&mut inputs);
+        if taken.renewal_refused {
+            self.shards.iter_mut().for_each(Shard::renewal_refused);
+        }
+        self.worked |= !inputs.is_empty();
+        let metrics = &mut self.gauges.metrics;
+        metrics.inbox_items = inputs.len() as u64;
+        metrics.inbox_refused = taken.refused;
+        metrics.memory.inbox = taken.bytes as u64;
+        for input in inputs.drain(..) {
+            self.take_input(input, now);
+        }
+        self.inputs = inputs;
+    }
+
+    fn take_input(&mut self, input: Input, now: Now) {
+        let running = self.phase == Phase::Running;
+        match input {
+            Input::Request { group, request } => {
+                let held = request.kind.held_bytes();
+                match self.shard(group) {
+                    Some(shard) => {
+                        shard.held_bytes += held;
+                        if running {
+                            return shard.admit(request, now.millis());
+                        }
+                    }
+                    None => self.config.inbox.budget().give_back(held),
+                }
+                request.answer.send(Err(self.refusal()));
+            }
+            Input::Peer { from, frame } if running => self.step_frame(from, frame, now),
+            Input::HandOver if running => {
+                for (at, shard) in self.shards.iter_mut().enumerate() {
+                    shard.hand_over();
+                    self.agenda.mark(at);
+                }
+            }
+            Input::PeerLost { peer } if running => {
+                for (at, shard) in self.shards.iter_mut().enumerate() {
+                    shard.peer_lost(peer);
+                    self.agenda.mark(at);
+                }
+            }
+            Input::WatchOpen { group, session } => {
+                let refusal = self.refusal();
+                match self.shard(group) {
+                    Some(shard) if running => shard.watches.open(session),
+                    _ => session.end(&refusal),
+                }
+            }
+            Input::Watch {
+                group,
+                session,
+                command,
+            } => {
+                if let Some(shard) = self.shard(group) {
+                    let header = shard.header();
+                    shard
+                        .watches
+                        .command(&mut shard.machine.store, session, command, header);
+                    shard.charge();
+                }
+            }
+            Input::WatchTouch { group, session } => {
+                if let Some(shard) = self.shard(group) {
+                    let header = shard.header();
+                    shard
+                        .watches
+                        .touch(&mut shard.machine.store, session, header);
+                    shard.charge();
+                }
+            }
+            Input::Stop => self.stop(),
+            Input::Drain { within_ms } => {
+                let until_ms = now.millis().saturating_add(within_ms);
+                self.drain_until_ms = self.drain_until_ms.min(until_ms);
+                self.draining = true;
+            }
+            Input::Peer { .. } | Input::PeerLost { .. } | Input::HandOver => {}
+        }
+    }
+
+    /// The shard of a group, which now has something to do.
+    fn shard(&mut self, group: u64) -> Option<&mut Shard> {
+        let at = self
+            .shards
+            .binary_search_by_key(&group, |shard| shard.config.group)
+            .ok()?;
+        self.agenda.mark(at);
+        self.shards.get_mut(at)
+    }
+
+    fn refusal(&self) -> Error {
+        match self.phase {
+            Phase::Poisoned => Error::Poisoned("an earlier write failed".to_owned()),
+            _ => STOPPED_QUEUED,
+        }
+    }
+
+    /// A frame that the transport did not take. Raft repeats what is its own; proposals in it were certainly not
+    /// done, and go back to where they came from.
+    pub(super) fn not_sent(&mut self, frame: Bytes, now: Now) {
+        // We packed it: it can be unpacked.
+        for (group, message) in pack::unpack(frame).unwrap_or_default() {
+            if message.kind == MessageKind::Prop
+                && !message.reject
+                && let Some(shard) = self.shard(group)
+            {
+                shard.send_back(&message.entries, now.millis());
+            }
+        }
+    }
+
+    fn step_frame(&mut self, from: u64, frame: Bytes, now: Now) {
+        let messages = match pack::unpack(frame) {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::warn!(peer = %format_args!("{from:x}"), %error, "dropped a peer's frame");
+                return;
+            }
+        };
+        for (group, message) in messages {
+            // A peer speaks for itself, except that it may pass on a forwarded proposal or read.
+            let forwarded = matches!(message.kind, MessageKind::Prop | MessageKind::ReadIndex);
+            if message.from != from && !forwarded {
+                continue;
+            }
+            if let Some(shard) = self.shard(group) {
+                shard.step_peer(message, now.millis());
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The watch streams of a shard: etcd's Watch RPC, above the store's watchers.
+//!
+//! The store matches events to watchers and bounds what each may hold; this room gives watchers the
+//! ids, words and refusals that etcd clients know, and moves batches to streams that have room.
+//! Promises: a watcher's `created` comes before its events; a progress answer or note comes after every
+//! event up to its revision, and never names one before where its watchers begin, so that whoever resumes
+//! after it gets what it would have got; a full stream stalls only itself. A `created` header says where
+//! the store is: a position only for a watcher of what comes next (docs/decisions/0026).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, WatcherId};
+
+pub use super::session::{SessionHandle, SessionId};
+use crate::work::SLICE_NANOS;
+use henge_api::{Error, Header, WatchCommand, WatchCreate, WatchResponse, Watched};
+
+/// Bytes of events in one response, as far as whole revisions allow.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Batches that a watcher is given at a time.
+const BATCHES_MAX: usize = 1;
+/// Watchers served in one call: one that reads old history must not hold up the shard.
+const DRAIN_MAX: usize = 1_000;
+
+/// All streams of one shard.
+#[derive(Default)]
+pub struct Watches {
+    sessions: BTreeMap<SessionId, Session>,
+    owners: BTreeMap<WatcherId, Owner>,
+    /// Watchers that want progress notes: while there are none, a turn must not pay for looking.
+    noted: usize,
+    /// When they get the next one.
+    next_progress_ms: u64,
+    /// Why nobody is let in any more.
+    closed: Option<Error>,
+    /// Events on their way to clients.
+    watched: Arc<Watched>,
+}
+
+struct Session {
+    handle: SessionHandle,
+    watchers: BTreeMap<i64, WatcherId>,
+    next_id: i64,
+    /// Watchers with something to deliver that found the stream full.
+    parked: BTreeSet<WatcherId>,
+    /// The client asked how far the stream is and not every watcher had caught up.
+    progress_asked: bool,
+}
+
+struct Owner {
+    session: SessionId,
+    watch_id: i64,
+    fragment: bool,
+    progress_notify: bool,
+    /// Something was delivered since the last progress note.
+    active: bool,
+}
+
+impl Watches {
+    /// Watchers over all streams.
+    pub fn count(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Streams.
+    pub fn streams(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Events on their way to clients.
+    pub fn watched(&self) -> &Arc<Watched> {
+        &self.watched
+    }
+
+    /// Adds a stream.
+    pub fn open(&mut self, handle: SessionHandle) {
+        if let Some(why) = &self.closed {
+            handle.note_end(why);
+            handle.push(WatchResponse::refused(format!("etcdserver: {why}")));
+            return handle.end(why);
+        }
+        handle.count_in(self.watched.clone());
+        let session = Session {
+            handle: handle.clone(),
+            watchers: BTreeMap::new(),
+            next_id: 0,
+            parked: BTreeSet::new(),
+            progress_asked: false,
+        };
+        self.sessions.insert(handle.id, session);
+    }
+
+    /// A stream has room again, or its client has gone.
+    pub fn touch(&mut self, store: &mut mvcc::Store, id: SessionId, header: Header) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.handle.is_dropped() {
+            if let Some(session) = self.sessions.remove(&id) {
+                for watcher in session.watchers.into_values() {
+                    store.unwatch(watcher);
+                    self.disown(watcher);
+                }
+            }
+            return;
+        }
+        for watcher in std::mem::take(&mut session.parked) {
+            self.deliver(store, watcher, header);
+        }
+    }
+
+    /// Executes a client's word.
+    pub fn command(
+        &mut self,
+        store: &mut mvcc::Store,
+        id: SessionId,
+        command: WatchCommand,
+        header: Header,
+    ) {
+        match command {
+            WatchCommand::Create(create) => self.create(store, id, create, header),
+            WatchCommand::Cancel { watch_id } => self.cancel(store, id, watch_id, header),
+            WatchCommand::Progress => {
+                self.drain(store, header, SLICE_NANOS);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.progress_asked = true;
+                }
+                self.answer_progress(store, id, header);
+            }
+        }
+    }
+
+    /// Moves what the store has ready to the streams, up to a bound of its work; returns whether more may be left.
+    /// Call after every apply, and once per turn for watchers that read what happened before them.
+    pub fn drain(&mut self, store: &mut mvcc::Store, header: Header, nanos: u64) -> bool {
+        let until = store.work().nanos().saturating_add(nanos);
+        for _ in 0..DRAIN_MAX {
+            if store.work().nanos() >= until {
+                return true;
+            }
+            let Some(watcher) = store.watch_ready() else {
+                return false;
+            };
+            self.deliver(store, watcher, header);
+        }
+        true
+    }
+
+    /// Sends the progress notes that are due; returns when the next are.
+    pub fn notify_progress(
+        &mut self,
+        store: &mvcc::Store,
+        now_ms: u64,
+        interval_ms: u64,
+        header: Header,
+    ) -> Option<u64> {
+        if self.noted == 0 {
+            self.next_progress_ms = now_ms.saturating_add(interval_ms);
+            return None;
+        }
+        if now_ms < self.next_progress_ms {
+            return Some(self.next_progress_ms);
+        }
+        self.next_progress_ms = now_ms.saturating_add(interval_ms);
+        for (watcher, owner) in &mut self.owners {
+            // etcd skips the note when events were sent since the last one.
+            let active = std::mem::take(&mut owner.active);
+            if !owner.progress_notify || active || !store.watch_may_note(*watcher) {
+                continue;
+            }
+            // Whoever does not read gets no more of them: the stream's queue is bounded.
+            let session = self.sessions.get(&owner.session);
+            if let Some(session) = session.filter(|session| session.handle.has_room()) {
+                session.handle.push(WatchResponse {
+                    header,
+                    watch_id: owner.watch_id,
+                    ..WatchResponse::default()
+                });
+            }
+        }
+        Some(self.next_progress_ms)
+    }
+
+    /// Ends every stream.
+    pub fn end(&mut self, why: &Error) {
+        for session in std::mem::take(&mut self.sessions).into_values() {
+            session.handle.end(why);
+        }
+        self.owners.clear();
+        self.noted = 0;
+    }
+
+    /// Ends every stream, its watchers told why; whoever comes later is told the same.
+    pub fn close(&mut self, why: Error) {
+        for session in self.sessions.values() {
+            session.handle.note_end(&why);
+            for watch_id in session.watchers.keys() {
+                session.handle.push(WatchResponse {
+                    watch_id: *watch_id,
+                    canceled: true,
+                    cancel_reason: format!("etcdserver: {why}"),
+                    ..WatchResponse::default()
+                });
+            }
+        }
+        self.end(&why);
+        self.closed = Some(why);
+    }
+
+    fn create(
+        &mut self,
+        store: &mut mvcc::Store,
+        id: SessionId,
+        create: WatchCreate,
+        header: Header,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let refuse = |watch_id: i64, reason: &str| {
+            session.handle.push(WatchResponse {
+                header,
+                watch_id,
+                created: true,
+                canceled: true,
+                cancel_reason: reason.to_owned(),
+                ..WatchResponse::default()
+            });
+        };
+        // etcd: an empty key is the least key, "\0".
+        let key = if create.key.is_empty() {
+            Bytes::from_static(b"\0")
+        } else {
+            create.key
+        };
+        let end = create.range_end;
+        if !end.is_empty() && end[..] != b"\0"[..] && key >= end {
+            return refuse(-1, "mvcc: watcher range is empty");
+        }
+        if create.start_revision < 0 {
+            return refuse(-1, "etcdserver: mvcc: required revision has been compacted");
+        }
+        let watch_id = if create.watch_id == 0 {
+            while session.watchers.contains_key(&session.next_id) {
+                session.next_id += 1;
+            }
+            session.next_id += 1;
+            session.next_id - 1
+        } else if session.watchers.contains_key(&create.watch_id) {
+            return refuse(-1, "mvcc: duplicate watch ID provided on the WatchStream");
+        } else {
+            create.watch_id
+        };
+        let watcher = store.watch(WatchSpec {
+            range: OwnedRange { key, end },
+            start_revision: create.start_revision,
+            filters: WatchFilters {
+                no_put: create.no_put,
+                no_delete: create.no_delete,
+            },
+            prev_kv: create.prev_kv,
+        });
+        session.watchers.insert(watch_id, watcher);
+        session.handle.push(WatchResponse {
+            header,
+            watch_id,
+            created: true,
+            ..WatchResponse::default()
+        });
+        self.noted += usize::from(create.progress_notify);
+        self.owners.insert(
+            watcher,
+            Owner {
+                session: id,
+                watch_id,
+                fragment: create.fragment,
+                progress_notify: create.progress_notify,
+                active: false,
+            },
+        );
+    }
+
+    fn cancel(&mut self, store: &mut mvcc::Store, id: SessionId, watch_id: i64, header: Header) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(watcher) = session.watchers.remove(&watch_id) else {
+            return;
+        };
+        store.unwatch(watcher);
+        let handle = session.handle.clone();
+        self.disown(watcher);
+        handle.push(WatchResponse {
+            header,
+            watch_id,
+            canceled: true,
+            ..WatchResponse::default()
+        });
+    }
+
+    fn disown(&mut self, watcher: WatcherId) {
+        if let Some(owner) = self.owners.remove(&watcher) {
+            self.noted -= usize::from(owner.progress_notify);
+        }
+    }
+
+    fn deliver(&mut self, store: &mut mvcc::Store, watcher: WatcherId, header: Header) {
+        let Some(owner) = self.owners.get_mut(&watcher) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&owner.session) else {
+            return;
+        };
+        // What is left after that is named again by the store, and waits for its turn.
+        for _ in 0..BATCHES_MAX {
+            if !session.handle.has_room() {
+                session.parked.insert(watcher);
+                return;
+            }
+            match store.watch_next(watcher, BATCH_BYTES_MAX) {
+                None => break,
+                Some(WatchBatch::Events { revision, events }) => {
+                    owner.active = true;
+                    // As in etcd, a watcher that has caught up learns how far the store is; one that has
+                    // more to come may not be told of revisions it has not seen.
+                    let synced = store.watch_synced(watcher);
+                    let revision = if synced { store.revision() } else { revision };
+                    session.handle.push(WatchResponse {
+                        header: Header { revision, ..header },
+                        watch_id: owner.watch_id,
+                        fragment: owner.fragment,
+                        events,
+                        ..WatchResponse::default()
+                    });
+                }
+                Some(WatchBatch::Compacted { compact_revision }) => {
+                    // etcd leaves the revision of this header 0.
+                    session.handle.push(WatchResponse {
+                        header: Header {
+                            revision: 0,
+                            ..header
+                        },
+                        watch_id: owner.watch_id,
+                        canceled: true,
+                        compact_revision,
+                        ..WatchResponse::default()
+                    });
+                    let (session_id, watch_id) = (owner.session, owner.watch_id);
+                    session.watchers.remove(&watch_id);
+                    self.disown(watcher);
+                    return self.answer_progress(store, session_id, header);
+                }
+            }
+        }
+        let id = owner.session;
+        if session.progress_asked {
+            self.answer_progress(store, id, header);
+        }
+    }
+
+    /// etcd answers a progress request only when all watchers of the stream have caught up (#15220), and
+    /// the store with all of them (#19287): the answer is for each.
+    fn answer_progress(&mut self, store: &mvcc::Store, id: SessionId, header: Header) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let true_of_all = session.parked.is_empty()
+            && session
+                .watchers
+                .values()
+                .all(|watcher| store.watch_may_note(*watcher));
+        if session.progress_asked && true_of_all && !session.watchers.is_empty() {
+            session.progress_asked = false;
+            let header = Header {
+                revision: store.revision(),
+                ..header
+            };
+            session.handle.push(WatchResponse {
+                header,
+                watch_id: -1,
+                ..WatchResponse::default()
+            });
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The client edge of Henge: everything between a client's connection and [`henge_api::Backend`].
+//!
+//! `etcd` speaks etcd's gRPC, `plain` what etcd answers over plain HTTP on the same port: health, version,
+//! metrics. Promises: a client of etcd cannot tell the difference, but for what decision 24 names.
+//! Must never know: engines, shards, raft; it sees `Backend` and nothing else, and no protobuf type leaves it.
+
+// A stream that nobody reads would end the process.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod etcd;
+pub mod plain;
+
+/// Lines of the process's log that nobody will read, since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogLinesLost {
+    /// The operating system refused to write them.
+    pub unwritten: u64,
+    /// They were not taken: the reader of the log is too far behind.
+    pub unread: u64,
+}

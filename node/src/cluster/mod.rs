@@ -1,0 +1,7 @@
+//! What an engine knows of its cluster, and how its cores reach the other members.
+//!
+//! `members` is the list in the data directory, `mesh` joins the transport to the cores.
+//! Must never know: what frames say, how an engine is opened.
+
+pub mod members;
+pub(crate) mod mesh;
