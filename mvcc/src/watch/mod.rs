@@ -195,6 +195,7 @@ impl Store {
 
     /// Ends a watcher; what it had not delivered is dropped. False if there is no such watcher.
     pub fn unwatch(&mut self, id: WatcherId) -> bool {
+        self.meter.change(1);
         self.watchers.take(id).is_some()
     }
 
@@ -254,6 +255,17 @@ impl Store {
     /// must miss nothing and be given nothing that it did not ask for, or had already: so the watcher is
     /// synced, and the store has come to where it begins (etcd's `progressIfSync`).
     pub fn watch_may_note(&self, id: WatcherId) -> bool {
+        self.meter.look(1);
+        self.may_note(id)
+    }
+
+    /// The same of each of these. They are looked at in one go.
+    pub fn watch_may_note_all(&self, mut ids: impl ExactSizeIterator<Item = WatcherId>) -> bool {
+        self.meter.look(1 + ids.len() / 4);
+        ids.all(|id| self.may_note(id))
+    }
+
+    fn may_note(&self, id: WatcherId) -> bool {
         let watcher = self.watchers.by_id.get(&id);
         watcher.is_some_and(|watcher| watcher.is_synced() && self.revision >= watcher.notes_from)
     }

@@ -83,11 +83,7 @@ impl Core {
             }
             Input::WatchTouch { group, session } => {
                 if let Some(shard) = self.shard(group) {
-                    let header = shard.header();
-                    shard
-                        .watches
-                        .touch(&mut shard.machine.store, session, header);
-                    shard.charge();
+                    shard.watches.touch(session);
                 }
             }
             Input::Stop => self.stop(),

@@ -8,6 +8,7 @@ mod common;
 mod core;
 mod requests;
 mod sizes;
+mod watches;
 
 use std::collections::BTreeSet;
 

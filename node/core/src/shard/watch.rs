@@ -8,13 +8,13 @@
 //! the store is: a position only for a watcher of what comes next (docs/decisions/0026).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, WatcherId};
 
 pub use super::session::{SessionHandle, SessionId};
-use crate::work::SLICE_NANOS;
 use henge_api::{Error, Header, WatchCommand, WatchCreate, WatchResponse, Watched};
 
 /// Bytes of events in one response, as far as whole revisions allow.
@@ -23,6 +23,8 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCHES_MAX: usize = 1;
 /// Watchers served in one call: one that reads old history must not hold up the shard.
 const DRAIN_MAX: usize = 1_000;
+/// Watchers looked at for progress notes in one call.
+const NOTES_MAX: usize = 2_000;
 
 /// All streams of one shard.
 #[derive(Default)]
@@ -33,6 +35,16 @@ pub struct Watches {
     noted: usize,
     /// When they get the next one.
     next_progress_ms: u64,
+    /// Where this time's notes go on: there may be more watchers than a turn has time for.
+    note_next: Option<WatcherId>,
+    /// Streams that have room again, and maybe watchers that wait for it.
+    touched: BTreeSet<SessionId>,
+    /// Streams whose question how far they are may have an answer.
+    asking: BTreeSet<SessionId>,
+    /// The one of those that was looked at last.
+    answered: SessionId,
+    /// Watchers of streams that have gone.
+    leaving: Vec<BTreeMap<i64, WatcherId>>,
     /// Why nobody is let in any more.
     closed: Option<Error>,
     /// Events on their way to clients.
@@ -92,22 +104,15 @@ impl Watches {
         self.sessions.insert(handle.id, session);
     }
 
-    /// A stream has room again, or its client has gone.
-    pub fn touch(&mut self, store: &mut mvcc::Store, id: SessionId, header: Header) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+    /// A stream has room again, or its client has gone: what that means for its watchers, [`Watches::drain`] does.
+    pub fn touch(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        if session.handle.is_dropped() {
-            if let Some(session) = self.sessions.remove(&id) {
-                for watcher in session.watchers.into_values() {
-                    store.unwatch(watcher);
-                    self.disown(watcher);
-                }
-            }
-            return;
-        }
-        for watcher in std::mem::take(&mut session.parked) {
-            self.deliver(store, watcher, header);
+        if !session.handle.is_dropped() {
+            self.touched.insert(id);
+        } else if let Some(session) = self.sessions.remove(&id) {
+            self.leaving.push(session.watchers);
         }
     }
 
@@ -122,30 +127,76 @@ impl Watches {
         match command {
             WatchCommand::Create(create) => self.create(store, id, create, header),
             WatchCommand::Cancel { watch_id } => self.cancel(store, id, watch_id, header),
+            // However many ask, the next drain answers each stream once.
             WatchCommand::Progress => {
-                self.drain(store, header, SLICE_NANOS);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.progress_asked = true;
+                    self.asking.insert(id);
                 }
-                self.answer_progress(store, id, header);
             }
         }
     }
 
-    /// Moves what the store has ready to the streams, up to a bound of its work; returns whether more may be left.
-    /// Call after every apply, and once per turn for watchers that read what happened before them.
+    /// Lets go of watchers whose streams have gone, moves what the store has ready to the streams, and answers
+    /// those that ask how far they are, up to a bound of its work; returns whether more may be left. Once per turn.
     pub fn drain(&mut self, store: &mut mvcc::Store, header: Header, nanos: u64) -> bool {
-        let until = store.work().nanos().saturating_add(nanos);
+        // Half for questions: those whose watchers are not there yet come up again as these go on.
+        let half = store.work().nanos().saturating_add(nanos / 2);
+        while store.work().nanos() < half
+            && let Some(id) = self.next_asking()
+        {
+            self.answer_progress(store, id, header);
+        }
+        let until = store.work().nanos().saturating_add(nanos / 2);
         for _ in 0..DRAIN_MAX {
             if store.work().nanos() >= until {
                 return true;
             }
-            let Some(watcher) = store.watch_ready() else {
-                return false;
-            };
-            self.deliver(store, watcher, header);
+            if let Some(watcher) = self.left() {
+                store.unwatch(watcher);
+                self.disown(watcher);
+            } else if let Some(watcher) = self.returned().or_else(|| store.watch_ready()) {
+                self.deliver(store, watcher, header);
+            } else {
+                return !self.asking.is_empty();
+            }
         }
         true
+    }
+
+    /// A stream that asks how far it is: they take turns.
+    fn next_asking(&mut self) -> Option<SessionId> {
+        let above = (Bound::Excluded(self.answered), Bound::Unbounded);
+        let next = self.asking.range(above).next();
+        let next = *next.or_else(|| self.asking.first())?;
+        self.asking.remove(&next);
+        self.answered = next;
+        Some(next)
+    }
+
+    /// A watcher whose stream has gone.
+    fn left(&mut self) -> Option<WatcherId> {
+        while let Some(watchers) = self.leaving.last_mut() {
+            if let Some((_, watcher)) = watchers.pop_first() {
+                return Some(watcher);
+            }
+            self.leaving.pop();
+        }
+        None
+    }
+
+    /// A watcher that waited for room in its stream, which has some again.
+    fn returned(&mut self) -> Option<WatcherId> {
+        while let Some(id) = self.touched.first().copied() {
+            if let Some(session) = self.sessions.get_mut(&id)
+                && session.handle.has_room()
+                && let Some(watcher) = session.parked.pop_first()
+            {
+                return Some(watcher);
+            }
+            self.touched.remove(&id);
+        }
+        None
     }
 
     /// Sends the progress notes that are due; returns when the next are.
@@ -160,11 +211,16 @@ impl Watches {
             self.next_progress_ms = now_ms.saturating_add(interval_ms);
             return None;
         }
-        if now_ms < self.next_progress_ms {
-            return Some(self.next_progress_ms);
-        }
-        self.next_progress_ms = now_ms.saturating_add(interval_ms);
-        for (watcher, owner) in &mut self.owners {
+        let from = match self.note_next.take() {
+            Some(next) => Bound::Included(next),
+            None if now_ms < self.next_progress_ms => return Some(self.next_progress_ms),
+            None => {
+                self.next_progress_ms = now_ms.saturating_add(interval_ms);
+                Bound::Unbounded
+            }
+        };
+        let mut owners = self.owners.range_mut((from, Bound::Unbounded));
+        for (watcher, owner) in owners.by_ref().take(NOTES_MAX) {
             // etcd skips the note when events were sent since the last one.
             let active = std::mem::take(&mut owner.active);
             if !owner.progress_notify || active || !store.watch_may_note(*watcher) {
@@ -180,7 +236,11 @@ impl Watches {
                 });
             }
         }
-        Some(self.next_progress_ms)
+        self.note_next = owners.next().map(|(watcher, _)| *watcher);
+        match self.note_next {
+            Some(_) => Some(now_ms),
+            None => Some(self.next_progress_ms),
+        }
     }
 
     /// Ends every stream.
@@ -189,7 +249,10 @@ impl Watches {
             session.handle.end(why);
         }
         self.owners.clear();
-        self.noted = 0;
+        self.leaving.clear();
+        self.touched.clear();
+        self.asking.clear();
+        (self.noted, self.note_next) = (0, None);
     }
 
     /// Ends every stream, its watchers told why; whoever comes later is told the same.
@@ -349,14 +412,16 @@ impl Watches {
                     });
                     let (session_id, watch_id) = (owner.session, owner.watch_id);
                     session.watchers.remove(&watch_id);
+                    if session.progress_asked {
+                        self.asking.insert(session_id);
+                    }
                     self.disown(watcher);
-                    return self.answer_progress(store, session_id, header);
+                    return;
                 }
             }
         }
-        let id = owner.session;
         if session.progress_asked {
-            self.answer_progress(store, id, header);
+            self.asking.insert(owner.session);
         }
     }
 
@@ -367,10 +432,7 @@ impl Watches {
             return;
         };
         let true_of_all = session.parked.is_empty()
-            && session
-                .watchers
-                .values()
-                .all(|watcher| store.watch_may_note(*watcher));
+            && store.watch_may_note_all(session.watchers.values().copied());
         if session.progress_asked && true_of_all && !session.watchers.is_empty() {
             session.progress_asked = false;
             let header = Header {
