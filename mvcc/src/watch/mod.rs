@@ -156,6 +156,7 @@ impl Store {
     /// Starts a watcher. It is ready at once if it asks for revisions that have happened. A start
     /// revision that is compacted is accepted here and answered by [`WatchBatch::Compacted`].
     pub fn watch(&mut self, mut spec: WatchSpec) -> WatcherId {
+        self.meter.change(1);
         if spec.range.key.is_empty() {
             spec.range.key = Bytes::from_static(b"\0");
         }
@@ -221,7 +222,9 @@ impl Store {
         let shown = self.revision_shown();
         let watcher = self.watchers.by_id.get_mut(&id)?;
         let before = watcher.buffer_bytes;
+        let held = watcher.buffer.len();
         let mut batch = watcher.take_batch(max_bytes, shown);
+        self.meter.look(1 + (held - watcher.buffer.len()) / 16);
         self.watchers.buffered_bytes -= before - watcher.buffer_bytes;
         if batch.is_none()
             && watcher.buffer.is_empty()
@@ -256,18 +259,36 @@ impl Store {
     /// synced, and the store has come to where it begins (etcd's `progressIfSync`).
     pub fn watch_may_note(&self, id: WatcherId) -> bool {
         self.meter.look(1);
-        self.may_note(id)
+        self.may_note(id, self.revision)
     }
 
-    /// The same of each of these. They are looked at in one go.
-    pub fn watch_may_note_all(&self, mut ids: impl ExactSizeIterator<Item = WatcherId>) -> bool {
-        self.meter.look(1 + ids.len() / 4);
-        ids.all(|id| self.may_note(id))
+    /// May a progress note to each of these name `revision`, one that has been? They are looked at in one go.
+    pub fn watch_may_note_all(
+        &self,
+        ids: impl IntoIterator<Item = WatcherId>,
+        revision: i64,
+    ) -> bool {
+        let mut looked_at = 0;
+        let all = ids.into_iter().all(|id| {
+            looked_at += 1;
+            self.may_note(id, revision)
+        });
+        self.meter.look(1 + looked_at / 4);
+        all
     }
 
-    fn may_note(&self, id: WatcherId) -> bool {
+    /// Has the watcher something to be given of a revision up to this?
+    pub fn watch_owes(&self, id: WatcherId, revision: i64) -> bool {
         let watcher = self.watchers.by_id.get(&id);
-        watcher.is_some_and(|watcher| watcher.is_synced() && self.revision >= watcher.notes_from)
+        watcher
+            .and_then(Watcher::next_revision)
+            .is_some_and(|next| next <= revision)
+    }
+
+    fn may_note(&self, id: WatcherId, revision: i64) -> bool {
+        let watcher = self.watchers.by_id.get(&id);
+        watcher.is_some_and(|watcher| revision >= watcher.notes_from)
+            && !self.watch_owes(id, revision)
     }
 
     /// Takes over the watchers of a store that this one replaces (a snapshot was installed). They

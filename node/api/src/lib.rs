@@ -327,6 +327,16 @@ pub enum WatchCommand {
     Progress,
 }
 
+impl WatchCommand {
+    /// Bytes it occupies while it waits.
+    pub fn bytes(&self) -> usize {
+        match self {
+            WatchCommand::Create(create) => create.key.len() + create.range_end.len(),
+            WatchCommand::Cancel { .. } | WatchCommand::Progress => 0,
+        }
+    }
+}
+
 /// A watcher to start. Meanings as in etcd's `WatchCreateRequest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchCreate {

@@ -64,13 +64,19 @@ impl Core {
             && let Some(at) = self.agenda.next_deferred()
         {
             let shard = &mut self.shards[at];
-            let more = shard.compact_slice()
+            let has_words = !shard.words.is_empty();
+            let more = shard.word_slice(now.millis())
+                | shard.compact_slice()
                 | shard.lease_slice()
                 | shard.watch_slice()
                 | shard.read_slice()
                 | shard.hash_slice();
             shard.charge();
             self.chains.extend(shard.flush_answers());
+            if has_words {
+                // Some may have been requests: those begin with the next turn.
+                self.agenda.mark(at);
+            }
             if more {
                 // Only whole slices count: to look at a shard that has nothing is cheap.
                 slices -= 1;

@@ -73,7 +73,7 @@ impl Drop for Core {
         self.release_chains();
         let mut late = std::mem::take(&mut self.inputs);
         let mut unread = Vec::new();
-        self.config.inbox.take(&mut unread);
+        self.config.inbox.take(&mut unread, (0, 0));
         late.append(&mut unread);
         for input in late {
             match input {

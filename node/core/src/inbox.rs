@@ -235,13 +235,14 @@ impl Inbox {
         true
     }
 
-    /// Swaps what arrived into `into` (which must be empty) at the start of a turn.
-    pub fn take(&self, into: &mut Vec<Input>) -> Taken {
+    /// Swaps what arrived into `into` (which must be empty) at the start of a turn. `kept` are requests and words,
+    /// and their bytes, that earlier turns took and had no time for: there is the less room for others.
+    pub fn take(&self, into: &mut Vec<Input>, kept: (usize, usize)) -> Taken {
         let mut inner = self.lock();
         std::mem::swap(&mut inner.items, into);
         inner.waker = None;
         let bytes = [&inner.requests, &inner.frames, &inner.urgent].map(|lane| lane.bytes);
-        inner.requests = Lane::default();
+        (inner.requests.items, inner.requests.bytes) = kept;
         inner.renewals = Lane::default();
         inner.frames = Lane::default();
         inner.urgent = Lane::default();
@@ -368,6 +369,21 @@ mod tests {
         inbox.request(1, Request { kind, answer }, 0).is_ok()
     }
 
+    /// What a turn had no time for has its room here until it is worked off.
+    #[test]
+    fn what_was_taken_and_waits_leaves_less_room() {
+        let inbox = Inbox::new();
+        inbox.take(&mut Vec::new(), (ITEMS_MAX - 1, 0));
+        assert!(ask(&inbox, RequestKind::Status) && !ask(&inbox, RequestKind::Status));
+        inbox.take(&mut Vec::new(), (1, BYTES_MAX));
+        let touch = |bytes| {
+            let (group, session) = (1, 1);
+            inbox.word(Input::WatchTouch { group, session }, bytes)
+        };
+        assert_eq!(touch(1), Err(Error::TooManyRequests));
+        assert!(touch(0).is_ok());
+    }
+
     /// Requests, renewals, appends and heartbeats had one bound together: with 65,536 requests waiting, a member
     /// heard nothing of its leader and campaigned; with as many of anything, leases ran out.
     #[test]
@@ -386,12 +402,12 @@ mod tests {
         assert!(inbox.push(frame(MessageKind::Heartbeat)));
         assert!(inbox.push(frame(MessageKind::Vote)));
         let mut items = Vec::new();
-        let taken = inbox.take(&mut items);
+        let taken = inbox.take(&mut items, (0, 0));
         assert_eq!(items.len(), 3 * ITEMS_MAX + 2);
         assert_eq!((taken.refused, taken.renewal_refused), (2, true));
         // A turn makes room.
         assert!(ask(&inbox, RequestKind::LeaseKeepAlive(1)));
         items.clear();
-        assert!(!inbox.take(&mut items).renewal_refused);
+        assert!(!inbox.take(&mut items, (0, 0)).renewal_refused);
     }
 }

@@ -11,13 +11,16 @@ use henge_raft::MessageKind;
 use super::inbox::Input;
 use super::pack;
 use super::turn::{Core, Now, Phase};
+use super::work::SHARE_NANOS;
+use crate::shard::words::Word;
 use crate::shard::{STOPPED_QUEUED, Shard};
 
 impl Core {
     /// Takes everything that arrived since the last turn.
     pub(super) fn intake(&mut self, now: Now) {
         let mut inputs = std::mem::take(&mut self.inputs);
-        let taken = self.config.inbox.take(&mut inputs);
+        let kept = self.kept();
+        let taken = self.config.inbox.take(&mut inputs, kept);
         if taken.renewal_refused {
             self.shards.iter_mut().for_each(Shard::renewal_refused);
         }
@@ -38,12 +41,8 @@ impl Core {
             Input::Request { group, request } => {
                 let held = request.kind.held_bytes();
                 match self.shard(group) {
-                    Some(shard) => {
-                        shard.held_bytes += held;
-                        if running {
-                            return shard.admit(request, now.millis());
-                        }
-                    }
+                    Some(shard) if running => return shard.take_request(request, now.millis()),
+                    Some(shard) => shard.held_bytes += held,
                     None => self.config.inbox.budget().give_back(held),
                 }
                 request.answer.send(Err(self.refusal()));
@@ -64,7 +63,7 @@ impl Core {
             Input::WatchOpen { group, session } => {
                 let refusal = self.refusal();
                 match self.shard(group) {
-                    Some(shard) if running => shard.watches.open(session),
+                    Some(_) if running => self.word(group, Word::Open(session), now),
                     _ => session.end(&refusal),
                 }
             }
@@ -72,20 +71,8 @@ impl Core {
                 group,
                 session,
                 command,
-            } => {
-                if let Some(shard) = self.shard(group) {
-                    let header = shard.header();
-                    shard
-                        .watches
-                        .command(&mut shard.machine.store, session, command, header);
-                    shard.charge();
-                }
-            }
-            Input::WatchTouch { group, session } => {
-                if let Some(shard) = self.shard(group) {
-                    shard.watches.touch(session);
-                }
-            }
+            } => self.word(group, Word::Said(session, command), now),
+            Input::WatchTouch { group, session } => self.word(group, Word::Touch(session), now),
             Input::Stop => self.stop(),
             Input::Drain { within_ms } => {
                 let until_ms = now.millis().saturating_add(within_ms);
@@ -94,6 +81,32 @@ impl Core {
             }
             Input::Peer { .. } | Input::PeerLost { .. } | Input::HandOver => {}
         }
+    }
+
+    /// Works off a word on a watch stream, or has it wait: words come by the ten thousand.
+    fn word(&mut self, group: u64, word: Word, now: Now) {
+        let is_late = !self.work.is_before(SHARE_NANOS);
+        let running = self.phase == Phase::Running;
+        let Some(shard) = self.shard(group) else {
+            return;
+        };
+        if running && (is_late || !shard.words.is_empty()) {
+            shard.words.push(word);
+            self.keeps_words = true;
+        } else {
+            shard.take_word(word, now.millis());
+        }
+    }
+
+    /// How many words, with what came behind them, wait from earlier turns, and their bytes.
+    fn kept(&mut self) -> (usize, usize) {
+        if !self.keeps_words {
+            return (0, 0);
+        }
+        let sizes = self.shards.iter().map(|shard| shard.words.size());
+        let kept = sizes.fold((0, 0), |sum, (items, bytes)| (sum.0 + items, sum.1 + bytes));
+        self.keeps_words = kept.0 > 0;
+        kept
     }
 
     /// The shard of a group, which now has something to do.

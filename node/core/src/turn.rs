@@ -165,6 +165,8 @@ pub struct Core {
     pub(super) drain_until_ms: u64,
     /// This turn had input, or word from the log.
     pub(super) worked: bool,
+    /// Words on watch streams may wait at some shard.
+    pub(super) keeps_words: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +222,7 @@ impl Core {
             draining: false,
             drain_until_ms: u64::MAX,
             worked: false,
+            keeps_words: false,
         }
     }
 

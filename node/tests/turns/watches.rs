@@ -1,15 +1,32 @@
 //! Words on watch streams: however many come, on streams of however many watchers, no turn is long.
 
 use henge::api::{WatchCommand, WatchCreate, WatchResponse, WatchSession as _};
-use henge::machine::Command;
 use henge::mvcc::PutRequest;
-use henge::shard::request::RequestKind;
-use henge::shard::session::WatchStream;
+use henge_core::machine::Command;
+use henge_core::shard::request::RequestKind;
+use henge_core::shard::session::WatchStream;
 
 use super::World;
 use super::core::BUSY;
 
 const WATCHERS: usize = 20_000;
+
+fn create(key: &'static str) -> WatchCommand {
+    WatchCommand::Create(WatchCreate {
+        key: key.into(),
+        progress_notify: true,
+        ..WatchCreate::default()
+    })
+}
+
+fn put<'a>(key: &'a [u8], value: &'a [u8]) -> RequestKind {
+    let put = PutRequest {
+        key,
+        value,
+        ..PutRequest::default()
+    };
+    RequestKind::Write(Command::Put(put).encode())
+}
 
 fn take(stream: &mut WatchStream) -> Vec<WatchResponse> {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -25,11 +42,7 @@ impl World {
     fn many_watchers(&mut self) -> WatchStream {
         let mut stream = WatchStream::open(1, BUSY, self.bench.inbox.clone());
         for n in 0..WATCHERS {
-            stream.command(WatchCommand::Create(WatchCreate {
-                key: "watched".into(),
-                progress_notify: true,
-                ..WatchCreate::default()
-            }));
+            stream.command(create("watched"));
             if n % 500 == 499 {
                 self.turn("watch");
                 take(&mut stream);
@@ -51,7 +64,7 @@ impl World {
 /// Each of ten thousand questions went through all watchers of its stream in the turn that brought them, and
 /// nobody counted that.
 #[test]
-fn regression_a_flood_of_questions_how_far_a_stream_is_is_one_answer() {
+fn regression_a_flood_of_questions_how_far_a_stream_is_is_few_answers() {
     let mut world = World::new(1);
     let mut stream = world.many_watchers();
     for _ in 0..10_000 {
@@ -62,7 +75,8 @@ fn regression_a_flood_of_questions_how_far_a_stream_is_is_one_answer() {
     assert!(nanos >= least, "of {least} ns {nanos} were counted");
     let answers = take(&mut stream);
     let own = answers.iter().filter(|answer| answer.watch_id == -1);
-    assert_eq!(own.count(), 1);
+    // One, or a few: those asked later are asked of a later look.
+    assert!((1..10).contains(&own.count()));
 }
 
 /// The watchers of a stream that had gone went with it in one turn, each looking at all others of its key: with
@@ -75,11 +89,7 @@ fn regression_very_many_watchers_that_leave_take_many_turns() {
     let nanos = world.turns("leaving", 200);
     let least = WATCHERS as u64 * 1_000;
     assert!(nanos >= least, "of {least} ns {nanos} were counted");
-    let put = PutRequest {
-        key: b"watched",
-        ..PutRequest::default()
-    };
-    assert!(world.ask(RequestKind::Write(Command::Put(put).encode())));
+    assert!(world.ask(put(b"watched", b"")));
     let mut metrics = henge::api::Metrics::default();
     world.bench.core.shards()[0].metrics(&mut metrics);
     assert_eq!(metrics.watchers, 0);
@@ -97,4 +107,91 @@ fn regression_progress_notes_of_very_many_watchers_take_many_turns() {
     let notes = take(&mut stream);
     let noted: std::collections::BTreeSet<_> = notes.iter().map(|note| note.watch_id).collect();
     assert_eq!(noted.len(), WATCHERS);
+}
+
+/// Words were worked off as they came: tens of thousands of watchers were opened in one turn, which nobody counted.
+/// A write that comes behind them is one that they hear of, even so.
+#[test]
+fn regression_very_many_watchers_opened_at_once_take_many_turns_and_hear_of_the_next_write() {
+    let mut world = World::new(1);
+    let mut streams: Vec<_> = (0..20)
+        .map(|id| WatchStream::open(id, BUSY, world.bench.inbox.clone()))
+        .collect();
+    let each = WATCHERS / streams.len();
+    for stream in &mut streams {
+        (0..each).for_each(|_| stream.command(create("watched")));
+    }
+    let written = world.bench.ask(BUSY, put(b"watched", b""));
+    let nanos = world.turns("opening", 100);
+    let least = WATCHERS as u64 * 1_000;
+    assert!(nanos >= least, "of {least} ns {nanos} were counted");
+    assert!(world.wait("opening", written));
+    world.turns("events", 200);
+    for stream in &mut streams {
+        let responses = take(stream);
+        let created = responses.iter().filter(|response| response.created).count();
+        let events: usize = responses.iter().map(|response| response.events.len()).sum();
+        assert_eq!((created, events), (each, each));
+    }
+}
+
+/// The answer was given after one look at all watchers of the stream, in one turn; it is now put together in
+/// several, and still says that all up to its revision was sent, and nothing past it.
+#[test]
+fn the_answer_how_far_a_large_stream_is_has_its_place_among_the_events() {
+    let mut world = World::new(1);
+    let mut stream = world.many_watchers();
+    for key in ["first", "last"] {
+        stream.command(create(key));
+    }
+    world.turn("watch");
+    take(&mut stream);
+    let base = world.revision();
+    let (mut answers, mut events, mut writes) = (Vec::new(), 0, 0);
+    for turn in 0..2_000 {
+        if turn % 3 == 0 {
+            let key = [&b"first"[..], b"last"][writes % 2];
+            world.bench.ask(BUSY, put(key, b""));
+            writes += 1;
+        }
+        if turn % 50 == 0 {
+            stream.command(WatchCommand::Progress);
+        }
+        world.turn("progress");
+        for response in take(&mut stream) {
+            events += response.events.len() as i64;
+            if response.watch_id == -1 {
+                // Each write is one event.
+                let revision = response.header.revision;
+                assert_eq!(revision, base + events, "{answers:?}");
+                answers.push(revision);
+            }
+        }
+    }
+    assert!(answers.is_sorted() && answers.len() >= 10, "{answers:?}");
+}
+
+/// A watcher that was cancelled while it waited for room in its stream kept the answer how far that is back.
+#[test]
+fn regression_a_cancelled_watcher_does_not_keep_an_answer_back() {
+    let mut world = World::new(1);
+    let mut stream = WatchStream::open(1, BUSY, world.bench.inbox.clone());
+    for key in ["full", "waits"] {
+        stream.command(create(key));
+    }
+    world.turn("watch");
+    let value = vec![7; 1 << 20];
+    for _ in 0..4 {
+        assert!(world.ask(put(b"full", &value)));
+    }
+    assert!(world.ask(put(b"waits", b"")));
+    world.turns("full", 5);
+    stream.command(WatchCommand::Cancel { watch_id: 1 });
+    stream.command(WatchCommand::Progress);
+    world.turns("full", 5);
+    let mut responses = take(&mut stream);
+    world.turns("room", 5);
+    responses.extend(take(&mut stream));
+    let mut ids = responses.iter().map(|response| response.watch_id);
+    assert!(ids.any(|id| id == -1), "{:?}", ids.collect::<Vec<_>>());
 }

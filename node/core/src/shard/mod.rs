@@ -3,7 +3,7 @@
 //! The life of a write passes through these files in order: `request` (what a caller hands in),
 //! `admit` (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what
 //! nobody appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
-//! linearizable reads until their ReadIndex is applied, `times` asks their leader what is left of a lease; `watch` and `session` feed watch streams;
+//! linearizable reads until their ReadIndex is applied, `times` asks their leader what is left of a lease; `watch` and `session` feed watch streams, whose `words` have an order;
 //! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
 //!
 //! Invariant: a caller is answered exactly once, with done, not done, or unknown.
@@ -30,6 +30,7 @@ pub mod session;
 pub mod times;
 pub mod waiters;
 pub mod watch;
+pub(crate) mod words;
 
 #[cfg(test)]
 mod handover;
@@ -58,6 +59,7 @@ use self::renewals::Renewals;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
+use self::words::Words;
 use crate::budget::REQUEST_BYTES;
 use crate::machine::Machine;
 use crate::recover::RecoveredGroup;
@@ -119,6 +121,7 @@ pub struct Shard {
     pub(crate) raft: RawNode<TailLog>,
     pub(crate) machine: Machine,
     pub(crate) watches: Watches,
+    pub(crate) words: Words,
     pub(crate) waiters: Waiters,
     pub(crate) reads: Reads,
     /// Other members' questions about leases.
@@ -235,6 +238,7 @@ impl Shard {
             raft,
             machine,
             watches: Watches::default(),
+            words: Words::default(),
             reads: Reads::new(config.first_request_id),
             times: times::Times::default(),
             long_reads: LongReads::default(),
@@ -454,6 +458,7 @@ impl Shard {
         self.times.clear();
         self.reads.fail_all(queued);
         self.long_reads.fail_all(queued);
+        self.refuse_words(queued);
         self.watches.end(proposed);
     }
 
@@ -502,6 +507,7 @@ impl Shard {
     /// Nobody waits for an answer of any kind.
     pub fn is_quiet(&self) -> bool {
         self.waiting() == 0
+            && self.words.is_empty()
             && self.renewals.waiting() == 0
             && self.reads.is_empty()
             && self.long_reads.is_empty()

@@ -62,6 +62,8 @@ pub struct WatchStream {
     handle: SessionHandle,
     group: u64,
     inbox: Arc<Inbox>,
+    /// Whether the core took it in, and has to hear of its end.
+    let_in: bool,
 }
 
 impl SessionHandle {
@@ -123,7 +125,7 @@ impl SessionHandle {
 impl WatchStream {
     /// Opens a stream on a shard. One that the core does not let in says so itself, and ends.
     pub fn open(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
-        let stream = Self::new(id, group, inbox);
+        let mut stream = Self::new(id, group, inbox);
         if let Err(error) = stream.hand_in() {
             stream.refuse(&error);
             stream.handle.end(&error);
@@ -138,7 +140,7 @@ impl WatchStream {
         inbox: Arc<Inbox>,
         create: WatchCreate,
     ) -> Result<Self, Error> {
-        let stream = Self::new(id, group, inbox);
+        let mut stream = Self::new(id, group, inbox);
         stream.hand_in()?;
         stream.say(WatchCommand::Create(create))?;
         Ok(stream)
@@ -150,12 +152,15 @@ impl WatchStream {
             handle: SessionHandle { id, queue },
             group,
             inbox,
+            let_in: false,
         }
     }
 
-    fn hand_in(&self) -> Result<(), Error> {
+    fn hand_in(&mut self) -> Result<(), Error> {
         let (group, session) = (self.group, self.handle.clone());
-        self.inbox.word(Input::WatchOpen { group, session }, 0)
+        self.inbox.word(Input::WatchOpen { group, session }, 0)?;
+        self.let_in = true;
+        Ok(())
     }
 
     fn say(&self, mut command: WatchCommand) -> Result<(), Error> {
@@ -165,10 +170,7 @@ impl WatchStream {
             create.key = Bytes::copy_from_slice(&create.key);
             create.range_end = Bytes::copy_from_slice(&create.range_end);
         }
-        let bytes = match &command {
-            WatchCommand::Create(create) => create.key.len() + create.range_end.len(),
-            _ => 0,
-        };
+        let bytes = command.bytes();
         let word = Input::Watch {
             group: self.group,
             session: self.handle.id,
@@ -250,7 +252,10 @@ impl Drop for WatchStream {
         // Dropped here, on the caller's thread.
         let waker = queue.waker.take();
         drop(queue);
-        self.touch();
+        // Refused ones come without a bound.
+        if self.let_in {
+            self.touch();
+        }
         drop((waker, unread));
     }
 }

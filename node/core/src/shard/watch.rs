@@ -23,7 +23,7 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 const BATCHES_MAX: usize = 1;
 /// Watchers served in one call: one that reads old history must not hold up the shard.
 const DRAIN_MAX: usize = 1_000;
-/// Watchers looked at for progress notes in one call.
+/// Watchers looked at for progress notes, or for an answer, in one call.
 const NOTES_MAX: usize = 2_000;
 
 /// All streams of one shard.
@@ -43,6 +43,8 @@ pub struct Watches {
     asking: BTreeSet<SessionId>,
     /// The one of those that was looked at last.
     answered: SessionId,
+    /// The look at a stream that asks, if it takes more than one call.
+    look: Option<Look>,
     /// Watchers of streams that have gone.
     leaving: Vec<BTreeMap<i64, WatcherId>>,
     /// Why nobody is let in any more.
@@ -59,6 +61,16 @@ struct Session {
     parked: BTreeSet<WatcherId>,
     /// The client asked how far the stream is and not every watcher had caught up.
     progress_asked: bool,
+}
+
+/// A look at all watchers of a stream that asks how far it is. Until its end nothing goes out on the stream, so
+/// that the answer, which is of its beginning, comes before whatever happens meanwhile.
+struct Look {
+    session: SessionId,
+    /// What the answer will name.
+    revision: i64,
+    /// The watcher looked at last.
+    after: Bound<i64>,
 }
 
 struct Owner {
@@ -140,14 +152,15 @@ impl Watches {
     /// Lets go of watchers whose streams have gone, moves what the store has ready to the streams, and answers
     /// those that ask how far they are, up to a bound of its work; returns whether more may be left. Once per turn.
     pub fn drain(&mut self, store: &mut mvcc::Store, header: Header, nanos: u64) -> bool {
+        let begun = store.work().nanos();
+        let until = begun.saturating_add(nanos);
         // Half for questions: those whose watchers are not there yet come up again as these go on.
-        let half = store.work().nanos().saturating_add(nanos / 2);
+        let half = begun.saturating_add(nanos / 2);
         while store.work().nanos() < half
-            && let Some(id) = self.next_asking()
+            && let Some(look) = self.look.take().or_else(|| self.next_look(store))
         {
-            self.answer_progress(store, id, header);
+            self.look_on(store, look, header);
         }
-        let until = store.work().nanos().saturating_add(nanos / 2);
         for _ in 0..DRAIN_MAX {
             if store.work().nanos() >= until {
                 return true;
@@ -158,20 +171,85 @@ impl Watches {
             } else if let Some(watcher) = self.returned().or_else(|| store.watch_ready()) {
                 self.deliver(store, watcher, header);
             } else {
-                return !self.asking.is_empty();
+                return self.look.is_some() || !self.asking.is_empty();
             }
         }
         true
     }
 
-    /// A stream that asks how far it is: they take turns.
-    fn next_asking(&mut self) -> Option<SessionId> {
+    /// Begins the look at a stream that asks how far it is: they take turns.
+    fn next_look(&mut self, store: &mvcc::Store) -> Option<Look> {
         let above = (Bound::Excluded(self.answered), Bound::Unbounded);
         let next = self.asking.range(above).next();
-        let next = *next.or_else(|| self.asking.first())?;
-        self.asking.remove(&next);
-        self.answered = next;
-        Some(next)
+        let session = *next.or_else(|| self.asking.first())?;
+        self.asking.remove(&session);
+        self.answered = session;
+        Some(Look {
+            session,
+            revision: store.revision(),
+            after: Bound::Unbounded,
+        })
+    }
+
+    /// etcd answers a progress request only when all watchers of the stream have caught up (#15220), and
+    /// the store with all of them (#19287): the answer is for each.
+    fn look_on(&mut self, store: &mvcc::Store, mut look: Look, header: Header) {
+        let Some(session) = self.sessions.get_mut(&look.session) else {
+            return;
+        };
+        let begins = look.after == Bound::Unbounded;
+        let mut watchers = session.watchers.range((look.after, Bound::Unbounded));
+        let mut last = None;
+        let some = watchers.by_ref().take(NOTES_MAX);
+        let ids = some.map(|(watch_id, watcher)| {
+            last = Some(*watch_id);
+            *watcher
+        });
+        // A snapshot may have taken the store back.
+        let true_of_all = store.watch_may_note_all(ids, look.revision)
+            && look.revision <= store.revision()
+            && !(begins && (session.watchers.is_empty() || !session.parked.is_empty()));
+        if true_of_all
+            && watchers.next().is_some()
+            && let Some(last) = last
+        {
+            look.after = Bound::Excluded(last);
+            self.look = Some(look);
+            return;
+        }
+        // What was held back meanwhile goes out after the answer.
+        if !begins {
+            self.touched.insert(look.session);
+        }
+        if !true_of_all || !session.progress_asked {
+            return;
+        }
+        // One who asked meanwhile asked of a later state.
+        session.progress_asked = self.asking.contains(&look.session);
+        session.handle.push(WatchResponse {
+            header: Header {
+                revision: look.revision,
+                ..header
+            },
+            watch_id: -1,
+            ..WatchResponse::default()
+        });
+    }
+
+    fn looks_at(&self, id: SessionId) -> bool {
+        self.look.as_ref().is_some_and(|look| look.session == id)
+    }
+
+    /// Has the question of a stream, if it asks, looked into: from its beginning.
+    fn look_again(&mut self, id: SessionId) {
+        if self.looks_at(id) {
+            self.look = None;
+            self.touched.insert(id);
+        }
+        let session = self.sessions.get(&id);
+        if session.is_some_and(|session| session.progress_asked) {
+            self.asking.insert(id);
+        }
     }
 
     /// A watcher whose stream has gone.
@@ -188,7 +266,9 @@ impl Watches {
     /// A watcher that waited for room in its stream, which has some again.
     fn returned(&mut self) -> Option<WatcherId> {
         while let Some(id) = self.touched.first().copied() {
+            let looked_at = self.looks_at(id);
             if let Some(session) = self.sessions.get_mut(&id)
+                && !looked_at
                 && session.handle.has_room()
                 && let Some(watcher) = session.parked.pop_first()
             {
@@ -223,7 +303,12 @@ impl Watches {
         for (watcher, owner) in owners.by_ref().take(NOTES_MAX) {
             // etcd skips the note when events were sent since the last one.
             let active = std::mem::take(&mut owner.active);
-            if !owner.progress_notify || active || !store.watch_may_note(*watcher) {
+            let look = self.look.as_ref().map(|look| look.session);
+            if !owner.progress_notify
+                || active
+                || look == Some(owner.session)
+                || !store.watch_may_note(*watcher)
+            {
                 continue;
             }
             // Whoever does not read gets no more of them: the stream's queue is bounded.
@@ -252,7 +337,7 @@ impl Watches {
         self.leaving.clear();
         self.touched.clear();
         self.asking.clear();
-        (self.noted, self.note_next) = (0, None);
+        (self.noted, self.note_next, self.look) = (0, None, None);
     }
 
     /// Ends every stream, its watchers told why; whoever comes later is told the same.
@@ -343,6 +428,10 @@ impl Watches {
                 active: false,
             },
         );
+        // The new one may be behind where the look is, or begin after what it will name.
+        if self.looks_at(id) {
+            self.look_again(id);
+        }
     }
 
     fn cancel(&mut self, store: &mut mvcc::Store, id: SessionId, watch_id: i64, header: Header) {
@@ -353,14 +442,18 @@ impl Watches {
             return;
         };
         store.unwatch(watcher);
-        let handle = session.handle.clone();
-        self.disown(watcher);
-        handle.push(WatchResponse {
+        session.parked.remove(&watcher);
+        session.handle.push(WatchResponse {
             header,
             watch_id,
             canceled: true,
             ..WatchResponse::default()
         });
+        self.disown(watcher);
+        // It may have been what kept the answer back.
+        if !self.looks_at(id) {
+            self.look_again(id);
+        }
     }
 
     fn disown(&mut self, watcher: WatcherId) {
@@ -376,6 +469,17 @@ impl Watches {
         let Some(session) = self.sessions.get_mut(&owner.session) else {
             return;
         };
+        if let Some(look) = self.look.as_ref()
+            && look.session == owner.session
+        {
+            if !store.watch_owes(watcher, look.revision) {
+                session.parked.insert(watcher);
+                return;
+            }
+            // The answer would be no: this goes out first.
+            self.look = None;
+            self.touched.insert(owner.session);
+        }
         // What is left after that is named again by the store, and waits for its turn.
         for _ in 0..BATCHES_MAX {
             if !session.handle.has_room() {
@@ -412,38 +516,14 @@ impl Watches {
                     });
                     let (session_id, watch_id) = (owner.session, owner.watch_id);
                     session.watchers.remove(&watch_id);
-                    if session.progress_asked {
-                        self.asking.insert(session_id);
-                    }
                     self.disown(watcher);
+                    self.look_again(session_id);
                     return;
                 }
             }
         }
         if session.progress_asked {
             self.asking.insert(owner.session);
-        }
-    }
-
-    /// etcd answers a progress request only when all watchers of the stream have caught up (#15220), and
-    /// the store with all of them (#19287): the answer is for each.
-    fn answer_progress(&mut self, store: &mvcc::Store, id: SessionId, header: Header) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let true_of_all = session.parked.is_empty()
-            && store.watch_may_note_all(session.watchers.values().copied());
-        if session.progress_asked && true_of_all && !session.watchers.is_empty() {
-            session.progress_asked = false;
-            let header = Header {
-                revision: store.revision(),
-                ..header
-            };
-            session.handle.push(WatchResponse {
-                header,
-                watch_id: -1,
-                ..WatchResponse::default()
-            });
         }
     }
 }
