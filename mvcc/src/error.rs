@@ -5,7 +5,6 @@
 //! variants to codes. Tested by the table at the end of this file.
 
 /// A mistake of the caller. Nothing was changed by the request that got it.
-#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request names the empty key.

@@ -8,6 +8,7 @@
 mod histogram;
 mod metrics;
 mod stage;
+mod vitals;
 
 use bytes::Bytes;
 use henge_mvcc as mvcc;
@@ -18,6 +19,7 @@ pub use metrics::{
     PeerStats, PeerView, RTT_SCALE, Watched,
 };
 pub use stage::{STAGE_NAMES, STAGES, Stage};
+pub use vitals::{SharedVitals, Vitals};
 
 /// This version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -73,7 +75,6 @@ pub enum Outcome {
 /// Why any operation did not succeed: the flat list that shards and the etcd edge speak. The texts are
 /// etcd's (after its "etcdserver: "), because clients match on them. The engine's own operations sort it
 /// by what to do about it (`henge::failure`); each of those becomes this one by `?`.
-#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The caller's mistake: nothing was done.
@@ -169,7 +170,20 @@ impl Error {
             | Error::Stopped { outcome }
             | Error::OwnThread { outcome } => *outcome,
             Error::Poisoned(_) => Outcome::Unknown,
-            _ => Outcome::NotDone,
+            // By name, so that a new one is decided on.
+            Error::Invalid(_)
+            | Error::RequestTooLarge { .. }
+            | Error::TooManyRequests
+            | Error::NoLeader
+            | Error::NotLeader
+            | Error::LeaderChanged
+            | Error::NoSpace
+            | Error::NoDescriptors
+            | Error::Corrupt
+            | Error::CrossShard { .. }
+            | Error::LeaseElsewhere { .. }
+            | Error::OtherShards { .. }
+            | Error::OneShardOnly(_) => Outcome::NotDone,
         }
     }
 }
@@ -494,8 +508,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Opens a stream of watchers.
     fn watch_session(&self) -> Self::Watch;
 
-    /// A cheap copy of the counters.
+    /// A copy of the counters.
     fn metrics(&self) -> Metrics;
+
+    /// How it is: cheap enough to ask with every call.
+    fn vitals(&self) -> Vitals {
+        self.metrics().vitals()
+    }
 
     /// The other members, as the transport sees them; none where there is no transport.
     fn peers(&self) -> Vec<PeerView> {

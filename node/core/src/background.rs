@@ -10,6 +10,8 @@
 use std::sync::PoisonError;
 use std::task::Context;
 
+use henge_api::Vitals;
+
 use super::gauges::buckets_of;
 use super::turn::{Core, Now, Phase};
 use crate::shard::checkpoint::Progress;
@@ -265,13 +267,18 @@ impl Core {
         self.tell_shortage();
         let poisoned = self.phase == Phase::Poisoned;
         for at in run {
-            let mut metrics = self.config.metrics[*at]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let door = &self.config.doors[*at];
+            let mut metrics = door.metrics.lock().unwrap_or_else(PoisonError::into_inner);
             self.shards[*at].metrics(&mut metrics);
             metrics.poisoned = poisoned;
             metrics.log_stuck = self.log_stuck;
+            door.vitals.publish(metrics.vitals());
         }
+        self.config.vitals.publish(Vitals {
+            poisoned,
+            log_stuck: self.log_stuck,
+            ..Vitals::default()
+        });
         let metrics = &mut self.gauges.metrics;
         let batches = stats.batches - metrics.wal_batches;
         if let Some(entries) = (stats.entries - self.entries_counted).checked_div(batches) {
@@ -300,7 +307,7 @@ impl Core {
             metrics.log_batch_bytes = buckets_of(&log.batch_bytes);
             metrics.log_in_flight = buckets_of(&log.in_flight);
         }
-        let published = &self.config.core_metrics;
+        let published = &self.config.metrics;
         published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

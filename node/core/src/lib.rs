@@ -14,6 +14,7 @@
 pub mod agenda;
 mod background;
 pub mod budget;
+pub mod door;
 mod ending;
 pub mod gauges;
 pub mod guard;
@@ -21,6 +22,7 @@ pub mod inbox;
 mod intake;
 mod log;
 pub mod machine;
+pub mod open;
 pub mod pack;
 mod pressure;
 pub mod recover;
@@ -30,5 +32,4 @@ pub mod timers;
 pub mod turn;
 pub mod work;
 
-pub use henge_raft::ConfState;
 pub use turn::{Core, CoreConfig, Next, Now, Peers};

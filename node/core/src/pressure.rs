@@ -48,8 +48,8 @@ impl Core {
             return;
         }
         self.pressure.until_ms = now_ms + WINDOW_MS;
-        let budgets = &self.config.budgets;
-        let press = |at: &usize| budgets.get(*at).is_some_and(|budget| budget.press());
+        let doors = &self.config.doors;
+        let press = |at: &usize| doors[*at].budget.press();
         let shards = &mut self.pressure.shards;
         shards.extend(run);
         shards.sort_unstable();

@@ -21,14 +21,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use henge_api::Stage;
-use henge_api::{CoreMetrics, Metrics};
+use henge_api::{CoreMetrics, SharedVitals, Stage};
 use henge_raft::{Message, MessageKind};
 use henge_wal::{Event, Lsn, ReadId, Shortage, Wal};
 
 use super::agenda::Agenda;
 use super::background::SCRUB_EVERY_MICROS;
-use super::budget::Budget;
+use super::door::ShardDoor;
 use super::gauges::{Gauges, Stopwatch};
 use super::inbox::{Inbox, Input};
 use super::pack;
@@ -101,17 +100,17 @@ impl Peers for () {
 pub struct CoreConfig {
     /// Its door.
     pub inbox: Arc<Inbox>,
-    /// What each shard's callers may wait for, in the shards' order; without it, only the core's own bound
-    /// counts.
-    pub budgets: Vec<Arc<Budget>>,
+    /// What each shard shares with its callers, in the shards' order; refreshed in every turn that looks at the
+    /// shard.
+    pub doors: Vec<ShardDoor>,
     /// Where checkpoints are written.
     pub checkpoint_dir: PathBuf,
     /// Bytes of log between two checkpoints of a shard.
     pub checkpoint_bytes: u64,
-    /// One entry per shard, in the shards' order; refreshed in every turn that looks at the shard.
-    pub metrics: Vec<Arc<Mutex<Metrics>>>,
     /// The core's own, refreshed in every turn.
-    pub core_metrics: Arc<Mutex<CoreMetrics>>,
+    pub metrics: Arc<Mutex<CoreMetrics>>,
+    /// How it is.
+    pub vitals: Arc<SharedVitals>,
     /// Measures turns.
     pub stopwatch: Stopwatch,
 }
@@ -377,9 +376,7 @@ impl Core {
         let mut freed = 0;
         for at in run {
             let freed_here = self.shards[*at].settle();
-            if let Some(budget) = self.config.budgets.get(*at) {
-                budget.give_back(freed_here);
-            }
+            self.config.doors[*at].budget.give_back(freed_here);
             freed += freed_here;
         }
         self.config.inbox.budget().give_back(freed);

@@ -48,8 +48,8 @@ impl Engine {
     pub fn metrics(&self, shard: usize) -> Option<Metrics> {
         let shard = self.inner.shards.get(shard)?;
         let core = locked(&self.inner.cores[shard.core].metrics);
-        let mut metrics = locked(&shard.metrics);
-        metrics.refused = shard.budget.refused();
+        let mut metrics = locked(&shard.door.metrics);
+        metrics.refused = shard.door.budget.refused();
         metrics.in_memory = self.inner.in_memory;
         metrics.wal_batches = core.wal_batches;
         metrics.wal_bytes = core.wal_bytes;
@@ -101,8 +101,12 @@ impl Engine {
     pub fn core_metrics(&self, core: usize) -> Option<CoreMetrics> {
         let mut metrics = locked(&self.inner.cores.get(core)?.metrics);
         for shard in self.inner.shards.iter().filter(|shard| shard.core == core) {
-            metrics.inbox_refused += shard.budget.refused();
-            let shard = shard.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.inbox_refused += shard.door.budget.refused();
+            let shard = shard
+                .door
+                .metrics
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             metrics.memory.stores += shard.db_bytes;
             metrics.memory.log_tails += shard.tail_bytes;
             metrics.memory.pending += shard.pending_bytes;

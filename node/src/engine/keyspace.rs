@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 use henge_api::{
     AlarmAction, AlarmMember, Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member,
-    Metrics, PeerView, Reply, Status,
+    Metrics, PeerView, Reply, Status, Vitals,
 };
 use henge_core::machine::{Command, Response};
 use henge_core::shard::request::RequestKind;
@@ -223,6 +223,14 @@ impl Backend for Keyspace {
 
     fn metrics(&self) -> Metrics {
         self.engine.metrics(self.shard).unwrap_or_default()
+    }
+
+    fn vitals(&self) -> Vitals {
+        let inner = self.engine.inner();
+        let shard = inner.shards.get(self.shard);
+        shard.map_or_else(Vitals::default, |shard| {
+            shard.door.vitals.with(&inner.cores[shard.core].vitals)
+        })
     }
 
     fn peers(&self) -> Vec<PeerView> {

@@ -35,10 +35,13 @@ mod watch;
 
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::ThreadId;
 
+use henge_api::{CoreMetrics, Member, SharedVitals};
+use henge_core::door::ShardDoor;
+use henge_core::inbox::Inbox;
 use henge_mvcc as mvcc;
 
 pub use self::batch::{Batch, BatchPart, BatchReport};
@@ -57,9 +60,6 @@ use self::ticket::Ticket;
 pub use self::watch::{WatchEnd, Watcher};
 use crate::cluster::mesh::Mesh;
 use crate::host::{HostKind, LocalTask};
-use henge_api::{CoreMetrics, Member, Metrics};
-use henge_core::budget::Budget;
-use henge_core::inbox::Inbox;
 
 /// A replicated, revisioned key-value store inside this process.
 ///
@@ -111,6 +111,7 @@ impl Deref for Cores {
 pub(crate) struct CoreHandle {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) metrics: Arc<Mutex<CoreMetrics>>,
+    pub(crate) vitals: Arc<SharedVitals>,
     pub(crate) tasks: tokio::sync::mpsc::Sender<LocalTask>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     ended: tokio::sync::watch::Receiver<bool>,
@@ -119,11 +120,7 @@ pub(crate) struct CoreHandle {
 pub(crate) struct ShardHandle {
     pub(crate) core: usize,
     pub(crate) group: u64,
-    pub(crate) metrics: Arc<Mutex<Metrics>>,
-    /// The revision of its store: at least that of everything anybody has heard of.
-    pub(crate) revision: Arc<AtomicI64>,
-    /// What its callers may wait for.
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) door: ShardDoor,
 }
 
 impl Engine {

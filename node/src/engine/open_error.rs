@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use henge_core::open::OpenCoreError;
 use henge_mvcc as mvcc;
 
 use crate::cluster::members::Membership;
@@ -130,4 +131,23 @@ pub enum OpenError {
     /// A host thread ended while it opened its core.
     #[error("the host thread ended while it opened its core; its panic message is on stderr")]
     HostDied,
+}
+
+impl From<OpenCoreError> for OpenError {
+    fn from(error: OpenCoreError) -> Self {
+        match error {
+            OpenCoreError::Wal(error) => OpenError::Wal(error),
+            OpenCoreError::CheckpointFile(error) => OpenError::CheckpointFile(error),
+            OpenCoreError::Checkpoint { path, error } => OpenError::Checkpoint { path, error },
+            OpenCoreError::CheckpointPart { path, error } => {
+                OpenError::CheckpointPart { path, error }
+            }
+            OpenCoreError::ForeignCheckpoint { path } => OpenError::ForeignCheckpoint { path },
+            OpenCoreError::Recover(fault) => OpenError::Recover(fault),
+            OpenCoreError::Group { member_id, why } => OpenError::Config {
+                setting: "cluster",
+                why: format!("{member_id:x}: {why}"),
+            },
+        }
+    }
 }

@@ -4,24 +4,19 @@
 //! before a failure ends with it, and what was made in the file system goes. Must never know: what drives
 //! a core. Tested by `tests/engine`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use henge_api::{CoreMetrics, Metrics};
-use henge_core::ConfState;
-use henge_core::budget::Budget;
+use henge_api::{CoreMetrics, SharedVitals};
+use henge_core::Peers;
+use henge_core::door::ShardDoor;
 use henge_core::gauges::Stopwatch;
 use henge_core::inbox::{self, Inbox};
-use henge_core::machine::Machine;
-use henge_core::machine::alarms::Alarms;
-use henge_core::recover::Recovery;
-use henge_core::shard::{Shard, ShardConfig};
-use henge_core::{Core, CoreConfig, Peers};
+use henge_core::open::{self, GroupOpening, Opening};
+use henge_core::shard::ShardConfig;
 use henge_mvcc as mvcc;
-use henge_wal::{Identity, Wal, checkpoint};
+use henge_wal::Identity;
 
 use super::builder::EngineBuilder;
 use super::directory::Directory;
@@ -35,13 +30,6 @@ use crate::host::{CoreBuilder, HostHandle, HostKind, HostOptions};
 
 /// Most shards of one engine: their ids and buffers are laid out at open.
 const SHARDS_MAX: usize = 65_536;
-
-/// What a shard and its callers share.
-struct ShardDoor {
-    metrics: Arc<Mutex<Metrics>>,
-    revision: Arc<AtomicI64>,
-    budget: Arc<Budget>,
-}
 
 /// Starts a core: host, name, options, builder.
 pub(crate) type StartCore<'a> =
@@ -83,11 +71,7 @@ impl EngineBuilder {
             .map(|_| Arc::new(Inbox::with_budget(inbox::BYTES_MAX.max(pending_max))))
             .collect();
         let doors: Vec<_> = (0..layout.shards)
-            .map(|_| ShardDoor {
-                metrics: Arc::default(),
-                revision: Arc::default(),
-                budget: Arc::new(Budget::new(pending_max)),
-            })
+            .map(|_| ShardDoor::new(pending_max))
             .collect();
         // The cores come first: a peer that connects finds somebody to talk to.
         let net = LateMesh::default();
@@ -95,7 +79,8 @@ impl EngineBuilder {
         let disk_cpu = self.pin.then(|| disk_cpu(&self.dir)).flatten();
         for (at, inbox) in inboxes.iter().enumerate() {
             let core_metrics = Arc::new(Mutex::new(CoreMetrics::default()));
-            let door = (inbox.clone(), core_metrics.clone());
+            let vitals = Arc::<SharedVitals>::default();
+            let door = (inbox.clone(), core_metrics.clone(), vitals.clone());
             let build = self.core_builder(at, &layout, door, &doors, net.clone());
             let build = match self.disks.clone() {
                 Some(disks) => disks.under(at, build),
@@ -113,6 +98,7 @@ impl EngineBuilder {
             cores.0.push(CoreHandle {
                 inbox: inbox.clone(),
                 metrics: core_metrics,
+                vitals,
                 tasks,
                 thread,
                 ended,
@@ -126,9 +112,7 @@ impl EngineBuilder {
                 .map(|(at, door)| ShardHandle {
                     core: layout.placement.home(at),
                     group: group_id(at),
-                    metrics: door.metrics,
-                    revision: door.revision,
-                    budget: door.budget,
+                    door,
                 })
                 .collect(),
             members: Arc::new(Mutex::new(self.cluster.members.clone())),
@@ -258,7 +242,7 @@ impl EngineBuilder {
         &self,
         at: usize,
         layout: &Layout,
-        (inbox, core_metrics): (Arc<Inbox>, Arc<Mutex<CoreMetrics>>),
+        (inbox, core_metrics, vitals): (Arc<Inbox>, Arc<Mutex<CoreMetrics>>, Arc<SharedVitals>),
         doors: &[ShardDoor],
         mesh: LateMesh,
     ) -> CoreBuilder {
@@ -266,143 +250,40 @@ impl EngineBuilder {
         // of a later run are always larger.
         let first_request_id = wall_clock_ms() << 20;
         let mine = (0..layout.shards).filter(|shard| layout.placement.home(*shard) == at);
-        let configs: Vec<_> = mine
-            .clone()
-            .map(|shard| self.shard_config(group_id(shard), first_request_id, layout.shards))
-            .collect();
-        let doors = mine.map(|shard| &doors[shard]);
-        let metrics: Vec<_> = doors.clone().map(|door| door.metrics.clone()).collect();
-        let shown: Vec<_> = doors.clone().map(|door| door.revision.clone()).collect();
-        let budgets = doors.map(|door| door.budget.clone()).collect();
-        let conf_state = ConfState {
-            voters: self.voters(),
-            ..ConfState::default()
+        let group = |shard: usize| GroupOpening {
+            config: self.shard_config(group_id(shard), first_request_id, layout.shards),
+            door: doors[shard].clone(),
         };
-        let dir = self.dir.join(format!("core-{at}"));
-        let checkpoint_dir = self.dir.join("checkpoints");
-        let checkpoint_bytes = self.checkpoint_bytes;
-        let options = self.wal_options();
+        let groups: Vec<_> = mine.map(group).collect();
+        let doors: Vec<_> = groups.iter().map(|group| group.door.clone()).collect();
         let cores = layout.placement.cores as u64;
-        let all_here = cores == 1;
-        let identity = self.identity();
+        let mut opening = Opening {
+            dir: self.dir.join(format!("core-{at}")),
+            checkpoint_dir: Some(self.dir.join("checkpoints")),
+            wal: self.wal_options(),
+            identity: self.identity(),
+            cores,
+            holds_all: cores == 1,
+            checkpoint_bytes: self.checkpoint_bytes,
+            groups,
+            inbox,
+            metrics: core_metrics,
+            vitals,
+            stopwatch: Stopwatch::default(),
+        };
         Box::new(move |disk, clock: Clock| {
             let now_ms = clock.now().millis();
-            let mut recovery = Recovery::new(conf_state, now_ms);
-            recovery.only(configs.iter().map(|config| config.group));
-            recovery.refuse_if_nothing_is_left(all_here);
-            let mut restored = BTreeMap::new();
-            for config in &configs {
-                if let Some(machine) = restore(&checkpoint_dir, &identity, config.group)? {
-                    restored.insert(config.group, machine.applied_index);
-                    recovery.restored(config.group, machine);
-                }
-            }
-            let (wal, report) = Wal::open(&dir, &options, &identity, disk, &mut recovery)?;
-            report_open(&dir, &report);
-            let mut groups = recovery.finish()?;
-            let checkpoint_bytes = checkpoint_bytes.min(distance_max(
-                &dir,
-                report.bytes,
-                report.segment_bytes.1,
-                cores,
-            ));
-            let mut shards = Vec::with_capacity(configs.len());
-            for (mut config, shown) in configs.into_iter().zip(shown) {
-                config.log_bytes_replayed = report.bytes;
-                config.checkpoint_bytes = checkpoint_bytes;
-                let mut recovered = groups.remove(&config.group).unwrap_or_default();
-                if config.voters == [config.member_id] {
-                    let read = restored.get(&config.group).copied().unwrap_or(0);
-                    let prepared = checkpoint::prepare(&checkpoint_dir, config.group, read);
-                    if let Err(error) = prepared {
-                        tracing::warn!(group = config.group, %error, "the directory of checkpoints cannot be put in order");
-                    }
-                }
-                if report.nameless.is_some() && !wal.knows(config.group) {
-                    recovered.lost = Some((1, henge_wal::Damage::NO_END));
-                }
-                if recovered.lost.is_some() {
-                    report_damage(config.group, &report);
-                }
-                let member_id = config.member_id;
-                let mut shard =
-                    Shard::start(config, recovered, now_ms).map_err(|error| OpenError::Config {
-                        setting: "cluster",
-                        why: format!("{member_id:x}: {error}"),
-                    })?;
-                shard.show_revision_in(shown);
-                shards.push(shard);
-            }
-            let clock_unix_ms = wall_clock_ms().saturating_sub(clock.now().millis());
-            for metrics in &metrics {
-                let mut metrics = metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            let clock_unix_ms = wall_clock_ms().saturating_sub(now_ms);
+            opening.stopwatch = Stopwatch::new(move || clock.now().micros);
+            let core = open::open(opening, disk, now_ms, &mut ())?;
+            for door in &doors {
+                let mut metrics = door.metrics.lock().unwrap_or_else(PoisonError::into_inner);
                 metrics.clock_unix_ms = clock_unix_ms;
             }
-            let config = CoreConfig {
-                inbox,
-                budgets,
-                checkpoint_dir,
-                checkpoint_bytes,
-                metrics,
-                core_metrics,
-                stopwatch: Stopwatch::new(move || clock.now().micros),
-            };
             let peers: Box<dyn Peers> = Box::new(mesh);
-            Ok((Core::new(config, shards, wal), peers))
+            Ok((core, peers))
         })
     }
-}
-
-/// Most log between two checkpoints: a quarter of the room that this core's log has for itself, so that there
-/// is room for a checkpoint when one is due. Where nobody knows the room, as much as was asked for.
-fn distance_max(dir: &Path, log_bytes: u64, segment_bytes: u64, cores: u64) -> u64 {
-    let Ok(available) = checkpoint::available(dir) else {
-        return u64::MAX;
-    };
-    let room = available / cores.max(1) + log_bytes;
-    (room / 4).max(segment_bytes)
-}
-
-/// A group's state machine from its newest checkpoint, if it has one.
-fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine>, OpenError> {
-    let Some(path) = checkpoint::latest(dir, group)? else {
-        return Ok(None);
-    };
-    let mut reader = checkpoint::Reader::open(&path)?;
-    let meta = *reader.meta();
-    let theirs = (meta.cluster_id, meta.member_id, meta.group);
-    if theirs != (identity.cluster_id, identity.member_id, group) {
-        return Err(OpenError::ForeignCheckpoint { path });
-    }
-    let unreadable = |error: mvcc::SnapshotError| OpenError::Checkpoint {
-        path: path.clone(),
-        error,
-    };
-    let mut restorer = mvcc::Restorer::new();
-    let mut alarms = None;
-    while let Some(chunk) = reader.next_chunk()? {
-        if alarms.is_none() {
-            let own = Alarms::of_image(&chunk);
-            let own = own.map_err(|error| OpenError::CheckpointPart {
-                path: path.clone(),
-                error,
-            })?;
-            let is_own = own.is_some();
-            alarms = Some(own.unwrap_or_default());
-            if is_own {
-                continue;
-            }
-        }
-        restorer.push(&chunk).map_err(unreadable)?;
-    }
-    let store = restorer.finish().map_err(unreadable)?;
-    Ok(Some(Machine {
-        store,
-        alarms: alarms.unwrap_or_default(),
-        applied_index: meta.index,
-        applied_term: meta.term,
-        leases_expired: 0,
-    }))
 }
 
 /// Groups are numbered from 1; 0 would be easy to write by accident.
@@ -435,66 +316,5 @@ struct NotingPeers {
 impl Peers for NotingPeers {
     fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool {
         self.peers.send(to, frame, urgent)
-    }
-}
-
-fn report_open(dir: &Path, report: &henge_wal::OpenReport) {
-    tracing::info!(
-        dir = %dir.display(),
-        backend = report.backend,
-        direct_io = report.direct_io,
-        segments = report.segments,
-        records = report.records,
-        last_lsn = report.last_lsn,
-        "opened the log"
-    );
-    if !report.direct_io {
-        tracing::warn!(
-            dir = %dir.display(),
-            "this file system refuses O_DIRECT: the log uses write and fdatasync, which is slower"
-        );
-    }
-    if let Some(cut) = &report.cut {
-        tracing::warn!(
-            file = %cut.file.display(),
-            offset = cut.offset,
-            bytes = cut.bytes,
-            kept = %cut.kept.display(),
-            "cut a torn tail: a write that was never acknowledged"
-        );
-    }
-    for healed in &report.healed {
-        tracing::warn!(
-            file = %healed.file.display(),
-            offset = healed.offset,
-            what = healed.what,
-            "a damaged part of the log was read from its second copy: `henge wal repair` makes it good again"
-        );
-    }
-    if let Some(place) = &report.nameless {
-        tracing::error!(
-            file = %place.file.display(),
-            offset = place.offset,
-            "the log was repaired here over batches that nobody can read: groups of which it knows nothing \
-             may have lost everything"
-        );
-    }
-}
-
-/// A group that does not start, and why; the others do.
-fn report_damage(group: u64, report: &henge_wal::OpenReport) {
-    let is_named = report.damaged.iter().any(|damage| damage.group == group);
-    let nameless = report.nameless.iter().filter(|_| !is_named);
-    let named = report.damaged.iter().filter(|damage| damage.group == group);
-    for damage in named.chain(nameless) {
-        tracing::error!(
-            group,
-            first = damage.first,
-            last = damage.last,
-            file = %damage.file.display(),
-            offset = damage.offset,
-            "acknowledged entries cannot be read: this group serves nothing; other members may have them \
-             (docs/faults.md, a member that lost its log); `henge wal repair` says what it would give up"
-        );
     }
 }

@@ -149,7 +149,10 @@ impl Engine {
             if revisions.get(shard) == 0 {
                 // What comes next is given a number here: else the watch would have no place to be resumed
                 // at until it had read what each shard says of its creation.
-                let shown = self.inner().shards[shard].revision.load(Ordering::Acquire);
+                let shown = self.inner().shards[shard]
+                    .door
+                    .revision
+                    .load(Ordering::Acquire);
                 revisions.advance(shard, shown);
             }
             let create = WatchCreate {

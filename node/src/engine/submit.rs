@@ -9,7 +9,7 @@ use bytes::Bytes;
 use henge_api::{Error, LeaseGranted, LeaseTtl, Reply};
 use henge_core::budget::REQUEST_BYTES;
 use henge_core::machine::{Command, Response, command};
-use henge_core::shard::request::{Answer, Request, RequestKind};
+use henge_core::shard::request::RequestKind;
 use henge_core::shard::session::WatchStream;
 use henge_mvcc as mvcc;
 
@@ -68,18 +68,10 @@ impl Engine {
 
     pub(crate) fn submit(&self, shard: usize, kind: RequestKind) -> Ticket {
         let shard = &self.inner.shards[shard];
-        let (bytes, held) = (kind.bytes(), kind.held_bytes());
         let inbox = &self.inner.cores[shard.core].inbox;
-        if !shard.budget.take(held) {
-            return Ticket::failed(inbox.no_room());
-        }
-        let (answer, receiver) = Answer::channel();
-        match inbox.request(shard.group, Request { kind, answer }, bytes) {
-            Ok(()) => Ticket::waiting(receiver),
-            Err((error, _)) => {
-                shard.budget.give_back(held);
-                Ticket::failed(error)
-            }
+        match shard.door.ask(inbox, shard.group, kind) {
+            Ok(receiver) => Ticket::waiting(receiver),
+            Err(error) => Ticket::failed(error),
         }
     }
 
@@ -98,7 +90,7 @@ impl Engine {
         let shard = &self.inner.shards[shard];
         let inbox = &self.inner.cores[shard.core].inbox;
         let bytes = bytes + REQUEST_BYTES;
-        match shard.budget.has_room(bytes) && inbox.budget().has_room(bytes) {
+        match shard.door.budget.has_room(bytes) && inbox.budget().has_room(bytes) {
             true => Ok(()),
             false => Err(inbox.no_room()),
         }

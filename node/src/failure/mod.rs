@@ -136,7 +136,9 @@ impl<C> Failure<C> {
     pub fn outcome(&self) -> Outcome {
         match self {
             Failure::Unknown(_) | Failure::Poisoned(_) => Outcome::Unknown,
-            _ => Outcome::NotDone,
+            Failure::Caller(_) | Failure::Unavailable(_) | Failure::NoSpace | Failure::Corrupt => {
+                Outcome::NotDone
+            }
         }
     }
 }
@@ -168,7 +170,13 @@ impl<C: From<Error>> Failure<C> {
             Error::NoSpace | Error::Invalid(henge_mvcc::Error::NoSpace) => Failure::NoSpace,
             Error::Corrupt => Failure::Corrupt,
             Error::Poisoned(why) => Failure::Poisoned(why),
-            mistake => Failure::Caller(C::from(mistake)),
+            // By name, so that a new one is not put down to the caller by mistake.
+            mistake @ (Error::Invalid(_)
+            | Error::RequestTooLarge { .. }
+            | Error::CrossShard { .. }
+            | Error::LeaseElsewhere { .. }
+            | Error::OtherShards { .. }
+            | Error::OneShardOnly(_)) => Failure::Caller(C::from(mistake)),
         }
     }
 }

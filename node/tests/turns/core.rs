@@ -1,21 +1,20 @@
 //! A core on a simulated disk, turned by hand: no thread, no clock, the same from the same seed.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use henge::api::{Error, Reply};
 use henge::wal::disk::sim::SimHandle;
-use henge::wal::{Identity, Options, Wal};
+use henge::wal::{Identity, Options};
+use henge_core::door::ShardDoor;
 use henge_core::inbox::{Inbox, Input};
 use henge_core::machine::Response;
+use henge_core::open::{self, GroupOpening, Opening};
 use henge_core::pack;
-use henge_core::recover::Recovery;
-use henge_core::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
-use henge_core::shard::{Shard, ShardConfig};
-use henge_core::{Core, CoreConfig, Now};
-use henge_raft::{ConfState, Message, MessageKind};
+use henge_core::shard::ShardConfig;
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
+use henge_core::{Core, Now};
+use henge_raft::{Message, MessageKind};
 
 const MEMBER: u64 = 0x11;
 /// A member that is only ever heard of.
@@ -32,6 +31,7 @@ const TURNS_MAX: usize = 200_000;
 pub struct Bench {
     pub core: Core,
     pub inbox: Arc<Inbox>,
+    doors: [ShardDoor; 2],
     micros: u64,
     /// Work of the costliest turn since it was last asked.
     pub most_nanos: u64,
@@ -42,67 +42,58 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(seed: u64, request_bytes_max: usize) -> Self {
-        let identity = Identity {
+        let config = |group| ShardConfig {
+            group,
             cluster_id: 7,
             member_id: MEMBER,
+            voters: vec![MEMBER],
+            members: Default::default(),
+            election_ticks: 10,
+            tick_ms: 100,
+            request_timeout_ms: 60_000,
+            request_bytes_max,
+            pending_bytes_max: 64 << 20,
+            auto_compaction: Default::default(),
+            apply_gap_max: 5_000,
+            quota_bytes: 0,
+            progress_notify_ms: 500,
+            checkpoint_bytes: u64::MAX,
+            log_bytes_replayed: 0,
+            seed,
+            first_request_id: 1,
         };
-        let voters = vec![MEMBER];
-        let conf_state = ConfState {
-            voters: voters.clone(),
-            ..ConfState::default()
+        let group = |group| GroupOpening {
+            config: config(group),
+            door: ShardDoor::new(64 << 20),
         };
-        let mut recovery = Recovery::new(conf_state, 0);
-        let disk = Box::new(SimHandle::new(seed, 2).disk());
-        let options = Options {
-            segment_bytes: 16 << 20,
-            ..Options::default()
-        };
-        let (wal, _) = Wal::open(
-            Path::new("core-0"),
-            &options,
-            &identity,
-            disk,
-            &mut recovery,
-        )
-        .expect("an empty disk");
-        let mut found: BTreeMap<_, _> = recovery.finish().expect("nothing");
-        let shards = [BUSY, QUIET].map(|group| {
-            let config = ShardConfig {
-                group,
+        let groups = [BUSY, QUIET].map(group);
+        let doors = groups.each_ref().map(|group| group.door.clone());
+        let inbox = Arc::new(Inbox::new());
+        let opening = Opening {
+            dir: "core-0".into(),
+            checkpoint_dir: None,
+            wal: Options {
+                segment_bytes: 16 << 20,
+                ..Options::default()
+            },
+            identity: Identity {
                 cluster_id: 7,
                 member_id: MEMBER,
-                voters: voters.clone(),
-                members: Default::default(),
-                election_ticks: 10,
-                tick_ms: 100,
-                request_timeout_ms: 60_000,
-                request_bytes_max,
-                pending_bytes_max: 64 << 20,
-                auto_compaction: Default::default(),
-                apply_gap_max: 5_000,
-                quota_bytes: 0,
-                progress_notify_ms: 500,
-                checkpoint_bytes: u64::MAX,
-                log_bytes_replayed: 0,
-                seed,
-                first_request_id: 1,
-            };
-            let recovered = found.remove(&group).unwrap_or_default();
-            Shard::start(config, recovered, 0).expect("valid")
-        });
-        let inbox = Arc::new(Inbox::new());
-        let config = CoreConfig {
-            inbox: inbox.clone(),
-            budgets: Vec::new(),
-            checkpoint_dir: PathBuf::new(),
+            },
+            cores: 1,
+            holds_all: false,
             checkpoint_bytes: u64::MAX,
-            metrics: vec![Arc::default(), Arc::default()],
-            core_metrics: Arc::default(),
+            groups: groups.into(),
+            inbox: inbox.clone(),
+            metrics: Arc::default(),
+            vitals: Arc::default(),
             stopwatch: Default::default(),
         };
+        let disk = Box::new(SimHandle::new(seed, 2).disk());
         Bench {
-            core: Core::new(config, shards.into(), wal),
+            core: open::open(opening, disk, 0, &mut ()).expect("an empty disk"),
             inbox,
+            doors,
             micros: 0,
             most_nanos: 0,
             nanos: 0,
@@ -139,11 +130,8 @@ impl Bench {
     }
 
     pub fn ask(&mut self, group: u64, kind: RequestKind) -> AnswerReceiver {
-        let (answer, receiver) = Answer::channel();
-        let bytes = kind.bytes();
-        let taken = self.inbox.request(group, Request { kind, answer }, bytes);
-        taken.map_err(|(error, _)| error).expect("room");
-        receiver
+        let door = &self.doors[usize::from(group == QUIET)];
+        door.ask(&self.inbox, group, kind).expect("room")
     }
 
     /// Turns until there is an answer.

@@ -4,22 +4,23 @@
 //! `Recovery`, `Shard::start`, `Core::turn`. This file is to the simulator what `henge::host` is to a
 //! real thread.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Wake, Waker};
 
 use bytes::Bytes;
 use henge::api::{Error, Metrics, WatchResponse};
+use henge_core::door::ShardDoor;
 use henge_core::inbox::{Inbox, Input};
-use henge_core::recover::Recovery;
+use henge_core::open::{self, GroupOpening, Meddle, OpenCoreError, Opening};
+use henge_core::recover::{RecoveredGroup, Recovery};
 use henge_core::shard::log::{Position, TailLog};
-use henge_core::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
 use henge_core::shard::session::WatchStream;
 use henge_core::shard::{Shard, ShardConfig};
-use henge_core::{Core, CoreConfig, Next, Now, Peers};
-use henge_raft::ConfState;
-use henge_wal::{Identity, OpenError, Options, Record, Replay, Wal};
+use henge_core::{Core, Next, Now, Peers};
+use henge_raft::Storage as _;
+use henge_wal::{Identity, OpenError, Options, Record, Replay as _};
 
 use super::drive::Drive;
 use super::planted::Planted;
@@ -52,7 +53,7 @@ pub struct Host {
 pub struct Process {
     core: Core,
     inbox: Arc<Inbox>,
-    metrics: Arc<Mutex<Metrics>>,
+    door: ShardDoor,
     woken: Arc<Flag>,
     /// World time minus this process's time.
     offset_us: u64,
@@ -76,10 +77,10 @@ pub enum StartError {
     Refused(String),
 }
 
-impl From<OpenError> for StartError {
-    fn from(error: OpenError) -> Self {
+impl From<OpenCoreError> for StartError {
+    fn from(error: OpenCoreError) -> Self {
         match error {
-            OpenError::Io { .. } => StartError::Disk(error.to_string()),
+            OpenCoreError::Wal(OpenError::Io { .. }) => StartError::Disk(error.to_string()),
             _ => StartError::Refused(error.to_string()),
         }
     }
@@ -122,61 +123,45 @@ impl Host {
     /// Starts a process: recovers the log and builds the core.
     pub fn start(&mut self, now_us: u64, seed: u64) -> Result<(), StartError> {
         let voters: Vec<u64> = (0..self.nodes).map(member).collect();
-        let conf_state = ConfState {
-            voters: voters.clone(),
-            ..ConfState::default()
+        let mut config = shard_config(GROUP, member(self.at), voters, now_us, seed);
+        config.progress_notify_ms = self.progress_ms;
+        let door = ShardDoor::new(config.pending_bytes_max);
+        let inbox = Arc::new(Inbox::new());
+        let opening = Opening {
+            dir: "core-0".into(),
+            // Checkpoints are written by a thread, which this world has none of.
+            checkpoint_dir: None,
+            wal: Options {
+                segment_bytes: self.segment_bytes,
+                ..Options::default()
+            },
+            identity: Identity {
+                cluster_id: 7,
+                member_id: member(self.at),
+            },
+            cores: 1,
+            holds_all: false,
+            checkpoint_bytes: u64::MAX,
+            groups: vec![GroupOpening {
+                config,
+                door: door.clone(),
+            }],
+            inbox: inbox.clone(),
+            metrics: Arc::default(),
+            vitals: Arc::default(),
+            // Time stands still within a turn.
+            stopwatch: Default::default(),
         };
-        let mut recovery = Recovery::new(conf_state.clone(), 0);
-        let mut replay = Spoiled {
-            recovery: &mut recovery,
+        let mut spoiled = Spoiled {
             planted: self.planted,
             seed,
             seen: 0,
         };
-        let options = Options {
-            segment_bytes: self.segment_bytes,
-            ..Options::default()
-        };
-        let identity = Identity {
-            cluster_id: 7,
-            member_id: member(self.at),
-        };
-        let dir = Path::new("core-0");
-        let (wal, _) = Wal::open(dir, &options, &identity, self.drive.disk(), &mut replay)
-            .map_err(StartError::from)?;
-        let mut groups = recovery
-            .finish()
-            .map_err(|error| StartError::Refused(error.to_string()))?;
-        let mut recovered = groups.remove(&GROUP).unwrap_or_default();
-        if self.planted == Some(Planted::LostTail) {
-            let machine = &recovered.machine;
-            let applied = Position {
-                index: machine.applied_index,
-                term: machine.applied_term,
-            };
-            recovered.log = Some(TailLog::new(conf_state.clone(), applied));
-        }
-        let mut config = shard_config(GROUP, member(self.at), voters, now_us, seed);
-        config.progress_notify_ms = self.progress_ms;
-        let shard = Shard::start(config, recovered, 0)
-            .map_err(|error| StartError::Refused(error.to_string()))?;
-        let inbox = Arc::new(Inbox::new());
-        let metrics = Arc::new(Mutex::new(Metrics::default()));
-        let config = CoreConfig {
-            inbox: inbox.clone(),
-            budgets: Vec::new(),
-            // Checkpoints are written by a thread, which this world has none of.
-            checkpoint_dir: std::path::PathBuf::new(),
-            checkpoint_bytes: u64::MAX,
-            metrics: vec![metrics.clone()],
-            core_metrics: Arc::default(),
-            // Time stands still within a turn.
-            stopwatch: Default::default(),
-        };
+        let core = open::open(opening, self.drive.disk(), 0, &mut spoiled)?;
         self.process = Some(Process {
-            core: Core::new(config, vec![shard], wal),
+            core,
             inbox,
-            metrics,
+            door,
             woken: Arc::new(Flag(AtomicBool::new(true))),
             offset_us: now_us,
             next_session: 1,
@@ -261,12 +246,7 @@ impl Process {
 
     /// Hands a request in.
     pub fn ask(&self, kind: RequestKind) -> Result<AnswerReceiver, Error> {
-        let (answer, receiver) = Answer::channel();
-        let bytes = kind.bytes();
-        match self.inbox.request(GROUP, Request { kind, answer }, bytes) {
-            Ok(()) => Ok(receiver),
-            Err((error, _)) => Err(error),
-        }
+        self.door.ask(&self.inbox, GROUP, kind)
     }
 
     /// Hands a frame in.
@@ -301,7 +281,8 @@ impl Process {
 
     /// Its counters as of its last turn.
     pub fn metrics(&self) -> Metrics {
-        self.metrics
+        self.door
+            .metrics
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -348,15 +329,14 @@ impl Peers for Outbox {
 }
 
 /// What recovery reads, with the planted bugs that a recovery can have.
-struct Spoiled<'a> {
-    recovery: &'a mut Recovery,
+struct Spoiled {
     planted: Option<Planted>,
     seed: u64,
     seen: u64,
 }
 
-impl Replay for Spoiled<'_> {
-    fn record(&mut self, record: Record<'_>) {
+impl Meddle for Spoiled {
+    fn record(&mut self, record: Record<'_>, to: &mut Recovery) {
         self.seen += 1;
         match record {
             Record::HardState {
@@ -365,7 +345,7 @@ impl Replay for Spoiled<'_> {
                 commit,
                 ..
             } if self.planted == Some(Planted::LostVote) => {
-                self.recovery.record(Record::HardState {
+                to.record(Record::HardState {
                     group,
                     term,
                     vote: 0,
@@ -387,7 +367,7 @@ impl Replay for Spoiled<'_> {
                 if let Some(last) = payload.last_mut() {
                     *last ^= 1;
                 }
-                self.recovery.record(Record::Entry {
+                to.record(Record::Entry {
                     group,
                     term,
                     index,
@@ -395,11 +375,21 @@ impl Replay for Spoiled<'_> {
                     payload: &payload,
                 });
             }
-            record => self.recovery.record(record),
+            record => to.record(record),
         }
     }
 
-    fn lost(&mut self, group: u64, first: u64, last: u64) {
-        self.recovery.lost(group, first, last);
+    fn recovered(&mut self, _: u64, found: &mut RecoveredGroup) {
+        if let (Some(Planted::LostTail), Some(log)) = (self.planted, &found.log) {
+            let Ok((_, conf_state)) = log.initial_state() else {
+                return;
+            };
+            let machine = &found.machine;
+            let applied = Position {
+                index: machine.applied_index,
+                term: machine.applied_term,
+            };
+            found.log = Some(TailLog::new(conf_state, applied));
+        }
     }
 }

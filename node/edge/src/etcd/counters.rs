@@ -28,6 +28,21 @@ pub struct Method {
     pub path: &'static str,
     /// `unary`, `server_stream` or `bidi_stream`, as grpc-go-prometheus names them.
     pub kind: &'static str,
+    /// Who answers it.
+    pub of: Service,
+}
+
+/// The services that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are etcd's")]
+pub enum Service {
+    Kv,
+    Watch,
+    Lease,
+    Cluster,
+    Maintenance,
+    Auth,
+    Health,
 }
 
 impl Method {
@@ -45,40 +60,41 @@ impl Method {
 }
 
 macro_rules! methods {
-    ($($service:literal { $($name:ident $kind:ident),* $(,)? })*) => {
+    ($($of:ident $service:literal { $($name:ident $kind:ident),* $(,)? })*) => {
         &[$($(Method {
             path: concat!("/", $service, "/", stringify!($name)),
             kind: stringify!($kind),
+            of: Service::$of,
         }),*),*]
     };
 }
 
 /// Every RPC served, the hot ones first (they are looked up linearly).
 pub const METHODS: &[Method] = methods! {
-    "etcdserverpb.KV" {
+    Kv "etcdserverpb.KV" {
         Put unary, Range unary, Txn unary, DeleteRange unary, Compact unary,
         RangeStream server_stream,
     }
-    "etcdserverpb.Watch" { Watch bidi_stream }
-    "etcdserverpb.Lease" {
+    Watch "etcdserverpb.Watch" { Watch bidi_stream }
+    Lease "etcdserverpb.Lease" {
         LeaseGrant unary, LeaseRevoke unary, LeaseKeepAlive bidi_stream, LeaseTimeToLive unary,
         LeaseLeases unary,
     }
-    "etcdserverpb.Cluster" {
+    Cluster "etcdserverpb.Cluster" {
         MemberAdd unary, MemberRemove unary, MemberUpdate unary, MemberList unary,
         MemberPromote unary,
     }
-    "etcdserverpb.Maintenance" {
+    Maintenance "etcdserverpb.Maintenance" {
         Alarm unary, Status unary, Defragment unary, Hash unary, HashKV unary,
         Snapshot server_stream, MoveLeader unary, Downgrade unary,
     }
-    "etcdserverpb.Auth" {
+    Auth "etcdserverpb.Auth" {
         AuthEnable unary, AuthDisable unary, AuthStatus unary, Authenticate unary,
         UserAdd unary, UserGet unary, UserList unary, UserDelete unary, UserChangePassword unary,
         UserGrantRole unary, UserRevokeRole unary, RoleAdd unary, RoleGet unary, RoleList unary,
         RoleDelete unary, RoleGrantPermission unary, RoleRevokePermission unary,
     }
-    "grpc.health.v1.Health" { Check unary, Watch server_stream }
+    Health "grpc.health.v1.Health" { Check unary, Watch server_stream }
 };
 
 /// Counters of all known RPCs. Shared by the connections of a core; adding up is one relaxed

@@ -56,9 +56,14 @@ pub fn row(e: &Error) -> (Code, Cow<'static, str>) {
         // Ours alone (etcd exits the process instead). Unavailable: another member may serve it,
         // and clientv3 does not repeat writes on it, which is right since the outcome is unknown.
         Error::Poisoned(_) => return (Code::Unavailable, Cow::Owned(format!("etcdserver: {e}"))),
-        #[allow(unreachable_patterns)]
-        // `Error` may grow; etcd answers Unknown to what it has no row for
-        _ => return (Code::Unknown, Cow::Owned(format!("etcdserver: {e}"))),
+        // Ours alone, and of embedded engines; etcd answers Unknown to what it has no row for.
+        Error::CrossShard { .. }
+        | Error::LeaseElsewhere { .. }
+        | Error::OtherShards { .. }
+        | Error::OneShardOnly(_)
+        | Error::OwnThread { .. } => {
+            return (Code::Unknown, Cow::Owned(format!("etcdserver: {e}")));
+        }
     };
     (code, Cow::Borrowed(text))
 }
@@ -95,8 +100,6 @@ fn invalid(e: &mvcc::Error) -> (Code, Cow<'static, str>) {
             Code::ResourceExhausted,
             "etcdserver: mvcc: database space exceeded",
         ),
-        #[allow(unreachable_patterns)] // as above
-        _ => return (Code::Unknown, Cow::Owned(format!("etcdserver: {e}"))),
     };
     (code, Cow::Borrowed(text))
 }

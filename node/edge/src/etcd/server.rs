@@ -28,7 +28,7 @@ use super::body::{EdgeBody, status_code};
 use super::cluster::Cluster;
 use super::config::EdgeConfig;
 use super::connections::Connections;
-use super::counters::{GrpcCounters, METHODS, Meter, Method};
+use super::counters::{GrpcCounters, METHODS, Meter, Method, Service};
 use super::drain::{Shutdown, Traffic};
 use super::errors::{self, text};
 use super::front::Front;
@@ -202,7 +202,7 @@ impl<B: Backend> Edge<B> {
         let is_stream = METHODS.get(method).is_some_and(|m| m.kind != "unary");
         let clients = &self.0.counters.clients;
         clients.count(request.headers(), is_stream);
-        if requires_leader(request.headers()) && !self.0.backend.metrics().has_leader {
+        if requires_leader(request.headers()) && !self.0.backend.vitals().has_leader {
             meter.finish(Code::Unavailable);
             return refuse(Status::unavailable(text::NO_LEADER));
         }
@@ -235,19 +235,19 @@ impl<B: Backend> Edge<B> {
         request.headers_mut().remove("grpc-encoding");
         request.headers_mut().remove("grpc-accept-encoding");
         let how = (meter, encoding);
-        match method.service() {
-            "etcdserverpb.KV" => metered(s.kv_server.clone().call(request), how),
-            "etcdserverpb.Watch" => {
+        match method.of {
+            Service::Kv => metered(s.kv_server.clone().call(request), how),
+            Service::Watch => {
                 let (parts, body) = request.into_parts();
                 let metadata = MetadataMap::from_headers(parts.headers);
                 let answers = s.watch.call(&metadata, body, how.0);
                 Box::pin(std::future::ready(Ok(success(answers, encoding))))
             }
-            "etcdserverpb.Lease" => metered(s.lease_server.clone().call(request), how),
-            "etcdserverpb.Cluster" => metered(s.cluster.clone().call(request), how),
-            "etcdserverpb.Auth" => metered(s.auth.clone().call(request), how),
-            "etcdserverpb.Maintenance" => metered(s.maintenance.clone().call(request), how),
-            _ => metered(s.health.clone().call(request), how),
+            Service::Lease => metered(s.lease_server.clone().call(request), how),
+            Service::Cluster => metered(s.cluster.clone().call(request), how),
+            Service::Auth => metered(s.auth.clone().call(request), how),
+            Service::Maintenance => metered(s.maintenance.clone().call(request), how),
+            Service::Health => metered(s.health.clone().call(request), how),
         }
     }
 }

@@ -115,7 +115,7 @@ impl<B: Backend> LeaderMonitor<B> {
         };
         while self.missed < NO_LEADER_CHECKS {
             ticks.tick().await;
-            self.missed = if self.backend.metrics().has_leader {
+            self.missed = if self.backend.vitals().has_leader {
                 0
             } else {
                 self.missed + 1

@@ -3,7 +3,7 @@
 //! The checks and answers of etcd's `etcdhttp/health.go`. A read check reads the key "health", as
 //! etcd does; whether that key exists does not matter.
 
-use henge_api::{Backend, Metrics};
+use henge_api::{Alarm, Backend, Vitals};
 use henge_mvcc as mvcc;
 use http::{Response, StatusCode};
 
@@ -46,11 +46,9 @@ impl Check {
         match self {
             Check::SerializableRead => read(backend, true).await,
             // It could wait for the answer until its deadline.
-            Check::LinearizableRead if backend.metrics().log_stuck => Err(STUCK.to_owned()),
+            Check::LinearizableRead if backend.vitals().log_stuck => Err(STUCK.to_owned()),
             Check::LinearizableRead => read(backend, false).await,
-            Check::DataCorruption if backend.metrics().poisoned => {
-                Err("log is poisoned".to_owned())
-            }
+            Check::DataCorruption if backend.vitals().poisoned => Err("log is poisoned".to_owned()),
             Check::DataCorruption => Ok(()),
             Check::NonLearner => match backend.status().await {
                 Ok(reply) if reply.body.is_learner => Err("server is a learner".to_owned()),
@@ -84,9 +82,9 @@ pub(crate) async fn health<B: Backend>(
     counters: &PlainCounters,
     query: &str,
 ) -> Response<EdgeBody> {
-    let metrics = backend.metrics();
+    let vitals = backend.vitals();
     let serializable = values(query, "serializable").any(|v| v == "true");
-    let reason = match ill(&metrics, query, serializable) {
+    let reason = match ill(vitals, query, serializable) {
         Some(reason) => Some(reason),
         None => read(backend, serializable)
             .await
@@ -108,25 +106,22 @@ pub(crate) async fn health<B: Backend>(
 }
 
 /// What is wrong before anything is read.
-fn ill(metrics: &Metrics, query: &str, serializable: bool) -> Option<String> {
+fn ill(vitals: Vitals, query: &str, serializable: bool) -> Option<String> {
     // Room is there; it is descriptors that the log cannot have: no alarm of etcd's is about them.
-    let of_descriptors = metrics.lacks_descriptors && !metrics.alarm_nospace;
-    let alarms = [
-        (metrics.space_low || metrics.alarm_nospace, "NOSPACE"),
-        (metrics.poisoned || metrics.alarm_corrupt, "CORRUPT"),
-    ];
-    for (raised, alarm) in alarms {
-        if raised && !values(query, "exclude").any(|v| v == alarm) {
+    let of_descriptors = vitals.lacks_descriptors && !vitals.alarm_nospace;
+    for alarm in [Alarm::NoSpace, Alarm::Corrupt] {
+        let name = alarm.name();
+        if vitals.raises(alarm) && !values(query, "exclude").any(|v| v == name) {
             return Some(match alarm {
-                "NOSPACE" if of_descriptors => NO_DESCRIPTORS.to_owned(),
-                alarm => format!("ALARM {alarm}"),
+                Alarm::NoSpace if of_descriptors => NO_DESCRIPTORS.to_owned(),
+                _ => format!("ALARM {name}"),
             });
         }
     }
-    if metrics.log_stuck && !serializable {
+    if vitals.log_stuck && !serializable {
         return Some(STUCK.to_ascii_uppercase());
     }
-    (!serializable && !metrics.has_leader).then(|| "RAFT NO LEADER".to_owned())
+    (!serializable && !vitals.has_leader).then(|| "RAFT NO LEADER".to_owned())
 }
 
 /// Whether `path` is `/livez`, `/readyz` or one of their checks.
@@ -233,34 +228,34 @@ mod tests {
 
     #[test]
     fn an_alarm_or_a_missing_leader_is_ill_unless_excluded() {
-        let full = Metrics {
+        let full = Vitals {
             space_low: true,
             has_leader: true,
-            ..Metrics::default()
+            ..Vitals::default()
         };
-        assert_eq!(ill(&full, "", false).as_deref(), Some("ALARM NOSPACE"));
-        assert_eq!(ill(&full, "exclude=NOSPACE", false), None);
-        let without = Metrics {
+        assert_eq!(ill(full, "", false).as_deref(), Some("ALARM NOSPACE"));
+        assert_eq!(ill(full, "exclude=NOSPACE", false), None);
+        let without = Vitals {
             lacks_descriptors: true,
-            ..full.clone()
+            ..full
         };
-        assert_eq!(ill(&without, "", false).as_deref(), Some(NO_DESCRIPTORS));
-        assert_eq!(ill(&without, "exclude=NOSPACE", false), None);
+        assert_eq!(ill(without, "", false).as_deref(), Some(NO_DESCRIPTORS));
+        assert_eq!(ill(without, "exclude=NOSPACE", false), None);
         for (nospace, corrupt, why) in [
             (true, false, "ALARM NOSPACE"),
             (false, true, "ALARM CORRUPT"),
         ] {
-            let raised = Metrics {
+            let raised = Vitals {
                 alarm_nospace: nospace,
                 alarm_corrupt: corrupt,
                 has_leader: true,
-                ..Metrics::default()
+                ..Vitals::default()
             };
-            assert_eq!(ill(&raised, "", false).as_deref(), Some(why));
+            assert_eq!(ill(raised, "", false).as_deref(), Some(why));
         }
-        let alone = Metrics::default();
-        assert_eq!(ill(&alone, "", false).as_deref(), Some("RAFT NO LEADER"));
-        assert_eq!(ill(&alone, "serializable=true", true), None);
+        let alone = Vitals::default();
+        assert_eq!(ill(alone, "", false).as_deref(), Some("RAFT NO LEADER"));
+        assert_eq!(ill(alone, "serializable=true", true), None);
     }
 
     #[test]

@@ -1,19 +1,21 @@
 //! The cores of a running machine: the product's own recovery and turn, one log each, as the engine's
 //! builder puts them together.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use henge::api::{CoreMetrics, Metrics};
+use henge::api::{CoreMetrics, Error};
+use henge_core::door::ShardDoor;
 use henge_core::inbox::{Inbox, Input};
-use henge_core::recover::Recovery;
+use henge_core::open::{self, GroupOpening, Opening};
 use henge_core::shard::Shard;
-use henge_core::{Core, CoreConfig, Next, Now};
-use henge_raft::ConfState;
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
+use henge_core::{Core, Next, Now};
 use henge_wal::disk::Disk;
-use henge_wal::{Identity, Options, Wal};
+use henge_wal::{Identity, Options};
 
 use crate::sim::host::{StartError, shard_config};
 
@@ -29,6 +31,7 @@ pub(super) const IDENTITY: Identity = Identity {
 pub(super) struct RunningCore {
     core: Core,
     pub(super) inbox: Arc<Inbox>,
+    doors: BTreeMap<u64, ShardDoor>,
     metrics: Arc<Mutex<CoreMetrics>>,
     woken: Arc<Flag>,
     /// When it wants its next turn; `u64::MAX`: it has ended.
@@ -57,48 +60,48 @@ impl RunningCore {
         now_us: u64,
         seed: u64,
     ) -> Result<Self, StartError> {
-        let voters = vec![MEMBER];
-        let conf_state = ConfState {
-            voters: voters.clone(),
-            ..ConfState::default()
-        };
-        let refused = |why: &dyn std::fmt::Display| StartError::Refused(why.to_string());
-        let mut recovery = Recovery::new(conf_state, 0);
-        recovery.only(groups.iter().copied());
-        let dir = PathBuf::from(format!("core-{at}"));
-        let (wal, _) =
-            Wal::open(&dir, options, &IDENTITY, disk, &mut recovery).map_err(StartError::from)?;
-        let mut found = recovery.finish().map_err(|why| refused(&why))?;
-        let mut shards = Vec::new();
-        for group in groups {
-            let config = shard_config(*group, MEMBER, voters.clone(), now_us, seed);
-            let recovered = found.remove(group).unwrap_or_default();
-            shards.push(Shard::start(config, recovered, 0).map_err(|why| refused(&why))?);
-        }
         let inbox = Arc::new(Inbox::new());
         let metrics = Arc::<Mutex<CoreMetrics>>::default();
-        let config = CoreConfig {
-            inbox: inbox.clone(),
-            budgets: Vec::new(),
+        let group = |group: &u64| {
+            let config = shard_config(*group, MEMBER, vec![MEMBER], now_us, seed);
+            let door = ShardDoor::new(config.pending_bytes_max);
+            GroupOpening { config, door }
+        };
+        let groups: Vec<_> = groups.iter().map(group).collect();
+        let doors = groups
+            .iter()
+            .map(|group| (group.config.group, group.door.clone()));
+        let doors = doors.collect();
+        let opening = Opening {
+            dir: PathBuf::from(format!("core-{at}")),
             // Checkpoints are written by a thread, which this world has none of.
-            checkpoint_dir: PathBuf::new(),
+            checkpoint_dir: None,
+            wal: options.clone(),
+            identity: IDENTITY,
+            cores: 1,
+            holds_all: false,
             checkpoint_bytes: u64::MAX,
-            metrics: groups
-                .iter()
-                .map(|_| Arc::new(Mutex::new(Metrics::default())))
-                .collect(),
-            core_metrics: metrics.clone(),
+            groups,
+            inbox: inbox.clone(),
+            metrics: metrics.clone(),
+            vitals: Arc::default(),
             stopwatch: Default::default(),
         };
         Ok(RunningCore {
-            core: Core::new(config, shards, wal),
+            core: open::open(opening, disk, 0, &mut ())?,
             inbox,
+            doors,
             metrics,
             woken: Arc::new(Flag(AtomicBool::new(true))),
             turn_us: now_us,
             busy_until_us: now_us,
             offset_us: now_us,
         })
+    }
+
+    /// Hands a request in.
+    pub(super) fn ask(&self, group: u64, kind: RequestKind) -> Result<AnswerReceiver, Error> {
+        self.doors[&group].ask(&self.inbox, group, kind)
     }
 
     /// One turn.

@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker};
 use henge::api::{Error, Outcome, Reply};
 use henge_core::inbox::Inbox;
 use henge_core::machine::Response;
-use henge_core::shard::request::{Answer, AnswerReceiver, Request, RequestKind};
+use henge_core::shard::request::{AnswerReceiver, RequestKind};
 use henge_core::shard::session::WatchStream;
 
+use super::cores::RunningCore;
 use crate::sim::check::Violation;
 use crate::sim::check::history::History;
 use crate::sim::check::watch::Step;
@@ -107,14 +108,14 @@ impl Group {
     pub(super) fn ask_next(
         &mut self,
         client: usize,
-        inbox: &Inbox,
+        core: &RunningCore,
         notes: &mut Notes<'_>,
     ) -> Result<bool, Violation> {
         if self.fidget.permille(100) {
             self.others.ask_progress();
         }
         let op = self.workload.next(&self.history);
-        self.ask(client, op, inbox, notes)
+        self.ask(client, op, core, notes)
     }
 
     /// A write for an examination.
@@ -126,7 +127,7 @@ impl Group {
         &mut self,
         client: usize,
         op: Op,
-        inbox: &Inbox,
+        core: &RunningCore,
         notes: &mut Notes<'_>,
     ) -> Result<bool, Violation> {
         if self.clients[client].is_some() {
@@ -142,11 +143,9 @@ impl Group {
         };
         let id = self.history.invoke(0, op);
         notes.note(Kind::Invoke, self.id, client as u64, id);
-        let (answer, receiver) = Answer::channel();
-        let bytes = kind.bytes();
-        match inbox.request(self.id, Request { kind, answer }, bytes) {
-            Ok(()) => self.clients[client] = Some(Waiting { op: id, receiver }),
-            Err((error, _)) => self.answered(id, Err(error), notes)?,
+        match core.ask(self.id, kind) {
+            Ok(receiver) => self.clients[client] = Some(Waiting { op: id, receiver }),
+            Err(error) => self.answered(id, Err(error), notes)?,
         }
         Ok(true)
     }

@@ -261,8 +261,8 @@ impl Machine {
         };
         let now_us = self.hardware.now_us;
         let trace = &mut self.hardware.trace;
-        let inbox = &self.running[core].inbox;
-        self.groups[shard].ask_next(client, inbox, &mut Notes { trace, now_us })?;
+        let running = &self.running[core];
+        self.groups[shard].ask_next(client, running, &mut Notes { trace, now_us })?;
         if self.groups[shard].is_idle(client) {
             self.rest(shard, client);
         }

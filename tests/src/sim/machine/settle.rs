@@ -85,9 +85,9 @@ impl Machine {
                     let op = op(self, shard);
                     let now_us = self.hardware.now_us;
                     let trace = &mut self.hardware.trace;
-                    let inbox = &self.running[core].inbox;
+                    let running = &self.running[core];
                     let mut notes = Notes { trace, now_us };
-                    self.groups[shard].ask(CLIENTS - 1, op, inbox, &mut notes)?;
+                    self.groups[shard].ask(CLIENTS - 1, op, running, &mut notes)?;
                     self.wake(core);
                 }
                 self.run_until(self.now_us() + STEP_US)?;
