@@ -6,7 +6,7 @@
 //!
 //! The weights are those of the reference machine (docs/performance.md, *Counted work*), for a store of a million
 //! keys that does not fit into its caches; `mvcc --only weigh` measures what time each kind of work takes.
-//! Knows nothing of what is counted. Tested by `tests/long.rs` and node's `tests/turns`.
+//! Knows nothing of what is counted. Tested by `tests/long.rs` and node's `node/tests/turns`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

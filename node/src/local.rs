@@ -29,7 +29,7 @@ use crate::engine::{
 use crate::failure::{
     CompactError, DeleteError, LeaseError, PutError, RangeError, TxnError, WatchError,
 };
-use crate::host::{HostHandle, HostKind, LocalFuture, here};
+use crate::host::{Ending, HostHandle, HostKind, LocalFuture, here};
 
 /// A handle to an engine on this thread. Cheap to clone, and neither `Send` nor `Sync`:
 ///
@@ -101,12 +101,14 @@ impl EngineBuilder {
                     why: "a local engine is one core, on the thread that opens it".to_owned(),
                 });
             }
-            driven = Some(here::start(host, options, build)?);
+            let (ending, ended) = Ending::new();
+            driven = Some(here::start(host, options, build, ending)?);
             // Nobody takes tasks: the caller owns the executor and can spawn them there.
             let (tasks, _) = tokio::sync::mpsc::channel(1);
             Ok(HostHandle {
                 thread: None,
                 tasks,
+                ended,
             })
         })?;
         engine.note_driver();

@@ -3,7 +3,7 @@
 //! Promises: between two calls nothing happens. Whatever needs doing is in the next Ready, and whoever
 //! does it in the order written there keeps raft's promises.
 //! Must never know: how the host does it.
-//! Tests: `tests/cluster.rs`, `tests/transcripts.rs`.
+//! Tests: `tests/cluster.rs`, `tests/transcripts`.
 
 use bytes::Bytes;
 

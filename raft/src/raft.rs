@@ -4,7 +4,7 @@
 //! message of a peer cannot stop the node; a broken invariant, or storage that breaks its contract,
 //! stops this group only (see [`Fault`]).
 //! Must never know: time beyond ticks, sockets, files, threads.
-//! Tests: `tests/cluster.rs`, `tests/transcripts.rs`.
+//! Tests: `tests/cluster.rs`, `tests/transcripts`.
 //!
 //! The other files of this crate extend [`Raft`] by one concern each: `election`, `replication`,
 //! `reads`, `membership::switch`, and one file per role under `role/`.

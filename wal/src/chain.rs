@@ -1,5 +1,5 @@
 //! The directory's side of recovery: which segment files there are, which of them form the log, and
-//! what becomes of the rest. The judgement is in `recover.rs`.
+//! what becomes of the rest. The judgement is in `recover`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

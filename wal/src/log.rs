@@ -2,7 +2,7 @@
 //!
 //! One write per batch, up to `depth` in flight, acknowledged in log order. Beginning a segment waits
 //! until everything before it is durable (one write's latency per 64 MiB): that is what makes the
-//! header of a segment a proof that the one before it is complete, see `recover.rs`.
+//! header of a segment a proof that the one before it is complete, see `recover`.
 //! Promises: after the first failed write nothing is acknowledged any more and nothing is retried.
 //! Must never know: raft, time.
 

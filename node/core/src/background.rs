@@ -6,6 +6,7 @@
 //! [`CHECKPOINTS_MAX`] checkpoints are written at a time: each has a thread, and they share the disk with
 //! the log. Every [`SCRUB_EVERY_MICROS`], also when nothing else happens, a piece of sealed log is read
 //! again and writes that do not come back are reported.
+//! Must never know: what a shard does with its slice, who looks at what is published.
 
 use std::sync::PoisonError;
 use std::task::Context;

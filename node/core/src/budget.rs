@@ -10,9 +10,6 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What a waiting write takes beside its own bytes: its places in queues, and its caller's slot.
-pub const REQUEST_BYTES: usize = 256;
-
 /// Bytes of writes between their callers' call and their answers.
 #[derive(Debug)]
 pub struct Budget {

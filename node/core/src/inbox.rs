@@ -10,6 +10,7 @@
 //! (decision 2); frames of peers; and among these the urgent ones, since a group that does not hear its
 //! leader's heartbeats for the noise of everything else elects another one, again and again.
 //! Promises: what was accepted is seen by the next turn; a push that finds the core waiting wakes it.
+//! Must never know: what a request asks, or which shards there are.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -20,7 +20,7 @@ use crate::gauges::Stopwatch;
 use crate::inbox::Inbox;
 use crate::machine::Machine;
 use crate::machine::alarms::{Alarms, ImageError};
-use crate::recover::{RecoverFault, RecoveredGroup, Recovery};
+use crate::shard::recover::{RecoverFault, RecoveredGroup, Recovery};
 use crate::shard::{Shard, ShardConfig};
 use crate::{Core, CoreConfig};
 

@@ -1,5 +1,6 @@
 //! Raft messages of several groups in one frame: a version byte, then per message its group (u64 LE),
 //! its length (u32 LE) and its bytes (raft's wire form). Drawn in docs/format.md ("Message packs").
+//! Must never know: what a message says beyond its kind, how frames travel.
 
 use bytes::{Buf, Bytes, BytesMut};
 use henge_raft::{Message, MessageKind, wire};

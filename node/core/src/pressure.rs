@@ -8,7 +8,8 @@
 //! is wrong, it is that it stands.)
 //! Promises: whom the whole budget would hold is never refused by a budget that has refused nobody within
 //! two windows.
-//! Knows budgets only. Tested below, by `tests/pressure.rs` and by `benches --bin cores -- overload`.
+//! Tested below, by `node/tests/pressure.rs` and by `benches --bin cores -- overload`.
+//! Must never know: shards, requests; it knows budgets only.
 
 use super::budget::Budget;
 use super::turn::{Core, Now};

@@ -14,6 +14,7 @@
 //! Promises: a turn looks only at shards that something arrived for, whose timer is due, or that had
 //! work left; an idle shard costs nothing. Each gets a bounded share before the next has its own, and
 //! what is left goes first in the next turn (see `agenda`).
+//! Must never know: what drives it, which disk is below, what entries say.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

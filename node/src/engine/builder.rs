@@ -413,6 +413,6 @@ impl EngineBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open(self) -> Result<Engine, OpenError> {
-        self.open_on(&mut |host, name, options, build| host.start(name, options, build))
+        self.open_on(&mut |host, name, options, build| Ok(host.start(name, options, build)?))
     }
 }

@@ -6,7 +6,7 @@ use henge_core::open::OpenCoreError;
 use henge_mvcc as mvcc;
 
 use crate::cluster::members::Membership;
-use crate::host::HostKind;
+use crate::host::{HostError, HostKind};
 
 /// Why an engine could not be opened. Nothing was changed on disk unless the variant says so.
 #[non_exhaustive]
@@ -38,7 +38,7 @@ pub enum OpenError {
     },
     /// What the log holds cannot be turned into shards.
     #[error(transparent)]
-    Recover(#[from] henge_core::recover::RecoverFault),
+    Recover(#[from] henge_core::shard::recover::RecoverFault),
     /// A setting makes no sense.
     #[error("{setting}: {why}")]
     Config {
@@ -148,6 +148,17 @@ impl From<OpenCoreError> for OpenError {
                 setting: "cluster",
                 why: format!("{member_id:x}: {why}"),
             },
+        }
+    }
+}
+
+impl From<HostError> for OpenError {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Core(error) => error.into(),
+            HostError::Thread(error) => OpenError::Thread(error),
+            HostError::Refused { host, why } => OpenError::Host { host, why },
+            HostError::Died => OpenError::HostDied,
         }
     }
 }

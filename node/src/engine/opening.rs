@@ -7,7 +7,6 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use bytes::Bytes;
 use henge_api::{CoreMetrics, SharedVitals};
 use henge_core::Peers;
 use henge_core::door::ShardDoor;
@@ -86,14 +85,16 @@ impl EngineBuilder {
                 Some(disks) => disks.under(at, build),
                 None => build,
             };
-            let (build, ended) = noting_the_end(build);
             let options = HostOptions {
                 busy_poll_micros: self.busy_poll_micros,
                 cpu: disk_cpu.filter(|_| at == 0),
             };
-            let HostHandle { thread, tasks } =
-                start(host, &format!("henge-core-{at}"), options, build)
-                    .map_err(|error| directory.explain(error))?;
+            let started = start(host, &format!("henge-core-{at}"), options, build);
+            let HostHandle {
+                thread,
+                tasks,
+                ended,
+            } = started.map_err(|error| directory.explain(error))?;
             let thread = Mutex::new(thread);
             cores.0.push(CoreHandle {
                 inbox: inbox.clone(),
@@ -289,32 +290,4 @@ impl EngineBuilder {
 /// Groups are numbered from 1; 0 would be easy to write by accident.
 pub(super) fn group_id(shard: usize) -> u64 {
     shard as u64 + 1
-}
-
-/// Wraps a builder so that the end of its host thread can be awaited.
-fn noting_the_end(build: CoreBuilder) -> (CoreBuilder, tokio::sync::watch::Receiver<bool>) {
-    let (sender, receiver) = tokio::sync::watch::channel(false);
-    let wrapped: CoreBuilder = Box::new(move |disk, clock| {
-        let (core, peers) = build(disk, clock)?;
-        Ok((
-            core,
-            Box::new(NotingPeers {
-                peers,
-                _ended: sender,
-            }) as Box<dyn Peers>,
-        ))
-    });
-    (wrapped, receiver)
-}
-
-/// Lives as long as its core; dropping the sender ends every wait for it.
-struct NotingPeers {
-    peers: Box<dyn Peers>,
-    _ended: tokio::sync::watch::Sender<bool>,
-}
-
-impl Peers for NotingPeers {
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool {
-        self.peers.send(to, frame, urgent)
-    }
 }

@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use henge_api::Error;
-use henge_core::machine::{Command, Cursor};
+use henge_core::machine::Command;
+use henge_core::shard::cursor::Cursor;
 use henge_core::shard::request::RequestKind;
 use henge_mvcc as mvcc;
 

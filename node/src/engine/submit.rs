@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use henge_api::{Error, LeaseGranted, LeaseTtl, Reply};
-use henge_core::budget::REQUEST_BYTES;
 use henge_core::machine::{Command, Response, command};
+use henge_core::shard::request::REQUEST_BYTES;
 use henge_core::shard::request::RequestKind;
 use henge_core::shard::session::WatchStream;
 use henge_mvcc as mvcc;

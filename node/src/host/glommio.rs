@@ -7,7 +7,6 @@
 
 use std::future::Future as _;
 use std::pin::{Pin, pin};
-use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,8 +18,7 @@ use tokio::sync::mpsc::Receiver;
 use super::clock::Clock;
 use super::drive::{Pace, drive, run_tasks_elsewhere};
 use super::poll_window::PollWindow;
-use super::{CoreBuilder, HostKind, LocalFuture, LocalTask, does_not_panic};
-use crate::engine::OpenError;
+use super::{CoreBuilder, HostError, HostKind, LocalFuture, LocalTask, Opened, does_not_panic};
 
 /// Memory the executor registers with each of its three rings, in bytes: below the usual limit on locked
 /// memory (8 MiB) in all. What does not fit is written from ordinary memory.
@@ -29,14 +27,10 @@ const IO_MEMORY: usize = 2 << 20;
 const TIMER_MS_MAX: u64 = 86_400_000;
 
 /// Runs a core on the current thread until it ends.
-pub fn run(
-    build: CoreBuilder,
-    opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: Receiver<LocalTask>,
-) {
+pub fn run(build: CoreBuilder, opened: Opened, tasks: Receiver<LocalTask>) {
     let fail = |why: String| {
         let host = HostKind::Glommio;
-        let _ = opened.send(Err(OpenError::Host { host, why }));
+        opened.failed(HostError::Refused { host, why });
     };
     if let Err(why) = henge_wal::disk::ring::probe() {
         return fail(why);
@@ -53,23 +47,21 @@ pub fn run(
         match start(build, Clock::start()) {
             Ok(driven) => {
                 if let Err(error) = run_tasks_elsewhere(tasks) {
-                    let _ = opened.send(Err(OpenError::Thread(error)));
+                    opened.failed(HostError::Thread(error));
                     return;
                 }
-                if opened.send(Ok(())).is_ok() {
+                if opened.runs() {
                     driven.await;
                 }
             }
-            Err(error) => {
-                let _ = opened.send(Err(error));
-            }
+            Err(error) => opened.failed(error.into()),
         }
     });
 }
 
 /// Builds a core over a disk of the executor that the calling thread is in; the future drives it, and
 /// ends when the core and its last write have.
-pub(super) fn start(build: CoreBuilder, clock: Clock) -> Result<LocalFuture, OpenError> {
+pub(super) fn start(build: CoreBuilder, clock: Clock) -> Result<LocalFuture, OpenCoreError> {
     let disk = GlommioDisk::new();
     let flights = disk.flights();
     let (core, peers) = build(Box::new(disk), clock)?;

@@ -9,8 +9,10 @@ use henge_wal::disk::tokio_uring::UringDisk;
 use super::clock::Clock;
 use super::drive::{TokioPace, drive};
 use super::poll_window::PollWindow;
-use super::{CoreBuilder, HostKind, HostOptions, LocalFuture, does_not_panic, ring, thread};
-use crate::engine::OpenError;
+use super::{
+    CoreBuilder, Ending, HostError, HostKind, HostOptions, LocalFuture, does_not_panic, ring,
+    thread,
+};
 
 /// Builds a core on the calling thread; `kind` says which executor that is in and how the log is
 /// written.
@@ -18,10 +20,11 @@ pub fn start(
     kind: HostKind,
     options: HostOptions,
     build: CoreBuilder,
-) -> Result<LocalFuture, OpenError> {
+    ending: Ending,
+) -> Result<LocalFuture, HostError> {
     let clock = Clock::start();
     let window = PollWindow::new(options.busy_poll_micros);
-    let refused = |why: &str| OpenError::Host {
+    let refused = |why: &str| HostError::Refused {
         host: kind,
         why: why.to_owned(),
     };
@@ -30,7 +33,8 @@ pub fn start(
         if !super::glommio::is_here() {
             return Err(refused("open it inside a glommio executor"));
         }
-        return super::glommio::start(build, clock);
+        let driven = super::glommio::start(build, clock)?;
+        return Ok(until_the_end(driven, ending));
     }
     if !is_tokio_here() {
         return Err(refused(
@@ -54,7 +58,16 @@ pub fn start(
     };
     let (core, peers) = build(disk, clock)?;
     let pace = TokioPace::new();
-    Ok(Box::pin(drive(core, peers, clock, window, pace)))
+    let driven = Box::pin(drive(core, peers, clock, window, pace));
+    Ok(until_the_end(driven, ending))
+}
+
+/// Whoever waits for the end hears of it when the future has ended, or is dropped.
+fn until_the_end(driven: LocalFuture, ending: Ending) -> LocalFuture {
+    Box::pin(async move {
+        driven.await;
+        drop(ending);
+    })
 }
 
 /// Whether the calling thread is in a tokio runtime with timers and I/O: there is no other way to ask.

@@ -17,16 +17,15 @@ pub mod thread;
 pub mod tokio_uring;
 
 mod drive;
+mod opened;
 mod poll_window;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::mpsc;
 
+use henge_core::open::OpenCoreError;
 use henge_core::{Core, Peers};
 use henge_wal::disk::Disk;
-
-use crate::engine::OpenError;
 
 /// Local tasks that wait to be started beside a core, at most.
 const TASKS_MAX: usize = 1_024;
@@ -49,11 +48,12 @@ pub enum HostKind {
     Thread,
 }
 
+pub use self::opened::{Ended, Ending, HostError, Opened};
 pub use henge_core::guard::{LocalFuture, LocalTask};
 
 /// Builds a core on its own thread, over the disk its host gives it.
 pub type CoreBuilder = Box<
-    dyn FnOnce(Box<dyn Disk>, clock::Clock) -> Result<(Core, Box<dyn Peers>), OpenError> + Send,
+    dyn FnOnce(Box<dyn Disk>, clock::Clock) -> Result<(Core, Box<dyn Peers>), OpenCoreError> + Send,
 >;
 
 /// How a host's thread behaves; for [`HostKind::Ring`].
@@ -71,6 +71,8 @@ pub struct HostHandle {
     pub thread: Option<std::thread::JoinHandle<()>>,
     /// Runs local tasks beside the core.
     pub tasks: tokio::sync::mpsc::Sender<LocalTask>,
+    /// Says when it has ended.
+    pub ended: Ended,
 }
 
 impl HostKind {
@@ -91,8 +93,8 @@ impl HostKind {
         name: &str,
         options: HostOptions,
         build: CoreBuilder,
-    ) -> Result<HostHandle, OpenError> {
-        let (opened, open_result) = mpsc::channel();
+    ) -> Result<HostHandle, HostError> {
+        let (opened, answer, ended) = Opened::new();
         let (tasks, task_queue) = tokio::sync::mpsc::channel(TASKS_MAX);
         let (kind, _) = self.resolve();
         let thread = std::thread::Builder::new()
@@ -106,17 +108,18 @@ impl HostKind {
                     ring::run(build, opened, task_queue, options);
                 }
             })
-            .map_err(OpenError::Thread)?;
-        match open_result.recv() {
+            .map_err(HostError::Thread)?;
+        match answer.recv() {
             Ok(Ok(())) => Ok(HostHandle {
                 thread: Some(thread),
                 tasks,
+                ended,
             }),
             Ok(Err(error)) => {
                 let _ = thread.join();
                 Err(error)
             }
-            Err(_) => Err(OpenError::HostDied),
+            Err(_) => Err(HostError::Died),
         }
     }
 }

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
 use std::task::{Context, Poll, ready};
 
 use henge_wal::disk::ring::{Bell, RingDisk};
@@ -19,23 +18,17 @@ use tokio::task::LocalSet;
 use super::clock::Clock;
 use super::drive::{TokioPace, drive, run_tasks};
 use super::poll_window::PollWindow;
-use super::{CoreBuilder, HostOptions, LocalTask, place};
-use crate::engine::OpenError;
+use super::{CoreBuilder, HostError, HostOptions, LocalTask, Opened, place};
 
 /// Runs a core on the current thread until it ends.
-pub fn run(
-    build: CoreBuilder,
-    opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: Receiver<LocalTask>,
-    options: HostOptions,
-) {
+pub fn run(build: CoreBuilder, opened: Opened, tasks: Receiver<LocalTask>, options: HostOptions) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(OpenError::Thread(error)));
+            opened.failed(HostError::Thread(error));
             return;
         }
     };
@@ -43,11 +36,11 @@ pub fn run(
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let built = RingDisk::new(watch)
-            .map_err(OpenError::Thread)
-            .and_then(|disk| build(Box::new(disk), clock));
+            .map_err(HostError::Thread)
+            .and_then(|disk| Ok(build(Box::new(disk), clock)?));
         match built {
             Ok((core, peers)) => {
-                if opened.send(Ok(())).is_err() {
+                if !opened.runs() {
                     return;
                 }
                 // Not before: threads started while opening must not inherit it.
@@ -66,9 +59,7 @@ pub fn run(
                 let _ = tokio::task::spawn_local(driven).await;
                 beside.abort();
             }
-            Err(error) => {
-                let _ = opened.send(Err(error));
-            }
+            Err(error) => opened.failed(error),
         }
     });
 }

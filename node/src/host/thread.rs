@@ -2,7 +2,7 @@
 //! helper thread, local tasks on a tokio runtime of their own. Needs nothing from the kernel that a
 //! container could refuse.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 
@@ -11,32 +11,27 @@ use tokio::sync::mpsc::Receiver;
 
 use super::clock::Clock;
 use super::drive::run_tasks_elsewhere;
-use super::{CoreBuilder, LocalTask};
-use crate::engine::OpenError;
+use super::{CoreBuilder, HostError, LocalTask, Opened};
 
 /// Helper threads that write: as many as a log keeps batches in flight.
 pub(super) const WRITERS: usize = 4;
 
 /// Runs a core on the current thread until it ends.
-pub fn run(
-    build: CoreBuilder,
-    opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: Receiver<LocalTask>,
-) {
+pub fn run(build: CoreBuilder, opened: Opened, tasks: Receiver<LocalTask>) {
     let clock = Clock::start();
     let disk = Box::new(henge_wal::disk::thread::ThreadDisk::new(WRITERS));
     let (mut core, mut peers) = match build(disk, clock) {
         Ok(built) => built,
         Err(error) => {
-            let _ = opened.send(Err(error));
+            opened.failed(error.into());
             return;
         }
     };
     if let Err(error) = run_tasks_elsewhere(tasks) {
-        let _ = opened.send(Err(OpenError::Thread(error)));
+        opened.failed(HostError::Thread(error));
         return;
     }
-    if opened.send(Ok(())).is_err() {
+    if !opened.runs() {
         return;
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));

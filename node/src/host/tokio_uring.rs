@@ -5,26 +5,19 @@
 //! when the thread has nothing left to run (its source: `on_thread_park`), so a busy core writes larger
 //! batches less often, and a thread that looks for work instead of sleeping would submit nothing.
 
-use std::sync::mpsc;
-
 use tokio::sync::mpsc::Receiver;
 
 use super::clock::Clock;
 use super::drive::{TokioPace, drive, run_tasks};
 use super::poll_window::PollWindow;
-use super::{CoreBuilder, HostKind, LocalTask, does_not_panic};
-use crate::engine::OpenError;
+use super::{CoreBuilder, HostError, HostKind, LocalTask, Opened, does_not_panic};
 
 /// Runs a core on the current thread until it ends.
-pub fn run(
-    build: CoreBuilder,
-    opened: mpsc::Sender<Result<(), OpenError>>,
-    tasks: Receiver<LocalTask>,
-) {
+pub fn run(build: CoreBuilder, opened: Opened, tasks: Receiver<LocalTask>) {
     // Starting the runtime where it cannot run would panic.
     if let Err(why) = henge_wal::disk::tokio_uring::probe() {
         let host = HostKind::TokioUring;
-        let _ = opened.send(Err(OpenError::Host { host, why }));
+        opened.failed(HostError::Refused { host, why });
         return;
     }
     let clock = Clock::start();
@@ -32,7 +25,7 @@ pub fn run(
         let disk = Box::new(henge_wal::disk::tokio_uring::UringDisk::new());
         match build(disk, clock) {
             Ok((core, peers)) => {
-                if opened.send(Ok(())).is_err() {
+                if !opened.runs() {
                     return;
                 }
                 let beside = tokio::task::spawn_local(run_tasks(tasks));
@@ -40,7 +33,7 @@ pub fn run(
                 beside.abort();
             }
             Err(error) => {
-                let _ = opened.send(Err(error));
+                opened.failed(error.into());
             }
         }
     });

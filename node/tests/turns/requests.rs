@@ -5,7 +5,8 @@ use henge::mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest,
     RequestOp, SortOrder, SortTarget, TxnRequest,
 };
-use henge_core::machine::{Command, Cursor, command};
+use henge_core::machine::{Command, command};
+use henge_core::shard::cursor::Cursor;
 use henge_core::shard::request::RequestKind;
 
 use super::Dice;

@@ -3,7 +3,7 @@
 //! Promises: a transition that is not allowed is an error and changes nothing; one that is leaves
 //! every invariant of [`Changer::check`] intact.
 //! Must never know: who asked, whether the change is committed, or what role this node has.
-//! Tests: etcd's `confchange` transcripts (`tests/transcripts.rs`) and the cases below.
+//! Tests: etcd's `confchange` transcripts (`tests/transcripts`) and the cases below.
 
 use std::fmt;
 

@@ -3,7 +3,7 @@
 //! Promises: pure functions of a configuration and what its members said.
 //! Must never know: logs, terms or messages. An index here is any number that only grows: a log
 //! index, or the position of a read.
-//! Tests: etcd's `quorum` transcripts (`tests/transcripts.rs`), and naive twins by proptest in each file.
+//! Tests: etcd's `quorum` transcripts (`tests/transcripts`), and naive twins by proptest in each file.
 
 mod joint;
 mod majority;

@@ -6,7 +6,7 @@
 //! [`SPAN_BYTES`] long at first and twice as long after each [`SPANS_PER_DOUBLING`] of a segment: a log
 //! that is hard to index is read back in longer stretches, it does not cost more memory.
 //! Must never know: disks, bytes. Tested by the parent's tests and, against what the batches hold, by
-//! those of `reads.rs`.
+//! those of `reads`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -3,6 +3,7 @@
 //! A command either changes the store and answers, or answers the caller's error; both are outcomes
 //! that every replica agrees on. Bytes that cannot be decoded are neither: they mean that this build
 //! does not understand the log, and the shard stops (see [`Machine::apply`]).
+//! Must never know: raft messages, callers, the log.
 
 use henge_api::{AlarmMember, Error, HashKv, LeaseGranted, LeaseTtl, Status};
 use henge_mvcc as mvcc;

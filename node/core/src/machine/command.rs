@@ -8,6 +8,7 @@
 //!
 //! Invariant: what enters the log was decoded here before, by whoever proposes it ([`proposable`]), so no
 //! committed entry of this build is refused by [`decode`].
+//! Must never know: how a command is applied, who asks.
 
 mod estimate;
 mod peek;

@@ -1,4 +1,5 @@
 //! Reading the fields of a command; see `command` for the layout. Every read is bounds-checked.
+//! Must never know: what the fields mean.
 
 use henge_api::{Alarm, AlarmAction, AlarmMember};
 use henge_mvcc::check::TXN_DEPTH_MAX;

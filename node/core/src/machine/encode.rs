@@ -1,4 +1,5 @@
 //! Writing the fields of a command; see `command` for the layout.
+//! Must never know: what the fields mean.
 
 use henge_mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest,

@@ -7,10 +7,8 @@
 pub mod alarms;
 pub mod apply;
 pub mod command;
-pub mod cursor;
 mod decode;
 mod encode;
 
 pub use apply::{ApplyBegun, LongApply, Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};
-pub use cursor::Cursor;

@@ -2,6 +2,7 @@
 //!
 //! Promises: what is refused here had no effect; what is queued is either proposed (`propose`) or, at its
 //! deadline, answered *not done*. Limits follow etcd's: request size, and committed entries ahead of applied.
+//! Must never know: other shards, or what becomes of a request later.
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 //! than a slice (a delete of a million keys, a transaction over as many) is worked off in slices while only
 //! this shard's apply waits, and is seen by nobody until it is through. Raft hears that a message is applied
 //! once all of it is.
+//! Must never know: who proposed an entry, or that there are other shards.
 
 use std::collections::VecDeque;
 

@@ -6,6 +6,7 @@
 //! Promises: the log is told to forget only after the file is durable; a turn pays for one slice at
 //! most; a failure leaves the log whole, and is tried again when the core says so: room that others make
 //! is found by looking. Meanwhile nothing is taken in that adds to what has no room (see `admit`).
+//! Must never know: what a snapshot holds, when the core lets it go on.
 
 use std::collections::VecDeque;
 use std::path::Path;

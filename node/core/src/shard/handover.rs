@@ -14,7 +14,7 @@ use super::renewals::WAITING_MAX;
 use super::request::{Answer, AnswerReceiver, Request, RequestKind};
 use super::{Shard, tests};
 use crate::machine::{Command, Response};
-use crate::recover::RecoveredGroup;
+use crate::shard::recover::RecoveredGroup;
 
 const VOTERS: [u64; 3] = [1, 2, 3];
 

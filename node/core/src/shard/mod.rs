@@ -9,18 +9,21 @@
 //! Invariant: a caller is answered exactly once, with done, not done, or unknown.
 //! Invariant: nothing here reads a clock, blocks, or touches a file or socket: a turn gives it the time
 //! and takes its outputs.
+//! Must never know: its core, other shards, addresses, protobuf.
 
 pub mod admit;
 pub mod answer;
 pub mod apply;
 pub mod checkpoint;
 pub(crate) mod counts;
+pub mod cursor;
 pub mod hashing;
 pub mod log;
 pub mod long_reads;
 pub mod persist;
 pub mod propose;
 pub mod reads;
+pub mod recover;
 pub mod removal;
 pub mod renewals;
 pub mod request;
@@ -54,15 +57,15 @@ use self::log::TailLog;
 use self::long_reads::LongReads;
 use self::propose::{Pending, Returned};
 use self::reads::Reads;
+use self::recover::RecoveredGroup;
 use self::removal::Removals;
 use self::renewals::Renewals;
+use self::request::REQUEST_BYTES;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
 use self::words::Words;
-use crate::budget::REQUEST_BYTES;
 use crate::machine::Machine;
-use crate::recover::RecoveredGroup;
 use crate::work::TurnWork;
 
 /// Memory that compaction emptied is given back so much per tick, 10 MB/s: the binary's allocator does a

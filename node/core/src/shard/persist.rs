@@ -5,6 +5,7 @@
 //! The shard stages the first into the core's next log batch and parks the second behind that batch's
 //! LSN. A message outside an append may leave at once: that is how the leader replicates in parallel
 //! with its own disk write.
+//! Must never know: other shards of the batch, how a disk writes it.
 
 use henge_raft::{EntryKind, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, Message, MessageKind};
 use henge_wal::{Lsn, Wal};

@@ -4,14 +4,16 @@
 //! leadership the round learns an index; once that index is applied here the reads are answered from
 //! the local store. A round that gets no answer is asked again every [`RETRY_MS`], as etcd does, and when the
 //! leader changes.
+//! Must never know: what is read, callers' threads.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use henge_api::{Error, Outcome};
 
+use super::cursor::Cursor;
 use super::request::Answer;
 use super::{Shard, times};
-use crate::machine::{Cursor, Response, command};
+use crate::machine::{Response, command};
 use crate::work::{ENTRY_NANOS, SHARE_NANOS, TURN_NANOS};
 
 /// Milliseconds until a ReadIndex round without an answer is asked again (etcd: 500).
@@ -376,8 +378,8 @@ impl Shard {
             } if self.machine.store.lease_keys_are_long(id) => {
                 return self.read_lease_keys(id, left, answer, now_ms);
             }
-            Read::Cursor { encoded, cursor } => self.machine.cursor_begin(&encoded, &cursor),
-            Read::CursorNext(cursor) => self.machine.cursor_next(&cursor),
+            Read::Cursor { encoded, cursor } => self.cursor_begin(&encoded, &cursor),
+            Read::CursorNext(cursor) => self.cursor_next(&cursor),
             Read::TimeToLive { id, keys, left } => {
                 Ok(Response::Ttl(self.time_to_live(id, keys, left, now_ms)))
             }

@@ -9,7 +9,7 @@
 //! renewals ends none at all. (That is: the member that leads. A follower has no room only for what it cannot
 //! pass on, and its leader does not hear of that.) A member that is alone ends none while one waits. None is
 //! answered by a store that lacks what was acknowledged before a start.
-//! Must never know: clocks, sockets. Tested in `shard/shares`, `shard/tests`, `shard/handover` and by `tests/engine/leases.rs`.
+//! Must never know: clocks, sockets. Tested in `shard/shares`, `shard/tests`, `shard/handover` and by `node/tests/engine`.
 
 use std::collections::VecDeque;
 

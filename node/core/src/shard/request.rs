@@ -1,10 +1,13 @@
 //! A request on its way into a shard.
 //!
 //! `answer` is the other direction: the handle that answers the caller.
+//! Must never know: how it is carried out.
 
 pub use super::answer::{Answer, AnswerReceiver};
-use crate::budget::REQUEST_BYTES;
-use crate::machine::Cursor;
+use super::cursor::Cursor;
+
+/// What a waiting write takes beside its own bytes: its places in queues, and its caller's slot.
+pub const REQUEST_BYTES: usize = 256;
 
 /// One request of one caller.
 #[derive(Debug)]

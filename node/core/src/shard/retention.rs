@@ -5,7 +5,7 @@
 //! hundred million of them; here every tick does, and revisions are counted as they are applied.
 //! Promises: what is younger than asked for stays; a shard at rest comes to its bound as well, and then
 //! costs nothing.
-//! Must never know: a clock. Tested below and by `tests/compaction.rs`.
+//! Must never know: a clock. Tested below and by `node/tests/engine`.
 
 use std::collections::VecDeque;
 use std::time::Duration;

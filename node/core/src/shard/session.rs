@@ -3,6 +3,7 @@
 //! The shard pushes, the client's task pops. Bounded by bytes: when it is full the shard stops
 //! delivering to this stream (its watchers then fall back to reading history) and the client's next pop
 //! tells the shard that there is room again. The way in, through the core's inbox, has the inbox's bounds.
+//! Must never know: what events mean, the core's inbox.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,7 +16,7 @@ use super::request::{Answer, AnswerReceiver, Request, RequestKind};
 use super::{Shard, conf_state, tests, times};
 use crate::gauges::Stopwatch;
 use crate::machine::{Command, Response};
-use crate::recover::{RecoveredGroup, Recovery};
+use crate::shard::recover::{RecoveredGroup, Recovery};
 use crate::work::TurnWork;
 
 /// A shard and where its outputs go.

@@ -10,8 +10,8 @@ use super::log::{Position, TailLog};
 use super::request::{Request, RequestKind};
 use super::{Shard, ShardConfig, TRIM_BYTES};
 use crate::machine::{Command, Response, command};
-use crate::recover::RecoveredGroup;
 use crate::shard::answer::Answer;
+use crate::shard::recover::RecoveredGroup;
 
 fn config(voters: &[u64], first_request_id: u64) -> ShardConfig {
     ShardConfig {

@@ -5,6 +5,7 @@
 //! first to expire.
 //! Promises: each waiter is answered exactly once; one that expires after it was proposed is told
 //! *unknown*, never *not done*.
+//! Must never know: what was proposed.
 
 use std::collections::VecDeque;
 

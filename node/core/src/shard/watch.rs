@@ -6,6 +6,7 @@
 //! event up to its revision, and never names one before where its watchers begin, so that whoever resumes
 //! after it gets what it would have got; a full stream stalls only itself. A `created` header says where
 //! the store is: a position only for a watcher of what comes next (docs/decisions/0026).
+//! Must never know: protobuf, or how a client is reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;

@@ -3,7 +3,7 @@
 //! Promises: etcd's messages, codes, texts, limits and validation order, so that a client cannot
 //! tell the difference. It must never know how the engine works: it sees `Backend` and nothing
 //! else, and no protobuf type leaves this folder. Tested over real sockets against an in-memory
-//! double in `tests/etcd_api.rs`.
+//! double in `tests/etcd_api`.
 //!
 //! The way of a request: `connections` (is there room) → `front` (odd authorities, `pings`) → [`server`] (HTTP/2,
 //! routing, counters) → `gate` (is it a call) → `inbound` (messages, unpacked) → [`unary`] (thin layer for the hot

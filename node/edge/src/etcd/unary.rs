@@ -1,7 +1,7 @@
 //! The thin gRPC layer for the hot unary KV calls and those of leases with long answers, straight on hyper: read one framed message,
 //! decode, call, frame the answer.
 //!
-//! Same behaviour as the tonic path (`tests/etcd_api.rs` runs the same tests over both), without
+//! Same behaviour as the tonic path (`tests/etcd_api` runs the same tests over both), without
 //! its codec machinery: no stream state, no boxed body, no async-trait box.
 
 use std::future::Future;

@@ -1,6 +1,7 @@
 //! What a command adds to the store, and how much of it is content: what budgets and quotas go by.
 //!
 //! Estimates as etcd makes them; whoever applies a command does not look here. Tested with the commands.
+//! Must never know: what is done with an estimate.
 
 use henge_mvcc::{CompareTarget, KeyRange, PutRequest, RequestOp, TxnRequest};
 

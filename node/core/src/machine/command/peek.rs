@@ -2,6 +2,7 @@
 //!
 //! Promises: bytes that are no command, or are cut short, answer nothing or "no"; decoding refuses them. Only of a
 //! transaction is more than the head looked at. Tested with the commands.
+//! Must never know: the store.
 
 use super::estimate::{LEASE_COST, PUT_COST};
 use super::{HEADER_BYTES, Stamp, decode, tag};

@@ -1,5 +1,6 @@
 //! Old entries on their way from the disk to followers that lag: what raft asked for in vain, what is
 //! being read, and what came back. A few spans at once, so that two laggards do not evict each other.
+//! Must never know: who lags, what entries say.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,6 @@
 //! Which term each entry of a log has, without the entries: terms only grow, so a run is kept for each
 //! and its first index says where it begins. A few elections are a few runs.
+//! Must never know: what entries say.
 
 use std::collections::VecDeque;
 

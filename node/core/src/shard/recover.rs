@@ -4,6 +4,7 @@
 //! says how far it had committed: entries up to there are applied at once and forgotten, so memory
 //! holds only the uncommitted tail, which becomes raft's. An entry that repeats an index replaces it and
 //! all after it, as in the log itself.
+//! Must never know: who runs the shards, callers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

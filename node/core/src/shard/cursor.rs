@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use henge_api::Error;
 use henge_mvcc as mvcc;
 
-use super::apply::{Machine, Response};
-use super::command::{self, Command};
+use super::Shard;
+use crate::machine::{Command, Response, command};
 
 /// A place for a range cursor, shared by the caller that reads and the request that is under way.
 #[derive(Clone, Debug, Default)]
@@ -22,16 +22,16 @@ impl Cursor {
     }
 }
 
-impl Machine {
+impl Shard {
     /// Pins an encoded range to the revision of now. Refuses a sort by anything but the key, as etcd does for
     /// its streams: the first pair would come with the last.
-    pub fn cursor_begin(&self, encoded: &[u8], cursor: &Cursor) -> Result<Response, Error> {
+    pub(super) fn cursor_begin(&self, encoded: &[u8], cursor: &Cursor) -> Result<Response, Error> {
         match command::decode(encoded) {
             Ok((_, Command::Range(range))) => {
                 if !mvcc::RangeCursor::streams(&range) {
                     return Err(mvcc::Error::InvalidSortOption.into());
                 }
-                *cursor.lock() = Some(self.store.range_begin(&range)?);
+                *cursor.lock() = Some(self.machine.store.range_begin(&range)?);
                 Ok(Response::Done)
             }
             _ => Err(Error::Corrupt),
@@ -39,10 +39,13 @@ impl Machine {
     }
 
     /// Reads one slice on. A cursor that was never begun has nothing to read.
-    pub fn cursor_next(&self, cursor: &Cursor) -> Result<Response, Error> {
+    pub(super) fn cursor_next(&self, cursor: &Cursor) -> Result<Response, Error> {
         let mut cursor = cursor.lock();
         let cursor = cursor.as_mut().ok_or(Error::Corrupt)?;
-        let slice = self.store.range_next(cursor, mvcc::SliceLimits::default());
+        let slice = self
+            .machine
+            .store
+            .range_next(cursor, mvcc::SliceLimits::default());
         Ok(Response::Slice(slice))
     }
 }
