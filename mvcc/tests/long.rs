@@ -348,9 +348,11 @@ fn regression_nested_transactions_are_decided_in_slices_each_once() {
         if let Some(outcome) = outcome {
             break outcome.expect("it may");
         }
+        // What was read once is kept: a slice goes through all of it no more, whatever the others did.
+        assert!(slices == 1 || done < 500_000 + SLACK_NANOS, "{done} ns");
     };
     let done = store.work().nanos() - before;
-    // Each is looked at, and to read all of them again for each slice is counted, too.
+    // Each is looked at, when it is decided, checked and done.
     let looks = 43 * 43 * 42 * 250;
     assert!((looks..10 * looks).contains(&done), "{done} ns");
     assert!(slices > 10, "{slices} slices");

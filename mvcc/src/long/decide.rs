@@ -5,15 +5,19 @@
 
 use std::ops::ControlFlow;
 
+use super::walk::{Level, around};
 use crate::check::TXN_DEPTH_MAX;
 use crate::error::Error;
 use crate::store::Store;
-use crate::txn::{Path, branch_of, satisfies};
+use crate::txn::{branch_of, satisfies};
 use crate::types::{Compare, CompareTarget, KeyRange, RequestOp, TxnRequest};
 use crate::version::Version;
 
 /// Operations that are passed together on the way to the next nested transaction.
 const OPS_PASSED: usize = 32;
+
+/// Parts of a request that are read in the time of a look, and let go in half of it.
+const PARTS_READ: usize = 8;
 
 /// What is known of a transaction's path.
 #[derive(Debug, Default)]
@@ -24,19 +28,12 @@ pub(super) struct Decided {
     levels: Vec<Level>,
     /// The one that is next has its outcome: it is the last of `levels`.
     is_within: bool,
-    /// What it costs to read the request again, in looks.
-    reading: Option<usize>,
+    /// Transactions, operations and comparisons of the request, once they were counted.
+    parts: Option<usize>,
     /// The comparison to go on with, of the first that has no outcome.
     compare: usize,
     /// Where in its range.
     scan: Option<Scan>,
-}
-
-#[derive(Debug)]
-struct Level {
-    succeeded: bool,
-    /// The operation of its branch to go on with.
-    next: usize,
 }
 
 #[derive(Debug)]
@@ -47,37 +44,44 @@ struct Scan {
 }
 
 impl Decided {
-    /// The whole path, once all is decided.
-    pub fn path(&self, request: &TxnRequest<'_>) -> Path {
-        path(request, &mut self.outcomes.iter())
+    /// Which way the transactions on the path go, in their order, once all is decided.
+    pub fn outcomes(&self) -> &[bool] {
+        &self.outcomes
     }
 
-    /// What it costs to read the request again, as every slice does, in looks: all of it, what is not on the
-    /// path, too.
-    pub fn reading(&mut self, request: &TxnRequest<'_>) -> usize {
-        *self.reading.get_or_insert_with(|| parts(request) / 8)
+    /// Transactions, operations and comparisons of the request, as far as they were counted.
+    pub fn parts(&self) -> usize {
+        self.parts.unwrap_or(0)
+    }
+
+    /// See `Store::read_once`: it was not once.
+    pub fn count_again(&mut self) {
+        self.parts = None;
     }
 
     /// The transactions from the outermost to the one that is next.
     fn way<'r, 'a>(&self, request: &'r TxnRequest<'a>) -> Result<Vec<&'r TxnRequest<'a>>, Error> {
-        let mut way = vec![request];
-        let around = self.levels.len() - usize::from(self.is_within);
-        for (level, at) in self.levels.iter().take(around).zip(0..) {
-            let op = level.next.checked_sub(1).and_then(|last| {
-                let txn: &&'r TxnRequest<'a> = way.get(at)?;
-                branch_of(txn, level.succeeded).get(last)
-            });
-            let Some(RequestOp::Txn(nested)) = op else {
-                // The request is another one.
-                return Err(Error::KeyNotFound);
-            };
-            way.push(nested);
-        }
-        Ok(way)
+        let outer = self.levels.len() - usize::from(self.is_within);
+        around(request, self.levels.get(..outer).unwrap_or_default())
     }
 }
 
 impl Store {
+    /// Counts what it took to read a request, all of it, what is not on the path, too: once, as whoever
+    /// drives the store keeps it as it was read.
+    pub(super) fn read_once(&self, decided: &mut Decided, request: &TxnRequest<'_>) {
+        if decided.parts.is_none() {
+            let parts = parts(request);
+            decided.parts = Some(parts);
+            self.meter.look(parts / PARTS_READ);
+        }
+    }
+
+    /// Counts that a request is let go, which its driver does once it is done.
+    pub(super) fn let_request_go(&self, decided: &Decided) {
+        self.meter.look(decided.parts() / PARTS_READ / 2);
+    }
+
     /// Goes on comparing, as of a revision, until it is late; returns whether all is decided.
     pub(super) fn decide_on(
         &self,
@@ -208,17 +212,4 @@ fn parts(request: &TxnRequest<'_>) -> usize {
         _ => 1,
     });
     1 + request.compare.len() + ops.sum::<usize>()
-}
-
-fn path(request: &TxnRequest<'_>, outcomes: &mut std::slice::Iter<'_, bool>) -> Path {
-    let succeeded = outcomes.next().copied().unwrap_or_default();
-    let nested = branch_of(request, succeeded).iter();
-    let nested = nested.filter_map(|op| match op {
-        RequestOp::Txn(inner) => Some(path(inner, outcomes)),
-        _ => None,
-    });
-    Path {
-        succeeded,
-        nested: nested.collect(),
-    }
 }

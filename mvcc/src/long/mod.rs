@@ -18,6 +18,7 @@ mod lease;
 mod list;
 mod order;
 mod read;
+mod walk;
 mod write;
 
 pub use lease::LongLeaseKeys;
@@ -27,7 +28,6 @@ pub use write::{LongAnswer, LongRequest, LongWrite};
 
 use crate::cursor::SliceLimits;
 use crate::store::Store;
-use crate::txn::{Path, branch};
 use crate::types::{RequestOp, TxnRequest};
 use crate::work::{BYTES_PER_NANO, LOOK_NANOS};
 
@@ -36,9 +36,6 @@ use crate::work::{BYTES_PER_NANO, LOOK_NANOS};
 const SHORT_OPS_MAX: usize = 8;
 /// Keys that a delete or a lease's end may have.
 const SHORT_KEYS_MAX: usize = 500;
-
-/// The most that a slice does because it takes long to read its request.
-const BESIDE_READING_NANOS_MAX: u64 = 1_000_000;
 
 impl Store {
     /// Might a transaction take longer than a slice?
@@ -63,17 +60,6 @@ impl Store {
         }
     }
 
-    /// Counts that a transaction was read again, as every slice of one has to; returns until when the slice may
-    /// go on. One of twenty thousand puts costs more than a slice to read, and each slice did one of them: so
-    /// the slice may do as much beside that, up to a bound.
-    fn read_again(&self, looks: usize, nanos: u64) -> u64 {
-        let before = self.meter.nanos();
-        self.meter.look(looks);
-        let after = self.meter.nanos();
-        let reading = after.saturating_sub(before).min(BESIDE_READING_NANOS_MAX);
-        after.saturating_add(nanos.max(reading))
-    }
-
     fn is_late(&self, until: u64) -> bool {
         self.meter.nanos() >= until
     }
@@ -90,19 +76,4 @@ fn is_short(request: &TxnRequest<'_>, ops: &mut usize) -> bool {
             RequestOp::DeleteRange(delete) => delete.range.is_one(),
             RequestOp::Txn(nested) => is_short(nested, ops),
         })
-}
-
-/// The operations on a path, in order, but nested transactions themselves.
-fn leaves<'r, 'a>(request: &'r TxnRequest<'a>, path: &Path, into: &mut Vec<&'r RequestOp<'a>>) {
-    let mut nested = path.nested.iter();
-    for op in branch(request, path) {
-        match op {
-            RequestOp::Txn(inner) => {
-                if let Some(path) = nested.next() {
-                    leaves(inner, path, into);
-                }
-            }
-            op => into.push(op),
-        }
-    }
 }

@@ -4,11 +4,11 @@
 //! every slice, so that nothing is copied of it. Tested by `tests/long.rs`.
 
 use super::decide::Decided;
-use super::leaves;
 use crate::cursor::{RangeCursor, RangeEnd};
 use crate::error::Error;
 use crate::pins::Pin;
 use crate::store::{Moment, Store};
+use crate::txn::branch_of;
 use crate::types::{RangeResponse, RequestOp, ResponseOp, TxnRequest, TxnResponse};
 
 /// A transaction that is being read. Drop it when done: physical compaction waits for it.
@@ -17,8 +17,9 @@ pub struct LongTxnRead {
     moment: Moment,
     pin: Pin,
     decided: Decided,
-    /// The path is decided and what is on it was found sound.
-    is_checked: bool,
+    is_decided: bool,
+    /// Operations that were found sound, once it is known which will be read.
+    checked: usize,
     range: Option<(RangeCursor, RangeResponse)>,
     answers: Vec<ResponseOp>,
     bytes: usize,
@@ -28,6 +29,16 @@ impl LongTxnRead {
     /// The revision that is read.
     pub fn revision(&self) -> i64 {
         self.moment.revision
+    }
+
+    /// Transactions, operations and comparisons of the request, as far as they were counted.
+    pub fn parts(&self) -> usize {
+        self.decided.parts()
+    }
+
+    /// The request was read again: that is counted again.
+    pub fn request_again(&mut self) {
+        self.decided.count_again();
     }
 
     /// Bytes that it holds of answers.
@@ -103,7 +114,8 @@ impl Store {
             moment: self.moment(),
             pin: self.pin(oldest.max(self.compacted), self.revision),
             decided: Decided::default(),
-            is_checked: false,
+            is_decided: false,
+            checked: 0,
             range: None,
             answers: Vec::new(),
             bytes: 0,
@@ -118,7 +130,8 @@ impl Store {
         request: &TxnRequest<'_>,
         nanos: u64,
     ) -> Option<Result<TxnResponse, Error>> {
-        let until = self.read_again(read.decided.reading(request), nanos);
+        self.read_once(&mut read.decided, request);
+        let until = self.meter.nanos().saturating_add(nanos);
         self.txn_read_until(read, request, until).transpose()
     }
 
@@ -130,16 +143,23 @@ impl Store {
     ) -> Result<Option<TxnResponse>, Error> {
         let at = read.moment.revision;
         self.meter.look(1);
-        if !read.is_checked && !self.decide_on(&mut read.decided, request, at, until)? {
-            return Ok(None);
+        if !read.is_decided {
+            if !self.decide_on(&mut read.decided, request, at, until)? {
+                return Ok(None);
+            }
+            read.is_decided = true;
         }
-        let path = read.decided.path(request);
-        let mut ops = Vec::new();
-        leaves(request, &path, &mut ops);
-        if !read.is_checked {
-            // They only read: nothing of this looks at a key.
-            self.check_path_at(request, &path, read.moment)?;
-            read.is_checked = true;
+        let succeeded = read.decided.outcomes().first().copied().unwrap_or_default();
+        let ops = branch_of(request, succeeded);
+        while let Some(op) = ops.get(read.checked) {
+            self.check_op(op, read.moment)?;
+            self.meter.look(1);
+            read.checked += 1;
+            if self.is_late(until) {
+                return Ok(None);
+            }
+        }
+        if read.answers.capacity() == 0 {
             read.answers.reserve_exact(ops.len());
         }
         while let Some(op) = ops.get(read.answers.len()) {
@@ -174,8 +194,9 @@ impl Store {
             }
         }
         self.counted.read(ops.len());
+        self.let_request_go(&read.decided);
         Ok(Some(TxnResponse {
-            succeeded: path.succeeded,
+            succeeded,
             responses: std::mem::take(&mut read.answers),
         }))
     }

@@ -8,14 +8,14 @@
 use std::mem;
 use std::ops::{Bound, ControlFlow};
 
+use super::SHORT_KEYS_MAX;
 use super::decide::Decided;
 use super::order::KeyOrder;
-use super::{SHORT_KEYS_MAX, leaves};
+use super::walk::{Step, Walk};
 use crate::cursor::{RangeCursor, RangeEnd};
 use crate::error::Error;
 use crate::keys::KeyId;
 use crate::store::Store;
-use crate::txn::{Path, branch};
 use crate::types::{
     DeleteRangeRequest, DeleteRangeResponse, KeyRange, RangeResponse, RequestOp, ResponseOp,
     TxnRequest, TxnResponse,
@@ -55,15 +55,19 @@ pub enum LongAnswer {
 pub struct LongWrite {
     stage: Stage,
     decided: Decided,
-    /// Operations checked in this stage, or done.
-    done: usize,
+    /// How far this stage is.
+    walk: Walk,
     op: Option<Op>,
-    answers: Vec<ResponseOp>,
+    /// Of the transactions around, the outermost first.
+    answers: Vec<TxnResponse>,
+    answer: Option<LongAnswer>,
     /// Found while the changes were made: those stay.
     error: Option<Error>,
     /// Keys of a lease, in order once they are.
     attached: Vec<KeyId>,
     order: Option<KeyOrder>,
+    /// Of these keys so many are deleted.
+    deleted: usize,
     /// Changes that watchers were told of.
     told: usize,
     /// Nobody waits for the answer: pairs are left out of it.
@@ -78,6 +82,13 @@ impl LongWrite {
         LongWrite {
             is_unheard: true,
             ..LongWrite::default()
+        }
+    }
+
+    /// The answer of an operation of the innermost transaction.
+    fn add(&mut self, answer: ResponseOp) {
+        if let Some(around) = self.answers.last_mut() {
+            around.responses.push(answer);
         }
     }
 }
@@ -149,31 +160,25 @@ impl Store {
         request: &TxnRequest<'_>,
         nanos: u64,
     ) -> Result<Option<LongAnswer>, Error> {
-        let until = self.read_again(write.decided.reading(request), nanos);
+        self.read_once(&mut write.decided, request);
+        let until = self.meter.nanos().saturating_add(nanos);
         if write.stage == Stage::Decide {
             if !self.decide_on(&mut write.decided, request, self.revision, until)? {
                 return Ok(None);
             }
             write.stage = Stage::Check;
         }
-        let path = write.decided.path(request);
-        let mut ops = Vec::new();
-        leaves(request, &path, &mut ops);
-        if !self.check_on(write, &ops, until)? || !self.change_on(write, &ops, until) {
+        if !self.check_on(write, request, until)? || !self.change_on(write, request, until)? {
             return Ok(None);
         }
         if !self.tell_on(write, until) {
             return Ok(None);
         }
-        if let Some(error) = write.error.take() {
-            return Err(error);
+        self.let_request_go(&write.decided);
+        match write.error.take() {
+            Some(error) => Err(error),
+            None => Ok(write.answer.take()),
         }
-        let mut answers = mem::take(&mut write.answers).into_iter();
-        Ok(Some(LongAnswer::Txn(assemble(
-            request,
-            &path,
-            &mut answers,
-        ))))
     }
 
     fn delete_range_on(
@@ -188,62 +193,113 @@ impl Store {
             }
             write.stage = Stage::Change;
         }
-        let op = RequestOp::DeleteRange(request.clone());
-        if !self.change_on(write, &[&op], until) || !self.tell_on(write, until) {
+        if write.stage == Stage::Change {
+            self.open_write();
+            let op = RequestOp::DeleteRange(request.clone());
+            let Some(ResponseOp::DeleteRange(response)) = self.op_until(write, &op, until)? else {
+                return Ok(None);
+            };
+            write.answer = Some(LongAnswer::DeleteRange(response));
+            write.stage = Stage::Tell;
+        }
+        if !self.tell_on(write, until) {
             return Ok(None);
         }
-        Ok(write.answers.pop().and_then(|answer| match answer {
-            ResponseOp::DeleteRange(response) => Some(LongAnswer::DeleteRange(response)),
-            _ => None,
-        }))
+        Ok(write.answer.take())
     }
 
     /// See `Store::check_path_at`. Returns whether all were checked.
     fn check_on(
         &self,
         write: &mut LongWrite,
-        ops: &[&RequestOp<'_>],
+        request: &TxnRequest<'_>,
         until: u64,
     ) -> Result<bool, Error> {
-        while write.stage == Stage::Check {
-            let Some(op) = ops.get(write.done) else {
-                (write.done, write.stage) = (0, Stage::Change);
-                break;
-            };
-            self.check_op(op, self.moment())?;
+        if write.stage != Stage::Check {
+            return Ok(true);
+        }
+        let mut way = write.walk.way(request)?;
+        while let Some(step) = write.walk.step(request, &mut way, write.decided.outcomes()) {
+            if let Step::Op(op) = step {
+                self.check_op(op, self.moment())?;
+            }
             self.meter.look(1);
-            write.done += 1;
             if self.is_late(until) {
                 return Ok(false);
             }
         }
+        (write.walk, write.stage) = (Walk::default(), Stage::Change);
         Ok(true)
     }
 
     /// Makes the changes; returns whether all are made.
-    fn change_on(&mut self, write: &mut LongWrite, ops: &[&RequestOp<'_>], until: u64) -> bool {
+    fn change_on(
+        &mut self,
+        write: &mut LongWrite,
+        request: &TxnRequest<'_>,
+        until: u64,
+    ) -> Result<bool, Error> {
         if write.stage != Stage::Change {
-            return true;
+            return Ok(true);
         }
         self.open_write();
-        while let Some(op) = ops.get(write.done) {
-            match self.op_on(write.op.take(), op, write.is_unheard, until) {
-                Ok(Ok(answer)) => {
-                    write.answers.push(answer);
-                    write.done += 1;
+        let mut way = write.walk.way(request)?;
+        let under_way = write.op.as_ref().and_then(|_| write.walk.passed(&way));
+        let mut next = under_way.map(Step::Op);
+        loop {
+            let step = next.take().or_else(|| {
+                let outcomes = write.decided.outcomes();
+                write.walk.step(request, &mut way, outcomes)
+            });
+            match step {
+                None => break,
+                Some(Step::Enter { succeeded, ops }) => {
+                    self.meter.look(1);
+                    write.answers.push(TxnResponse {
+                        succeeded,
+                        responses: Vec::with_capacity(ops),
+                    });
                 }
-                Ok(Err(under_way)) => write.op = Some(under_way),
-                Err(error) => {
-                    write.error = Some(error);
-                    break;
+                Some(Step::Op(op)) => match self.op_until(write, op, until) {
+                    Ok(Some(answer)) => write.add(answer),
+                    Ok(None) => return Ok(false),
+                    Err(error) => {
+                        write.error = Some(error);
+                        break;
+                    }
+                },
+                Some(Step::Leave) => {
+                    let answer = write.answers.pop().unwrap_or_default();
+                    match write.answers.is_empty() {
+                        true => write.answer = Some(LongAnswer::Txn(answer)),
+                        false => write.add(ResponseOp::Txn(Box::new(answer))),
+                    }
                 }
             }
             if self.is_late(until) {
-                return false;
+                return Ok(false);
             }
         }
         write.stage = Stage::Tell;
-        true
+        Ok(true)
+    }
+
+    /// Goes on with an operation until it is late; its answer once it is done.
+    fn op_until(
+        &mut self,
+        write: &mut LongWrite,
+        op: &RequestOp<'_>,
+        until: u64,
+    ) -> Result<Option<ResponseOp>, Error> {
+        loop {
+            match self.op_on(write.op.take(), op, write.is_unheard, until)? {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(under_way) => write.op = Some(under_way),
+            }
+            if self.is_late(until) {
+                return Ok(None);
+            }
+        }
     }
 
     /// Goes on with one operation: its answer, or what is to be gone on with.
@@ -399,9 +455,9 @@ impl Store {
         }
         if write.stage == Stage::Change {
             self.open_write();
-            while let Some(&key) = write.attached.get(write.done) {
+            while let Some(&key) = write.attached.get(write.deleted) {
                 self.delete_live(key);
-                write.done += 1;
+                write.deleted += 1;
                 if self.is_late(until) {
                     return Ok(None);
                 }
@@ -451,30 +507,5 @@ impl Store {
         }
         self.close_write();
         true
-    }
-}
-
-/// The answers of a path's operations, as its transactions nest them.
-fn assemble(
-    request: &TxnRequest<'_>,
-    path: &Path,
-    answers: &mut impl Iterator<Item = ResponseOp>,
-) -> TxnResponse {
-    let mut nested = path.nested.iter();
-    let mut responses = Vec::with_capacity(branch(request, path).len());
-    for op in branch(request, path) {
-        match op {
-            RequestOp::Txn(inner) => {
-                if let Some(path) = nested.next() {
-                    let inner = assemble(inner, path, answers);
-                    responses.push(ResponseOp::Txn(Box::new(inner)));
-                }
-            }
-            _ => responses.extend(answers.next()),
-        }
-    }
-    TxnResponse {
-        succeeded: path.succeeded,
-        responses,
     }
 }

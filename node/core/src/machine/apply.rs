@@ -5,11 +5,13 @@
 //! does not understand the log, and the shard stops (see [`Machine::apply`]).
 //! Must never know: raft messages, callers, the log.
 
+use bytes::Bytes;
 use henge_api::{AlarmMember, Error, HashKv, LeaseGranted, LeaseTtl, Status};
 use henge_mvcc as mvcc;
 
 use super::alarms::Alarms;
 use super::command::{self, Command, CommandError, Stamp};
+use super::decoded::{Decoded, LongTxn};
 
 /// The store and how far the log has been applied to it.
 pub struct Machine {
@@ -66,7 +68,7 @@ pub enum ReadBegun {
     /// A range that takes more than a slice.
     Long(Box<mvcc::RangeCursor>),
     /// A transaction that takes more than a slice.
-    LongTxn(Box<mvcc::LongTxnRead>),
+    LongTxn(LongTxn),
 }
 
 /// What beginning to apply an entry came to.
@@ -78,10 +80,21 @@ pub enum ApplyBegun {
     Long(Box<LongApply>),
 }
 
+impl ApplyBegun {
+    fn long(request: Decoded, write: mvcc::LongWrite) -> Self {
+        ApplyBegun::Long(Box::new(LongApply {
+            request,
+            write,
+            leases: 0,
+        }))
+    }
+}
+
 /// A command under way. Of leases that run out together each ends in a revision of its own, so what is done of
 /// them may be seen; a command that is replayed passes over those that are gone.
 #[derive(Debug)]
 pub struct LongApply {
+    request: Decoded,
     write: mvcc::LongWrite,
     /// Leases that were seen to.
     leases: usize,
@@ -130,35 +143,60 @@ impl Machine {
     pub fn apply_begin(
         &mut self,
         (index, term): (u64, u64),
-        payload: &[u8],
+        payload: &Bytes,
         now_ms: u64,
         is_heard: impl FnOnce(Stamp) -> bool,
     ) -> Result<ApplyBegun, CommandError> {
+        let begin = |request: &(Stamp, Command<'_>)| {
+            if let Some(write) = self.begin(request, is_heard) {
+                return Ok(Err(write));
+            }
+            let (stamp, command) = request;
+            let outcome = has_room(self.execute(command, *stamp, index, now_ms))?;
+            Ok(Ok(Some((*stamp, outcome))))
+        };
         let answer = if payload.is_empty() {
             None
-        } else {
-            let (stamp, command) = command::decode(payload)?;
-            let expires = |id, seen| self.store.lease_expires(id, seen);
-            // What an alarm refuses is not begun: it gets its refusal below.
-            let is_long = match &command {
-                Command::LeaseExpireMany { ids, .. } => self.store.leases_are_long(ids),
-                command => as_long(command, expires)
-                    .is_some_and(|request| self.store.write_is_long(request)),
-            };
-            if is_long && self.alarms.refuse(&command).is_ok() {
-                let write = match is_heard(stamp) {
-                    true => mvcc::LongWrite::default(),
-                    false => mvcc::LongWrite::unheard(),
-                };
-                return Ok(ApplyBegun::Long(Box::new(LongApply { write, leases: 0 })));
+        } else if command::is_dear(payload) {
+            let request = Decoded::new(payload.clone())?;
+            match begin(request.get())? {
+                Ok(answer) => answer,
+                Err(write) => return Ok(ApplyBegun::long(request, write)),
             }
-            Some((
-                stamp,
-                has_room(self.execute(&command, stamp, index, now_ms))?,
-            ))
+        } else {
+            match begin(&command::decode(payload)?)? {
+                Ok(answer) => answer,
+                Err(write) => {
+                    let request = Decoded::new(payload.clone())?;
+                    return Ok(ApplyBegun::long(request, write));
+                }
+            }
         };
         (self.applied_index, self.applied_term) = (index, term);
         Ok(ApplyBegun::Done(answer))
+    }
+
+    /// A write to go on with, if it may take longer than a slice.
+    fn begin(
+        &self,
+        (stamp, command): &(Stamp, Command<'_>),
+        is_heard: impl FnOnce(Stamp) -> bool,
+    ) -> Option<mvcc::LongWrite> {
+        let expires = |id, seen| self.store.lease_expires(id, seen);
+        let is_long = match command {
+            Command::LeaseExpireMany { ids, .. } => self.store.leases_are_long(ids),
+            command => {
+                as_long(command, expires).is_some_and(|request| self.store.write_is_long(request))
+            }
+        };
+        // What an alarm refuses is not begun: it gets its refusal where it is carried out.
+        if !is_long || self.alarms.refuse(command).is_err() {
+            return None;
+        }
+        Some(match is_heard(*stamp) {
+            true => mvcc::LongWrite::default(),
+            false => mvcc::LongWrite::unheard(),
+        })
     }
 
     /// Goes on with an entry for about so many nanoseconds' work; its outcome once it is applied. Until then
@@ -167,13 +205,18 @@ impl Machine {
         &mut self,
         long: &mut LongApply,
         (index, term): (u64, u64),
-        payload: &[u8],
         nanos: u64,
     ) -> Result<Option<Applied>, CommandError> {
-        let (stamp, command) = command::decode(payload)?;
+        let LongApply {
+            request,
+            write,
+            leases,
+        } = long;
+        let (stamp, command) = request.get();
+        let stamp = *stamp;
         let revoked = self.store.leases_revoked();
-        if let Command::LeaseExpireMany { seen, ids } = &command {
-            let is_through = self.expire_on(long, *seen, ids, nanos);
+        if let Command::LeaseExpireMany { seen, ids } = command {
+            let is_through = self.expire_on(write, leases, (*seen, ids), nanos);
             self.leases_expired += self.store.leases_revoked() - revoked;
             if !is_through {
                 return Ok(None);
@@ -182,8 +225,8 @@ impl Machine {
             return Ok(Some(Some((stamp, Ok(Response::Done)))));
         }
         // Whether a lease expires was decided when this began.
-        let outcome = match as_long(&command, |_, _| true) {
-            Some(request) => self.store.write_next(&mut long.write, request, nanos),
+        let outcome = match as_long(command, |_, _| true) {
+            Some(request) => self.store.write_next(write, request, nanos),
             None => Some(Err(mvcc::Error::KeyNotFound)),
         };
         if matches!(command, Command::LeaseExpire { .. }) {
@@ -203,24 +246,26 @@ impl Machine {
     }
 
     /// Goes on with leases that ran out together; returns whether all were seen to.
-    fn expire_on(&mut self, long: &mut LongApply, seen: u64, ids: &[i64], nanos: u64) -> bool {
+    fn expire_on(
+        &mut self,
+        write: &mut mvcc::LongWrite,
+        leases: &mut usize,
+        (seen, ids): (u64, &[i64]),
+        nanos: u64,
+    ) -> bool {
         let until = self.store.work().nanos().saturating_add(nanos);
-        while let Some(id) = ids.get(long.leases) {
+        while let Some(id) = ids.get(*leases) {
             if self.store.lease_expires(*id, seen) {
                 let left = until.saturating_sub(self.store.work().nanos());
                 let request = mvcc::LongRequest::LeaseRevoke(*id);
                 // One that is gone already has ended as it should.
-                if self
-                    .store
-                    .write_next(&mut long.write, request, left)
-                    .is_none()
-                {
+                if self.store.write_next(write, request, left).is_none() {
                     return false;
                 }
-                long.write = mvcc::LongWrite::unheard();
+                *write = mvcc::LongWrite::unheard();
             }
-            long.leases += 1;
-            if self.store.work().nanos() >= until && long.leases < ids.len() {
+            *leases += 1;
+            if self.store.work().nanos() >= until && *leases < ids.len() {
                 return false;
             }
         }
@@ -228,35 +273,49 @@ impl Machine {
     }
 
     /// Goes on with a transaction's read, which [`Machine::read`] began.
-    pub fn read_txn_on(
-        &self,
-        read: &mut mvcc::LongTxnRead,
-        encoded: &[u8],
-        nanos: u64,
-    ) -> Option<Result<Response, Error>> {
-        let Ok((_, Command::Txn(txn))) = command::decode(encoded) else {
-            return Some(Err(Error::Corrupt));
+    pub fn read_txn_on(&self, long: &mut LongTxn, nanos: u64) -> Option<Result<Response, Error>> {
+        let (txn, read) = match long.parts() {
+            Ok((Command::Txn(txn), read)) => (txn, read),
+            _ => return Some(Err(Error::Corrupt)),
         };
-        let found = self.store.txn_read_next(read, &txn, nanos)?;
+        let found = self.store.txn_read_next(read, txn, nanos)?;
         Some(found.map(Response::Txn).map_err(Error::from))
     }
 
     /// Answers an encoded read (a range, or a transaction that only reads) from the store as it is now.
     /// One that may take longer than a slice is only begun.
-    pub fn read(&self, encoded: &[u8]) -> Result<ReadBegun, Error> {
-        let (_, command) = command::decode(encoded).map_err(|_| Error::Corrupt)?;
+    pub fn read(&self, encoded: Vec<u8>) -> Result<ReadBegun, Error> {
+        if command::is_dear(&encoded) {
+            return self.read_dear(encoded.into());
+        }
+        let (_, command) = command::decode(&encoded).map_err(|_| Error::Corrupt)?;
         let response = match &command {
             Command::Range(range) if self.store.range_is_long(range) => {
                 return Ok(ReadBegun::Long(Box::new(self.store.range_begin(range)?)));
             }
             Command::Range(range) => Response::Range(self.store.range(range)?),
             Command::Txn(txn) if self.store.txn_is_long(txn) => {
-                return Ok(ReadBegun::LongTxn(Box::new(self.store.txn_read_begin(txn))));
+                drop(command);
+                return self.read_dear(encoded.into());
             }
             Command::Txn(txn) => Response::Txn(self.store.txn_read(txn)?),
             _ => return Err(Error::Corrupt),
         };
         Ok(ReadBegun::Done(response))
+    }
+
+    /// A transaction's read, decoded once.
+    fn read_dear(&self, encoded: Bytes) -> Result<ReadBegun, Error> {
+        let request = Decoded::new(encoded.clone()).map_err(|_| Error::Corrupt)?;
+        let read = match &request.get().1 {
+            Command::Txn(txn) if self.store.txn_is_long(txn) => self.store.txn_read_begin(txn),
+            Command::Txn(txn) => {
+                let response = Response::Txn(self.store.txn_read(txn)?);
+                return Ok(ReadBegun::Done(response));
+            }
+            _ => return Err(Error::Corrupt),
+        };
+        Ok(ReadBegun::LongTxn(LongTxn::new(encoded, request, read)))
     }
 
     fn execute(

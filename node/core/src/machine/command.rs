@@ -22,8 +22,11 @@ use super::encode::{
     PUT_FIXED, encode_delete, encode_put, encode_range, encode_txn, put_i64, put_ids,
 };
 
+pub(super) use estimate::Adding;
 pub use estimate::txn_bytes;
-pub use peek::{adds, cost, get_key, is_alarm, is_compact, kind, put_key, stamp, stamp_of};
+pub use peek::{
+    adds, cost, get_key, is_alarm, is_compact, is_dear, kind, put_key, stamp, stamp_of,
+};
 
 /// Bytes before the body: version, kind, reserved, origin, id.
 pub const HEADER_BYTES: usize = 24;
@@ -235,6 +238,9 @@ impl Command<'_> {
 /// Whether an encoded command may enter the log: whoever applies it will understand it, and it is none that
 /// only reads.
 pub fn proposable(encoded: &[u8]) -> Result<(), CommandError> {
+    if encoded.get(1) == Some(&tag::TXN) {
+        return skim(encoded).map(drop);
+    }
     match decode(encoded)?.1 {
         Command::Range(_) => Err(CommandError::Tag {
             what: "logged command",
@@ -244,9 +250,17 @@ pub fn proposable(encoded: &[u8]) -> Result<(), CommandError> {
     }
 }
 
-/// Decodes one command and its stamp from an entry's payload.
-pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
-    let mut reader = Reader { bytes };
+/// Goes through an encoded transaction, which is refused as [`decode`] refuses it, and keeps nothing of it.
+fn skim(encoded: &[u8]) -> Result<Adding, CommandError> {
+    let mut reader = Reader { bytes: encoded };
+    head(&mut reader)?;
+    let found = reader.skim_txn(0)?;
+    at_end(&reader)?;
+    Ok(found)
+}
+
+/// Takes a command's head off: what kind it is, and whose.
+fn head(reader: &mut Reader<'_>) -> Result<(u8, Stamp), CommandError> {
     let version = reader.u8()?;
     if version != VERSION {
         return Err(CommandError::Version(version));
@@ -257,6 +271,20 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
         origin: reader.u64()?,
         id: reader.u64()?,
     };
+    Ok((kind, stamp))
+}
+
+fn at_end(reader: &Reader<'_>) -> Result<(), CommandError> {
+    match reader.bytes.len() {
+        0 => Ok(()),
+        left => Err(CommandError::Trailing(left)),
+    }
+}
+
+/// Decodes one command and its stamp from an entry's payload.
+pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
+    let mut reader = Reader { bytes };
+    let (kind, stamp) = head(&mut reader)?;
     let command = match kind {
         tag::PUT => Command::Put(reader.put()?),
         tag::DELETE_RANGE => Command::DeleteRange(reader.delete()?),
@@ -291,10 +319,8 @@ pub fn decode(bytes: &[u8]) -> Result<(Stamp, Command<'_>), CommandError> {
             });
         }
     };
-    match reader.bytes.len() {
-        0 => Ok((stamp, command)),
-        left => Err(CommandError::Trailing(left)),
-    }
+    at_end(&reader)?;
+    Ok((stamp, command))
 }
 
 #[cfg(test)]

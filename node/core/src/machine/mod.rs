@@ -8,7 +8,9 @@ pub mod alarms;
 pub mod apply;
 pub mod command;
 mod decode;
+mod decoded;
 mod encode;
 
 pub use apply::{ApplyBegun, LongApply, Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};
+pub use decoded::{Decoded, LongTxn};

@@ -26,8 +26,9 @@ pub(crate) struct Applying {
     messages: VecDeque<Message>,
     /// The entry of the first message to go on with.
     at: usize,
-    /// That entry, if it takes more than a slice. The state before it is what everybody sees until its end,
-    /// and a checkpoint holds; a stop in between has the log replay it whole.
+    /// That entry, if it takes more than a slice, decoded. The state before it is what everybody sees until
+    /// its end, and a checkpoint holds; a stop in between has the log replay it whole. It is committed, so
+    /// nothing puts another one in its place.
     long: Option<Box<LongApply>>,
 }
 
@@ -156,7 +157,7 @@ impl Shard {
             }
         };
         let machine = &mut self.machine;
-        match machine.apply_on(&mut long, position, &entry.data, SLICE_NANOS)? {
+        match machine.apply_on(&mut long, position, SLICE_NANOS)? {
             None => self.applying.long = Some(long),
             Some(answer) => self.answer_applied(answer, &entry.data),
         }

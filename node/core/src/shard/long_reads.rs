@@ -19,13 +19,13 @@ use std::mem;
 
 use henge_api::{Error, Header, LeaseTtl};
 use henge_mvcc::{
-    LongLeaseKeys, LongLeases, LongTxnRead, RangeCursor, RangeEnd, RangeResponse, ResponseOp,
-    SliceLimits, let_go,
+    LongLeaseKeys, LongLeases, RangeCursor, RangeEnd, RangeResponse, ResponseOp, SliceLimits,
+    let_go,
 };
 
 use super::Shard;
 use super::answer::Answer;
-use crate::machine::{Machine, ReadBegun, Response};
+use crate::machine::{LongTxn, Machine, ReadBegun, Response};
 use crate::work::SLICE_NANOS;
 
 /// Reads under way; more are refused, as each may become a large answer.
@@ -83,7 +83,7 @@ impl Default for LongReads {
 #[derive(Debug)]
 enum Gone {
     Answers(Vec<ResponseOp>),
-    Txn(Box<LongTxnRead>),
+    Txn(LongTxn),
     LeaseKeys(LongLeaseKeys),
 }
 
@@ -103,7 +103,7 @@ impl Gone {
                     ResponseOp::Range(held),
                 ]))
             }
-            Reading::Txn { read, .. } => Some(Gone::Txn(read)),
+            Reading::Txn(read) => Some(Gone::Txn(read)),
             Reading::LeaseKeys { gathered, .. } => Some(Gone::LeaseKeys(gathered)),
             // Numbers.
             Reading::Leases(_) => None,
@@ -139,10 +139,7 @@ enum Reading {
         /// Of its pairs so far.
         bytes: usize,
     },
-    Txn {
-        encoded: Vec<u8>,
-        read: Box<LongTxnRead>,
-    },
+    Txn(LongTxn),
     LeaseKeys {
         /// All but the keys.
         ttl: LeaseTtl,
@@ -175,6 +172,12 @@ impl LongReads {
         let may_go_on = |read: &LongRead| !is_large(&read) || Some(read.number) == oldest;
         let at = self.running.iter().position(may_go_on)?;
         self.running.remove(at)
+    }
+
+    /// Whether a read that is going on had better hold less: but for the oldest, which has to come to its end.
+    fn holds_too_much_with(&self, read: &LongRead) -> bool {
+        let is_oldest = self.running.iter().all(|other| other.number > read.number);
+        self.bytes + read.held_bytes > self.bytes_max && !is_oldest
     }
 
     /// Answers everyone with the same error.
@@ -231,7 +234,7 @@ impl Shard {
 
     /// Answers an encoded read that may be answered now: at once if that is short.
     pub(crate) fn read_now(&mut self, encoded: Vec<u8>, answer: Answer) {
-        let reading = match self.machine.read(&encoded) {
+        let reading = match self.machine.read(encoded) {
             Ok(ReadBegun::Done(response)) => return self.answer(answer, Ok(response)),
             Err(error) => return self.answer(answer, Err(error)),
             Ok(ReadBegun::Long(cursor)) => Reading::Range {
@@ -239,7 +242,7 @@ impl Shard {
                 response: RangeResponse::default(),
                 bytes: 0,
             },
-            Ok(ReadBegun::LongTxn(read)) => Reading::Txn { encoded, read },
+            Ok(ReadBegun::LongTxn(read)) => Reading::Txn(read),
         };
         self.read_long(reading, answer);
     }
@@ -321,6 +324,12 @@ impl Shard {
             return None;
         }
         read.held_bytes = read.reading.held_bytes();
+        if self.long_reads.holds_too_much_with(&read)
+            && let Reading::Txn(txn) = &mut read.reading
+        {
+            txn.forget_request();
+            read.held_bytes = txn.held_bytes();
+        }
         self.long_reads.bytes += read.held_bytes;
         Some(read)
     }
@@ -347,7 +356,7 @@ impl Reading {
                 (response.more, response.count) = (more, count);
                 Some(Ok(Response::Range(mem::take(response))))
             }
-            Reading::Txn { encoded, read } => machine.read_txn_on(read, encoded, SLICE_NANOS),
+            Reading::Txn(read) => machine.read_txn_on(read, SLICE_NANOS),
             Reading::LeaseKeys { ttl, gathered } => {
                 ttl.keys = machine.store.lease_keys_next(gathered, SLICE_NANOS)?;
                 Some(Ok(Response::Ttl(mem::take(ttl))))
@@ -362,7 +371,7 @@ impl Reading {
     fn held_bytes(&self) -> usize {
         match self {
             Reading::Range { cursor, bytes, .. } => *bytes + cursor.held_bytes(),
-            Reading::Txn { encoded, read } => encoded.len() + read.held_bytes(),
+            Reading::Txn(read) => read.held_bytes(),
             Reading::LeaseKeys { gathered, .. } => gathered.held_bytes(),
             Reading::Leases(list) => list.held_bytes(),
         }

@@ -3,7 +3,8 @@
 //! A range over a million keys is some hundred megabytes, which takes a good part of a second to encode in one
 //! go; every other connection of the core, and the core itself, would wait for it. The same goes for the events
 //! of one revision that deletes them. So such an answer is measured in steps, with a pause for the others between two, and encoded a piece at a time: HTTP/2's flow
-//! control asks for the next piece when there is room for it. Short answers take the short way
+//! control asks for the next piece when there is room for it; the answers of a transaction's operations are
+//! converted one after another. Short answers take the short way
 //! ([`super::unary`]).
 //! Promises: the same bytes as the short way; each pair or event is let go as it is encoded. Must never know:
 //! how they were found, or where the pieces go.
@@ -14,16 +15,17 @@ use std::task::Poll;
 use std::{mem, vec};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use henge_api::Reply;
-use henge_mvcc::{Event, EventKind, KeyValue, ResponseOp};
+use henge_api::{Header, Reply};
+use henge_mvcc::{Event, EventKind, KeyValue, ResponseOp, TxnResponse};
 use pb::response_op::Response;
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
+use super::header::header;
 use super::inbound::PREFIX_BYTES;
 use super::proto::etcdserverpb as pb;
-use super::translate;
+use super::translate::{self, Position};
 
-/// Pairs of a short answer.
+/// Pairs of a short answer, and operations.
 const SHORT_PAIRS: usize = 500;
 /// Bytes of keys and values of a short answer of more than one pair.
 pub(crate) const SHORT_BYTES: usize = 512 << 10;
@@ -51,25 +53,39 @@ const OP_TXN: u8 = 4;
 
 /// Whether an answer is encoded at once.
 pub(crate) fn is_short(answer: &ResponseOp) -> bool {
-    let (mut pairs, mut bytes) = (0, 0);
-    counts(answer, &mut pairs, &mut bytes);
-    pairs <= 1 || pairs <= SHORT_PAIRS && bytes <= SHORT_BYTES
+    let mut size = Size::default();
+    size.count(answer);
+    let Size { ops, pairs, bytes } = size;
+    ops <= SHORT_PAIRS && (pairs <= 1 || pairs <= SHORT_PAIRS && bytes <= SHORT_BYTES)
 }
 
-/// Pairs, and their bytes as long as they are few.
-fn counts(answer: &ResponseOp, pairs: &mut usize, bytes: &mut usize) {
-    let found = match answer {
-        ResponseOp::Range(range) => &range.kvs[..],
-        ResponseOp::Put(put) => put.prev_kv.as_slice(),
-        ResponseOp::DeleteRange(delete) => &delete.prev_kvs[..],
-        ResponseOp::Txn(txn) => {
-            return txn.responses.iter().for_each(|op| counts(op, pairs, bytes));
+/// What there is in an answer, as long as it is little.
+#[derive(Default)]
+struct Size {
+    ops: usize,
+    pairs: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn count(&mut self, answer: &ResponseOp) {
+        let found = match answer {
+            ResponseOp::Range(range) => &range.kvs[..],
+            ResponseOp::Put(put) => put.prev_kv.as_slice(),
+            ResponseOp::DeleteRange(delete) => &delete.prev_kvs[..],
+            ResponseOp::Txn(txn) => {
+                self.ops += txn.responses.len();
+                if self.ops <= SHORT_PAIRS {
+                    txn.responses.iter().for_each(|op| self.count(op));
+                }
+                return;
+            }
+        };
+        self.pairs += found.len();
+        if found.len() <= SHORT_PAIRS {
+            let sizes = found.iter().map(|pair| pair.key.len() + pair.value.len());
+            self.bytes += sizes.sum::<usize>();
         }
-    };
-    *pairs += found.len();
-    if found.len() <= SHORT_PAIRS {
-        let sizes = found.iter().map(|pair| pair.key.len() + pair.value.len());
-        *bytes += sizes.sum::<usize>();
     }
 }
 
@@ -92,7 +108,13 @@ pub(crate) fn message(reply: Reply<ResponseOp>) -> Response {
 
 /// An answer on its way out: a framed gRPC message.
 #[derive(Debug, Default)]
-pub(crate) struct LongAnswer(VecDeque<Part>, usize);
+pub(crate) struct LongAnswer {
+    parts: VecDeque<Part>,
+    /// What comes behind them, while it is put together.
+    tail: BytesMut,
+    /// Bytes of the message.
+    len: usize,
+}
 
 /// A message that is longer than etcd sends any: of so many bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,22 +132,23 @@ enum Part {
 
 impl LongAnswer {
     /// Measures an answer, with pauses.
-    pub(crate) async fn measure(mut reply: Reply<ResponseOp>) -> LongAnswer {
-        let mut lists = Vec::new();
-        take_pairs(&mut reply.body, &mut lists);
-        let (mut measured, mut step) = (Vec::with_capacity(lists.len()), 0);
-        for pairs in lists {
-            let bytes = measure(pairs.0.as_slice(), &mut step).await;
-            measured.push((pairs, bytes));
-        }
-        LongAnswer::framed(|answer| answer.add(message(reply), &mut measured.into_iter()))
+    pub(crate) async fn measure(reply: Reply<ResponseOp>) -> LongAnswer {
+        let Reply { header, body } = reply;
+        let (mut answer, mut step) = (LongAnswer::default(), 0);
+        let prefix = answer.gap();
+        let len = match body {
+            ResponseOp::Txn(txn) => answer.add_txn(header, *txn, &mut step).await,
+            body => answer.add(message_of(Reply { header, body }, &mut step).await),
+        };
+        answer.frame(prefix, len);
+        answer
     }
 
     /// Events of a watcher, of these bytes as a repeated field, behind the rest of their message.
     pub(crate) fn events(message: &pb::WatchResponse, events: Rest<Event>, bytes: usize) -> Self {
         LongAnswer::framed(|answer| {
             let own = answer.bytes(message);
-            answer.0.push_back(Part::Events(events));
+            answer.push(Part::Events(events));
             own + bytes
         })
     }
@@ -136,7 +159,7 @@ impl LongAnswer {
         let bytes = measure(keys.0.as_slice(), &mut 0).await;
         LongAnswer::framed(|answer| {
             let own = answer.bytes(message);
-            answer.0.push_back(Part::Keys(keys));
+            answer.push(Part::Keys(keys));
             own + bytes
         })
     }
@@ -146,14 +169,14 @@ impl LongAnswer {
         let bytes = measure(&ids, &mut 0).await;
         LongAnswer::framed(|answer| {
             let own = answer.bytes(message);
-            answer.0.push_back(Part::Leases(Rest(ids.into_iter())));
+            answer.push(Part::Leases(Rest(ids.into_iter())));
             own + bytes
         })
     }
 
     /// The same, if it is not longer than etcd sends any.
     pub(crate) fn checked(self) -> Result<LongAnswer, TooLong> {
-        match self.1 {
+        match self.len {
             bytes if bytes > SEND_BYTES_MAX => Err(TooLong(bytes)),
             _ => Ok(self),
         }
@@ -162,21 +185,27 @@ impl LongAnswer {
     fn framed(add: impl FnOnce(&mut LongAnswer) -> usize) -> LongAnswer {
         let mut answer = LongAnswer::default();
         let prefix = answer.gap();
-        let bytes = add(&mut answer);
+        let len = add(&mut answer);
+        answer.frame(prefix, len);
+        answer
+    }
+
+    /// Ends a message of so many bytes, which begins behind this gap.
+    fn frame(&mut self, prefix: usize, len: usize) {
+        self.end_tail();
         let mut framing = BytesMut::with_capacity(PREFIX_BYTES);
         framing.put_u8(0);
         // What is longer than that is refused before it is sent.
-        framing.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
-        answer.fill(prefix, framing);
-        answer.1 = bytes;
-        answer
+        framing.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+        self.fill(prefix, framing);
+        self.len = len;
     }
 
     /// The next piece; `None` at the end.
     pub(crate) fn piece(&mut self) -> Option<Bytes> {
         let mut piece = BytesMut::new();
         while piece.len() < PIECE_BYTES {
-            let is_through = match self.0.front_mut() {
+            let is_through = match self.parts.front_mut() {
                 None => break,
                 Some(Part::Bytes(bytes)) => {
                     piece.extend_from_slice(bytes);
@@ -188,99 +217,206 @@ impl LongAnswer {
                 Some(Part::Leases(ids)) => ids.encode(LEASES, &mut piece),
             };
             if is_through {
-                self.0.pop_front();
+                self.parts.pop_front();
             }
         }
         (!piece.is_empty()).then(|| piece.freeze())
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.0.is_empty()
+        self.parts.is_empty()
     }
 
     /// Room for what is known later.
     fn gap(&mut self) -> usize {
-        self.0.push_back(Part::Bytes(Bytes::new()));
-        self.0.len() - 1
+        self.push(Part::Bytes(Bytes::new()));
+        self.parts.len() - 1
     }
 
     fn fill(&mut self, gap: usize, bytes: BytesMut) {
-        if let Some(part) = self.0.get_mut(gap) {
+        if let Some(part) = self.parts.get_mut(gap) {
             *part = Part::Bytes(bytes.freeze());
         }
     }
 
+    fn push(&mut self, part: Part) {
+        self.end_tail();
+        self.parts.push_back(part);
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = mem::take(&mut self.tail).freeze();
+            self.parts.push_back(Part::Bytes(tail));
+        }
+    }
+
+    /// Adds a message; returns its length.
     fn bytes(&mut self, message: &impl Message) -> usize {
-        let bytes = message.encode_to_vec();
-        let len = bytes.len();
-        if len > 0 {
-            self.0.push_back(Part::Bytes(bytes.into()));
+        let before = self.tail.len();
+        message.encode_raw(&mut self.tail);
+        let len = self.tail.len() - before;
+        if self.tail.len() >= PIECE_BYTES {
+            self.end_tail();
         }
         len
     }
 
-    fn pairs(&mut self, field: u8, lists: &mut vec::IntoIter<(Rest<KeyValue>, usize)>) -> usize {
-        let (pairs, bytes) = lists.next().unwrap_or_default();
+    /// Adds a message and its pairs where they belong; returns its length.
+    fn add(&mut self, listed: Listed) -> usize {
+        let Listed {
+            before,
+            pairs: (field, pairs, bytes),
+            after,
+        } = listed;
+        let mut len = self.add_plain(&before) + bytes;
         if bytes > 0 {
-            self.0.push_back(Part::Pairs(field, pairs));
+            self.push(Part::Pairs(field, pairs));
         }
-        bytes
+        if let Some(after) = after {
+            len += self.bytes(&after);
+        }
+        len
     }
 
-    /// Adds a message without pairs, and its pairs where they belong; returns its length.
-    fn add(
-        &mut self,
-        message: Response,
-        lists: &mut vec::IntoIter<(Rest<KeyValue>, usize)>,
-    ) -> usize {
+    fn add_plain(&mut self, message: &Response) -> usize {
         match message {
-            Response::ResponseRange(mut range) => {
-                let header = range.header.take();
-                let before = pb::RangeResponse {
-                    header,
-                    ..Default::default()
-                };
-                self.bytes(&before) + self.pairs(RANGE_KVS, lists) + self.bytes(&range)
-            }
-            Response::ResponsePut(put) => self.bytes(&put) + self.pairs(PUT_PREV_KV, lists),
-            Response::ResponseDeleteRange(delete) => {
-                self.bytes(&delete) + self.pairs(DELETE_PREV_KVS, lists)
-            }
-            Response::ResponseTxn(mut txn) => {
-                let responses = mem::take(&mut txn.responses);
-                let mut bytes = self.bytes(&txn);
-                for op in responses.into_iter().filter_map(|op| op.response) {
-                    bytes += self.add_op(op, lists);
-                }
-                bytes
-            }
+            Response::ResponseRange(message) => self.bytes(message),
+            Response::ResponsePut(message) => self.bytes(message),
+            Response::ResponseDeleteRange(message) => self.bytes(message),
+            Response::ResponseTxn(message) => self.bytes(message),
         }
     }
 
-    fn add_op(
-        &mut self,
-        op: Response,
-        lists: &mut vec::IntoIter<(Rest<KeyValue>, usize)>,
-    ) -> usize {
-        let field = match &op {
+    /// Adds a transaction's answers, one after another; returns its length.
+    async fn add_txn(&mut self, header: Header, txn: TxnResponse, step: &mut usize) -> usize {
+        let mut at = Position::before(header, &txn);
+        let mut around = vec![self.open_txn(header, txn)];
+        let mut len = 0;
+        while let Some(innermost) = around.last_mut() {
+            innermost.len += mem::take(&mut len);
+            *step += 1;
+            if *step >= STEP_PAIRS {
+                *step = 0;
+                pause().await;
+            }
+            match innermost.ops.next() {
+                None => {
+                    let ended = innermost.len;
+                    let gap = innermost.gap;
+                    around.pop();
+                    if around.is_empty() {
+                        return ended;
+                    }
+                    let lengths = lengths(OP_TXN, ended);
+                    len = lengths.len() + ended;
+                    self.fill(gap, lengths);
+                }
+                Some(ResponseOp::Txn(txn)) => {
+                    let gap = self.gap();
+                    let opened = self.open_txn(Header::default(), *txn);
+                    around.push(Around { gap, ..opened });
+                }
+                Some(body) => {
+                    let header = at.pass(&body);
+                    let listed = message_of(Reply { header, body }, step).await;
+                    let (field, own) = (listed.op(), listed.len());
+                    let lengths = lengths(field, own);
+                    self.tail.extend_from_slice(&lengths);
+                    len = lengths.len() + self.add(listed);
+                }
+            }
+        }
+        len
+    }
+
+    fn open_txn(&mut self, of: Header, txn: TxnResponse) -> Around {
+        let own = pb::TxnResponse {
+            header: header(of),
+            succeeded: txn.succeeded,
+            responses: Vec::new(),
+        };
+        Around {
+            gap: 0,
+            len: self.bytes(&own),
+            ops: Rest::new(txn.responses),
+        }
+    }
+}
+
+/// A transaction whose answers are being added.
+struct Around {
+    /// Where its length belongs.
+    gap: usize,
+    len: usize,
+    ops: Rest<ResponseOp>,
+}
+
+/// The message of an operation that is no transaction, and its pairs.
+struct Listed {
+    before: Response,
+    /// The number of their field, and their bytes in it.
+    pairs: (u8, Rest<KeyValue>, usize),
+    after: Option<pb::RangeResponse>,
+}
+
+impl Listed {
+    /// Number of the field that it is in a transaction's answer.
+    fn op(&self) -> u8 {
+        match self.before {
             Response::ResponseRange(_) => OP_RANGE,
             Response::ResponsePut(_) => OP_PUT,
             Response::ResponseDeleteRange(_) => OP_DELETE,
             Response::ResponseTxn(_) => OP_TXN,
-        };
-        let gap = self.gap();
-        let bytes = self.add(op, lists);
-        let mut lengths = BytesMut::new();
-        put_key(
-            TXN_RESPONSES,
-            1 + length_delimiter_len(bytes) + bytes,
-            &mut lengths,
-        );
-        put_key(field, bytes, &mut lengths);
-        let own = lengths.len();
-        self.fill(gap, lengths);
-        own + bytes
+        }
     }
+
+    fn len(&self) -> usize {
+        let before = match &self.before {
+            Response::ResponseRange(message) => message.encoded_len(),
+            Response::ResponsePut(message) => message.encoded_len(),
+            Response::ResponseDeleteRange(message) => message.encoded_len(),
+            Response::ResponseTxn(message) => message.encoded_len(),
+        };
+        before + self.pairs.2 + self.after.as_ref().map_or(0, Message::encoded_len)
+    }
+}
+
+/// Takes the pairs out of an answer, and measures them with pauses.
+async fn message_of(mut reply: Reply<ResponseOp>, step: &mut usize) -> Listed {
+    let (field, pairs) = match &mut reply.body {
+        ResponseOp::Range(range) => (RANGE_KVS, mem::take(&mut range.kvs)),
+        ResponseOp::Put(put) => (PUT_PREV_KV, put.prev_kv.take().into_iter().collect()),
+        ResponseOp::DeleteRange(delete) => (DELETE_PREV_KVS, mem::take(&mut delete.prev_kvs)),
+        ResponseOp::Txn(_) => (TXN_RESPONSES, Vec::new()),
+    };
+    let pairs = Rest::new(pairs);
+    let bytes = measure(pairs.as_slice(), step).await;
+    let (before, after) = match message(reply) {
+        // Its other fields come behind its pairs.
+        Response::ResponseRange(mut range) => {
+            let header = range.header.take();
+            let before = pb::RangeResponse {
+                header,
+                ..Default::default()
+            };
+            (Response::ResponseRange(before), Some(range))
+        }
+        other => (other, None),
+    };
+    Listed {
+        before,
+        pairs: (field, pairs, bytes),
+        after,
+    }
+}
+
+/// What comes in front of an operation's message of so many bytes in a transaction's answer.
+fn lengths(field: u8, bytes: usize) -> BytesMut {
+    let mut lengths = BytesMut::new();
+    put_key(TXN_RESPONSES, field_len(bytes), &mut lengths);
+    put_key(field, bytes, &mut lengths);
+    lengths
 }
 
 /// What is left of a list. Letting go of very many takes as long as reading them, and their caller is gone, so
@@ -353,22 +489,6 @@ pub(crate) async fn measure<T: Field>(list: &[T], step: &mut usize) -> usize {
 /// Bytes of a message with its key and length.
 pub(crate) fn field_len(bytes: usize) -> usize {
     1 + length_delimiter_len(bytes) + bytes
-}
-
-/// Takes the pairs of every operation out, in order.
-fn take_pairs(answer: &mut ResponseOp, lists: &mut Vec<Rest<KeyValue>>) {
-    let pairs = match answer {
-        ResponseOp::Range(range) => mem::take(&mut range.kvs),
-        ResponseOp::Put(put) => put.prev_kv.take().into_iter().collect(),
-        ResponseOp::DeleteRange(delete) => mem::take(&mut delete.prev_kvs),
-        ResponseOp::Txn(txn) => {
-            return txn
-                .responses
-                .iter_mut()
-                .for_each(|op| take_pairs(op, lists));
-        }
-    };
-    lists.push(Rest(pairs.into_iter()));
 }
 
 /// The others of this thread have their turn.

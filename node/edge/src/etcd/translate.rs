@@ -271,9 +271,7 @@ pub(crate) fn delete_response(h: Header, r: mvcc::DeleteRangeResponse) -> pb::De
 /// revision just after that operation, which is the old one until the first change. A nested
 /// transaction's own header is empty (etcd `server/etcdserver/txn/txn.go`).
 pub(crate) fn txn_response(r: Reply<mvcc::TxnResponse>) -> pb::TxnResponse {
-    let new = r.header.revision;
-    let old = if changes(&r.body) { new - 1 } else { new };
-    let mut at = Position { revision: old, new };
+    let mut at = Position::before(r.header, &r.body);
     pb::TxnResponse {
         header: header(r.header),
         succeeded: r.body.succeeded,
@@ -282,9 +280,33 @@ pub(crate) fn txn_response(r: Reply<mvcc::TxnResponse>) -> pb::TxnResponse {
 }
 
 /// Where the walk through a transaction's answers is.
-struct Position {
+pub(crate) struct Position {
     revision: i64,
     new: i64,
+}
+
+impl Position {
+    /// Before the first answer.
+    pub(crate) fn before(header: Header, r: &mvcc::TxnResponse) -> Self {
+        let new = header.revision;
+        let revision = if changes(r) { new - 1 } else { new };
+        Position { revision, new }
+    }
+
+    /// The header of the next answer.
+    pub(crate) fn pass(&mut self, answer: &mvcc::ResponseOp) -> Header {
+        match answer {
+            mvcc::ResponseOp::Range(_) => {}
+            mvcc::ResponseOp::Put(_) => self.revision = self.new,
+            mvcc::ResponseOp::DeleteRange(r) if r.deleted == 0 => {}
+            mvcc::ResponseOp::DeleteRange(_) => self.revision = self.new,
+            mvcc::ResponseOp::Txn(_) => return Header::default(),
+        }
+        Header {
+            revision: self.revision,
+            ..Header::default()
+        }
+    }
 }
 
 fn changes(r: &mvcc::TxnResponse) -> bool {
@@ -299,20 +321,15 @@ fn changes(r: &mvcc::TxnResponse) -> bool {
 fn ops_response(at: &mut Position, ops: Vec<mvcc::ResponseOp>) -> Vec<pb::ResponseOp> {
     use pb::response_op::Response;
     let answer = |op| {
+        let h = at.pass(&op);
         let response = match op {
-            mvcc::ResponseOp::Range(r) => Response::ResponseRange(range_response(inner(at), r)),
-            mvcc::ResponseOp::Put(r) => {
-                at.revision = at.new;
-                Response::ResponsePut(put_response(inner(at), r))
-            }
+            mvcc::ResponseOp::Range(r) => Response::ResponseRange(range_response(h, r)),
+            mvcc::ResponseOp::Put(r) => Response::ResponsePut(put_response(h, r)),
             mvcc::ResponseOp::DeleteRange(r) => {
-                if r.deleted > 0 {
-                    at.revision = at.new;
-                }
-                Response::ResponseDeleteRange(delete_response(inner(at), r))
+                Response::ResponseDeleteRange(delete_response(h, r))
             }
             mvcc::ResponseOp::Txn(r) => Response::ResponseTxn(pb::TxnResponse {
-                header: header(Header::default()),
+                header: header(h),
                 succeeded: r.succeeded,
                 responses: ops_response(at, r.responses),
             }),
@@ -322,11 +339,4 @@ fn ops_response(at: &mut Position, ops: Vec<mvcc::ResponseOp>) -> Vec<pb::Respon
         }
     };
     ops.into_iter().map(answer).collect()
-}
-
-fn inner(at: &Position) -> Header {
-    Header {
-        revision: at.revision,
-        ..Header::default()
-    }
 }

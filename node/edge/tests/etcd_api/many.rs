@@ -123,6 +123,17 @@ async fn an_answer_of_many_pairs_is_the_same_in_pieces() {
             ],
             ..Default::default()
         };
+        // Many operations that find nothing are a long answer, too.
+        let nothing = pb::TxnRequest {
+            success: vec![op(Op::RequestRange(get("missing"))); 100],
+            ..Default::default()
+        };
+        let nothing = op(Op::RequestTxn(nothing.encode_to_vec().into()));
+        let nothing = pb::TxnRequest {
+            success: vec![nothing; 10],
+            ..Default::default()
+        };
+        let nothing = kv.txn(nothing).await.expect("txn").into_inner();
         let success = vec![
             op(Op::RequestRange(sorted)),
             op(Op::RequestPut(again)),
@@ -140,7 +151,7 @@ async fn an_answer_of_many_pairs_is_the_same_in_pieces() {
             range_end: "\0".into(),
         };
         let rest = kv.delete_range(rest).await.expect("delete").into_inner();
-        (range, txn, rest)
+        (range, txn, rest, nothing)
     };
     let (pieces, whole) = (answers(true).await, answers(false).await);
     assert_eq!((pieces.0.kvs.len(), pieces.2.deleted), (1_200, 200));

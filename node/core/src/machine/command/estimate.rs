@@ -11,28 +11,53 @@ use super::Command;
 pub(super) const PUT_COST: u64 = 256;
 pub(super) const LEASE_COST: u64 = 64;
 
+/// What a transaction adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::machine) struct Adding {
+    /// Whether it may add anything.
+    pub adds: bool,
+    /// Bytes that it may add.
+    pub cost: u64,
+}
+
+impl Adding {
+    /// One put.
+    pub fn put(put: &PutRequest<'_>) -> Self {
+        let cost = put_cost(put);
+        Adding { adds: true, cost }
+    }
+
+    /// Both of two.
+    pub fn and(self, other: Self) -> Self {
+        Adding {
+            adds: self.adds || other.adds,
+            cost: self.cost + other.cost,
+        }
+    }
+
+    /// One of two, which one is not known: the dearer one.
+    pub fn or(self, other: Self) -> Self {
+        Adding {
+            adds: self.adds || other.adds,
+            cost: self.cost.max(other.cost),
+        }
+    }
+}
+
 fn put_cost(put: &PutRequest<'_>) -> u64 {
     PUT_COST + (put.key.len() + put.value.len()) as u64
 }
 
-fn txn_cost(txn: &TxnRequest<'_>) -> u64 {
-    let of = |ops: &[RequestOp<'_>]| -> u64 {
-        let costs = ops.iter().map(|op| match op {
-            RequestOp::Put(put) => put_cost(put),
-            RequestOp::Txn(nested) => txn_cost(nested),
-            RequestOp::Range(_) | RequestOp::DeleteRange(_) => 0,
+fn txn_adding(txn: &TxnRequest<'_>) -> Adding {
+    let of = |ops: &[RequestOp<'_>]| {
+        let each = ops.iter().map(|op| match op {
+            RequestOp::Put(put) => Adding::put(put),
+            RequestOp::Txn(nested) => txn_adding(nested),
+            RequestOp::Range(_) | RequestOp::DeleteRange(_) => Adding::default(),
         });
-        costs.sum()
+        each.fold(Adding::default(), Adding::and)
     };
-    of(&txn.success).max(of(&txn.failure))
-}
-
-fn txn_adds(txn: &TxnRequest<'_>) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match op {
-        RequestOp::Put(_) => true,
-        RequestOp::Txn(nested) => txn_adds(nested),
-        RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
-    })
+    of(&txn.success).or(of(&txn.failure))
 }
 
 impl Command<'_> {
@@ -40,7 +65,7 @@ impl Command<'_> {
     pub fn adds(&self) -> bool {
         match self {
             Command::Put(_) | Command::LeaseGrant { .. } => true,
-            Command::Txn(txn) => txn_adds(txn),
+            Command::Txn(txn) => txn_adding(txn).adds,
             _ => false,
         }
     }
@@ -51,7 +76,7 @@ impl Command<'_> {
         match self {
             Command::Put(put) => put_cost(put),
             Command::LeaseGrant { .. } => LEASE_COST,
-            Command::Txn(txn) => txn_cost(txn),
+            Command::Txn(txn) => txn_adding(txn).cost,
             _ => 0,
         }
     }

@@ -1,15 +1,18 @@
 //! What a shard asks of an encoded command that it does not want to decode.
 //!
-//! Promises: bytes that are no command, or are cut short, answer nothing or "no"; decoding refuses them. Only of a
-//! transaction is more than the head looked at. Tested with the commands.
+//! Promises: bytes that are no command, or are cut short, answer nothing or "no"; decoding refuses them. A
+//! transaction is gone through, but not kept. Tested with the commands.
 //! Must never know: the store.
 
 use super::estimate::{LEASE_COST, PUT_COST};
-use super::{HEADER_BYTES, Stamp, decode, tag};
+use super::{HEADER_BYTES, Stamp, skim, tag};
 use crate::machine::decode::Reader;
 use crate::machine::encode::PUT_FIXED;
 #[cfg(doc)]
 use henge_api::AppliedTimes;
+
+/// Bytes of a transaction above which it is decoded once: some four hundred empty operations.
+const DEAR_BYTES: usize = 4 << 10;
 
 /// Writes origin and id into an encoded command. Bytes shorter than a header are left alone (decoding
 /// refuses them).
@@ -36,7 +39,7 @@ pub fn stamp_of(encoded: &[u8]) -> Option<Stamp> {
 pub fn adds(encoded: &[u8]) -> bool {
     match encoded.get(1) {
         Some(&tag::PUT | &tag::LEASE_GRANT) => true,
-        Some(&tag::TXN) => decode(encoded).is_ok_and(|(_, command)| command.adds()),
+        Some(&tag::TXN) => skim(encoded).is_ok_and(|found| found.adds),
         _ => false,
     }
 }
@@ -65,6 +68,12 @@ pub fn get_key(encoded: &[u8]) -> Option<&[u8]> {
     };
     let key = reader.slice().ok()?;
     reader.slice().ok()?.is_empty().then_some(key)
+}
+
+/// Whether to decode a command takes so long that it is done once: a large transaction, of however many
+/// operations.
+pub fn is_dear(encoded: &[u8]) -> bool {
+    encoded.len() > DEAR_BYTES && encoded.get(1) == Some(&tag::TXN)
 }
 
 /// Whether an encoded command is a compaction.
@@ -96,7 +105,7 @@ pub fn cost(encoded: &[u8]) -> u64 {
             PUT_COST + bytes as u64
         }
         Some(&tag::LEASE_GRANT) => LEASE_COST,
-        Some(&tag::TXN) => decode(encoded).map_or(0, |(_, command)| command.cost()),
+        Some(&tag::TXN) => skim(encoded).map_or(0, |found| found.cost),
         _ => 0,
     }
 }

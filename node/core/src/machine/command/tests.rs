@@ -288,6 +288,18 @@ fn a_stamp_is_found_without_decoding() {
     }
 }
 
+/// What is asked of a command without keeping it is what its decoded form says.
+fn skims_as_it_decodes(bytes: &[u8]) {
+    let decoded = decode(bytes).map(|(_, command)| command);
+    if let Ok(Command::Range(_)) = decoded {
+        return assert!(proposable(bytes).is_err());
+    }
+    assert_eq!(proposable(bytes).err(), decoded.clone().err());
+    if let Ok(command @ Command::Txn(_)) = decoded {
+        assert_eq!((adds(bytes), cost(bytes)), (command.adds(), command.cost()));
+    }
+}
+
 proptest! {
     /// Whatever a caller builds is either refused before it is proposed, or comes back as it was: no entry
     /// that may be committed is undecodable.
@@ -295,6 +307,7 @@ proptest! {
     fn what_may_be_proposed_comes_back_as_it_was(txn in any_txn(200)) {
         let limits = henge_mvcc::check::Limits { txn_ops_max: usize::MAX };
         let encoded = Command::Txn(txn.clone()).encode();
+        skims_as_it_decodes(&encoded);
         match proposable(&encoded) {
             Ok(()) => prop_assert_eq!(decode(&encoded), Ok((Stamp::default(), Command::Txn(txn)))),
             Err(error) => {
@@ -306,7 +319,7 @@ proptest! {
 
     #[test]
     fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode(&bytes);
+        skims_as_it_decodes(&bytes);
     }
 
     #[test]
@@ -314,6 +327,6 @@ proptest! {
         let mut encoded = samples().swap_remove(which);
         let at = at % encoded.len();
         encoded[at] = to;
-        let _ = decode(&encoded);
+        skims_as_it_decodes(&encoded);
     }
 }

@@ -120,6 +120,33 @@ fn regression_an_answer_of_many_pairs_is_measured_and_encoded_in_steps() {
     assert!(largest < PIECE_BYTES + 100, "{largest}");
 }
 
+/// Only pairs made an answer long: that of a nested transaction of 150,000 ranges which find nothing was
+/// converted and encoded in one go of some forty milliseconds.
+#[test]
+fn regression_an_answer_of_many_operations_without_pairs_is_encoded_in_steps() {
+    let nothing = |n: usize| match n % 4 {
+        0 => ResponseOp::Range(RangeResponse::default()),
+        1 => ResponseOp::Put(PutResponse::default()),
+        2 => ResponseOp::DeleteRange(DeleteRangeResponse::default()),
+        _ => ResponseOp::Txn(Box::default()),
+    };
+    let of = |responses| {
+        ResponseOp::Txn(Box::new(TxnResponse {
+            succeeded: true,
+            responses,
+        }))
+    };
+    let body = of((0..100)
+        .map(|_| of((0..1_000).map(nothing).collect()))
+        .collect());
+    assert!(!is_short(&body));
+    let (out, pauses, largest) = encoded(body.clone());
+    assert!(out == at_once(body), "other bytes");
+    assert!(pauses >= 100_000 / STEP_PAIRS, "{pauses}");
+    assert!(largest < 2 * PIECE_BYTES, "{largest}");
+    assert!(is_short(&of((0..SHORT_PAIRS).map(nothing).collect())));
+}
+
 #[test]
 fn keys_and_ids_of_leases_make_up_their_messages() {
     let mut message = pb::LeaseTimeToLiveResponse {
@@ -184,7 +211,9 @@ fn an_answer_whose_caller_has_gone_is_let_go() {
     let shared = Bytes::from(vec![1; 10]);
     let mut pairs: Vec<_> = pairs.collect();
     pairs[0].value = shared.clone();
-    answer.0.push_back(Part::Pairs(2, Rest(pairs.into_iter())));
+    answer
+        .parts
+        .push_back(Part::Pairs(2, Rest(pairs.into_iter())));
     assert!(!shared.is_unique());
     drop(answer);
     while !shared.is_unique() {
