@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use crate::error::Error;
 use crate::pins::{Pin, Span};
 use crate::range::{has_filters, passes, range_revision};
-use crate::sorter::{By, Sorter};
+use crate::sorter::{By, Sorter, bytes_of};
 use crate::store::{Moment, Store};
 use crate::types::{
     KeyRange, KeyValue, OwnedRange, RangeRequest, RangeResponse, SortOrder, SortTarget,
@@ -29,6 +29,9 @@ use crate::version::Version;
 const SHORT_PAGE_MAX: i64 = 8;
 /// Most pairs that room is made for ahead: to grow into 100 MB would be a stall of its own.
 const PAIRS_AHEAD_MAX: usize = 4 << 20;
+
+/// Bytes of pairs after which a cursor ends that may end early.
+pub const EARLY_BYTES: usize = 2 << 20;
 
 /// A range that is being read. Drop it when done: what it reads is kept.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub struct RangeCursor {
     sorter: Option<Box<Sorter>>,
     /// Pairs that may still be given out, or sorted.
     left: usize,
+    /// Bytes that may still be given out, if it may end early.
+    room: Option<usize>,
     /// A pair passed that was not given out, for the limit.
     more: bool,
     /// Keys of the range that existed, so far.
@@ -71,6 +76,8 @@ struct Filters {
 pub struct RangeSlice {
     /// The next pairs, in the order asked for; may be none before the end.
     pub kvs: Vec<KeyValue>,
+    /// What they take, at the most: a million that were sorted are not gone through once more to say it.
+    pub bytes: usize,
     /// With the last piece: `more` and `count` of the whole.
     pub end: Option<RangeEnd>,
 }
@@ -193,6 +200,7 @@ impl Store {
         // Who reads all of it counts on the way; so does who reads a past that is not quickly counted.
         let is_known = left < usize::MAX && self.counts_quickly(revision);
         let count = is_known.then(|| self.count(request.range, revision));
+        let may_end_early = request.may_end_early && by.is_none() && !request.count_only;
         let by_value = by.is_some_and(By::is_by_value);
         let strip = by_value && request.keys_only;
         let sorter = by.map(|by| Box::new(Sorter::new(by, limit.unwrap_or(usize::MAX), strip)));
@@ -211,6 +219,7 @@ impl Store {
             descending: by.is_none() && request.sort_order == SortOrder::Descend,
             sorter,
             left,
+            room: may_end_early.then_some(EARLY_BYTES),
             more: false,
             seen: 0,
             count,
@@ -279,12 +288,26 @@ impl Store {
             }
         }
         if !cursor.scanned {
-            return RangeSlice { kvs, end: None };
+            let bytes = kvs.iter().map(bytes_of).sum();
+            if let Some(room) = &mut cursor.room {
+                *room = room.saturating_sub(bytes);
+            }
+            cursor.done = cursor.room == Some(0);
+            let end = cursor.done.then(|| RangeEnd {
+                more: true,
+                count: cursor.count.unwrap_or(cursor.seen),
+            });
+            if cursor.done {
+                cursor.pin = None;
+            }
+            return RangeSlice { kvs, bytes, end };
         }
         cursor.pin = None;
+        let mut bytes = kvs.iter().map(bytes_of).sum();
         if let Some(sorter) = &mut cursor.sorter {
             let keys = limits.keys_max.saturating_sub(looked_at);
             self.meter.look(keys);
+            bytes = sorter.held_bytes();
             match (keys > 0).then(|| sorter.step(keys)).flatten() {
                 Some(sorted) => kvs = sorted,
                 None => return RangeSlice::default(),
@@ -296,7 +319,7 @@ impl Store {
             more: cursor.more,
             count: cursor.count.unwrap_or(cursor.seen),
         });
-        RangeSlice { kvs, end }
+        RangeSlice { kvs, bytes, end }
     }
 
     /// Looks at the next keys; their pairs, and how many they were.

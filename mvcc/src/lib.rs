@@ -49,7 +49,7 @@ mod work;
 mod write;
 
 pub use account::{MemoryBytes, Stats};
-pub use cursor::{RangeCursor, RangeEnd, RangeSlice, SliceLimits};
+pub use cursor::{EARLY_BYTES, RangeCursor, RangeEnd, RangeSlice, SliceLimits};
 pub use error::{Error, SnapshotError};
 pub use hash::HashCursor;
 pub use long::{

@@ -222,7 +222,13 @@ impl Sorter {
     pub fn step(&mut self, keys: usize) -> Option<Vec<KeyValue>> {
         let mut budget = keys.max(1) * MOVES_PER_KEY;
         if !self.holds_best() {
-            self.merge_on(&mut budget);
+            if self.ends.len() > 1 {
+                self.merge_on(&mut budget);
+                if self.ends.len() <= 1 {
+                    // Not with the pairs: for a million keys it is 16 MB.
+                    self.merge = Merge::default();
+                }
+            }
             if self.ends.len() > 1 || !self.settle(&mut budget) {
                 return None;
             }

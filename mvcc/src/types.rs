@@ -142,6 +142,9 @@ pub struct RangeRequest<'a> {
     pub min_create_revision: i64,
     /// Drop pairs with a greater create revision; 0 is off.
     pub max_create_revision: i64,
+    /// The caller asks on behind the last pair, so a cursor may end before the limit, once it gave out
+    /// [`crate::EARLY_BYTES`]: its answer says `more`, and `count` is of no use.
+    pub may_end_early: bool,
 }
 
 /// Writes one key.

@@ -4,7 +4,8 @@
 mod support;
 
 use henge_mvcc::{
-    RangeCursor, RangeRequest, RangeResponse, SliceLimits, SortOrder, SortTarget, Store,
+    EARLY_BYTES, KeyRange, KeyValue, PutRequest, RangeCursor, RangeRequest, RangeResponse,
+    SliceLimits, SortOrder, SortTarget, Store,
 };
 use support::commands::{Pair, some_range};
 use support::*;
@@ -122,6 +123,89 @@ fn a_slice_keeps_to_its_bounds() {
     assert_eq!((slice.kvs.len(), slice.end), (0, None));
     let whole = store.range_through(&nothing, limits);
     assert_eq!(whole, store.range(&nothing));
+}
+
+/// Who put the slices of a sorted range together went through a million pairs again in the last one, to know.
+#[test]
+fn a_slice_says_what_its_pairs_take_also_where_they_are_sorted() {
+    let mut store = Store::new();
+    for n in 0..3_000 {
+        put(&mut store, &format!("k{n:04}"), &"v".repeat(n % 90));
+    }
+    for sort_target in [SortTarget::Key, SortTarget::Mod, SortTarget::Value] {
+        let request = RangeRequest {
+            range: KeyRange::all(),
+            sort_target,
+            sort_order: SortOrder::Descend,
+            ..RangeRequest::default()
+        };
+        let mut cursor = store.range_begin(&request).expect("valid");
+        let (mut said, mut found) = (0, 0);
+        loop {
+            let slice = store.range_next(&mut cursor, SliceLimits::default());
+            said += slice.bytes;
+            let pairs = slice.kvs.iter();
+            found += pairs
+                .map(|kv| kv.key.len() + kv.value.len() + size_of::<KeyValue>())
+                .sum::<usize>();
+            if slice.end.is_some() {
+                break;
+            }
+        }
+        assert_eq!(said, found, "{sort_target:?}");
+    }
+}
+
+/// A stream's chunk of 4,096 keys was read into memory whatever their size: gigabytes of the largest values.
+#[test]
+fn regression_a_range_that_may_end_early_gives_out_two_mib_at_a_time() {
+    let mut store = Store::new();
+    for n in 0..100_u8 {
+        let request = PutRequest {
+            key: &[b'k', n],
+            value: &vec![n; 200 << 10],
+            ..PutRequest::default()
+        };
+        store.put(&request).expect("valid");
+    }
+    let request = RangeRequest {
+        range: KeyRange::all(),
+        limit: 90,
+        ..RangeRequest::default()
+    };
+    let limits = SliceLimits::default();
+    let whole = store.range_through(&request, limits).expect("valid");
+    assert_eq!((whole.kvs.len(), whole.more), (90, true));
+    let (mut found, mut chunks) = (Vec::new(), 0);
+    loop {
+        let mut from: Vec<u8> = found
+            .last()
+            .map_or(Vec::new(), |kv: &KeyValue| kv.key.to_vec());
+        from.push(0);
+        let request = RangeRequest {
+            range: KeyRange {
+                key: &from,
+                end: b"\0",
+            },
+            limit: 90 - found.len() as i64,
+            may_end_early: true,
+            ..RangeRequest::default()
+        };
+        let chunk = store.range_through(&request, limits).expect("valid");
+        let bytes: usize = chunk.kvs.iter().map(|kv| kv.value.len()).sum();
+        assert!(
+            !chunk.kvs.is_empty() && bytes < EARLY_BYTES + (512 << 10),
+            "{bytes}"
+        );
+        assert!(chunk.more, "ten are left");
+        found.extend(chunk.kvs);
+        chunks += 1;
+        if found.len() == 90 {
+            break;
+        }
+    }
+    assert!((7..=9).contains(&chunks), "{chunks}");
+    assert!(found == whole.kvs);
 }
 
 /// What is surely answered within a slice needs no cursor.

@@ -176,8 +176,7 @@ impl Store {
                 }
             };
             let mut slice = self.range_next(cursor, self.limits_until(until));
-            let pairs = slice.kvs.iter().map(crate::sorter::bytes_of);
-            read.bytes += pairs.sum::<usize>();
+            read.bytes += slice.bytes;
             if response.kvs.is_empty() {
                 response.kvs = slice.kvs;
             } else {

@@ -152,6 +152,7 @@ impl<'a> Reader<'a> {
         Ok(RangeRequest {
             keys_only: flags & 1 != 0,
             count_only: flags & 2 != 0,
+            may_end_early: flags & 4 != 0,
             sort_order,
             sort_target,
             limit: self.i64()?,

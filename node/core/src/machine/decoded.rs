@@ -84,8 +84,12 @@ impl LongTxn {
         self.encoded.len() + request + self.read.held_bytes()
     }
 
-    /// Lets up to `max` pairs of a read that nobody wants any more go; returns how many, or 0 at the end.
+    /// Lets up to `max` pairs of a read that nobody wants any more go; returns how many, or 0 at the end. Its
+    /// request goes first, and counts as so many.
     pub fn let_go(&mut self, max: usize) -> usize {
-        self.read.let_go(max)
+        match self.request.take() {
+            Some(_) => max,
+            None => self.read.let_go(max),
+        }
     }
 }

@@ -33,7 +33,12 @@ pub(super) fn encode_key_range(out: &mut Vec<u8>, range: &KeyRange<'_>) {
 }
 
 pub(super) fn encode_range(out: &mut Vec<u8>, range: &RangeRequest<'_>) {
-    out.push(flags([range.keys_only, range.count_only, false, false]));
+    out.push(flags([
+        range.keys_only,
+        range.count_only,
+        range.may_end_early,
+        false,
+    ]));
     out.push(match range.sort_order {
         SortOrder::None => 0,
         SortOrder::Ascend => 1,

@@ -20,7 +20,7 @@ use super::translate;
 
 /// Keys in the first chunk (etcd's choice).
 const FIRST_CHUNK_KEYS: i64 = 10;
-/// Keys in a chunk, at the most: what comes may be larger by far than what went before, and is read at once.
+/// Keys in a chunk, at the most; it ends before where they are large.
 const CHUNK_KEYS_MAX: i64 = 4_096;
 /// Bytes that a chunk aims at, and a message has but for a larger pair, at the most: that is encoded in one go.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
@@ -197,7 +197,9 @@ impl<B: Backend> Walk<B> {
             self.chunk
         };
         let call = {
-            let t = translate::range(&self.req);
+            let mut t = translate::range(&self.req);
+            // The first says how many there are in all, of which no other is asked.
+            t.request.may_end_early = self.first.is_some();
             self.backend.range(&t.request, self.req.serializable)
         };
         let reply = call.await?;

@@ -41,6 +41,7 @@ pub(crate) fn range(r: &pb::RangeRequest) -> Translated<mvcc::RangeRequest<'_>> 
         max_mod_revision: r.max_mod_revision,
         min_create_revision: r.min_create_revision,
         max_create_revision: r.max_create_revision,
+        may_end_early: false,
     };
     Translated { request, late }
 }

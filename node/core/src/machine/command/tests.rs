@@ -25,6 +25,7 @@ fn samples() -> Vec<Vec<u8>> {
         sort_order: SortOrder::Descend,
         sort_target: SortTarget::Mod,
         keys_only: true,
+        may_end_early: true,
         ..Default::default()
     };
     let delete = DeleteRangeRequest {
