@@ -25,6 +25,8 @@ impl Core {
         let error = Error::Poisoned(why.to_owned());
         for (at, shard) in self.shards.iter_mut().enumerate() {
             shard.end(&error, &error);
+            // There is no work behind its turns any more.
+            shard.let_all_go();
             self.agenda.mark(at);
         }
     }

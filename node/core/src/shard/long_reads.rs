@@ -45,11 +45,11 @@ const PAIRS_AHEAD_MAX: usize = 4 << 20;
 pub struct LongReads {
     /// In the order of their turns.
     running: VecDeque<LongRead>,
-    /// What nobody waits for and is too much to be let go in one go.
-    gone: Vec<Gone>,
+    /// What nobody waits for and is too much to be let go in one go, with what it counts among all.
+    gone: Vec<(Gone, usize)>,
     /// Reads begun so far.
     begun: u64,
-    /// Bytes of all their pairs so far.
+    /// Bytes of all their pairs so far, and of those that are being let go.
     bytes: usize,
     /// [`ASSEMBLED_BYTES_MAX`], but for tests.
     bytes_max: usize,
@@ -174,18 +174,22 @@ impl LongReads {
         self.running.remove(at)
     }
 
-    /// Whether a read that is going on had better hold less: but for the oldest, which has to come to its end.
+    /// Whether a read that is going on had better hold less: but for the oldest, which has to come to its
+    /// end.
     fn holds_too_much_with(&self, read: &LongRead) -> bool {
         let is_oldest = self.running.iter().all(|other| other.number > read.number);
         self.bytes + read.held_bytes > self.bytes_max && !is_oldest
     }
 
-    /// Answers everyone with the same error.
+    /// Answers everyone with the same error. What they hold is let go in slices, like that of callers who
+    /// have gone: the other shards of the core go on.
     pub fn fail_all(&mut self, error: &Error) {
-        self.bytes = 0;
-        self.gone.clear();
         for read in mem::take(&mut self.running) {
             read.answer.send(Err(error.clone()));
+            match Gone::of_read(read.reading) {
+                Some(gone) => self.gone.push((gone, read.held_bytes)),
+                None => self.bytes -= read.held_bytes,
+            }
         }
     }
 }
@@ -207,28 +211,37 @@ impl Shard {
     }
 
     fn abandon(&mut self, read: LongRead) {
-        self.long_reads.bytes -= read.held_bytes;
-        self.let_go(Gone::of_read(read.reading));
+        self.let_go(Gone::of_read(read.reading), read.held_bytes);
     }
 
     /// Lets go of what nobody waits for.
     pub(super) fn let_answer_go(&mut self, response: Response) {
-        self.let_go(Gone::of_answer(response));
+        self.let_go(Gone::of_answer(response), 0);
     }
 
-    /// Some of it now, and what is more between turns.
-    fn let_go(&mut self, gone: Option<Gone>) {
+    /// Lets go of all that nobody waits for, where nobody else waits either.
+    pub(crate) fn let_all_go(&mut self) {
+        let reads = &mut self.long_reads;
+        let gone = reads.gone.drain(..).map(|(_, bytes)| bytes);
+        reads.bytes -= gone.sum::<usize>();
+    }
+
+    /// Some of it now, and what is more between turns. It counts among the answers under way until all of
+    /// it is gone: it is there.
+    fn let_go(&mut self, gone: Option<Gone>, bytes: usize) {
         let Some(mut gone) = gone else {
+            self.long_reads.bytes -= bytes;
             return;
         };
         // Many may go together.
         if !self.turn.has_time() {
-            return self.long_reads.gone.push(gone);
+            return self.long_reads.gone.push((gone, bytes));
         }
         let pairs = gone.on();
         self.turn.spend(pairs as u64 * LET_GO_NANOS);
-        if pairs >= LET_GO_PAIRS {
-            self.long_reads.gone.push(gone);
+        match pairs >= LET_GO_PAIRS {
+            true => self.long_reads.gone.push((gone, bytes)),
+            false => self.long_reads.bytes -= bytes,
         }
     }
 
@@ -275,8 +288,9 @@ impl Shard {
 
     /// Goes on with one read for a slice; returns whether more is left.
     pub fn read_slice(&mut self) -> bool {
-        let gone = self.long_reads.gone.pop();
-        self.let_go(gone);
+        if let Some((gone, bytes)) = self.long_reads.gone.pop() {
+            self.let_go(Some(gone), bytes);
+        }
         if let Some(read) = self.long_reads.next() {
             if read.answer.is_abandoned() {
                 self.abandon(read);
@@ -318,6 +332,12 @@ impl Shard {
     fn read_on(&mut self, mut read: LongRead) -> Option<LongRead> {
         let found = read.reading.on(&self.machine);
         self.charge();
+        if read.answer.is_abandoned()
+            && let Some(Ok(response)) = found
+        {
+            self.let_go(Gone::of_answer(response), read.held_bytes);
+            return None;
+        }
         self.long_reads.bytes -= read.held_bytes;
         if let Some(found) = found {
             self.answer_as_of(read.header, read.answer, found);
@@ -345,8 +365,7 @@ impl Reading {
                 bytes,
             } => {
                 let mut slice = machine.store.range_next(cursor, SliceLimits::default());
-                let values = slice.kvs.iter().map(|kv| kv.key.len() + kv.value.len());
-                *bytes += values.sum::<usize>() + mem::size_of_val(slice.kvs.as_slice());
+                *bytes += slice.bytes;
                 if response.kvs.is_empty() {
                     response.kvs = slice.kvs;
                 } else {
@@ -500,12 +519,17 @@ mod tests {
             drop(receiver);
             shard.advance_time(1);
             assert!(shard.long_reads.is_empty());
-            assert_eq!(shard.long_reads.bytes(), 0);
             let mut slices = 1;
-            while shard.read_slice() {
+            loop {
+                // It counts until it is gone: it counted nothing, so that others took its room twice.
+                assert!(shard.long_reads.bytes() >= 9_000 * VALUE_BYTES);
+                if !shard.read_slice() {
+                    break;
+                }
                 slices += 1;
             }
             assert!(slices >= 2, "{slices}");
+            assert_eq!(shard.long_reads.bytes(), 0);
         }
         // An answer that is complete and comes too late.
         let found = shard.machine.store.range(&RangeRequest {
@@ -521,6 +545,27 @@ mod tests {
             slices += 1;
         }
         assert_eq!(slices, keys / LET_GO_PAIRS);
+    }
+
+    /// All of it was let go in one go, while the core's other shards waited.
+    #[test]
+    fn regression_what_a_shard_that_is_over_had_read_is_let_go_in_slices() {
+        let mut shard = filled();
+        let mut receivers: Vec<_> = (0..2).map(|_| ask(&mut shard, 0..15_000)).collect();
+        while shard.long_reads.bytes() < 18_000 * VALUE_BYTES {
+            assert!(shard.read_slice());
+        }
+        shard.poison();
+        for receiver in receivers.iter_mut().flatten() {
+            assert!(receiver.try_recv().is_some_and(|answer| answer.is_err()));
+        }
+        assert!(shard.long_reads.bytes() >= 18_000 * VALUE_BYTES);
+        let mut slices = 1;
+        while shard.read_slice() {
+            slices += 1;
+        }
+        assert!(slices >= 18_000 / LET_GO_PAIRS, "{slices}");
+        assert_eq!(shard.long_reads.bytes(), 0);
     }
 
     #[test]
