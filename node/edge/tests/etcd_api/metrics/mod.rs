@@ -147,7 +147,7 @@ impl Scrape {
 }
 
 fn document() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
     std::fs::read_to_string(path).expect("the list")
 }
 
