@@ -157,7 +157,7 @@ impl Never {
     fn is_about(&self, path: &str) -> bool {
         let under =
             |room: &&str| path.starts_with(*room) && path[room.len()..].starts_with(['/', '.']);
-        self.rooms.iter().any(|room| under(&room)) && !self.but.contains(&path)
+        self.rooms.iter().any(under) && !self.but.contains(&path)
     }
 }
 
