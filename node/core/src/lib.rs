@@ -32,4 +32,4 @@ pub mod timers;
 pub mod turn;
 pub mod work;
 
-pub use turn::{Core, CoreConfig, Next, Now, Peers};
+pub use turn::{Core, CoreConfig, Lane, Next, Now, Peers};

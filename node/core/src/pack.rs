@@ -9,6 +9,8 @@ use henge_raft::{Message, MessageKind, wire};
 pub const VERSION: u8 = 1;
 /// Most bytes of a frame: what the transport takes as one message, which whoever joins the two sees to.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024 + 64 * 1024;
+/// Before each message: its group and its length.
+const HEAD_BYTES: usize = 8 + 4;
 /// A frame is closed once it holds this many bytes.
 const FRAME_BYTES_GOAL: usize = 1 << 20;
 
@@ -63,7 +65,7 @@ pub fn pack<'a>(messages: impl Iterator<Item = &'a (u64, Message)>, mut emit: im
     let mut frame = BytesMut::new();
     for (group, message) in messages {
         // A large entry behind others that fill most of a frame: together they would be refused, and lost.
-        let bytes = 12 + wire::encoded_len(message);
+        let bytes = HEAD_BYTES + wire::encoded_len(message);
         if !frame.is_empty() && frame.len() + bytes > MESSAGE_BYTES_MAX {
             emit(frame.split().freeze());
         }
@@ -85,6 +87,45 @@ pub fn pack<'a>(messages: impl Iterator<Item = &'a (u64, Message)>, mut emit: im
     }
 }
 
+/// Hands each core what of a frame is for its groups, without a look at the messages: `core_of` says which core a
+/// group lives on. What cannot be divided goes as it is to the first core that is named, which says what is wrong
+/// with it.
+pub fn divide(frame: &Bytes, core_of: impl Fn(u64) -> usize, mut emit: impl FnMut(usize, Bytes)) {
+    let Some(parts) = parts(frame, core_of) else {
+        return emit(0, frame.clone());
+    };
+    let first = parts.first().map_or(0, |(core, _)| *core);
+    if parts.iter().all(|(core, _)| *core == first) {
+        return emit(first, frame.clone());
+    }
+    let last = parts.iter().map(|(core, _)| *core).max().unwrap_or(first);
+    for core in 0..=last {
+        let mine = parts.iter().filter(|(of, _)| *of == core);
+        let mut packed = BytesMut::from(&[VERSION][..]);
+        mine.for_each(|(_, part)| packed.extend_from_slice(part));
+        if packed.len() > 1 {
+            emit(core, packed.freeze());
+        }
+    }
+}
+
+/// Each message of a frame with its head, and the core it is for.
+fn parts(frame: &[u8], core_of: impl Fn(u64) -> usize) -> Option<Vec<(usize, &[u8])>> {
+    let (version, mut rest) = frame.split_first()?;
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let (head, behind) = rest.split_at_checked(HEAD_BYTES)?;
+        let (group, length) = head.split_at(8);
+        let group = u64::from_le_bytes(group.try_into().ok()?);
+        let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
+        behind.get(..length)?;
+        let (part, others) = rest.split_at(HEAD_BYTES + length);
+        parts.push((core_of(group), part));
+        rest = others;
+    }
+    (*version == VERSION).then_some(parts)
+}
+
 /// Unpacks a frame; payloads stay slices of it.
 pub fn unpack(mut frame: Bytes) -> Result<Vec<(u64, Message)>, PackError> {
     if frame.is_empty() {
@@ -96,7 +137,7 @@ pub fn unpack(mut frame: Bytes) -> Result<Vec<(u64, Message)>, PackError> {
     }
     let mut messages = Vec::new();
     while frame.has_remaining() {
-        if frame.remaining() < 12 {
+        if frame.remaining() < HEAD_BYTES {
             return Err(PackError::Short);
         }
         let group = frame.get_u64_le();
@@ -161,6 +202,42 @@ mod tests {
             });
         }
         assert!(!is_urgent(&[VERSION; FIRST_KIND_AT]) && !is_urgent(&[]));
+    }
+
+    #[test]
+    fn each_core_gets_the_messages_of_its_groups_and_what_is_unsound_stays_whole() {
+        let message = |group: u64| {
+            let message = Message {
+                term: group,
+                ..Message::default()
+            };
+            (group, message)
+        };
+        let all: Vec<_> = (1..=9).map(message).collect();
+        let mut frames = Vec::new();
+        pack(all.iter(), |frame| frames.push(frame));
+        let core_of = |group: u64| (group % 3) as usize;
+        let mut divided = Vec::new();
+        divide(&frames[0], core_of, |core, frame| {
+            divided.push((core, unpack(frame).expect("sound")));
+        });
+        let expected = [0, 1, 2].map(|core| {
+            let mine = all.iter().filter(|(group, _)| core_of(*group) == core);
+            (core, mine.cloned().collect::<Vec<_>>())
+        });
+        assert_eq!(divided, expected);
+        // Of one core alone it is the frame itself; so is what nobody can read, in whatever way.
+        let whole = |frame: &Bytes, core_of: &dyn Fn(u64) -> usize| {
+            let mut seen = Vec::new();
+            divide(frame, core_of, |core, part| seen.push((core, part)));
+            seen
+        };
+        assert_eq!(whole(&frames[0], &|_| 2), [(2, frames[0].clone())]);
+        let cut = frames[0].slice(..frames[0].len() - 1);
+        assert_eq!(whole(&cut, &core_of), [(0, cut.clone())]);
+        let newer = Bytes::from([&[VERSION + 1], &frames[0][1..]].concat());
+        assert_eq!(whole(&newer, &core_of), [(0, newer.clone())]);
+        assert_eq!(whole(&Bytes::new(), &core_of), [(0, Bytes::new())]);
     }
 
     #[test]

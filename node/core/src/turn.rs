@@ -82,16 +82,26 @@ pub enum Next {
     Ended,
 }
 
+/// Which frames overtake which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What raft's timers wait for: heartbeats, votes.
+    Urgent,
+    /// Everything that groups say beside that.
+    Bulk,
+    /// Pieces of images.
+    Snapshot,
+}
+
 /// Where frames for peers go; never blocks. A frame that is lost, raft repeats, but for proposals in it.
 pub trait Peers {
-    /// Sends packed messages. `urgent` ones (heartbeats, votes) should pass bulk ones. False if it is certain
-    /// that nothing of the frame will leave.
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool;
+    /// Sends packed messages. False if it is certain that nothing of the frame will leave.
+    fn send(&mut self, to: u64, frame: Bytes, lane: Lane) -> bool;
 }
 
 /// For a member without peers.
 impl Peers for () {
-    fn send(&mut self, _: u64, _: Bytes, _: bool) -> bool {
+    fn send(&mut self, _: u64, _: Bytes, _: Lane) -> bool {
         false
     }
 }
@@ -497,14 +507,14 @@ impl Core {
         targets.dedup();
         let mut not_sent = Vec::new();
         for to in targets {
-            for urgent in [true, false] {
-                let lane = messages.iter().filter(|(_, message)| {
+            for lane in [Lane::Urgent, Lane::Bulk] {
+                let urgent = lane == Lane::Urgent;
+                let messages = messages.iter().filter(|(_, message)| {
                     message.to == to && pack::is_urgent_kind(message.kind) == urgent
                 });
-                pack::pack(lane, |frame| {
-                    if urgent {
-                        peers.send(to, frame, true);
-                    } else if !peers.send(to, frame.clone(), false) {
+                pack::pack(messages, |frame| {
+                    // Timers' own messages come again by themselves; proposals in the others do not.
+                    if !peers.send(to, frame.clone(), lane) && !urgent {
                         not_sent.push(frame);
                     }
                 });

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!        any thread                       thread "henge-peers" (tokio, current-thread)
-//!  send, send_urgent --> queue (per peer) --> connection --frames--> the other node
+//!  send              --> queue (per peer) --> connection --frames--> the other node
 //!  PeerHandler       <----------------------- connection <--frames-- the other node
 //!                                             link: dial, knock, back off, replace
 //!                                             net:  listen, handshake, hand over
@@ -35,5 +35,5 @@ mod stats;
 
 pub use config::{PeerConfig, PeerHandler, StartError, Timing};
 pub use net::PeerNet;
-pub use queue::SendError;
+pub use queue::{Lane, SendError};
 pub use stats::{NetStats, PeerStats};

@@ -4,7 +4,7 @@
 //! (tokio-uring, glommio, plain thread) and never runs on a core's thread. Listeners are bound
 //! before `start` returns: a taken port is an error then and there.
 //!
-//! Promises: `send` and `send_urgent` never block and may be called from any thread, also from
+//! Promises: `send` never blocks and may be called from any thread, also from
 //! inside the handler; `shutdown` ends the thread in bounded time, after what is queued was
 //! written if the peers take it.
 //!
@@ -35,7 +35,7 @@ use super::{
     connection::{self, Connection},
     handshake::{FORMATS, Local, Purpose},
     link::{self, CALLS_MAX, Call, Peer},
-    queue::{Queue, SendError},
+    queue::{Lane, Queue, SendError},
     stats::{NetCounters, NetStats, PeerCounters, add},
 };
 
@@ -104,21 +104,13 @@ impl PeerNet {
         })
     }
 
-    /// Queues a message for `to` and returns at once.
+    /// Queues a message for `to` and returns at once. An urgent one goes ahead of all others except the write
+    /// under way; one of a snapshot goes when nothing else waits.
     ///
     /// # Errors
     /// [`SendError`]; the message is not queued.
-    pub fn send(&self, to: u64, frame: Bytes) -> Result<(), SendError> {
-        self.queue(to, |queue| queue.push(frame))
-    }
-
-    /// As [`PeerNet::send`], but ahead of all bulk messages except the write under way, and with a
-    /// bound of its own (1 MiB): for heartbeats, votes and their answers.
-    ///
-    /// # Errors
-    /// [`SendError`]; the message is not queued.
-    pub fn send_urgent(&self, to: u64, frame: Bytes) -> Result<(), SendError> {
-        self.queue(to, |queue| queue.push_urgent(frame))
+    pub fn send(&self, to: u64, frame: Bytes, lane: Lane) -> Result<(), SendError> {
+        self.queue(to, |queue| queue.push(frame, lane))
     }
 
     fn queue(

@@ -1,9 +1,10 @@
-//! The queue of one peer: what is to be sent, bounded in bytes, in two lanes.
+//! The queue of one peer: what is to be sent, bounded in bytes, in three lanes.
 //!
 //! Senders push from any thread and never wait; one writer takes batches. Bytes count against the
 //! bound until they are written to the socket, so a peer that does not read costs at most the
 //! bound. Urgent frames overtake all bulk frames that are not yet in a batch, and a batch ends
-//! with the bulk frame that fills it: an urgent frame waits behind one bulk write at most.
+//! with the bulk frame that fills it: an urgent frame waits behind one bulk write at most. Snapshot frames go one
+//! at a time, and only while nothing else waits.
 //!
 //! Promises: a frame is in the queue, in the writer's batch, or dropped with the connection
 //! (raft sends again); nothing of an old connection appears on a new one.
@@ -24,6 +25,9 @@ use super::frame::{self, Kind, MESSAGE_BYTES_MAX};
 
 /// Bound of the urgent lane, in bytes: heartbeats of 10,000 groups fit, a lost habit does not.
 pub(super) const URGENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bound of the snapshot lane, in bytes: a few chunks, so that the next is there when one is written.
+const SNAPSHOT_BYTES_MAX: usize = 1024 * 1024;
 
 /// A batch takes no further bulk frame from here on, in bytes.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
@@ -77,12 +81,28 @@ struct State {
     closing: bool,
     /// The number of the last ping: one slot, so that a flood of pings cannot queue pongs.
     pong: Option<u64>,
-    urgent: Lane,
-    bulk: Lane,
+    /// By [`Lane`].
+    lanes: [Waiting; Lane::ALL.len()],
+}
+
+/// Which frames overtake which. Each lane has a bound of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What raft's timers wait for: heartbeats, votes.
+    Urgent,
+    /// Everything that groups say beside that.
+    Bulk,
+    /// Pieces of images: they may wait for ever.
+    Snapshot,
+}
+
+impl Lane {
+    /// All of them, in the order in which they are served.
+    pub const ALL: [Lane; 3] = [Lane::Urgent, Lane::Bulk, Lane::Snapshot];
 }
 
 #[derive(Debug)]
-struct Lane {
+struct Waiting {
     frames: VecDeque<Bytes>,
     /// Cost of what is queued or in the writer's batch.
     bytes: usize,
@@ -100,38 +120,28 @@ pub(super) enum Idle {
 
 impl Queue {
     pub(super) fn new(bytes_max: usize) -> Queue {
-        let lane = |max| Lane {
+        let lane = |lane| Waiting {
             frames: VecDeque::new(),
             bytes: 0,
-            max,
+            max: match lane {
+                Lane::Urgent => URGENT_BYTES_MAX,
+                Lane::Bulk => bytes_max,
+                Lane::Snapshot => SNAPSHOT_BYTES_MAX,
+            },
         };
         Queue {
             state: Mutex::new(State {
                 connected: false,
                 closing: false,
                 pong: None,
-                urgent: lane(URGENT_BYTES_MAX),
-                bulk: lane(bytes_max),
+                lanes: Lane::ALL.map(lane),
             }),
             ready: Notify::new(),
         }
     }
 
-    /// Queues a message for the bulk lane.
-    pub(super) fn push(&self, message: Bytes) -> Result<(), SendError> {
-        self.push_to(message, |state| &mut state.bulk)
-    }
-
-    /// Queues a message for the urgent lane.
-    pub(super) fn push_urgent(&self, message: Bytes) -> Result<(), SendError> {
-        self.push_to(message, |state| &mut state.urgent)
-    }
-
-    fn push_to(
-        &self,
-        message: Bytes,
-        lane: impl FnOnce(&mut State) -> &mut Lane,
-    ) -> Result<(), SendError> {
+    /// Queues a message.
+    pub(super) fn push(&self, message: Bytes, lane: Lane) -> Result<(), SendError> {
         if message.len() > MESSAGE_BYTES_MAX {
             return Err(SendError::TooLong {
                 bytes: message.len(),
@@ -142,7 +152,7 @@ impl Queue {
         if !state.connected || state.closing {
             return Err(SendError::NotConnected);
         }
-        lane(&mut state).push(message)?;
+        state.lanes[lane as usize].push(message)?;
         drop(state);
         self.ready.notify_one();
         Ok(())
@@ -164,7 +174,7 @@ impl Queue {
         let mut state = self.lock();
         state.connected = false;
         state.pong = None;
-        state.urgent.clear() + state.bulk.clear()
+        state.lanes.iter_mut().map(Waiting::clear).sum()
     }
 
     /// From now on messages are refused; what is queued is still written.
@@ -177,10 +187,9 @@ impl Queue {
         self.lock().connected
     }
 
-    /// Bytes queued or being written, both lanes.
+    /// Bytes queued or being written, in all lanes.
     pub(super) fn bytes(&self) -> usize {
-        let state = self.lock();
-        state.urgent.bytes + state.bulk.bytes
+        self.lock().lanes.iter().map(|lane| lane.bytes).sum()
     }
 
     /// Moves the next frames into `batch`; when there are none, says what to do.
@@ -188,19 +197,23 @@ impl Queue {
         let mut frames = mem::take(&mut batch.taken);
         let mut state = self.lock();
         let pong = state.pong.take();
-        while let Some(message) = state.urgent.frames.pop_front() {
-            batch.urgent_cost += cost(&message);
-            frames.push(message);
-        }
-        let mut bulk_bytes = 0;
-        while bulk_bytes < BATCH_BYTES_MAX {
-            let Some(message) = state.bulk.frames.pop_front() else {
-                break;
+        for lane in Lane::ALL {
+            let mut bytes = 0;
+            let waiting = &mut state.lanes[lane as usize].frames;
+            let is_full = |bytes, frames: &[Bytes]| match lane {
+                Lane::Urgent => false,
+                Lane::Bulk => bytes >= BATCH_BYTES_MAX,
+                Lane::Snapshot => !frames.is_empty(),
             };
-            bulk_bytes += cost(&message);
-            frames.push(message);
+            while !is_full(bytes, &frames) {
+                let Some(message) = waiting.pop_front() else {
+                    break;
+                };
+                bytes += cost(&message);
+                frames.push(message);
+            }
+            batch.costs[lane as usize] += bytes;
         }
-        batch.bulk_cost += bulk_bytes;
         let idle = if state.closing {
             Idle::Close
         } else {
@@ -220,8 +233,10 @@ impl Queue {
     /// Gives back the room of a batch that is written.
     pub(super) fn written(&self, batch: &mut Batch) {
         let mut state = self.lock();
-        state.urgent.release(mem::take(&mut batch.urgent_cost));
-        state.bulk.release(mem::take(&mut batch.bulk_cost));
+        let costs = mem::take(&mut batch.costs);
+        for (lane, cost) in state.lanes.iter_mut().zip(costs) {
+            lane.release(cost);
+        }
     }
 
     /// Waits until something was pushed since the last wait.
@@ -236,7 +251,7 @@ impl Queue {
     }
 }
 
-impl Lane {
+impl Waiting {
     /// An empty lane takes any message, so that a small bound delays but never forbids.
     fn push(&mut self, message: Bytes) -> Result<(), SendError> {
         let after = self.bytes.saturating_add(cost(&message));
@@ -272,8 +287,8 @@ pub(super) struct Batch {
     tail: BytesMut,
     remaining: usize,
     frames: u64,
-    urgent_cost: usize,
-    bulk_cost: usize,
+    /// Of what is in it, by [`Lane`].
+    costs: [usize; Lane::ALL.len()],
     /// Kept for its capacity.
     taken: Vec<Bytes>,
 }
@@ -381,9 +396,11 @@ mod tests {
     fn urgent_overtakes_and_a_batch_ends_with_the_frame_that_fills_it() {
         let queue = open(usize::MAX);
         for mark in 1..=4 {
-            queue.push(message(200_000, mark)).expect("room");
+            queue
+                .push(message(200_000, mark), Lane::Bulk)
+                .expect("room");
         }
-        queue.push_urgent(message(10, 9)).expect("room");
+        queue.push(message(10, 9), Lane::Urgent).expect("room");
         queue.pong(5);
         let mut batch = Batch::default();
         assert_eq!(queue.fill(&mut batch), Idle::Wait);
@@ -392,7 +409,7 @@ mod tests {
             drain(&mut batch),
             [pong, (Kind::Message, 10, 9), bulk(1), bulk(2)]
         );
-        queue.push_urgent(message(10, 8)).expect("room");
+        queue.push(message(10, 8), Lane::Urgent).expect("room");
         queue.fill(&mut batch);
         assert_eq!(
             drain(&mut batch),
@@ -405,7 +422,7 @@ mod tests {
         let queue = open(usize::MAX);
         let lengths = [0, 1, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 3, 70_000, 2];
         for (mark, length) in (1..).zip(lengths) {
-            queue.push(message(length, mark)).expect("room");
+            queue.push(message(length, mark), Lane::Bulk).expect("room");
         }
         let mut batch = Batch::default();
         queue.fill(&mut batch);
@@ -419,7 +436,7 @@ mod tests {
     fn a_peer_that_does_not_read_costs_at_most_the_bound() {
         let queue = open(10_000);
         let mut taken = 0;
-        while queue.push(message(936, 1)).is_ok() {
+        while queue.push(message(936, 1), Lane::Bulk).is_ok() {
             taken += 1;
         }
         assert_eq!(taken, 10);
@@ -427,19 +444,25 @@ mod tests {
             queued: 10_000,
             max: 10_000,
         });
-        assert_eq!(queue.push(Bytes::new()), full, "an empty frame costs too");
+        assert_eq!(
+            queue.push(Bytes::new(), Lane::Bulk),
+            full,
+            "an empty frame costs too"
+        );
         let mut batch = Batch::default();
         queue.fill(&mut batch);
         assert_eq!(
-            queue.push(message(1, 1)),
+            queue.push(message(1, 1), Lane::Bulk),
             full,
             "being written is not written"
         );
-        queue.push_urgent(message(1, 1)).expect("its own bound");
+        queue
+            .push(message(1, 1), Lane::Urgent)
+            .expect("its own bound");
         queue.written(&mut batch);
-        queue.push(message(1, 1)).expect("room again");
+        queue.push(message(1, 1), Lane::Bulk).expect("room again");
         let mut urgent = 0;
-        while queue.push_urgent(message(4_096, 1)).is_ok() {
+        while queue.push(message(4_096, 1), Lane::Urgent).is_ok() {
             urgent += 4_096;
         }
         assert!(urgent < URGENT_BYTES_MAX && queue.bytes() < URGENT_BYTES_MAX + 10_000);
@@ -448,14 +471,14 @@ mod tests {
     #[test]
     fn an_empty_lane_takes_one_message_above_its_bound() {
         let queue = open(100);
-        queue.push(message(5_000, 1)).expect("alone");
+        queue.push(message(5_000, 1), Lane::Bulk).expect("alone");
         assert!(matches!(
-            queue.push(message(1, 1)),
+            queue.push(message(1, 1), Lane::Bulk),
             Err(SendError::Full { .. })
         ));
         let bytes = MESSAGE_BYTES_MAX + 1;
         assert_eq!(
-            queue.push(message(bytes, 1)),
+            queue.push(message(bytes, 1), Lane::Bulk),
             Err(SendError::TooLong {
                 bytes,
                 max: MESSAGE_BYTES_MAX
@@ -466,10 +489,13 @@ mod tests {
     #[test]
     fn nothing_of_an_old_connection_reaches_a_new_one() {
         let queue = Queue::new(10_000);
-        assert_eq!(queue.push(message(1, 1)), Err(SendError::NotConnected));
+        assert_eq!(
+            queue.push(message(1, 1), Lane::Bulk),
+            Err(SendError::NotConnected)
+        );
         queue.connect();
-        queue.push(message(1, 1)).expect("room");
-        queue.push_urgent(message(1, 1)).expect("room");
+        queue.push(message(1, 1), Lane::Bulk).expect("room");
+        queue.push(message(1, 1), Lane::Urgent).expect("room");
         queue.pong(1);
         assert_eq!(queue.disconnect(), 2);
         assert_eq!((queue.bytes(), queue.connected()), (0, false));
@@ -482,11 +508,40 @@ mod tests {
     #[test]
     fn closing_writes_what_is_queued_and_takes_no_more() {
         let queue = open(10_000);
-        queue.push(message(3, 1)).expect("room");
+        queue.push(message(3, 1), Lane::Bulk).expect("room");
         queue.close();
-        assert_eq!(queue.push(message(1, 1)), Err(SendError::NotConnected));
+        assert_eq!(
+            queue.push(message(1, 1), Lane::Bulk),
+            Err(SendError::NotConnected)
+        );
         let mut batch = Batch::default();
         assert_eq!(queue.fill(&mut batch), Idle::Close);
         assert_eq!(drain(&mut batch), [(Kind::Message, 3, 1)]);
+    }
+
+    #[test]
+    fn pieces_of_images_wait_for_everything_else_and_go_one_at_a_time() {
+        let queue = open(usize::MAX);
+        for mark in [1, 2] {
+            queue
+                .push(message(9_000, mark), Lane::Snapshot)
+                .expect("room");
+        }
+        queue.push(message(10, 3), Lane::Bulk).expect("room");
+        let mut batch = Batch::default();
+        let mut next = || {
+            queue.fill(&mut batch);
+            let seen = drain(&mut batch);
+            queue.written(&mut batch);
+            seen
+        };
+        assert_eq!(next(), [(Kind::Message, 10, 3)]);
+        assert_eq!(next(), [(Kind::Message, 9_000, 1)]);
+        queue.push(message(10, 4), Lane::Urgent).expect("room");
+        assert_eq!(next(), [(Kind::Message, 10, 4)]);
+        assert_eq!(next(), [(Kind::Message, 9_000, 2)]);
+        assert_eq!((next().len(), queue.bytes()), (0, 0));
+        while queue.push(message(100_000, 5), Lane::Snapshot).is_ok() {}
+        assert!(queue.bytes() <= SNAPSHOT_BYTES_MAX);
     }
 }

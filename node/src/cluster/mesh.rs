@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use henge_api::{Histogram, Member, PeerStats, PeerView, RTT_SCALE};
-use henge_core::Peers;
-use henge_core::inbox::{Inbox, Input};
-use henge_core::pack;
+use henge_core::inbox::Input;
 use henge_core::shard::role::who;
+use henge_core::{Lane, Peers, pack};
 use henge_peer::frame::MESSAGE_BYTES_MAX;
 use henge_peer::{PeerConfig, PeerHandler, PeerNet};
 
+use super::demux::Demux;
 use crate::engine::{ClusterConfig, OpenError};
 use crate::host::clock::wall_clock_ms;
 
@@ -37,15 +37,15 @@ pub(crate) struct Mesh {
 pub(crate) struct LateMesh(Arc<OnceLock<Arc<PeerNet>>>);
 
 impl Peers for LateMesh {
-    fn send(&mut self, to: u64, frame: Bytes, urgent: bool) -> bool {
-        let Some(net) = self.0.get() else {
-            return false;
+    fn send(&mut self, to: u64, frame: Bytes, lane: Lane) -> bool {
+        let lane = match lane {
+            Lane::Urgent => henge_peer::Lane::Urgent,
+            Lane::Bulk => henge_peer::Lane::Bulk,
+            Lane::Snapshot => henge_peer::Lane::Snapshot,
         };
-        let sent = match urgent {
-            true => net.send_urgent(to, frame),
-            false => net.send(to, frame),
-        };
-        sent.is_ok()
+        self.0
+            .get()
+            .is_some_and(|net| net.send(to, frame, lane).is_ok())
     }
 }
 
@@ -53,7 +53,7 @@ impl Peers for LateMesh {
 /// should be told goes to `met`.
 pub(crate) fn start(
     cluster: &ClusterConfig,
-    inbox: &Arc<Inbox>,
+    cores: Demux,
     late: &LateMesh,
     met: &Arc<Mutex<Vec<Member>>>,
 ) -> Result<Option<Mesh>, OpenError> {
@@ -69,7 +69,7 @@ pub(crate) fn start(
     let round_trips: RoundTrips = Arc::new(ids.map(|id| (id, Histogram::default())).collect());
     let handler = Arc::new(Door {
         round_trips: round_trips.clone(),
-        inbox: inbox.clone(),
+        cores,
         members: cluster.members.clone(),
         met: met.clone(),
     });
@@ -123,10 +123,10 @@ impl Mesh {
     }
 }
 
-/// Frames from peers go to the core's inbox.
+/// Frames from peers go to the cores that have their groups.
 struct Door {
     round_trips: RoundTrips,
-    inbox: Arc<Inbox>,
+    cores: Demux,
     /// For people.
     members: Vec<Member>,
     /// As clients are told of them.
@@ -135,7 +135,7 @@ struct Door {
 
 impl PeerHandler for Door {
     fn message(&self, from: u64, frame: Bytes) {
-        self.inbox.push(Input::Peer { from, frame });
+        self.cores.frame(from, frame);
     }
 
     fn introduced(&self, peer: u64, client_urls: &[String]) {
@@ -166,7 +166,7 @@ impl PeerHandler for Door {
     fn disconnected(&self, peer: u64, why: &str) {
         let (peer_name, peer_url) = who(&self.members, peer);
         tracing::warn!(peer = %format_args!("{peer:x}"), peer_name, peer_url, why, "peer is down");
-        self.inbox.push(Input::PeerLost { peer });
+        self.cores.all(|| Input::PeerLost { peer });
     }
 
     fn unreachable(&self, peer: u64, why: &str) {

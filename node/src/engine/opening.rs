@@ -21,6 +21,7 @@ use super::builder::EngineBuilder;
 use super::directory::Directory;
 use super::layout::Layout;
 use super::{CoreHandle, Cores, Engine, Inner, OpenError, ShardHandle};
+use crate::cluster::demux::Demux;
 use crate::cluster::mesh::{self, LateMesh};
 use crate::host::clock::{Clock, wall_clock_ms};
 use crate::host::mounts::memory_below;
@@ -55,12 +56,6 @@ impl EngineBuilder {
         }
         let layout = directory.layout.clone();
         let cores = layout.placement.cores;
-        if self.cluster.members.len() > 1 && cores > 1 {
-            return Err(OpenError::Config {
-                setting: "cores",
-                why: "a replicated engine has one core in this version".to_owned(),
-            });
-        }
         let (host, refused) = self.host.resolve();
         if let Some(reason) = refused {
             tracing::warn!(%reason, "io_uring is not available: log writes use a thread");
@@ -129,7 +124,8 @@ impl EngineBuilder {
             next_lease: AtomicU64::new(wall_clock_ms() << 20),
             peers: None,
         };
-        engine.peers = mesh::start(&self.cluster, &inboxes[0], &net, &engine.members)?;
+        let demux = Demux::new(inboxes, layout.placement);
+        engine.peers = mesh::start(&self.cluster, demux, &net, &engine.members)?;
         directory.opened()?;
         Ok(Engine {
             inner: Arc::new(engine),

@@ -18,7 +18,7 @@ use henge_core::shard::recover::{RecoveredGroup, Recovery};
 use henge_core::shard::request::{AnswerReceiver, RequestKind};
 use henge_core::shard::session::WatchStream;
 use henge_core::shard::{Shard, ShardConfig};
-use henge_core::{Core, Next, Now, Peers};
+use henge_core::{Core, Lane, Next, Now, Peers};
 use henge_raft::Storage as _;
 use henge_wal::{Identity, OpenError, Options, Record, Replay as _};
 
@@ -320,7 +320,7 @@ pub fn next_response(stream: &mut WatchStream) -> Option<WatchResponse> {
 struct Outbox(Vec<(usize, Bytes)>);
 
 impl Peers for Outbox {
-    fn send(&mut self, to: u64, frame: Bytes, _urgent: bool) -> bool {
+    fn send(&mut self, to: u64, frame: Bytes, _: Lane) -> bool {
         if let Ok(at) = usize::try_from(to - member(0)) {
             self.0.push((at, frame));
         }

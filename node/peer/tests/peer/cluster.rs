@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use henge_peer::{NetStats, PeerConfig, PeerHandler, PeerNet, PeerStats, Timing};
+use henge_peer::{Lane, NetStats, PeerConfig, PeerHandler, PeerNet, PeerStats, Timing};
 
 /// The cluster id of every node here.
 pub const CLUSTER: u64 = 0xc1;
@@ -108,7 +108,7 @@ impl Node {
 
     pub fn send(&self, to: u64, message: &[u8]) {
         self.net()
-            .send(to, Bytes::copy_from_slice(message))
+            .send(to, Bytes::copy_from_slice(message), Lane::Bulk)
             .expect("room");
     }
 
@@ -184,7 +184,8 @@ impl PeerHandler for Seen {
             b"panic" => panic!("asked to"),
             b"echo" => {
                 let net = net().expect("started");
-                net.send(from, Bytes::from_static(b"echoed")).expect("room");
+                net.send(from, Bytes::from_static(b"echoed"), Lane::Bulk)
+                    .expect("room");
             }
             b"shutdown" => net().expect("started").shutdown(),
             _ => self.note(|log| log.messages.push((from, frame))),

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use henge_peer::{
-    SendError,
+    Lane, SendError,
     frame::{self, Kind},
     handshake::{Dial, Formats, Local, Purpose},
 };
@@ -150,7 +150,7 @@ fn a_peer_that_does_not_read_costs_at_most_the_bound() {
         .wait("the session", |seen| seen.connected.len() == 1);
     let message = Bytes::from(vec![7; 100_000]);
     let full = until("the queue is full", || {
-        two.net().send(1, message.clone()).err()
+        two.net().send(1, message.clone(), Lane::Bulk).err()
     });
     assert!(
         matches!(full, SendError::Full { max: 1_000_000, .. }),
@@ -158,7 +158,7 @@ fn a_peer_that_does_not_read_costs_at_most_the_bound() {
     );
     assert!(two.stats(1).queue_bytes <= 1_000_000 && two.stats(1).full == 1);
     two.net()
-        .send_urgent(1, Bytes::from_static(b"still"))
+        .send(1, Bytes::from_static(b"still"), Lane::Urgent)
         .expect("a lane of its own");
     two.seen
         .wait("the end", |seen| seen.disconnected.len() == 1);
@@ -278,7 +278,11 @@ fn through_a_path_that_damages_and_cuts_only_whole_messages_arrive() {
         for _ in 0..20 {
             let length = usize::try_from(dice.roll() % 30_000).expect("small");
             // Lost while disconnected, as raft expects; never altered.
-            if pair.nodes[0].net().send(2, sealed(sent, length)).is_ok() {
+            if pair.nodes[0]
+                .net()
+                .send(2, sealed(sent, length), Lane::Bulk)
+                .is_ok()
+            {
                 sent += 1;
             }
         }

@@ -10,7 +10,9 @@ mod raw;
 use std::{net::TcpListener, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
-use henge_peer::{PeerConfig, PeerNet, PeerStats, SendError, StartError, frame::MESSAGE_BYTES_MAX};
+use henge_peer::{
+    Lane, PeerConfig, PeerNet, PeerStats, SendError, StartError, frame::MESSAGE_BYTES_MAX,
+};
 
 use cluster::{CLUSTER, Cluster, Seen, free_address};
 
@@ -36,7 +38,7 @@ fn two_nodes_exchange_messages_of_every_size_in_both_lanes() {
         two.send(1, &vec![mark + 100; length]);
     }
     one.net()
-        .send_urgent(2, Bytes::from_static(b"urgent"))
+        .send(2, Bytes::from_static(b"urgent"), Lane::Urgent)
         .expect("room");
     two.seen.wait("all of node 1's", |seen| {
         seen.messages.len() == lengths.len() + 1
@@ -81,11 +83,11 @@ fn three_nodes_each_hear_from_each() {
         }
     }
     assert_eq!(
-        cluster.nodes[0].net().send(9, Bytes::new()),
+        cluster.nodes[0].net().send(9, Bytes::new(), Lane::Bulk),
         Err(SendError::UnknownPeer)
     );
     assert_eq!(
-        cluster.nodes[0].net().send(1, Bytes::new()),
+        cluster.nodes[0].net().send(1, Bytes::new(), Lane::Bulk),
         Err(SendError::UnknownPeer)
     );
 }
@@ -140,7 +142,9 @@ fn either_side_may_restart() {
             .seen
             .wait("the loss", |seen| seen.disconnected.len() > before);
         assert_eq!(
-            pair.nodes[stayed].net().send(restarted_id, Bytes::new()),
+            pair.nodes[stayed]
+                .net()
+                .send(restarted_id, Bytes::new(), Lane::Bulk),
             Err(SendError::NotConnected)
         );
         pair.nodes[restarted].start();
@@ -282,7 +286,7 @@ fn shutdown_writes_what_is_queued_and_may_be_called_again() {
     pair.nodes[0].net().shutdown();
     pair.nodes[0].net().shutdown();
     assert_eq!(
-        pair.nodes[0].net().send(2, Bytes::new()),
+        pair.nodes[0].net().send(2, Bytes::new(), Lane::Bulk),
         Err(SendError::NotConnected)
     );
     assert_eq!(
@@ -310,7 +314,7 @@ fn regression_the_last_messages_arrive_though_their_receiver_talks() {
             // Until the session is over, or its queue full.
             while pair.nodes[1]
                 .net()
-                .send(1, Bytes::from(vec![2; 5_000]))
+                .send(1, Bytes::from(vec![2; 5_000]), Lane::Bulk)
                 .is_ok()
             {}
         });
@@ -375,7 +379,7 @@ fn many_threads_send_at_once() {
             scope.spawn(move || {
                 for number in 0..each {
                     let message = [&[name][..], &number.to_le_bytes()].concat();
-                    net.send(2, Bytes::from(message)).expect("room");
+                    net.send(2, Bytes::from(message), Lane::Bulk).expect("room");
                 }
             });
         }
