@@ -27,7 +27,6 @@ pub use henge_api::{BUILD, VERSION};
 /// Commands and their application, for tools that read a log offline.
 #[doc(hidden)]
 pub use henge_core::machine;
-pub use henge_core::shard::API_VERSION;
 pub use henge_core::shard::retention::AutoCompaction;
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;

@@ -7,8 +7,9 @@ use henge::api::Member;
 use henge::mvcc::{KeyRange, RangeRequest};
 use henge::{ClusterConfig, Engine, HostKind};
 
-mod common;
-use common::Scratch;
+#[path = "common/scratch.rs"]
+mod scratch;
+use scratch::Scratch;
 
 const SHARDS: usize = 4;
 /// Longest any wait may take before it counts as a hang.
@@ -39,7 +40,9 @@ fn open(dir: &Scratch, at: usize, cores: usize, addresses: &[SocketAddr; 3]) -> 
             member_id: id(at),
             members: (0..3).map(member).collect(),
             listen: vec![addresses[at]],
-            peers: others.map(|at| (id(at), vec![addresses[at].to_string()])).collect(),
+            peers: others
+                .map(|at| (id(at), vec![addresses[at].to_string()]))
+                .collect(),
         })
         .open()
         .expect("opens")
@@ -58,7 +61,9 @@ fn put(engine: &Engine, key: &str) {
 fn regression_members_with_other_numbers_of_cores_replicate_every_shard() {
     let dir = Scratch::new("replicated");
     let addresses = addresses();
-    let mut engines: Vec<_> = (0..3).map(|at| open(&dir, at, at + 1, &addresses)).collect();
+    let mut engines: Vec<_> = (0..3)
+        .map(|at| open(&dir, at, at + 1, &addresses))
+        .collect();
     let key = |at: usize, round: usize| format!("round {round} key {at}");
     for round in 0..2 {
         // Any member takes any key, whoever leads its shard.
@@ -82,5 +87,7 @@ fn regression_members_with_other_numbers_of_cores_replicate_every_shard() {
         let found = engine.blocking().range(&everything).expect("a leader");
         found.body.kvs.len()
     };
-    engines.iter().for_each(|engine| assert_eq!(all(engine), 48));
+    engines
+        .iter()
+        .for_each(|engine| assert_eq!(all(engine), 48));
 }

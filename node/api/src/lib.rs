@@ -224,8 +224,6 @@ pub struct HashKv {
 /// A member's own view; not linearizable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The etcd API version served (clients choose features by it).
-    pub version: String,
     /// Bytes held by the store.
     pub db_size: i64,
     /// Bytes held by what is live.
@@ -238,8 +236,8 @@ pub struct Status {
     pub raft_term: u64,
     /// Applied index.
     pub raft_applied_index: u64,
-    /// What is wrong, in etcd's words.
-    pub errors: Vec<String>,
+    /// The log lacks file descriptors.
+    pub lacks_descriptors: bool,
     /// The alarms that are raised, and that of this member's own disk.
     pub alarms: Vec<AlarmMember>,
     /// Whether this member is a learner.
@@ -327,6 +325,23 @@ pub struct Member {
     pub is_learner: bool,
 }
 
+/// Why a watcher was not let in, or has ended without being asked to.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// Its range ends where it begins, or before.
+    #[error("watcher range is empty")]
+    EmptyRange,
+    /// Its stream has a watcher of this id.
+    #[error("duplicate watch ID provided on the WatchStream")]
+    DuplicateId,
+    /// It begins before any history.
+    #[error("required revision has been compacted")]
+    BeforeHistory,
+    /// What it watches cannot be served, or not now.
+    #[error(transparent)]
+    Error(#[from] Error),
+}
+
 /// What a client says on its watch stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchCommand {
@@ -387,8 +402,8 @@ pub struct WatchResponse {
     pub canceled: bool,
     /// Not 0 when history the watcher needs was compacted.
     pub compact_revision: i64,
-    /// Why it was cancelled, where etcd says so.
-    pub cancel_reason: String,
+    /// Why it was cancelled, unless its client asked for that.
+    pub refusal: Option<Refusal>,
     /// The watcher allows the edge to split this response.
     pub fragment: bool,
     /// Changes in revision order; a revision is never split over two responses.
@@ -397,12 +412,12 @@ pub struct WatchResponse {
 
 impl WatchResponse {
     /// The first and last answer of a watcher that was not let in.
-    pub fn refused(cancel_reason: String) -> Self {
+    pub fn refused(refusal: Refusal) -> Self {
         WatchResponse {
             watch_id: -1,
             created: true,
             canceled: true,
-            cancel_reason,
+            refusal: Some(refusal),
             ..WatchResponse::default()
         }
     }

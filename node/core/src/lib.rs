@@ -28,6 +28,7 @@ pub mod pack;
 mod pressure;
 mod retries;
 pub mod shard;
+pub mod stream;
 pub mod timers;
 pub mod turn;
 pub mod work;

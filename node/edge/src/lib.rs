@@ -10,6 +10,10 @@
 pub mod etcd;
 pub mod plain;
 
+/// The etcd API version that is served: clients choose features by it (kube-apiserver asks for watch
+/// progress only from 3.5.13 on), so it names what is implemented.
+pub const API_VERSION: &str = "3.6.6";
+
 /// Lines of the process's log that nobody will read, since it began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogLinesLost {

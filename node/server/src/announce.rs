@@ -18,7 +18,7 @@ pub(super) fn start(config: &ServeConfig) {
     tracing::info!(
         version = henge::VERSION,
         build = henge::BUILD,
-        etcd_version = henge::API_VERSION,
+        etcd_version = henge_edge::API_VERSION,
         pid = std::process::id(),
         member_id = format!("{:x}", config.member_id),
         cluster_id = format!("{:x}", config.cluster_id),

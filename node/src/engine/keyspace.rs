@@ -8,7 +8,7 @@ use henge_api::{
 };
 use henge_core::machine::{Command, Response};
 use henge_core::shard::request::RequestKind;
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::submit::Answers as _;

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use henge_api::{Error, HashKv, LeaseGranted, Reply, WatchCreate, WatchResponse};
 use henge_core::machine::Command;
 use henge_core::shard::request::RequestKind;
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::revisions::Revisions;

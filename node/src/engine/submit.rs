@@ -10,7 +10,7 @@ use henge_api::{Error, LeaseGranted, LeaseTtl, Reply};
 use henge_core::machine::{Command, Response, command};
 use henge_core::shard::request::REQUEST_BYTES;
 use henge_core::shard::request::RequestKind;
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::ticket::Ticket;

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use henge_api::{Error, WatchCreate, WatchResponse};
-use henge_core::shard::session::WatchStream;
+use henge_api::{Error, Refusal, WatchCreate, WatchResponse};
+use henge_core::stream::WatchStream;
 use henge_mvcc as mvcc;
 
 use super::{Engine, ShardedWatcher};
@@ -83,9 +83,9 @@ pub enum WatchEnd {
         /// The compact revision.
         revision: i64,
     },
-    /// It was not let in, for this reason (in etcd's words): nothing was watched.
+    /// It was not let in, for this reason: nothing was watched.
     #[error("{0}")]
-    Refused(String),
+    Refused(Refusal),
     /// The engine has stopped, or its core has failed.
     #[error("server stopped")]
     Stopped,
@@ -100,21 +100,23 @@ pub enum WatchEnd {
 impl WatchEnd {
     /// Of a stream that ended for `why`, after `last` if that was its watcher's end.
     pub(super) fn of(last: Option<&WatchResponse>, why: Option<Error>) -> Self {
-        let reason = |why: &Error| format!("etcdserver: {why}");
         // A stream may end, for its own reason, behind a watcher that ended for another.
         let why = match last {
-            Some(last) => why.filter(|why| last.cancel_reason == reason(why)),
+            Some(last) => why.filter(|why| last.refusal == Some(why.clone().into())),
             None => why,
         };
         match (last, why) {
             (_, Some(Error::Poisoned(why))) => WatchEnd::Poisoned(why),
             (_, Some(Error::Corrupt)) => WatchEnd::Corrupt,
             (_, Some(Error::Stopped { .. })) | (None, None) => WatchEnd::Stopped,
-            (_, Some(why)) => WatchEnd::Refused(reason(&why)),
+            (_, Some(why)) => WatchEnd::Refused(why.into()),
             (Some(last), None) if last.compact_revision > 0 => WatchEnd::Compacted {
                 revision: last.compact_revision,
             },
-            (Some(last), None) => WatchEnd::Refused(last.cancel_reason.clone()),
+            (Some(last), None) => match &last.refusal {
+                Some(refusal) => WatchEnd::Refused(refusal.clone()),
+                None => WatchEnd::Stopped,
+            },
         }
     }
 }

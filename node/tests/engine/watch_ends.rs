@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use henge::api::WatchCreate;
+use henge::api::{Refusal, WatchCreate};
 use henge::engine::route::shard_of;
 use henge::wal::disk::sim::{Fault, SimHandle};
 use henge::{BlockingIter, Engine, HostKind, Revisions, ShardedWatcher, WatchEnd, Watcher};
@@ -88,20 +88,17 @@ fn a_watchers_end_says_that_it_was_not_let_in() {
             range_end: "a".into(),
             ..key("k", 0)
         };
-        let reason = WatchEnd::Refused("mvcc: watcher range is empty".to_owned());
+        let reason = WatchEnd::Refused(Refusal::EmptyRange);
         assert_eq!(end(db.watch(empty).expect("handed in")), reason);
         let watch = db.watch(key("k", -1)).expect("handed in");
-        let reason = "etcdserver: mvcc: required revision has been compacted";
-        assert_eq!(end(watch), WatchEnd::Refused(reason.to_owned()));
+        let reason = WatchEnd::Refused(Refusal::BeforeHistory);
+        assert_eq!(end(watch), reason);
         // The engine stops behind it: that is not why.
         let mut watch = db.watch(key("k", -1)).expect("handed in");
         db.get("k").expect("it has been looked at");
         db.stop();
         assert!(watch.by_ref().all(|response| response.canceled));
-        assert_eq!(
-            watch.stream().end(),
-            Some(&WatchEnd::Refused(reason.to_owned()))
-        );
+        assert_eq!(watch.stream().end(), Some(&reason));
     });
 }
 
@@ -215,7 +212,7 @@ fn a_watchers_end_says_why_on_the_engines_own_thread() {
 fn a_watchers_end_can_be_shown() {
     let ends = [
         WatchEnd::Compacted { revision: 7 },
-        WatchEnd::Refused("mvcc: watcher range is empty".to_owned()),
+        WatchEnd::Refused(Refusal::EmptyRange),
         WatchEnd::Stopped,
         WatchEnd::Poisoned("EIO".to_owned()),
         WatchEnd::Corrupt,

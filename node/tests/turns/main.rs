@@ -16,7 +16,7 @@ use henge::api::{WatchCommand, WatchCreate, WatchSession as _};
 use henge::mvcc::PutRequest;
 use henge_core::machine::{Command, Response};
 use henge_core::shard::request::{AnswerReceiver, RequestKind};
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 
 use self::core::{BUSY, Bench, QUIET};
 use self::requests::{KEYS, LEASES, MORE_LEASES, NAMES, anything, heaviest, key, name};

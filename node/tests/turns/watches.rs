@@ -4,7 +4,7 @@ use henge::api::{WatchCommand, WatchCreate, WatchResponse, WatchSession as _};
 use henge::mvcc::PutRequest;
 use henge_core::machine::Command;
 use henge_core::shard::request::RequestKind;
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 
 use super::World;
 use super::core::BUSY;

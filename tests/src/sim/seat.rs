@@ -2,7 +2,7 @@
 //! how far the stream is, and takes all of it elsewhere when its node is gone or it likes to.
 
 use henge::api::{WatchCommand, WatchResponse, WatchSession as _};
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 
 use super::check::history::History;
 use super::check::watch::{Step, Watcher};

@@ -72,10 +72,6 @@ use crate::work::TurnWork;
 /// second's worth at a time, in some call of this core, at 0.1 to 0.3 µs for each 4 KiB.
 const TRIM_BYTES: usize = 1 << 20;
 
-/// The etcd API version that is served: clients choose features by it (kube-apiserver asks for watch
-/// progress only from 3.5.13 on), so it names what is implemented.
-pub const API_VERSION: &str = "3.6.6";
-
 /// What a shard has to know about itself and its limits.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -476,23 +472,14 @@ impl Shard {
     /// This member's view of itself.
     pub fn status(&self) -> Status {
         let stats = self.machine.store.stats();
-        let mut errors = Vec::new();
-        if self.leader() == henge_raft::NONE {
-            errors.push("etcdserver: no leader".to_owned());
-        }
-        errors.extend(self.alarms().iter().map(ToString::to_string));
-        if self.lacks() == Some(Shortage::Descriptors) {
-            errors.push(Error::NoDescriptors.to_string());
-        }
         Status {
-            version: API_VERSION.to_owned(),
             db_size: stats.bytes.total().cast_signed(),
             db_size_in_use: stats.bytes.in_use().cast_signed(),
             leader: self.leader(),
             raft_index: self.raft.commit_index(),
             raft_term: self.raft.term(),
             raft_applied_index: self.machine.applied_index,
-            errors,
+            lacks_descriptors: self.lacks() == Some(Shortage::Descriptors),
             alarms: self.alarms(),
             is_learner: false,
         }

@@ -10,11 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
-use henge_api::{Error, WatchCommand, WatchCreate, WatchResponse, WatchSession, Watched};
+use henge_api::{Error, WatchResponse, Watched};
 
 use crate::guard::wake;
-use crate::inbox::{Inbox, Input};
 
 /// Bytes of undelivered events one stream may hold before its watchers have to wait.
 pub const SESSION_BYTES_MAX: usize = 4 << 20;
@@ -22,7 +20,7 @@ pub const SESSION_BYTES_MAX: usize = 4 << 20;
 /// Identifies a stream within its engine.
 pub type SessionId = u64;
 
-/// The shard's end.
+/// Both ends: the shard's, and within [`crate::stream::WatchStream`] the client's.
 #[derive(Clone, Debug)]
 pub struct SessionHandle {
     /// Identifies the stream.
@@ -55,19 +53,13 @@ impl Queue {
     }
 }
 
-/// The client's end: one stream of watchers on one shard.
-///
-/// Dropping it cancels its watchers.
-#[derive(Debug)]
-pub struct WatchStream {
-    handle: SessionHandle,
-    group: u64,
-    inbox: Arc<Inbox>,
-    /// Whether the core took it in, and has to hear of its end.
-    let_in: bool,
-}
-
 impl SessionHandle {
+    /// Of a stream that nobody has opened yet.
+    pub fn new(id: SessionId) -> Self {
+        let queue = Arc::default();
+        SessionHandle { id, queue }
+    }
+
     /// Queues a response for the client.
     pub fn push(&self, response: WatchResponse) {
         let bytes = weight(&response);
@@ -118,146 +110,40 @@ impl SessionHandle {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl WatchStream {
-    /// Opens a stream on a shard. One that the core does not let in says so itself, and ends.
-    pub fn open(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
-        let mut stream = Self::new(id, group, inbox);
-        if let Err(error) = stream.hand_in() {
-            stream.refuse(&error);
-            stream.handle.end(&error);
-        }
-        stream
-    }
-
-    /// Opens a stream on a shard with its first watcher; fails if the core lets it in no more.
-    pub fn begin(
-        id: SessionId,
-        group: u64,
-        inbox: Arc<Inbox>,
-        create: WatchCreate,
-    ) -> Result<Self, Error> {
-        let mut stream = Self::new(id, group, inbox);
-        stream.hand_in()?;
-        stream.say(WatchCommand::Create(create))?;
-        Ok(stream)
-    }
-
-    fn new(id: SessionId, group: u64, inbox: Arc<Inbox>) -> Self {
-        let queue = Arc::default();
-        WatchStream {
-            handle: SessionHandle { id, queue },
-            group,
-            inbox,
-            let_in: false,
-        }
-    }
-
-    fn hand_in(&mut self) -> Result<(), Error> {
-        let (group, session) = (self.group, self.handle.clone());
-        self.inbox.word(Input::WatchOpen { group, session }, 0)?;
-        self.let_in = true;
-        Ok(())
-    }
-
-    fn say(&self, mut command: WatchCommand) -> Result<(), Error> {
-        if let WatchCommand::Create(create) = &mut command {
-            // They may be slices of something large, or have an owner of the caller's whose drop does what
-            // it likes: neither belongs to the core.
-            create.key = Bytes::copy_from_slice(&create.key);
-            create.range_end = Bytes::copy_from_slice(&create.range_end);
-        }
-        let bytes = command.bytes();
-        let word = Input::Watch {
-            group: self.group,
-            session: self.handle.id,
-            command,
-        };
-        self.inbox.word(word, bytes)
-    }
-
-    /// Answers a watcher that was not let in. Nothing waits for a core that has stopped.
-    fn refuse(&self, error: &Error) {
-        if *error == Error::TooManyRequests {
-            let reason = format!("etcdserver: {error}");
-            self.handle.push(WatchResponse::refused(reason));
-        }
-    }
-
-    /// The next response, for callers that poll by hand.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<WatchResponse>> {
-        let mut queue = self.handle.lock();
+    /// Its client takes the next response; and whether the shard has to hear that there is room again.
+    pub fn take(&self, cx: &mut Context<'_>) -> (Poll<Option<WatchResponse>>, bool) {
+        let mut queue = self.lock();
         if let Some((response, bytes)) = queue.responses.pop_front() {
             queue.bytes -= bytes;
             queue.count(response.events.len(), |watched| &watched.taken);
-            let touch = queue.stalled && queue.bytes < SESSION_BYTES_MAX / 2;
-            if touch {
-                queue.stalled = false;
-                drop(queue);
-                self.touch();
-            }
-            return Poll::Ready(Some(response));
+            let has_room_again = queue.stalled && queue.bytes < SESSION_BYTES_MAX / 2;
+            queue.stalled &= !has_room_again;
+            return (Poll::Ready(Some(response)), has_room_again);
         }
         if queue.ended {
-            return Poll::Ready(None);
+            return (Poll::Ready(None), false);
         }
         queue.waker = Some(cx.waker().clone());
-        Poll::Pending
+        (Poll::Pending, false)
     }
 
-    /// Why it has ended, or is about to.
+    /// Why the stream has ended, or is about to.
     pub fn why(&self) -> Option<Error> {
-        self.handle.lock().why.clone()
+        self.lock().why.clone()
     }
 
-    fn touch(&self) {
-        self.inbox.push(Input::WatchTouch {
-            group: self.group,
-            session: self.handle.id,
-        });
-    }
-}
-
-impl WatchSession for WatchStream {
-    fn command(&mut self, command: WatchCommand) {
-        let creates = matches!(command, WatchCommand::Create(_));
-        let Err(error) = self.say(command) else {
-            return;
-        };
-        // A word that is lost without an answer leaves its client waiting; so does an answer that finds
-        // no room because nobody reads: then the stream ends.
-        let answered = creates && error == Error::TooManyRequests && self.handle.has_room();
-        if answered {
-            self.refuse(&error);
-        } else {
-            self.handle.end(&error);
-        }
-    }
-
-    async fn next(&mut self) -> Option<WatchResponse> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-}
-
-impl Drop for WatchStream {
-    fn drop(&mut self) {
-        let mut queue = self.handle.lock();
+    /// Its client goes. What it leaves is given back: it is dropped on its own thread.
+    pub fn leave(&self) -> impl Sized + use<> {
+        let mut queue = self.lock();
         queue.dropped = true;
         let unread = std::mem::take(&mut queue.responses);
         let events = unread.iter().map(|(response, _)| response.events.len());
         queue.count(events.sum(), |watched| &watched.dropped);
-        // Dropped here, on the caller's thread.
-        let waker = queue.waker.take();
-        drop(queue);
-        // Refused ones come without a bound.
-        if self.let_in {
-            self.touch();
-        }
-        drop((waker, unread));
+        (queue.waker.take(), unread)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use henge_mvcc::{self as mvcc, OwnedRange, WatchBatch, WatchFilters, WatchSpec, WatcherId};
 
 pub use super::session::{SessionHandle, SessionId};
-use henge_api::{Error, Header, WatchCommand, WatchCreate, WatchResponse, Watched};
+use henge_api::{Error, Header, Refusal, WatchCommand, WatchCreate, WatchResponse, Watched};
 
 /// Bytes of events in one response, as far as whole revisions allow.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -103,7 +103,7 @@ impl Watches {
     pub fn open(&mut self, handle: SessionHandle) {
         if let Some(why) = &self.closed {
             handle.note_end(why);
-            handle.push(WatchResponse::refused(format!("etcdserver: {why}")));
+            handle.push(WatchResponse::refused(why.clone().into()));
             return handle.end(why);
         }
         handle.count_in(self.watched.clone());
@@ -349,7 +349,7 @@ impl Watches {
                 session.handle.push(WatchResponse {
                     watch_id: *watch_id,
                     canceled: true,
-                    cancel_reason: format!("etcdserver: {why}"),
+                    refusal: Some(why.clone().into()),
                     ..WatchResponse::default()
                 });
             }
@@ -368,13 +368,13 @@ impl Watches {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let refuse = |watch_id: i64, reason: &str| {
+        let refuse = |watch_id: i64, refusal: Refusal| {
             session.handle.push(WatchResponse {
                 header,
                 watch_id,
                 created: true,
                 canceled: true,
-                cancel_reason: reason.to_owned(),
+                refusal: Some(refusal),
                 ..WatchResponse::default()
             });
         };
@@ -386,10 +386,10 @@ impl Watches {
         };
         let end = create.range_end;
         if !end.is_empty() && end[..] != b"\0"[..] && key >= end {
-            return refuse(-1, "mvcc: watcher range is empty");
+            return refuse(-1, Refusal::EmptyRange);
         }
         if create.start_revision < 0 {
-            return refuse(-1, "etcdserver: mvcc: required revision has been compacted");
+            return refuse(-1, Refusal::BeforeHistory);
         }
         let watch_id = if create.watch_id == 0 {
             while session.watchers.contains_key(&session.next_id) {
@@ -398,7 +398,7 @@ impl Watches {
             session.next_id += 1;
             session.next_id - 1
         } else if session.watchers.contains_key(&create.watch_id) {
-            return refuse(-1, "mvcc: duplicate watch ID provided on the WatchStream");
+            return refuse(-1, Refusal::DuplicateId);
         } else {
             create.watch_id
         };

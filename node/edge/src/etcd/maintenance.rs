@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use henge_api::{Alarm, AlarmAction, AlarmMember, Backend, Reply};
+use henge_api::{Alarm, AlarmAction, AlarmMember, Backend, Error, Reply};
 use tonic::{Request, Response, Status};
 
 use super::config::{EdgeConfig, cluster_version};
-use super::errors::status;
+use super::errors::{status, text};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::streams::Answers;
+use crate::API_VERSION;
 
 /// The Maintenance service over a backend.
 #[derive(Debug)]
@@ -99,14 +100,14 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         let s = reply.body;
         Ok(Response::new(pb::StatusResponse {
             header: header(reply.header),
-            storage_version: cluster_version(&s.version),
-            version: s.version,
+            errors: wrong_with(&s),
+            storage_version: cluster_version(API_VERSION),
+            version: API_VERSION.to_owned(),
             db_size: s.db_size,
             leader: s.leader,
             raft_index: s.raft_index,
             raft_term: s.raft_term,
             raft_applied_index: s.raft_applied_index,
-            errors: s.errors,
             db_size_in_use: s.db_size_in_use,
             is_learner: s.is_learner,
             db_size_quota: self.config.quota_bytes,
@@ -172,5 +173,44 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         _: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         not_yet("Downgrade")
+    }
+}
+
+/// What is wrong with a member, as etcd lists it.
+fn wrong_with(status: &henge_api::Status) -> Vec<String> {
+    let mut errors = Vec::new();
+    if status.leader == 0 {
+        errors.push(text::NO_LEADER.to_owned());
+    }
+    errors.extend(status.alarms.iter().map(ToString::to_string));
+    if status.lacks_descriptors {
+        errors.push(Error::NoDescriptors.to_string());
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who had no descriptor left was told to make room on a disk that had it.
+    #[test]
+    fn regression_what_is_wrong_with_a_member_is_said_by_its_name() {
+        let full = AlarmMember {
+            alarm: Alarm::NoSpace,
+            member_id: 1,
+        };
+        let status = |leader, alarms: &[AlarmMember], lacks_descriptors| henge_api::Status {
+            leader,
+            alarms: alarms.to_vec(),
+            lacks_descriptors,
+            ..Default::default()
+        };
+        assert!(wrong_with(&status(1, &[], false)).is_empty());
+        assert_eq!(wrong_with(&status(0, &[], false)), [text::NO_LEADER]);
+        let alarm = "memberID:1 alarm:NOSPACE";
+        assert_eq!(wrong_with(&status(1, &[full], false)), [alarm]);
+        let without = wrong_with(&status(1, &[], true));
+        assert!(without.len() == 1 && without[0].contains("ulimit -n"), "{without:?}");
     }
 }

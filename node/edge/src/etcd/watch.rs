@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use henge_api::{Backend, WatchCommand, WatchCreate, WatchResponse, WatchSession};
+use henge_api::{Backend, Refusal, WatchCommand, WatchCreate, WatchResponse, WatchSession};
 use henge_mvcc::Event;
 use prost::Message;
 use tonic::codec::Codec;
@@ -183,6 +183,15 @@ fn create(r: pb::WatchCreateRequest) -> WatchCommand {
 /// An answer as it goes out, without its events, and those.
 type Piece = (pb::WatchResponse, Rest<Event>);
 
+/// etcd's words for it.
+fn reason(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::EmptyRange | Refusal::DuplicateId => format!("mvcc: {refusal}"),
+        Refusal::BeforeHistory => format!("etcdserver: mvcc: {refusal}"),
+        Refusal::Error(error) => format!("etcdserver: {error}"),
+    }
+}
+
 fn whole(r: WatchResponse) -> Piece {
     let wire = pb::WatchResponse {
         header: header(r.header),
@@ -190,7 +199,7 @@ fn whole(r: WatchResponse) -> Piece {
         created: r.created,
         canceled: r.canceled,
         compact_revision: r.compact_revision,
-        cancel_reason: r.cancel_reason,
+        cancel_reason: r.refusal.as_ref().map_or_else(String::new, reason),
         fragment: false,
         events: Vec::new(),
     };

@@ -17,8 +17,6 @@ use crate::etcd::connections::Connections;
 pub struct Identity {
     /// Shown in hex, as etcd does.
     pub member_id: u64,
-    /// The etcd version served.
-    pub version: String,
     /// What is raised.
     pub alarms: Vec<AlarmMember>,
     /// It has no vote.
@@ -120,7 +118,6 @@ mod tests {
         m.asked.puts = 5;
         let who = Identity {
             member_id: 0xabc,
-            version: "3.5.13".to_owned(),
             ..Identity::default()
         };
         (
@@ -154,7 +151,7 @@ mod tests {
             ("etcd_server_slow_apply_total".to_owned(), 6.0),
             ("etcd_mvcc_put_total".to_owned(), 5.0),
             (
-                "etcd_cluster_version{cluster_version=\"3.5\"}".to_owned(),
+                "etcd_cluster_version{cluster_version=\"3.6\"}".to_owned(),
                 1.0,
             ),
             ("etcd_server_id{server_id=\"abc\"}".to_owned(), 1.0),

@@ -19,11 +19,11 @@ use henge_api::{Backend, CoreMetrics};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::LogLinesLost;
 use crate::etcd::GrpcCounters;
 use crate::etcd::body::EdgeBody;
 use crate::etcd::config::cluster_version;
 use crate::etcd::connections::Connections;
+use crate::{API_VERSION, LogLinesLost};
 
 /// Content type of plain texts, as Go's net/http says it.
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -50,7 +50,7 @@ pub(crate) async fn respond<B: Backend, T>(
     }
     match path {
         "/health" => health::health(backend, &counters.plain, query).await,
-        "/version" => version(backend).await,
+        "/version" => version(),
         "/metrics" => exposition(backend, counters, connections, log_lines_lost).await,
         _ => health::probe(backend, &counters.plain, path, query).await,
     }
@@ -60,16 +60,12 @@ fn known(path: &str) -> bool {
     matches!(path, "/health" | "/version" | "/metrics") || health::is_probe(path)
 }
 
-async fn version<B: Backend>(backend: &B) -> Response<EdgeBody> {
-    let server = backend
-        .status()
-        .await
-        .map_or_else(|_| String::new(), |s| s.body.version);
-    let cluster = cluster_version(&server);
+fn version() -> Response<EdgeBody> {
+    let cluster = cluster_version(API_VERSION);
     json(
         StatusCode::OK,
         format!(
-            "{{\"etcdserver\":\"{server}\",\"etcdcluster\":\"{cluster}\",\
+            "{{\"etcdserver\":\"{API_VERSION}\",\"etcdcluster\":\"{cluster}\",\
              \"storage\":\"{cluster}\"}}"
         ),
     )
@@ -87,7 +83,6 @@ async fn exposition<B: Backend>(
         |_| metrics::Identity::default(),
         |s| metrics::Identity {
             member_id: s.header.member_id,
-            version: s.body.version,
             alarms: s.body.alarms,
             is_learner: s.body.is_learner,
         },

@@ -1,10 +1,10 @@
 //! The part of `/metrics` about the member: its lead, its proposals, its health.
 
-use henge_api::Stage;
-use henge_api::{AppliedTimes, CoreMetrics, Metrics, PeerView};
+use henge_api::{AppliedTimes, CoreMetrics, Metrics, PeerView, Stage};
 
 use super::metrics::{Identity, View};
 use super::page::Page;
+use crate::API_VERSION;
 use crate::etcd::config::cluster_version;
 use crate::plain::counters::PlainCounters;
 
@@ -69,11 +69,7 @@ fn consensus(p: &mut Page, m: &Metrics, who: &Identity) {
         "Which version is running. 1 for 'server_version' label with current version.",
         "gauge",
     );
-    p.line(
-        "etcd_server_version",
-        &[("server_version", &who.version)],
-        1,
-    );
+    p.line("etcd_server_version", &[("server_version", API_VERSION)], 1);
 }
 
 fn trouble(p: &mut Page, m: &Metrics, core: &CoreMetrics) {
@@ -139,7 +135,7 @@ fn cluster(p: &mut Page, who: &Identity, peers: &[PeerView]) {
         "Which version is running. 1 for 'cluster_version' label with current cluster version.",
         "gauge",
     );
-    let version = cluster_version(&who.version);
+    let version = cluster_version(API_VERSION);
     let version = version.strip_suffix(".0").unwrap_or(&version);
     p.line(VERSION, &[("cluster_version", version)], 1);
     p.gauge(

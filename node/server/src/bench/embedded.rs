@@ -16,7 +16,7 @@ use super::tally::Tally;
 use super::usage::Usage;
 use super::window::Window;
 use crate::output::tell;
-use henge::api::{Backend as _, WatchCommand, WatchCreate, WatchSession};
+use henge::api::{Backend as _, WatchCommand, WatchCreate, WatchResponse, WatchSession};
 use henge::engine::route::shard_of;
 use henge::engine::{Engine, Watcher};
 
@@ -151,7 +151,7 @@ impl EmbeddedTarget {
         let mut watcher = self.engine.watch(create).map_err(text)?;
         match watcher.next().await {
             Some(first) if first.created && !first.canceled => Ok(watcher),
-            Some(first) => Err(format!("the watch was refused: {}", first.cancel_reason)),
+            Some(first) => Err(format!("the watch was refused: {}", why(&first))),
             None => Err(WATCH_ENDED.to_owned()),
         }
     }
@@ -163,13 +163,17 @@ impl EmbeddedTarget {
         stream.command(WatchCommand::Create(create(key)));
         let first = stream.next().await.ok_or(WATCH_ENDED)?;
         if first.canceled {
-            return Err(format!("the watch was refused: {}", first.cancel_reason));
+            return Err(format!("the watch was refused: {}", why(&first)));
         }
         let watch_id = first.watch_id;
         stream.command(WatchCommand::Cancel { watch_id });
         while !stream.next().await.ok_or(WATCH_ENDED)?.canceled {}
         Ok(Answer::default())
     }
+}
+
+fn why(response: &WatchResponse) -> String {
+    (response.refusal.as_ref()).map_or_else(|| "as asked".to_owned(), ToString::to_string)
 }
 
 const WATCH_ENDED: &str = "the watch ended";
@@ -225,7 +229,7 @@ impl Target for EmbeddedTarget {
                 let watcher = client.as_mut().ok_or(WATCH_ENDED)?;
                 let outcome = seen(put, async || match watcher.next().await {
                     Some(response) if response.canceled => {
-                        Err(format!("the watch ended: {}", response.cancel_reason))
+                        Err(format!("the watch ended: {}", why(&response)))
                     }
                     Some(response) => {
                         let events = response.events.iter();

@@ -9,7 +9,7 @@ use henge::api::{Error, Outcome, Reply};
 use henge_core::inbox::Inbox;
 use henge_core::machine::Response;
 use henge_core::shard::request::{AnswerReceiver, RequestKind};
-use henge_core::shard::session::WatchStream;
+use henge_core::stream::WatchStream;
 
 use super::cores::RunningCore;
 use crate::sim::check::Violation;

@@ -136,7 +136,6 @@ impl Backend for Double {
     fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
         self.answer(|_| {
             Ok(Status {
-                version: "3.5.13".to_owned(),
                 leader: MEMBER,
                 raft_index: 9,
                 raft_term: TERM,

@@ -18,12 +18,12 @@ impl State {
 
     pub(super) fn create(&mut self, session: u64, mut w: WatchCreate) {
         let header = self.header();
-        let refused = |reason: &str| WatchResponse {
+        let refused = |refusal| WatchResponse {
             header,
             watch_id: -1,
             created: true,
             canceled: true,
-            cancel_reason: reason.to_owned(),
+            refusal: Some(refusal),
             ..Default::default()
         };
         let Some(s) = self.sessions.get_mut(&session) else {
@@ -31,9 +31,9 @@ impl State {
         };
         let empty = !w.range_end.is_empty() && w.range_end != b"\0"[..] && w.key >= w.range_end;
         let answer = if empty {
-            refused("mvcc: watcher range is empty")
+            refused(Refusal::EmptyRange)
         } else if w.watch_id != 0 && s.watchers.contains_key(&w.watch_id) {
-            refused("mvcc: duplicate watch ID provided on the WatchStream")
+            refused(Refusal::DuplicateId)
         } else {
             if w.watch_id == 0 {
                 w.watch_id = (0..)
