@@ -211,6 +211,9 @@ mod tests {
         let alarm = "memberID:1 alarm:NOSPACE";
         assert_eq!(wrong_with(&status(1, &[full], false)), [alarm]);
         let without = wrong_with(&status(1, &[], true));
-        assert!(without.len() == 1 && without[0].contains("ulimit -n"), "{without:?}");
+        assert!(
+            without.len() == 1 && without[0].contains("ulimit -n"),
+            "{without:?}"
+        );
     }
 }
