@@ -53,7 +53,7 @@ impl Shard {
             }
             RequestKind::Barrier => self.read_later(Read::Barrier, answer, now_ms),
             RequestKind::Alarms => self.read_later(Read::Alarms, answer, now_ms),
-            RequestKind::Leases => self.read_later(Read::Leases, answer, now_ms),
+            RequestKind::Leases => self.read_at_once(Read::Leases, answer, now_ms),
             RequestKind::HashKv(revision) => self.hash_later(revision, answer),
             RequestKind::Status => {
                 let response = Response::Status(Box::new(self.status()));

@@ -42,25 +42,6 @@ fn a_late_answer_to_an_earlier_runs_round_confirms_nothing() {
     assert!(receiver.try_recv().is_some_and(|answer| answer.is_ok()));
 }
 
-/// A member that was still replaying its log answered which leases there are from what it had, and a lease
-/// that was granted long ago was missing; what is left of one it asked its leader.
-#[test]
-fn regression_leases_are_listed_once_all_that_was_acknowledged_is_applied() {
-    let (mut shard, _other, context) = reading(1_000);
-    let (answer, mut receiver) = Answer::channel();
-    let kind = RequestKind::Leases;
-    shard.admit(Request { kind, answer }, 0);
-    deliver(&mut shard);
-    assert!(receiver.try_recv().is_none());
-    shard.ask_read_index(0);
-    let own = shard.reads.last_context();
-    assert_ne!(own, context);
-    shard.confirm_read(&own.to_le_bytes(), 0);
-    deliver(&mut shard);
-    let answer = receiver.try_recv().expect("answered").expect("valid");
-    assert_eq!(answer.body, Response::Leases(Vec::new()));
-}
-
 /// On a full disk it may never lead: its vote for itself finds no room in the log. Reads waited for that until
 /// their deadlines.
 #[test]
