@@ -17,11 +17,7 @@ use crate::version::Version;
 impl Store {
     /// Writes one key. The revision grows even if the value is the same.
     pub fn put(&mut self, request: &PutRequest<'_>) -> Result<PutResponse, Error> {
-        // etcd asks for the lease before the key here, and after it in a transaction.
-        if !request.key.is_empty() {
-            self.check_lease(request)?;
-        }
-        self.check_put(request)?;
+        self.check_lone_put(request)?;
         self.write_begin();
         let response = self.apply_put(request);
         self.write_end();
@@ -46,6 +42,15 @@ impl Store {
         let response = self.apply_delete(request);
         self.write_end();
         Ok(response)
+    }
+
+    /// The same of a put that is a command of its own.
+    pub(crate) fn check_lone_put(&self, request: &PutRequest<'_>) -> Result<(), Error> {
+        // etcd asks for the lease before the key here, and after it in a transaction.
+        if !request.key.is_empty() {
+            self.check_lease(request)?;
+        }
+        self.check_put(request)
     }
 
     /// What a put can be refused for, on the state before its command.
@@ -97,7 +102,7 @@ impl Store {
         if self.changes > 0 {
             self.revision += 1;
             let changes = std::mem::take(&mut self.changes);
-            self.notify_watchers(0, changes, u64::MAX);
+            self.notify_watchers(changes);
         }
     }
 

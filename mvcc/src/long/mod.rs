@@ -1,15 +1,15 @@
 //! Commands and reads that may take longer than a slice, worked off in slices.
 //!
 //! A write that deletes a million keys, a transaction with ranges or comparisons over a million, the end of a
-//! lease with as many keys: each is carried out by calls that do a bounded amount of [`crate::Work`], between
-//! which whoever drives the store does other things. The outcome is that of the command in one go, whatever
-//! the slices, so replicas need not agree on them.
+//! lease with as many keys, a put that a million watchers are told of: each is carried out by calls that do
+//! a bounded amount of [`crate::Work`], between which whoever drives the store does other things. The
+//! outcome is that of the command in one go, whatever the slices, so replicas need not agree on them.
 //!
-//! While a write is under way ([`Store::write_is_open`]) its changes lie in the store under the next revision,
-//! and nobody sees them: reads of now, hashes, snapshots and leases read at the current revision, which moves
-//! with the last slice; watchers hold back what is of the next. Until then no other write may be given to the
-//! store; compaction may go on, renewals of leases on the primary too. A store that is left half through a
-//! write is of no use to anybody.
+//! While a write is under way ([`Store::write_is_open`]) its changes lie in the store under the next
+//! revision, and nobody sees them: reads of now, hashes, snapshots and leases read at the current revision,
+//! which moves with the last slice; watchers hold back what is of the next. Until then no other write may
+//! be given to the store; compaction may go on, renewals of leases on the primary too. A store that is left
+//! half through a write is of no use to anybody.
 //! Tested by `tests/long.rs`: random histories in slices against the naive model, with reads of every kind
 //! between the slices.
 

@@ -8,18 +8,19 @@
 use std::mem;
 use std::ops::{Bound, ControlFlow};
 
-use super::SHORT_KEYS_MAX;
 use super::decide::Decided;
 use super::order::KeyOrder;
 use super::walk::{Step, Walk};
+use super::{SHORT_KEYS_MAX, SHORT_OPS_MAX};
 use crate::cursor::{RangeCursor, RangeEnd};
 use crate::error::Error;
 use crate::keys::KeyId;
 use crate::store::Store;
 use crate::types::{
-    DeleteRangeRequest, DeleteRangeResponse, KeyRange, RangeResponse, RequestOp, ResponseOp,
-    TxnRequest, TxnResponse,
+    DeleteRangeRequest, DeleteRangeResponse, KeyRange, PutRequest, PutResponse, RangeResponse,
+    RequestOp, ResponseOp, TxnRequest, TxnResponse,
 };
+use crate::watch::TOLD_MAX;
 use crate::work::LOOK_NANOS;
 
 /// Keys that a delete looks at before it deletes those that are there.
@@ -30,6 +31,8 @@ const PAIRS_AHEAD_MAX: usize = 4 << 20;
 /// What is written.
 #[derive(Clone, Copy, Debug)]
 pub enum LongRequest<'r, 'a> {
+    /// [`Store::put`].
+    Put(&'r PutRequest<'a>),
     /// [`Store::delete_range`].
     DeleteRange(&'r DeleteRangeRequest<'a>),
     /// [`Store::txn`].
@@ -41,6 +44,8 @@ pub enum LongRequest<'r, 'a> {
 /// What it came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LongAnswer {
+    /// Of a put.
+    Put(PutResponse),
     /// Of a delete.
     DeleteRange(DeleteRangeResponse),
     /// Of a transaction.
@@ -118,22 +123,62 @@ impl Store {
     /// Might a write take longer than a slice?
     pub fn write_is_long(&self, request: LongRequest<'_, '_>) -> bool {
         match request {
-            LongRequest::DeleteRange(delete) if delete.range.is_one() => false,
+            LongRequest::Put(put) => self.tells_many(put.key),
+            LongRequest::DeleteRange(delete) if delete.range.is_one() => {
+                self.tells_many(delete.range.key)
+            }
             LongRequest::DeleteRange(delete) => {
                 let gone = self.keys.len() - self.index.live();
-                delete.prev_kv
-                    || gone > SHORT_KEYS_MAX
-                    || self.count(delete.range, self.revision) > SHORT_KEYS_MAX as i64
+                delete.prev_kv || gone > SHORT_KEYS_MAX || {
+                    let count = self.count(delete.range, self.revision);
+                    self.keys_are_long(usize::try_from(count).unwrap_or(usize::MAX))
+                }
             }
-            LongRequest::Txn(txn) => self.txn_is_long(txn),
-            LongRequest::LeaseRevoke(id) => self.leases.keys_of(id).len() > SHORT_KEYS_MAX,
+            LongRequest::Txn(txn) => self.txn_is_long(txn) || self.txn_tells_many(txn),
+            LongRequest::LeaseRevoke(id) => self.keys_are_long(self.leases.keys_of(id).len()),
         }
+    }
+
+    /// Might changes of so many keys take longer than a slice?
+    fn keys_are_long(&self, count: usize) -> bool {
+        count > SHORT_KEYS_MAX || self.watchers.may_be_many(count)
+    }
+
+    /// Has a key more watchers than are told in one go?
+    fn tells_many(&self, key: &[u8]) -> bool {
+        self.watchers.may_be_many(1) && self.told_with(key, 0) > TOLD_MAX
+    }
+
+    /// Have the keys of a short transaction, either way it goes?
+    fn txn_tells_many(&self, request: &TxnRequest<'_>) -> bool {
+        self.watchers.may_be_many(SHORT_OPS_MAX) && self.txn_told_with(request, 0) > TOLD_MAX
+    }
+
+    fn txn_told_with(&self, request: &TxnRequest<'_>, told: usize) -> usize {
+        let both = request.success.iter().chain(&request.failure);
+        both.fold(told, |told, op| match op {
+            RequestOp::Range(_) => told,
+            RequestOp::Put(put) => self.told_with(put.key, told),
+            RequestOp::DeleteRange(delete) => self.told_with(delete.range.key, told),
+            RequestOp::Txn(nested) => self.txn_told_with(nested, told),
+        })
+    }
+
+    /// So many watchers, with those that a change of `key` is told to; once there are too many, no more are
+    /// looked for.
+    fn told_with(&self, key: &[u8], told: usize) -> usize {
+        if told > TOLD_MAX {
+            return told;
+        }
+        let (of_key, looked_at) = self.watchers.told_of(key, TOLD_MAX - told);
+        self.meter.look(looked_at);
+        told + of_key
     }
 
     /// Might the end of all these leases, one by one, take longer than a slice?
     pub fn leases_are_long(&self, ids: &[i64]) -> bool {
         let keys = ids.iter().map(|&id| self.leases.keys_of(id).len());
-        keys.sum::<usize>() > SHORT_KEYS_MAX
+        self.keys_are_long(keys.sum())
     }
 
     /// Goes on with a write for about so many nanoseconds' work; its outcome once it is through. `request` is
@@ -148,6 +193,7 @@ impl Store {
         self.meter.look(1);
         let through = match request {
             LongRequest::Txn(txn) => self.txn_on(write, txn, nanos),
+            LongRequest::Put(put) => self.put_on(write, put, until),
             LongRequest::DeleteRange(delete) => self.delete_range_on(write, delete, until),
             LongRequest::LeaseRevoke(id) => self.revoke_on(write, id, until),
         };
@@ -175,6 +221,37 @@ impl Store {
             return Ok(None);
         }
         self.let_request_go(&write.decided);
+        match write.error.take() {
+            Some(error) => Err(error),
+            None => Ok(write.answer.take()),
+        }
+    }
+
+    fn put_on(
+        &mut self,
+        write: &mut LongWrite,
+        request: &PutRequest<'_>,
+        until: u64,
+    ) -> Result<Option<LongAnswer>, Error> {
+        if write.stage == Stage::Decide {
+            self.check_lone_put(request)?;
+            write.stage = Stage::Change;
+        }
+        if write.stage == Stage::Change {
+            self.open_write();
+            let op = RequestOp::Put(request.clone());
+            match self.op_until(write, &op, until) {
+                Ok(Some(ResponseOp::Put(response))) => {
+                    write.answer = Some(LongAnswer::Put(response))
+                }
+                Ok(_) => return Ok(None),
+                Err(error) => write.error = Some(error),
+            }
+            write.stage = Stage::Tell;
+        }
+        if !self.tell_on(write, until) {
+            return Ok(None);
+        }
         match write.error.take() {
             Some(error) => Err(error),
             None => Ok(write.answer.take()),
@@ -500,7 +577,7 @@ impl Store {
     fn tell_on(&mut self, write: &mut LongWrite, until: u64) -> bool {
         let changes = self.changes as usize;
         while write.told < changes {
-            write.told = self.tell_watchers(write.told, until);
+            write.told = self.tell_watchers(write.told, changes, until);
             if self.is_late(until) && write.told < changes {
                 return false;
             }

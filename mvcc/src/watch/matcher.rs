@@ -2,11 +2,13 @@
 //!
 //! Watchers of one key are found by that key; watchers of intervals through an interval tree (a
 //! treap by start with the largest end per subtree), so that a change costs what matches and a
-//! logarithm, not the number of watchers. Priorities are a fixed mix of the watcher's number: the
-//! shape is the same on every run. Tested against a linear list.
+//! logarithm, not the number of watchers. Both are in an order in which a walk can go on after a pause,
+//! whoever comes or goes meanwhile. Priorities are a fixed mix of the watcher's number: the shape is the
+//! same on every run. Tested against a linear list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -18,6 +20,7 @@ pub(crate) struct Matcher {
     /// Sets: of very many watchers of one key, each that leaves must not look at the others.
     points: BTreeMap<Bytes, BTreeSet<WatcherId>>,
     intervals: Tree,
+    interval_count: usize,
     len: usize,
 }
 
@@ -28,6 +31,7 @@ impl Matcher {
         if range.as_range().is_one() {
             self.points.entry(range.key.clone()).or_default().insert(id);
         } else {
+            self.interval_count += 1;
             insert(&mut self.intervals, Interval::new(range, id));
         }
     }
@@ -36,6 +40,7 @@ impl Matcher {
     pub fn remove(&mut self, range: &OwnedRange, id: WatcherId) {
         self.len -= 1;
         if !range.as_range().is_one() {
+            self.interval_count -= 1;
             remove(&mut self.intervals, &Interval::new(range, id));
         } else if let Some(ids) = self.points.get_mut(&range.key) {
             ids.remove(&id);
@@ -53,6 +58,61 @@ impl Matcher {
         stab(&self.intervals, key, out)
     }
 
+    /// How many watchers `key` has, or a little more; more than `most` if those it has are. And how many
+    /// were looked at for that.
+    pub fn count(&self, key: &[u8], most: usize) -> (usize, usize) {
+        let points = self.points.get(key).map_or(0, BTreeSet::len);
+        if points > most || points + self.interval_count <= most {
+            return (points + self.interval_count, 1);
+        }
+        let (mut place, mut out) = (Place::Intervals(None), Vec::new());
+        let looked_at = self.matches_from(key, &mut place, most + 1 - points, &mut out);
+        (points + looked_at, 1 + looked_at)
+    }
+
+    /// Goes on with the watchers of `key` from `place`: appends some of them to `out`, and moves `place`
+    /// on. Returns how many were looked at, which is not many more than `most`. Each watcher that is there
+    /// all the while is appended once.
+    pub fn matches_from(
+        &self,
+        key: &[u8],
+        place: &mut Place,
+        most: usize,
+        out: &mut Vec<WatcherId>,
+    ) -> usize {
+        let before = out.len();
+        if let Place::Points(from) = *place {
+            if let Some(ids) = self.points.get(key) {
+                out.extend(ids.range((from, Bound::Unbounded)).take(most));
+            }
+            let found = out.len() - before;
+            *place = match out.last() {
+                Some(&last) if found == most => Place::Points(Bound::Excluded(last)),
+                _ => Place::Intervals(None),
+            };
+        }
+        let mut looked_at = out.len() - before;
+        if looked_at < most
+            && let Place::Intervals(after) = place
+        {
+            let after = after.take();
+            let mut walk = Walk {
+                key,
+                after: after.as_ref(),
+                most,
+                looked_at,
+                last: None,
+            };
+            let is_through = walk.on(&self.intervals, out);
+            looked_at = walk.looked_at;
+            *place = match walk.last {
+                Some(last) if !is_through => Place::Intervals(Some(last.clone())),
+                _ => Place::End,
+            };
+        }
+        looked_at
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
@@ -62,9 +122,32 @@ impl Matcher {
     }
 }
 
+/// How far a walk through the watchers of a key has come.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Among those of the key alone.
+    Points(Bound<WatcherId>),
+    /// Among those of intervals, after this one.
+    Intervals(Option<Interval>),
+    /// Through.
+    End,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Place::Points(Bound::Unbounded)
+    }
+}
+
+impl Place {
+    pub fn is_start(&self) -> bool {
+        matches!(self, Place::Points(Bound::Unbounded))
+    }
+}
+
 /// `end` `None` is no bound.
 #[derive(Clone, Debug)]
-struct Interval {
+pub(super) struct Interval {
     start: Bytes,
     end: Option<Bytes>,
     id: WatcherId,
@@ -188,6 +271,41 @@ fn stab(tree: &Tree, key: &[u8], out: &mut Vec<WatcherId>) -> usize {
     looked_at
 }
 
+/// A walk through the intervals in their order, from one of them on.
+struct Walk<'a> {
+    key: &'a [u8],
+    after: Option<&'a Interval>,
+    /// It pauses once it has looked at so many, and come by one.
+    most: usize,
+    looked_at: usize,
+    /// The one that it came by last.
+    last: Option<&'a Interval>,
+}
+
+impl<'a> Walk<'a> {
+    /// Returns whether it came to the end.
+    fn on(&mut self, tree: &'a Tree, out: &mut Vec<WatcherId>) -> bool {
+        let Some(node) = tree else { return true };
+        let interval = &node.interval;
+        if node.end_max.as_deref().is_some_and(|end| end <= self.key) {
+            self.looked_at += 1;
+            return true;
+        }
+        if self.after.is_none_or(|after| after.before(interval)) {
+            if !self.on(&node.left, out) || self.looked_at >= self.most && self.last.is_some() {
+                return false;
+            }
+            self.looked_at += 1;
+            self.last = Some(interval);
+            let is_open = interval.end.as_deref().is_none_or(|end| self.key < end);
+            if interval.start[..] <= *self.key && is_open {
+                out.push(interval.id);
+            }
+        }
+        interval.start[..] > *self.key || self.on(&node.right, out)
+    }
+}
+
 /// SplitMix64's finalizer.
 fn mix(id: u64) -> u64 {
     let mut z = id.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -242,6 +360,25 @@ mod tests {
             let mut found = Vec::new();
             matcher.matches(&key, &mut found);
             found.sort();
+            // With pauses, during which others go and come again.
+            let (mut slowly, mut place) = (Vec::new(), Place::default());
+            while !matches!(place, Place::End) {
+                let most = 1 + dice.below(4) as usize;
+                let before = slowly.len();
+                let looked_at = matcher.matches_from(&key, &mut place, most, &mut slowly);
+                assert!(looked_at <= most + 64 && slowly.len() - before <= most);
+                if !naive.is_empty() {
+                    let (range, id) = &naive[dice.below(naive.len() as u64) as usize];
+                    matcher.remove(range, *id);
+                    matcher.insert(range, *id);
+                }
+            }
+            slowly.sort();
+            assert_eq!(slowly, found);
+            for most in [0, 1, found.len(), 10_000] {
+                let (count, _) = matcher.count(&key, most);
+                assert!(count >= found.len() || count > most, "{count} with {most}");
+            }
             let mut expected: Vec<_> = naive
                 .iter()
                 .filter(|(range, _)| range.as_range().contains(&key))
@@ -253,8 +390,8 @@ mod tests {
         }
     }
 
-    /// Each watcher that left, or fell behind, looked at all others of its key: of 50,000 that was a second in
-    /// one turn. Of these it would be hours: there is no clock here, the test would not end.
+    /// Each watcher that left, or fell behind, looked at all others of its key: of 50,000 that was a second
+    /// in one turn. Of these it would be hours: there is no clock here, the test would not end.
     #[test]
     fn regression_very_many_watchers_of_one_key_leave_at_once() {
         const MANY: u64 = 3_000_000;

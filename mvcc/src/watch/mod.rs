@@ -23,7 +23,15 @@ use crate::store::Store;
 use crate::types::{Event, EventKind, KeyValue, WatchBatch, WatchSpec, WatcherId};
 use crate::version::Version;
 use catchup::Partial;
-use matcher::{Matcher, WATCHER_BYTES};
+use matcher::{Matcher, Place, WATCHER_BYTES};
+
+/// Watchers that may be told of a write in one go: more of them are told in slices (see `long`). A put to a
+/// key with so many takes a quarter of a millisecond.
+pub(crate) const TOLD_MAX: usize = 1_000;
+/// Watchers told of a change between two looks at how late it is.
+const TOLD_AT_A_TIME: usize = 250;
+/// Watchers that are gone and looked for in one call.
+const GONE_MAX: usize = 1_000;
 
 #[derive(Debug)]
 struct Watcher {
@@ -62,6 +70,18 @@ pub(crate) struct Watchers {
     buffered_bytes: usize,
     /// Scratch of `notify_watchers`.
     matched: Vec<WatcherId>,
+    /// The change of the open write that some of its watchers were told of.
+    telling: Option<Box<Telling>>,
+}
+
+/// A change that very many watchers are told of, so far.
+#[derive(Debug, Default)]
+struct Telling {
+    place: Place,
+    /// Once there is somebody to tell; its value is shared by all that are told.
+    event: Option<Event>,
+    /// The pair before it, once somebody wants that.
+    before: Option<Option<KeyValue>>,
 }
 
 impl Watchers {
@@ -78,6 +98,16 @@ impl Watchers {
     pub fn heap_bytes(&self) -> usize {
         let each = mem::size_of::<(WatcherId, Watcher)>() + WATCHER_BYTES;
         self.buffered_bytes + self.by_id.len() * each
+    }
+
+    /// See [`Matcher::count`].
+    pub fn told_of(&self, key: &[u8], most: usize) -> (usize, usize) {
+        self.matcher.count(key, most)
+    }
+
+    /// Might so many changes come to more of them than are told in one go?
+    pub fn may_be_many(&self, changes: usize) -> bool {
+        changes.saturating_mul(self.matcher.len()) > TOLD_MAX
     }
 
     /// Queues a watcher that has something to deliver, or to look for; behind an open write, if that is of no
@@ -202,11 +232,17 @@ impl Store {
 
     /// A watcher that may have something to deliver; each is named once until the next change or
     /// the next [`Store::watch_next`] that leaves something. Who cannot deliver now calls
-    /// `watch_next` later of its own accord.
+    /// `watch_next` later of its own accord. Where very many have gone that had something, some of those are
+    /// named, too: a call does a bounded amount of work.
     pub fn watch_ready(&mut self) -> Option<WatcherId> {
-        while let Some(id) = self.watchers.ready.pop_front() {
+        for gone in 1.. {
+            let id = self.watchers.ready.pop_front()?;
             if let Some(watcher) = self.watchers.by_id.get_mut(&id) {
                 watcher.queued = false;
+                return Some(id);
+            }
+            self.meter.look(1);
+            if gone == GONE_MAX {
                 return Some(id);
             }
         }
@@ -303,6 +339,15 @@ impl Store {
                 Phase::Synced => watcher.spec.start_revision.max(old.revision + 1),
                 Phase::Behind { next } => next,
             };
+            // Of an open write's revision nobody was told all.
+            while let Some(event) = watcher
+                .buffer
+                .pop_back_if(|event| event.kv.mod_revision > old.revision)
+            {
+                let size = event_bytes(&event);
+                watcher.buffer_bytes -= size;
+                self.watchers.buffered_bytes -= size;
+            }
             // What happens below `next` was delivered or is in the buffer.
             watcher.spec.start_revision = next;
             watcher.notes_from = watcher.notes_from.max(next - 1);
@@ -332,24 +377,22 @@ impl Store {
         if self.open { self.revision } else { i64::MAX }
     }
 
-    /// Tells watchers in sync of the open write's changes from `first` on, until it is late; returns the first
-    /// that they were not told of. What they are told they deliver once the write is through.
-    pub(crate) fn tell_watchers(&mut self, first: usize, until: u64) -> usize {
-        self.notify_watchers(first, self.changes, until)
-    }
-
     /// The open write is through: what was held back may go.
     pub(crate) fn release_watchers(&mut self) {
         self.watchers.ready.extend(self.watchers.held.drain(..));
     }
 
-    /// Pushes the changes of the revision that is being made, or was just made, to the watchers in sync: those
-    /// from `first` on, of `changes`, until it is late.
-    pub(crate) fn notify_watchers(&mut self, first: usize, changes: u32, until: u64) -> usize {
-        let changes = changes as usize;
-        if self.watchers.matcher.is_empty() {
-            return changes;
+    /// Pushes the changes of the revision that was just made to the watchers in sync.
+    pub(crate) fn notify_watchers(&mut self, changes: u32) {
+        if !self.watchers.matcher.is_empty() {
+            self.tell_watchers(0, changes as usize, u64::MAX);
         }
+    }
+
+    /// Pushes the changes of the revision that is being made, or was just made, to the watchers in sync:
+    /// those from `first` on, of `changes`, until it is late; returns the first that not all of its
+    /// watchers were told of. What they are told of an open write they deliver once it is through.
+    pub(crate) fn tell_watchers(&mut self, first: usize, changes: usize, until: u64) -> usize {
         let (main, shown) = (self.revision_told(), self.revision_shown());
         let Store {
             keys,
@@ -359,40 +402,67 @@ impl Store {
             meter,
             ..
         } = self;
+        if watchers.matcher.is_empty() {
+            watchers.telling = None;
+            return changes;
+        }
         let mut matched = mem::take(&mut watchers.matched);
         let mut told = first;
-        for key in log.last(changes - first) {
-            if told > first && until < u64::MAX && meter.nanos() >= until {
-                break;
-            }
+        let mut done = 0;
+        'changes: for key in log.last(changes - first) {
             let sub = told as u32;
-            told += 1;
-            matched.clear();
-            watchers.matcher.matches(keys.key(key), &mut matched);
-            meter.look(1 + matched.len());
-            if matched.is_empty() {
-                continue;
-            }
-            let Some(version) = keys.change(key, main, sub) else {
-                continue;
+            let mut telling = match watchers.telling.take() {
+                Some(telling) => *telling,
+                None => Telling::default(),
             };
-            let event = to_event(keys.key(key), version);
-            meter.bytes(event_bytes(&event));
-            let mut before: Option<Option<KeyValue>> = None;
-            for &id in &matched {
-                let Some(watcher) = watchers.by_id.get(&id) else {
-                    continue;
+            while !matches!(telling.place, Place::End) {
+                if done > 0 && until < u64::MAX && meter.nanos() >= until {
+                    watchers.telling = Some(Box::new(telling));
+                    break 'changes;
+                }
+                done += 1;
+                matched.clear();
+                let name = keys.key(key);
+                let matcher = &watchers.matcher;
+                let looked_at = if matcher.len() <= TOLD_AT_A_TIME && telling.place.is_start() {
+                    telling.place = Place::End;
+                    matcher.matches(name, &mut matched);
+                    matched.len()
+                } else {
+                    matcher.matches_from(name, &mut telling.place, TOLD_AT_A_TIME, &mut matched)
                 };
-                if !watcher.wants(event.kind, main) {
+                meter.look(1 + looked_at);
+                if matched.is_empty() {
                     continue;
                 }
-                let mut event = event.clone();
-                if watcher.spec.prev_kv {
-                    let before = before.get_or_insert_with(|| previous(keys, key, main));
-                    event.prev_kv = before.clone();
+                let event = match &telling.event {
+                    Some(event) => event,
+                    None => {
+                        let Some(version) = keys.change(key, main, sub) else {
+                            break;
+                        };
+                        let event = to_event(name, version);
+                        meter.bytes(event_bytes(&event));
+                        telling.event.insert(event)
+                    }
+                };
+                for &id in &matched {
+                    let Some(watcher) = watchers.by_id.get(&id) else {
+                        continue;
+                    };
+                    if !watcher.wants(event.kind, main) {
+                        continue;
+                    }
+                    let mut event = event.clone();
+                    if watcher.spec.prev_kv {
+                        let before = &mut telling.before;
+                        let before = before.get_or_insert_with(|| previous(keys, key, main));
+                        event.prev_kv = before.clone();
+                    }
+                    watchers.deliver(id, event, config.watch_buffer_bytes_max, shown);
                 }
-                watchers.deliver(id, event, config.watch_buffer_bytes_max, shown);
             }
+            told += 1;
         }
         watchers.matched = matched;
         told

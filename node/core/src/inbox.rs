@@ -236,8 +236,9 @@ impl Inbox {
         true
     }
 
-    /// Swaps what arrived into `into` (which must be empty) at the start of a turn. `kept` are requests and words,
-    /// and their bytes, that earlier turns took and had no time for: there is the less room for others.
+    /// Swaps what arrived into `into` (which must be empty) at the start of a turn. `kept` are requests and
+    /// words, and their bytes, that earlier turns took and had no time for: there is the less room for
+    /// others.
     pub fn take(&self, into: &mut Vec<Input>, kept: (usize, usize)) -> Taken {
         let mut inner = self.lock();
         std::mem::swap(&mut inner.items, into);
@@ -385,8 +386,8 @@ mod tests {
         assert!(touch(0).is_ok());
     }
 
-    /// Requests, renewals, appends and heartbeats had one bound together: with 65,536 requests waiting, a member
-    /// heard nothing of its leader and campaigned; with as many of anything, leases ran out.
+    /// Requests, renewals, appends and heartbeats had one bound together: with 65,536 requests waiting, a
+    /// member heard nothing of its leader and campaigned; with as many of anything, leases ran out.
     #[test]
     fn regression_no_kind_of_thing_crowds_out_another() {
         let asks = |inbox: &Inbox| (0..ITEMS_MAX).all(|_| ask(inbox, RequestKind::Status));

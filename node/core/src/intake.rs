@@ -126,8 +126,8 @@ impl Core {
         }
     }
 
-    /// A frame that the transport did not take. Raft repeats what is its own; proposals in it were certainly not
-    /// done, and go back to where they came from.
+    /// A frame that the transport did not take. Raft repeats what is its own; proposals in it were
+    /// certainly not done, and go back to where they came from.
     pub(super) fn not_sent(&mut self, frame: Bytes, now: Now) {
         // We packed it: it can be unpacked.
         for (group, message) in pack::unpack(frame).unwrap_or_default() {

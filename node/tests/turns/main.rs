@@ -207,8 +207,8 @@ fn seeds(count: u64) -> impl Iterator<Item = u64> {
     all.inspect(|seed| println!("HENGE_SEED={seed}"))
 }
 
-/// The heaviest of each kind alone: its work is counted, and no turn does much of it. Ten sorted ranges in one
-/// transaction over 1.5 million keys were one turn of 13 s; a delete of a million keys one of 0.45 s.
+/// The heaviest of each kind alone: its work is counted, and no turn does much of it. Ten sorted ranges in
+/// one transaction over 1.5 million keys were one turn of 13 s; a delete of a million keys one of 0.45 s.
 #[test]
 fn regression_the_heaviest_of_each_kind_takes_many_turns_and_none_is_long() {
     let mut world = World::new(1);
@@ -221,8 +221,8 @@ fn regression_the_heaviest_of_each_kind_takes_many_turns_and_none_is_long() {
     }
 }
 
-/// A new leader gave every lease its time again in one turn, and nobody counted that: with a million leases the
-/// turn took most of a second.
+/// A new leader gave every lease its time again in one turn, and nobody counted that: with a million leases
+/// the turn took most of a second.
 #[test]
 fn regression_a_new_leader_of_many_leases_takes_many_turns_and_none_is_long() {
     let mut world = World::new(1);
@@ -247,8 +247,8 @@ fn regression_a_new_leader_of_many_leases_takes_many_turns_and_none_is_long() {
     assert!(nanos >= least, "of {least} ns {nanos} were counted");
 }
 
-/// Nobody counted what renewals and grants of leases take: sixty-five thousand renewals that waited were one turn
-/// of a tenth of a second, on every member.
+/// Nobody counted what renewals and grants of leases take: sixty-five thousand renewals that waited were
+/// one turn of a tenth of a second, on every member.
 #[test]
 fn regression_renewals_of_many_leases_take_many_turns_and_none_is_long() {
     let mut world = World::new(1);
@@ -276,7 +276,10 @@ fn regression_renewals_of_many_leases_take_many_turns_and_none_is_long() {
     assert!(nanos >= 5 * each, "of {} ns {nanos} were counted", 5 * each);
 }
 
-/// Anything, many at a time, beside a heartbeat and watchers.
+/// Watchers of one key, more than a turn has time to tell of a change.
+const CROWD: usize = 45_000;
+
+/// Anything, many at a time, beside a heartbeat and watchers, very many of them of one key.
 #[test]
 fn no_turn_is_long_whatever_is_asked() {
     let mut asked = BTreeSet::new();
@@ -284,8 +287,27 @@ fn no_turn_is_long_whatever_is_asked() {
         let (mut dice, mut world) = (Dice(seed), World::new(seed));
         world.grant_many();
         let mut stream = WatchStream::open(1, BUSY, world.bench.inbox.clone());
+        let mut crowd = world.crowd(2, key(0).into(), CROWD);
         let mut revision = world.revision();
         for round in 0..60 {
+            if dice.one_in(15) {
+                asked.insert("very many watchers");
+                drop(std::mem::replace(
+                    &mut crowd,
+                    world.crowd(3 + round, key(0).into(), CROWD),
+                ));
+            }
+            if dice.one_in(5) {
+                asked.insert("a change with very many watchers");
+                let key = key(0);
+                let put = PutRequest {
+                    key: &key,
+                    ..PutRequest::default()
+                };
+                crowd.command(WatchCommand::Progress);
+                let kind = RequestKind::Write(Command::Put(put).encode());
+                world.bench.ask(BUSY, kind);
+            }
             if round % 20 == 19 {
                 world.fill();
             }
@@ -324,10 +346,11 @@ fn no_turn_is_long_whatever_is_asked() {
             for receiver in open {
                 world.wait(&what, receiver);
                 while next(&mut stream) {}
+                watches::take(&mut crowd);
             }
             revision = world.revision();
         }
-        drop(stream);
+        drop((stream, crowd));
         world.settle();
     }
     if std::env::var("HENGE_SEED").is_err() {

@@ -71,7 +71,7 @@ fn is_wide(encoded: &[u8]) -> bool {
 }
 
 /// All names.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 28] = [
     "put",
     "delete",
     "txn",
@@ -98,6 +98,8 @@ pub const NAMES: [&str; 26] = [
     "barrier",
     "watch",
     "new leader",
+    "very many watchers",
+    "a change with very many watchers",
 ];
 
 /// The heaviest of each kind on the full store, and what it costs at the least: a kind whose work nobody counts

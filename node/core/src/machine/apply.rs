@@ -238,6 +238,7 @@ impl Machine {
         let outcome = has_room(outcome.map_err(Error::from))?;
         (self.applied_index, self.applied_term) = (index, term);
         let response = outcome.map(|answer| match answer {
+            mvcc::LongAnswer::Put(response) => Response::Put(response),
             mvcc::LongAnswer::DeleteRange(response) => Response::Delete(response),
             mvcc::LongAnswer::Txn(response) => Response::Txn(response),
             mvcc::LongAnswer::LeaseRevoke(_) => Response::Done,
@@ -419,15 +420,15 @@ fn as_long<'r, 'a>(
 ) -> Option<mvcc::LongRequest<'r, 'a>> {
     // No wildcard: a new kind of command has to say here whether it can be long.
     match command {
+        Command::Put(put) => Some(mvcc::LongRequest::Put(put)),
         Command::DeleteRange(delete) => Some(mvcc::LongRequest::DeleteRange(delete)),
         Command::Txn(txn) => Some(mvcc::LongRequest::Txn(txn)),
         Command::LeaseRevoke { id } => Some(mvcc::LongRequest::LeaseRevoke(*id)),
         Command::LeaseExpire { id, seen } => {
             expires(*id, *seen).then_some(mvcc::LongRequest::LeaseRevoke(*id))
         }
-        // One key, a bounded number of leases, or a number; a range never enters the log.
-        Command::Put(_)
-        | Command::Range(_)
+        // A bounded number of leases, or a number; a range never enters the log.
+        Command::Range(_)
         | Command::Compact { .. }
         | Command::LeaseGrant { .. }
         | Command::LeaseRenew { .. }

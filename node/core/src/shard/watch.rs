@@ -64,8 +64,8 @@ struct Session {
     progress_asked: bool,
 }
 
-/// A look at all watchers of a stream that asks how far it is. Until its end nothing goes out on the stream, so
-/// that the answer, which is of its beginning, comes before whatever happens meanwhile.
+/// A look at all watchers of a stream that asks how far it is. Until its end nothing goes out on the
+/// stream, so that the answer, which is of its beginning, comes before whatever happens meanwhile.
 struct Look {
     session: SessionId,
     /// What the answer will name.
@@ -117,7 +117,8 @@ impl Watches {
         self.sessions.insert(handle.id, session);
     }
 
-    /// A stream has room again, or its client has gone: what that means for its watchers, [`Watches::drain`] does.
+    /// A stream has room again, or its client has gone: what that means for its watchers,
+    /// [`Watches::drain`] does.
     pub fn touch(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else {
             return;
@@ -150,8 +151,9 @@ impl Watches {
         }
     }
 
-    /// Lets go of watchers whose streams have gone, moves what the store has ready to the streams, and answers
-    /// those that ask how far they are, up to a bound of its work; returns whether more may be left. Once per turn.
+    /// Lets go of watchers whose streams have gone, moves what the store has ready to the streams, and
+    /// answers those that ask how far they are, up to a bound of its work; returns whether more may be
+    /// left. Once per turn.
     pub fn drain(&mut self, store: &mut mvcc::Store, header: Header, nanos: u64) -> bool {
         let begun = store.work().nanos();
         let until = begun.saturating_add(nanos);
