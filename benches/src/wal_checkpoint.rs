@@ -2,10 +2,9 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark lives in real time")]
 
 use std::path::Path;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use henge_wal::checkpoint::{CHUNK_BYTES_MAX, Meta, PushError, Writer};
+use henge_wal::checkpoint::{CHUNK_BYTES_MAX, Meta, Plan, PushError};
 use henge_wal::{Options, Wal};
 
 use crate::wal_commit::{Backend, Load, Run, Turn, close, warm};
@@ -36,15 +35,24 @@ pub fn measure(
     let out = backend.run(async {
         let (mut wal, _) = backend.open(&dir.join("log"), &Options::default(), &mut ())?;
         let mut first = 0;
+        // By the log's clock, which only goes on.
+        let born = Instant::now();
         // Segments are made and filled before anything is measured.
         warm(&mut wal).await?;
-        let files = dir.join("checkpoints");
         let mut found = Vec::new();
         for depth in depths.iter().flat_map(|depth| vec![*depth; rounds]) {
-            let alone = run(&mut wal, turn, depth, time, &mut first, None).await?;
+            let alone = run(&mut wal, turn, depth, time, &mut first, born, None).await?;
             let mut pushed = 0;
-            let checkpoint = Some((files.as_path(), &mut pushed));
-            let beside = run(&mut wal, turn, depth, time, &mut first, checkpoint).await?;
+            let beside = run(
+                &mut wal,
+                turn,
+                depth,
+                time,
+                &mut first,
+                born,
+                Some(&mut pushed),
+            )
+            .await?;
             found.push(Beside {
                 depth,
                 alone,
@@ -65,17 +73,17 @@ async fn run(
     depth: usize,
     time: Duration,
     first: &mut u64,
-    mut checkpoint: Option<(&Path, &mut u64)>,
+    born: Instant,
+    mut pushed: Option<&mut u64>,
 ) -> Result<Run, String> {
     let meta = Meta {
         group: 1,
         index: 1,
         ..Meta::default()
     };
-    let mut writer = match &checkpoint {
-        Some((dir, _)) => Some(Writer::create(dir, meta).map_err(|e| e.to_string())?),
-        None => None,
-    };
+    let id = pushed
+        .is_some()
+        .then(|| wal.begin_checkpoint("../checkpoints", meta, Plan::default()));
     let chunk: bytes::Bytes = vec![3u8; CHUNK_BYTES_MAX].into();
     let mut load = Load::new(turn, time);
     load.go_on_after(*first);
@@ -86,24 +94,23 @@ async fn run(
         if load.in_flight() == 0 {
             break;
         }
-        if let (Some(writer), Some((_, pushed))) = (&mut writer, &mut checkpoint) {
-            // As much as the writer takes: it has its own share of the disk.
+        if let (Some(id), Some(pushed)) = (id, &mut pushed) {
+            wal.set_time(u64::try_from(born.elapsed().as_micros()).unwrap_or(u64::MAX));
+            wal.go_on_with_checkpoints();
+            // As much as it takes: it has its own share of the disk.
             loop {
-                match writer.try_push(chunk.clone()) {
+                match wal.push_chunk(id, chunk.clone()) {
                     Ok(()) => **pushed += chunk.len() as u64,
                     Err(PushError::Full) => break,
                     Err(other) => return Err(other.to_string()),
                 }
             }
-            std::future::poll_fn(|cx| {
-                let _ = writer.poll(cx);
-                Poll::Ready(())
-            })
-            .await;
         }
         load.take(wal).await?;
     }
     *first = load.index();
-    drop(writer);
+    if let Some(id) = id {
+        wal.give_up_checkpoint(id);
+    }
     Ok(load.finish())
 }

@@ -22,10 +22,7 @@ use std::time::{Duration, Instant};
 
 use henge_wal::disk::ring::{Bell, RingDisk};
 use henge_wal::disk::sim::{SimDisk, SimHandle};
-use henge_wal::disk::{
-    Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Token, thread,
-    tokio_uring as uring,
-};
+use henge_wal::disk::{Completion, Disk, Op, Output, Token, thread, tokio_uring as uring};
 use henge_wal::{Event, Identity, OpenReport, Options, Replay, Wal};
 
 /// Whose logs the benchmark makes.
@@ -415,30 +412,8 @@ struct NoDisk {
 }
 
 impl Disk for NoDisk {
-    fn info(&self) -> DiskInfo {
-        self.inner.info()
-    }
-    fn attach(&mut self, dir: &Path) {
-        self.inner.attach(dir);
-    }
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        self.inner.list()
-    }
-    fn make(&mut self) -> io::Result<()> {
-        self.inner.make()
-    }
-    fn lock(&mut self) -> Result<(), LockError> {
-        self.inner.lock()
-    }
-    fn entropy(&mut self) -> io::Result<[u8; 32]> {
-        self.inner.entropy()
-    }
-    fn run(&mut self, op: Op) -> io::Result<Output> {
-        self.inner.run(op)
-    }
+    henge_wal::forward_disk!(inner);
+
     fn submit(&mut self, token: Token, op: Op) {
         let result = match op {
             Op::Write { buf, .. } => Ok(Output::Buf(buf)),

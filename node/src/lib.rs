@@ -24,10 +24,10 @@ pub use failure::{
 };
 pub use henge_api as api;
 pub use henge_api::{BUILD, VERSION};
+pub use henge_core::shard::retention::AutoCompaction;
 /// Commands and their application, for tools that read a log offline.
 #[doc(hidden)]
-pub use henge_core::machine;
-pub use henge_core::shard::retention::AutoCompaction;
+pub use henge_core::{machine, restore};
 pub use henge_mvcc as mvcc;
 pub use henge_wal as wal;
 pub use host::HostKind;

@@ -1,6 +1,6 @@
 //! An engine inside its caller's executor: every operation begins, goes through the log and ends on the
-//! caller's thread. The only other threads do what blocks in the kernel whatever one does: making log files
-//! and writing checkpoints. A process of its own, as it counts the process's threads; so one test only.
+//! caller's thread. The only other threads do what blocks in the kernel whatever one does: making log files,
+//! and making, syncing and naming checkpoints. A process of its own, as it counts the process's threads; so one test only.
 //!
 //! The plain host is left out: helper threads that write are what it is for.
 
@@ -21,7 +21,7 @@ use henge::{Batch, Driver, Engine, HostKind, Local};
 use common::on_every_host;
 
 /// The threads that may appear; the kernel cuts names at 15 bytes.
-const HELPERS: [&str; 2] = ["henge-wal-file", "henge-checkpoin"];
+const HELPERS: [&str; 2] = ["henge-wal-file", "henge-wal-aside"];
 /// Operations of each kind, enough for some segments of log and checkpoints.
 const ROUNDS: usize = 300;
 

@@ -251,6 +251,9 @@ impl Wal {
                 Notice::Broken { name, doing, fault } => self.poison(name, 0, doing, fault),
             },
             Some(Errand::Close) => {}
+            Some(Errand::Checkpoint { id, is_write }) => {
+                self.checkpoint_went_on(id, is_write, result);
+            }
             Some(Errand::Footer { seq, offset }) => {
                 match result {
                     Ok(Output::Buf(buf)) => self.stage.give_back(buf),
@@ -352,6 +355,7 @@ impl Wal {
             };
             self.poison = Some(error.clone());
             self.pipeline.stop();
+            self.give_up_checkpoints();
             self.events.push_back(Event::Poisoned(error));
         }
     }
@@ -432,6 +436,7 @@ impl Wal {
             return;
         }
         self.pipeline.stop();
+        self.give_up_checkpoints();
         if !self.flights.is_empty() {
             return;
         }
@@ -444,7 +449,7 @@ impl Wal {
         }
         // Whatever else is in flight (a footer, a segment being made, reads) holds its file open, and
         // with it the file's lock: wait, so that the log can be opened again at once.
-        if !self.errands.is_empty() {
+        if !self.errands.is_empty() || !self.checkpoints.is_empty() {
             return;
         }
         for id in self.reads.cancel() {

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
 use crate::disk::{
-    AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+    self, AlignedBuf, Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, Token,
+    place_of,
 };
 use crate::identity::{Birth, IDENTITY_NAME};
 use crate::{Cut, Identity, IoFault, OpenError, OpenReport, Replay, recover};
@@ -80,10 +81,16 @@ pub fn verify(dir: &Path) -> Verdict {
     }
 }
 
+/// A disk that only reads, through the page cache, and takes no lock: for a look at the directory of a log.
+pub fn disk(dir: &Path) -> impl Disk + use<> {
+    ReadOnly::new(dir)
+}
+
 /// A disk that only reads, through the page cache.
 pub(crate) struct ReadOnly {
     dir: PathBuf,
     open: BTreeMap<FileId, File>,
+    last: FileId,
 }
 
 impl ReadOnly {
@@ -91,6 +98,7 @@ impl ReadOnly {
         Self {
             dir: dir.into(),
             open: BTreeMap::new(),
+            last: 0,
         }
     }
 }
@@ -116,19 +124,7 @@ impl Disk for ReadOnly {
     }
 
     fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let meta = entry.metadata()?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            files.push(FileInfo {
-                name,
-                bytes: meta.len(),
-                is_dir: meta.is_dir(),
-            });
-        }
-        files.sort();
-        Ok(Some(files))
+        disk::list(&self.dir)
     }
 
     fn make(&mut self) -> io::Result<()> {
@@ -146,9 +142,10 @@ impl Disk for ReadOnly {
     fn run(&mut self, op: Op) -> io::Result<Output> {
         match op {
             Op::Open { name } => {
-                let opened = File::open(self.dir.join(name))?;
+                let opened = File::open(place_of(&self.dir, &name))?;
                 let bytes = opened.metadata()?.len();
-                let file = self.open.len() as FileId + 1;
+                self.last += 1;
+                let file = self.last;
                 self.open.insert(file, opened);
                 Ok(Output::Opened { file, bytes })
             }
@@ -169,7 +166,15 @@ impl Disk for ReadOnly {
                 buf.resize(filled);
                 Ok(Output::Buf(buf))
             }
-            Op::Load { name } => std::fs::read(self.dir.join(name)).map(Output::Bytes),
+            Op::Load { name } => std::fs::read(place_of(&self.dir, &name)).map(Output::Bytes),
+            Op::List { folder } => {
+                let files = disk::list(&place_of(&self.dir, &folder))?;
+                Ok(Output::Files(files.unwrap_or_default()))
+            }
+            Op::Close { file } => {
+                self.open.remove(&file);
+                Ok(Output::Done)
+            }
             _ => Err(refused()),
         }
     }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
+use crate::checkpoint::{CheckpointId, Checkpoints};
 use crate::disk::{AlignedBuf, Disk, Token};
 use crate::groups::{Change, Groups};
 use crate::pipeline::{Pipeline, SegmentFile};
@@ -61,6 +62,8 @@ pub enum Event {
     Healed(Healed),
     /// A write failed. Said once; nothing is acknowledged after it.
     Poisoned(WalError),
+    /// A checkpoint takes chunks again, has its room, or has ended.
+    Checkpoint(CheckpointId),
     /// [`Wal::close`] is done: everything submitted is durable (or the log is poisoned) and the
     /// log can be dropped.
     Closed,
@@ -104,6 +107,10 @@ pub(crate) enum Errand {
     Read(ReadId),
     /// Of this segment.
     Scrub(u64),
+    Checkpoint {
+        id: CheckpointId,
+        is_write: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +156,7 @@ pub struct Wal {
     pub(crate) histograms: Histograms,
     pub(crate) scrub: Scrub,
     pub(crate) rewriting: Option<Rewriting>,
+    pub(crate) checkpoints: Checkpoints,
     /// A segment that could not be rewritten: not tried again.
     pub(crate) not_rewritten: u64,
 }
@@ -232,6 +240,7 @@ impl Wal {
             histograms: Histograms::default(),
             scrub: Scrub::new(found.sealed),
             rewriting: None,
+            checkpoints: Checkpoints::default(),
             not_rewritten: 0,
         }
     }

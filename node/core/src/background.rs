@@ -3,13 +3,12 @@
 //! Promises: a turn does at most [`SLICES_MAX`] slices of such work, whoever it is for, so that it stays
 //! short with any number of shards; what is left gets its slices in the next turns, by turns. The more a
 //! turn applies, the more slices it does, so that no load outruns the removal of what it overwrites. At most
-//! [`CHECKPOINTS_MAX`] checkpoints are written at a time: each has a thread, and they share the disk with
-//! the log. Every [`SCRUB_EVERY_MICROS`], also when nothing else happens, a piece of sealed log is read
+//! [`CHECKPOINTS_MAX`] checkpoints are written at a time: they share the disk with the log, which paces their
+//! pieces by the turns' time. Every [`SCRUB_EVERY_MICROS`], also when nothing else happens, a piece of sealed log is read
 //! again and writes that do not come back are reported.
 //! Must never know: what a shard does with its slice, who looks at what is published.
 
 use std::sync::PoisonError;
-use std::task::Context;
 
 use henge_api::Vitals;
 
@@ -53,7 +52,7 @@ fn checkpoint_slices(applied: usize) -> usize {
 impl Core {
     /// Work without a caller waiting: slices of compaction and checkpoints, watchers that are behind, old
     /// entries for slow followers. Returns whether more could be done at once.
-    pub(super) fn background(&mut self, run: &[usize], now: Now, cx: &mut Context<'_>) -> bool {
+    pub(super) fn background(&mut self, run: &[usize], now: Now) -> bool {
         if self.phase != Phase::Running {
             return false;
         }
@@ -86,7 +85,7 @@ impl Core {
                 self.agenda.defer(at);
             }
         }
-        let go_on = self.checkpoints(now, cx);
+        let go_on = self.checkpoints(now);
         go_on || self.agenda.deferred() > 0
     }
 
@@ -102,7 +101,8 @@ impl Core {
     }
 
     /// Begins checkpoints that are due and goes on with those that run.
-    fn checkpoints(&mut self, now: Now, cx: &mut Context<'_>) -> bool {
+    fn checkpoints(&mut self, now: Now) -> bool {
+        self.wal.go_on_with_checkpoints();
         let written = self.wal.stats().bytes;
         // At least a byte: what is set due again must not be due at once.
         let every = self.config.checkpoint_bytes.max(1);
@@ -110,7 +110,7 @@ impl Core {
         while self.agenda.checkpointing.len() < CHECKPOINTS_MAX
             && let Some(at) = self.agenda.take_due(written)
         {
-            let progress = self.shards[at].begin_checkpoint(&self.config.checkpoint_dir);
+            let progress = self.shards[at].begin_checkpoint(&mut self.wal);
             if progress == Progress::More {
                 self.agenda.checkpointing.push(at);
             } else {
@@ -124,7 +124,7 @@ impl Core {
             let mut slices = checkpoint_slices(self.applied);
             let mut progress = Progress::More;
             while progress == Progress::More && slices > 0 {
-                progress = shard.checkpoint_slice(&mut self.wal, cx);
+                progress = shard.checkpoint_slice(&mut self.wal);
                 shard.charge();
                 slices = match self.work.has_time_behind() {
                     true => slices - 1,

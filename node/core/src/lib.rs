@@ -1,7 +1,7 @@
 //! A core: one thread's worth of shards and the log they share.
 //!
 //! `inbox` is its door, `budget` what may wait behind it and `pressure` how much
-//! less while it refuses, `open` builds its shards from its log, `turn` is what it does again and again
+//! less while it refuses, `open` builds its shards from its log and from checkpoints (`restore`), `turn` is what it does again and again
 //! (`intake` its first stage), `agenda` and `timers` say which shards it looks at, `background` is what it
 //! does when nobody waits (`retries` says when it tries a failed checkpoint again), `gauges` measures it,
 //! `work` bounds it, `ending` ends it, `log` is what it has to do with its log,
@@ -26,6 +26,7 @@ pub mod machine;
 pub mod open;
 pub mod pack;
 mod pressure;
+pub mod restore;
 mod retries;
 pub mod shard;
 pub mod stream;

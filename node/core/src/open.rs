@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex};
 use henge_api::{CoreMetrics, SharedVitals};
 use henge_mvcc as mvcc;
 use henge_raft::ConfState;
-use henge_wal::checkpoint::{self, CheckpointError};
-use henge_wal::disk::Disk;
+use henge_wal::checkpoint::CheckpointError;
+use henge_wal::disk::{Disk, Room};
 use henge_wal::{Damage, Identity, OpenReport, Options, Record, Replay, Wal};
 
 use crate::door::ShardDoor;
 use crate::gauges::Stopwatch;
 use crate::inbox::Inbox;
-use crate::machine::Machine;
-use crate::machine::alarms::{Alarms, ImageError};
+use crate::machine::alarms::ImageError;
+use crate::restore::{self, CHECKPOINTS, RestoreError};
 use crate::shard::recover::{RecoverFault, RecoveredGroup, Recovery};
 use crate::shard::{Shard, ShardConfig};
 use crate::{Core, CoreConfig};
@@ -29,8 +29,6 @@ use crate::{Core, CoreConfig};
 pub struct Opening {
     /// Its log's directory.
     pub dir: PathBuf,
-    /// Where checkpoints are; `None`: there are none, and none is written.
-    pub checkpoint_dir: Option<PathBuf>,
     /// How its log is kept.
     pub wal: Options,
     /// Whose log it is.
@@ -150,7 +148,7 @@ impl Replay for Heard<'_> {
 /// Opens a core on its disk. `now_ms` dates the leases that are granted again.
 pub fn open(
     opening: Opening,
-    disk: Box<dyn Disk>,
+    mut disk: Box<dyn Disk>,
     now_ms: u64,
     meddle: &mut dyn Meddle,
 ) -> Result<Core, OpenCoreError> {
@@ -163,15 +161,14 @@ pub fn open(
     recovery.only(groups.iter().map(|group| group.config.group));
     recovery.refuse_if_nothing_is_left(opening.holds_all);
     let mut restored = BTreeMap::new();
-    if let Some(dir) = &opening.checkpoint_dir {
-        for group in groups.iter().map(|group| group.config.group) {
-            if let Some(machine) = restore(dir, &opening.identity, group)? {
-                restored.insert(group, machine.applied_index);
-                recovery.restored(group, machine);
-            }
+    disk.attach(&opening.dir);
+    for group in groups.iter().map(|group| group.config.group) {
+        if let Some(machine) = restore::newest(disk.as_mut(), &opening.identity, group)? {
+            restored.insert(group, machine.applied_index);
+            recovery.restored(group, machine);
         }
     }
-    let (wal, report) = {
+    let (mut wal, report) = {
         let mut heard = Heard {
             recovery: &mut recovery,
             meddle,
@@ -181,22 +178,20 @@ pub fn open(
     };
     report_open(&opening.dir, &report);
     let mut found = recovery.finish()?;
-    let distance = match &opening.checkpoint_dir {
-        Some(_) => distance_max(&opening, &report).min(opening.checkpoint_bytes),
-        None => u64::MAX,
-    };
+    let distance =
+        distance_max(wal.disk_room(), opening.cores, &report).min(opening.checkpoint_bytes);
     let (mut shards, mut doors) = (Vec::new(), Vec::new());
     for GroupOpening { mut config, door } in opening.groups {
         config.log_bytes_replayed = report.bytes;
         config.checkpoint_bytes = distance;
         let mut recovered = found.remove(&config.group).unwrap_or_default();
         meddle.recovered(config.group, &mut recovered);
-        if let Some(dir) = opening
-            .checkpoint_dir
-            .as_deref()
-            .filter(|_| is_alone(&config))
-        {
-            tidy_checkpoints(dir, config.group, restored.get(&config.group).copied());
+        if is_alone(&config) {
+            // What attempts that did not finish left goes, and what is older than what was read.
+            let (group, read) = (config.group, restored.get(&config.group).copied());
+            if let Err(error) = wal.prepare_checkpoints(CHECKPOINTS, group, read.unwrap_or(0)) {
+                tracing::warn!(group, %error, "the directory of checkpoints cannot be put in order");
+            }
         }
         if report.nameless.is_some() && !wal.knows(config.group) {
             recovered.lost = Some((1, Damage::NO_END));
@@ -217,7 +212,6 @@ pub fn open(
     let config = CoreConfig {
         inbox: opening.inbox,
         doors,
-        checkpoint_dir: opening.checkpoint_dir.unwrap_or_default(),
         checkpoint_bytes: distance,
         metrics: opening.metrics,
         vitals: opening.vitals,
@@ -230,63 +224,25 @@ fn is_alone(config: &ShardConfig) -> bool {
     config.voters == [config.member_id]
 }
 
-/// What attempts that did not finish left of a group goes, and its checkpoints before the one that was read.
-fn tidy_checkpoints(dir: &Path, group: u64, read: Option<u64>) {
-    if let Err(error) = checkpoint::prepare(dir, group, read.unwrap_or(0)) {
-        tracing::warn!(group, %error, "the directory of checkpoints cannot be put in order");
+impl From<RestoreError> for OpenCoreError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::File(error) => OpenCoreError::CheckpointFile(error),
+            RestoreError::Store { path, error } => OpenCoreError::Checkpoint { path, error },
+            RestoreError::Part { path, error } => OpenCoreError::CheckpointPart { path, error },
+            RestoreError::Foreign { path } => OpenCoreError::ForeignCheckpoint { path },
+        }
     }
 }
 
 /// Most log between two checkpoints: a quarter of the room that this core's log has for itself, so that there
 /// is room for a checkpoint when one is due. Where nobody knows the room, as much as was asked for.
-fn distance_max(opening: &Opening, report: &OpenReport) -> u64 {
-    let Ok(available) = checkpoint::available(&opening.dir) else {
+fn distance_max(room: Option<Room>, cores: u64, report: &OpenReport) -> u64 {
+    let Some(Room { free_bytes, .. }) = room else {
         return u64::MAX;
     };
-    let room = available / opening.cores.max(1) + report.bytes;
+    let room = free_bytes / cores.max(1) + report.bytes;
     (room / 4).max(report.segment_bytes.1)
-}
-
-/// A group's state machine from its newest checkpoint, if it has one.
-fn restore(dir: &Path, identity: &Identity, group: u64) -> Result<Option<Machine>, OpenCoreError> {
-    let Some(path) = checkpoint::latest(dir, group)? else {
-        return Ok(None);
-    };
-    let mut reader = checkpoint::Reader::open(&path)?;
-    let meta = *reader.meta();
-    let theirs = (meta.cluster_id, meta.member_id, meta.group);
-    if theirs != (identity.cluster_id, identity.member_id, group) {
-        return Err(OpenCoreError::ForeignCheckpoint { path });
-    }
-    let unreadable = |error: mvcc::SnapshotError| OpenCoreError::Checkpoint {
-        path: path.clone(),
-        error,
-    };
-    let mut restorer = mvcc::Restorer::new();
-    let mut alarms = None;
-    while let Some(chunk) = reader.next_chunk()? {
-        if alarms.is_none() {
-            let own = Alarms::of_image(&chunk);
-            let own = own.map_err(|error| OpenCoreError::CheckpointPart {
-                path: path.clone(),
-                error,
-            })?;
-            let is_own = own.is_some();
-            alarms = Some(own.unwrap_or_default());
-            if is_own {
-                continue;
-            }
-        }
-        restorer.push(&chunk).map_err(unreadable)?;
-    }
-    let store = restorer.finish().map_err(unreadable)?;
-    Ok(Some(Machine {
-        store,
-        alarms: alarms.unwrap_or_default(),
-        applied_index: meta.index,
-        applied_term: meta.term,
-        leases_expired: 0,
-    }))
 }
 
 fn report_open(dir: &Path, report: &OpenReport) {

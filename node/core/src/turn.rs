@@ -17,7 +17,6 @@
 //! Must never know: what drives it, which disk is below, what entries say.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -114,8 +113,6 @@ pub struct CoreConfig {
     /// What each shard shares with its callers, in the shards' order; refreshed in every turn that looks at the
     /// shard.
     pub doors: Vec<ShardDoor>,
-    /// Where checkpoints are written.
-    pub checkpoint_dir: PathBuf,
     /// Bytes of log between two checkpoints of a shard.
     pub checkpoint_bytes: u64,
     /// The core's own, refreshed in every turn.
@@ -299,7 +296,7 @@ impl Core {
         }
         self.chains.extend(delivery.finish());
         self.gauges.lap(Stage::Answer);
-        let mut again = self.background(&run, now, cx);
+        let mut again = self.background(&run, now);
         self.scrub(now);
         self.gauges.lap(Stage::Background);
         self.end_looks(run, now);
@@ -319,6 +316,7 @@ impl Core {
         // The look at the log comes round however idle the shards are: hosts need not know of "never".
         let scrub_ms = self.scrub_at_micros.div_ceil(1_000);
         let mut next_ms = self.timers.next_ms().min(scrub_ms).min(self.stuck_ms());
+        next_ms = next_ms.min(self.wal.checkpoint_due_micros().div_ceil(1_000));
         if !self.chains.is_empty() {
             next_ms = next_ms.min(now.millis() + CHAIN_MS_MAX);
         }

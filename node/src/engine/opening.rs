@@ -256,7 +256,6 @@ impl EngineBuilder {
         let cores = layout.placement.cores as u64;
         let mut opening = Opening {
             dir: self.dir.join(format!("core-{at}")),
-            checkpoint_dir: Some(self.dir.join("checkpoints")),
             wal: self.wal_options(),
             identity: self.identity(),
             cores,

@@ -1,7 +1,6 @@
 //! Cores that fail: what their callers are told, what the others go on with, what is left behind. And what a
 //! slow one says of itself.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +10,7 @@ use std::time::Duration;
 use henge::api::{Outcome, WatchCreate};
 use henge::engine::route::shard_of;
 use henge::wal::disk::sim::{Fault, SimHandle};
-use henge::wal::disk::{
-    Completion, Disk, DiskInfo, FileId, FileInfo, LockError, Op, Output, ReadAt, Token,
-};
+use henge::wal::disk::{Completion, Disk, Op, Token};
 use henge::{Engine, EngineBuilder, HostKind, PutError};
 use henge_api::STAGE_NAMES;
 
@@ -27,33 +24,8 @@ struct Odd<F> {
 }
 
 impl<F: Fn() + Send> Disk for Odd<F> {
-    fn info(&self) -> DiskInfo {
-        self.inner.info()
-    }
-    fn attach(&mut self, dir: &Path) {
-        self.inner.attach(dir);
-    }
-    fn path(&self) -> &Path {
-        self.inner.path()
-    }
-    fn list(&mut self) -> io::Result<Option<Vec<FileInfo>>> {
-        self.inner.list()
-    }
-    fn make(&mut self) -> io::Result<()> {
-        self.inner.make()
-    }
-    fn lock(&mut self) -> Result<(), LockError> {
-        self.inner.lock()
-    }
-    fn entropy(&mut self) -> io::Result<[u8; 32]> {
-        self.inner.entropy()
-    }
-    fn run(&mut self, op: Op) -> io::Result<Output> {
-        self.inner.run(op)
-    }
-    fn reader(&self, file: FileId) -> Option<Arc<dyn ReadAt>> {
-        self.inner.reader(file)
-    }
+    henge::wal::forward_disk!(inner);
+
     fn submit(&mut self, token: Token, op: Op) {
         (self.submitting)();
         self.inner.submit(token, op);

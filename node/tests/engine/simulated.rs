@@ -2,6 +2,7 @@
 //! that stops an engine, looks at its files, damages them and opens it again need not know which disk it
 //! runs on. While it is open, the directory has its files' names.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,9 +21,14 @@ pub struct SimulatedDisk {
     inner: SimDisk,
     dir: PathBuf,
     is_loaded: bool,
-    /// Names in the directory.
+    /// Names in the directory, and beside it.
     shown: Vec<String>,
+    /// What was found beside it: others may have it, too, and remove it.
+    shared: BTreeMap<String, Vec<u8>>,
 }
+
+/// A folder beside the directory that several disks may have files in.
+const BESIDE: &str = "../checkpoints";
 
 impl SimulatedDisk {
     pub fn new(seed: u64) -> Self {
@@ -33,6 +39,7 @@ impl SimulatedDisk {
             dir: PathBuf::new(),
             is_loaded: false,
             shown: Vec::new(),
+            shared: BTreeMap::new(),
         }
     }
 
@@ -44,6 +51,16 @@ impl SimulatedDisk {
             self.machine.set_file(&name, Some(std::fs::read(path)?));
             self.shown.push(name);
         }
+        let beside = self.dir.join(BESIDE);
+        if beside.exists() {
+            for (name, path) in files(&beside, &format!("{BESIDE}/"))? {
+                let bytes = std::fs::read(path)?;
+                self.machine.set_file(&name, Some(bytes.clone()));
+                self.shared.insert(name.clone(), bytes);
+                self.shown.push(name);
+            }
+        }
+        self.shown.sort();
         Ok(())
     }
 
@@ -55,7 +72,10 @@ impl SimulatedDisk {
         }
         std::fs::create_dir_all(&self.dir)?;
         for gone in self.shown.iter().filter(|name| !names.contains(name)) {
-            std::fs::remove_file(self.dir.join(gone))?;
+            match std::fs::remove_file(self.dir.join(gone)) {
+                Err(_) if self.shared.contains_key(gone) => {}
+                removed => removed?,
+            }
         }
         for new in names.iter().filter(|name| !self.shown.contains(name)) {
             let path = self.dir.join(new);
@@ -70,6 +90,9 @@ impl SimulatedDisk {
         self.show()?;
         for name in &self.shown {
             let bytes = self.machine.file(name).unwrap_or_default();
+            if self.shared.get(name) == Some(&bytes) {
+                continue;
+            }
             std::fs::write(self.dir.join(name), bytes)?;
         }
         Ok(())
@@ -130,6 +153,10 @@ impl Disk for SimulatedDisk {
         self.inner.entropy()
     }
     fn run(&mut self, op: Op) -> io::Result<Output> {
+        // Checkpoints are read before the directory is taken.
+        if self.dir.exists() {
+            self.load()?;
+        }
         let output = self.inner.run(op)?;
         self.show().map(|()| output)
     }

@@ -71,7 +71,6 @@ impl Bench {
         let inbox = Arc::new(Inbox::new());
         let opening = Opening {
             dir: "core-0".into(),
-            checkpoint_dir: None,
             wal: Options {
                 segment_bytes: 16 << 20,
                 ..Options::default()

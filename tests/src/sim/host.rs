@@ -129,8 +129,6 @@ impl Host {
         let inbox = Arc::new(Inbox::new());
         let opening = Opening {
             dir: "core-0".into(),
-            // Checkpoints are written by a thread, which this world has none of.
-            checkpoint_dir: None,
             wal: Options {
                 segment_bytes: self.segment_bytes,
                 ..Options::default()

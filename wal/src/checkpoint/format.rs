@@ -33,6 +33,11 @@ pub(super) fn name(meta: &Meta) -> String {
     format!("{:016x}-{:016x}.ckpt", meta.group, meta.index)
 }
 
+/// The name of one that is not finished.
+pub(super) fn tmp_name(meta: &Meta) -> String {
+    format!("{:016x}-{:016x}.tmp", meta.group, meta.index)
+}
+
 /// Group and index in a file name.
 pub(super) fn parse_name(name: &str) -> Option<(GroupId, u64)> {
     parse_stem(name.strip_suffix(".ckpt")?)

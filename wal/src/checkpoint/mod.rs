@@ -1,25 +1,35 @@
 //! Checkpoint files: a raft group's snapshot in checksummed chunks, written beside traffic.
 //!
 //! A file gets its name only when it is complete and durable (written under another name, synced,
-//! renamed, directory synced), and only then are older ones of its group removed: at every moment
+//! renamed, folder synced), and only then are older ones of its group removed: at every moment
 //! there is a whole one, or none was ever finished. What may be dropped from the log once a
-//! checkpoint is durable is the caller's business. Must never know: what a snapshot means.
+//! checkpoint is durable is the caller's business. Must never know: what a snapshot means, clocks, files but
+//! by operations of the log's disk.
 //!
-//! [`Writer`] takes chunks without blocking and writes them on a thread of its own; [`Reader`] gives
-//! verified chunks back; [`latest`] finds a group's newest. Drawn in `docs/format.md`.
+//! They lie in a folder that the log's disk reaches ([`Op`]), often beside the log, shared by several. One is
+//! written by the log itself, as operations of its disk beside its own ([`Wal::begin_checkpoint`], `beside`):
+//! `writer` says which operation comes next, `pace` when the next piece may go. [`Reader`] gives verified
+//! chunks back; [`latest`] finds a group's newest. Drawn in `docs/format.md`.
+//!
+//! [`Wal::begin_checkpoint`]: crate::Wal::begin_checkpoint
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::disk::{Disk, FileInfo, Op, Output, place_of};
 use crate::{GroupId, IoFault, Shortage};
 
+mod beside;
 mod format;
+mod pace;
 mod reader;
 mod room;
 mod writer;
 
+pub(crate) use beside::Checkpoints;
+pub use beside::{CheckpointId, PushError};
+pub use pace::BYTES_PER_SECOND;
 pub use reader::Reader;
-pub use room::{available, prepare};
-pub use writer::{BYTES_PER_SECOND, Finished, Plan, PushError, Writer};
+pub use writer::{Finished, Plan};
 
 /// Largest chunk, in bytes (256 KiB): one can be made, checked and sent within a turn.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
@@ -77,11 +87,19 @@ pub enum CheckpointError {
     },
 }
 
-/// The newest finished checkpoint of a group in `dir`, by name; its contents are not read. `None` if
-/// there is none, or no such directory.
-pub fn latest(dir: &Path, group: GroupId) -> Result<Option<PathBuf>, CheckpointError> {
-    let newest = all(dir, group)?.into_iter().max_by_key(|(index, _)| *index);
-    Ok(newest.map(|(_, path)| path))
+/// The newest finished checkpoint of a group in a folder of the disk, by name; its contents are not read.
+/// `None` if there is none, or no such folder. Blocks.
+pub fn latest(
+    disk: &mut dyn Disk,
+    folder: &str,
+    group: GroupId,
+) -> Result<Option<String>, CheckpointError> {
+    let files = list(disk, folder)?;
+    let mine = files.into_iter().filter_map(|file| {
+        let (of, index) = format::parse_name(&file.name)?;
+        (of == group).then_some((index, file.name))
+    });
+    Ok(mine.max().map(|(_, name)| format!("{folder}/{name}")))
 }
 
 /// What a checkpoint does that fails for lack of room before it wrote anything.
@@ -102,49 +120,35 @@ impl CheckpointError {
     }
 }
 
-/// Every finished checkpoint of a group: `(index, file)`.
-fn all(dir: &Path, group: GroupId) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-    named(dir, group, format::parse_name)
-}
-
-/// Removes what attempts that did not finish left of a group, and its checkpoints before `index`.
-fn sweep(dir: &Path, group: GroupId, index: u64) -> Result<(), CheckpointError> {
-    let unfinished = named(dir, group, format::parse_tmp_name)?;
-    let older = all(dir, group)?.into_iter().filter(|(at, _)| *at < index);
-    for (_, path) in unfinished.into_iter().chain(older) {
-        std::fs::remove_file(&path).map_err(|e| io(&path, "remove", e))?;
-    }
-    Ok(())
-}
-
-/// The group's files whose names `parse` understands: `(index, file)`.
-fn named(
-    dir: &Path,
-    group: GroupId,
-    parse: fn(&str) -> Option<(GroupId, u64)>,
-) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-    let failed = |e| io(dir, "list", e);
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(failed(e)),
+/// What of a folder's files is in the way of a group's checkpoint at `index`: what attempts that did not finish
+/// left, and finished ones before it.
+fn needless(files: &[FileInfo], folder: &str, group: GroupId, index: u64) -> Vec<String> {
+    let is_needless = |file: &&FileInfo| {
+        let unfinished = format::parse_tmp_name(&file.name);
+        let finished = format::parse_name(&file.name);
+        unfinished.is_some_and(|(of, _)| of == group)
+            || finished.is_some_and(|(of, at)| of == group && at < index)
     };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-        if let Some((of, index)) = name.as_deref().and_then(parse)
-            && of == group
-        {
-            found.push((index, path));
-        }
-    }
-    Ok(found)
+    let found = files.iter().filter(is_needless);
+    found
+        .map(|file| format!("{folder}/{}", file.name))
+        .collect()
 }
 
-fn io(path: &Path, doing: &'static str, e: std::io::Error) -> CheckpointError {
+fn list(disk: &mut dyn Disk, folder: &str) -> Result<Vec<FileInfo>, CheckpointError> {
+    let folder_name = folder.to_owned();
+    match disk.run(Op::List {
+        folder: folder_name,
+    }) {
+        Ok(Output::Files(files)) => Ok(files),
+        Ok(_) => Ok(Vec::new()),
+        Err(e) => Err(io(disk, folder, "list", e)),
+    }
+}
+
+fn io(disk: &dyn Disk, name: &str, doing: &'static str, e: std::io::Error) -> CheckpointError {
     CheckpointError::Io {
-        path: path.into(),
+        path: place_of(disk.path(), name),
         doing,
         fault: e.into(),
     }

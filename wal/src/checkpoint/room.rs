@@ -6,60 +6,89 @@
 //! room of a larger one hears at once that there is none, before a byte was written.
 //! Must never know: what a checkpoint holds.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
-
-use super::{CheckpointError, io, sweep};
-use crate::disk::take_room;
-use crate::{GroupId, Shortage};
+use super::{CheckpointError, io, list, needless};
+use crate::disk::{FileInfo, Op, Output, Room};
+use crate::{GroupId, Shortage, Wal};
 
 /// Name of the reserve.
-pub(super) const RESERVE_NAME: &str = "reserve";
+const RESERVE_NAME: &str = "reserve";
 /// Its size: a store that was emptied and compacted fits many times.
 pub(super) const RESERVE_BYTES: u64 = 1 << 20;
 
-/// Bytes that the file system of this directory still has for us.
-pub fn available(dir: &Path) -> std::io::Result<u64> {
-    fs2::available_space(dir)
+pub(super) fn reserve_in(folder: &str) -> String {
+    format!("{folder}/{RESERVE_NAME}")
 }
 
-/// Make the directory ready for a group whose newest checkpoint, at `index`, was read (0: it has none):
-/// what attempts of an earlier process left is removed, as are older checkpoints, and the reserve is made.
-/// Blocks; the log of the group must be open, so that nobody else is at it.
-pub fn prepare(dir: &Path, group: GroupId, index: u64) -> Result<(), CheckpointError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    match made {
-        // No room for a directory: it can wait.
-        Err(e) if Shortage::of(&e).is_some() => return Ok(()),
-        made => made.map_err(|e| io(dir, "make", e))?,
-    }
-    sweep(dir, group, index)?;
-    make_reserve(dir);
-    Ok(())
+/// Whether the reserve is among a folder's files.
+pub(super) fn has_reserve(files: &[FileInfo]) -> bool {
+    let is_reserve = |file: &FileInfo| file.name == RESERVE_NAME && file.bytes >= RESERVE_BYTES;
+    files.iter().any(is_reserve)
 }
 
 /// Makes the reserve, if there is room for it: there may be a next time.
-pub(super) fn make_reserve(dir: &Path) {
-    let path = dir.join(RESERVE_NAME);
-    let there = std::fs::metadata(&path).is_ok_and(|found| found.len() >= RESERVE_BYTES);
-    if !there && take(&path, RESERVE_BYTES).is_err() {
-        let _ = std::fs::remove_file(&path);
+pub(super) fn make_reserve(folder: &str) -> Op {
+    Op::Create {
+        name: reserve_in(folder),
+        room: RESERVE_BYTES,
     }
 }
 
-/// Makes the reserve this file; whether it was there.
-pub(super) fn spend_reserve(dir: &Path, on: &Path) -> bool {
-    std::fs::rename(dir.join(RESERVE_NAME), on).is_ok()
+impl Wal {
+    /// Make a folder ready for a group whose newest checkpoint, at `index`, was read (0: it has none):
+    /// what attempts of an earlier process left is removed, as are older checkpoints, and the reserve is made.
+    /// Blocks; called before the core's loop starts.
+    pub fn prepare_checkpoints(
+        &mut self,
+        folder: &str,
+        group: GroupId,
+        index: u64,
+    ) -> Result<(), CheckpointError> {
+        let disk = self.disk.as_mut();
+        let made = disk.run(Op::MakeFolder {
+            folder: folder.into(),
+        });
+        match made {
+            // No room for a directory: it can wait.
+            Err(e) if Shortage::of(&e).is_some() => return Ok(()),
+            made => made.map_err(|e| io(disk, folder, "make", e))?,
+        };
+        let files = list(disk, folder)?;
+        for name in needless(&files, folder, group, index) {
+            let removed = disk.run(Op::Remove { name: name.clone() });
+            removed.map_err(|e| io(disk, &name, "remove", e))?;
+        }
+        if !has_reserve(&files)
+            && let Ok(Output::Opened { file, .. }) = disk.run(make_reserve(folder))
+        {
+            let closed = disk.run(Op::Close { file });
+            closed.map_err(|e| io(disk, folder, "close the reserve in", e))?;
+        }
+        Ok(())
+    }
+
+    /// The room that the disk has for files of all kinds; [`Wal::room`] is what the log has of its own. `None`:
+    /// nobody knows. May block.
+    pub fn disk_room(&mut self) -> Option<Room> {
+        self.disk.room()
+    }
 }
 
-/// Makes a file that has room for so many bytes.
-pub(super) fn take(path: &Path, bytes: u64) -> std::io::Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    take_room(&file, path, bytes)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_that_is_too_small_is_none() {
+        let file = |name: &str, bytes| FileInfo {
+            name: name.into(),
+            bytes,
+            is_dir: false,
+        };
+        assert!(!has_reserve(&[]));
+        assert!(!has_reserve(&[file(RESERVE_NAME, RESERVE_BYTES - 1)]));
+        assert!(has_reserve(&[
+            file("a", 5),
+            file(RESERVE_NAME, RESERVE_BYTES)
+        ]));
+    }
 }

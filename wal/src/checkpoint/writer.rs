@@ -1,39 +1,32 @@
-//! Writing a checkpoint beside traffic: chunks go over a bounded channel to a thread that writes,
-//! syncs, names, and removes what is then superseded. Nothing here blocks the caller, but for the drop
-//! of an unfinished one: its thread is at most one piece or one sync away from its end, and must not
-//! go on in a directory that somebody else may have opened by then.
+//! One checkpoint being written: which operation of the disk comes next, and what its end means.
+//!
+//! ```text
+//! make the folder, remove what is left of attempts, take the room (or the reserve's),
+//! write piece by piece, sync, close, rename, sync the folder, remove what is superseded, make the reserve
+//! ```
 //!
 //! The room for all of it is taken first, so that a full file system is met before anything was
-//! written; what is too large for the room there is may find it in the reserve (see `room`).
+//! written; what is too large for the room there is may find it in the reserve (see `room`). One that fails or
+//! is given up closes its file and removes it, and only then says how it ended: the next attempt may have the
+//! same name. From the rename on it goes on to its end: it is whole.
+//! Must never know: the log, clocks, when its operations are done.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::format::{self, Next};
-use super::{CHUNK_BYTES_MAX, CheckpointError, MAKE_ROOM, Meta, io, room, sweep};
-use crate::disk::{AlignedBuf, file_bytes_max};
+use super::format::{self, HEAD_BYTES, Next};
+use super::pace::{PIECE_BYTES, Pace};
+use super::{BYTES_PER_SECOND, CheckpointError, MAKE_ROOM, Meta, needless, room};
+use crate::disk::{AlignedBuf, FileId, Op, Output, place_of};
 use crate::{BLOCK_BYTES, Shortage};
 
-/// Chunks on their way to the thread: with the largest chunks, 1 MiB.
+/// Chunks on their way to the disk: with the largest chunks, 1 MiB.
 const QUEUE_MAX: usize = 4;
-/// Bytes per second a checkpoint may write, unless it is told otherwise: less than a tenth of what the
-/// reference machine's disk writes, so that the log's commits find it free (measured: at full speed the
-/// p99 of a commit is 13 times as long).
-pub const BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// Room for the smallest: its header, a chunk and the footer.
 const ROOM_BYTES_MIN: u64 = 2 * BLOCK_BYTES as u64;
-/// Written at once: what a commit may have to wait for. Measured side by side, the p99 of a lone
-/// writer's commits beside a checkpoint is 1.6 times as long with pieces of 128 KiB, 1.4 with 32.
-const PIECE_BYTES: usize = 32 * 1024;
 
 /// A finished checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,20 +37,6 @@ pub struct Finished {
     pub meta: Meta,
     /// Bytes of its chunks.
     pub bytes: u64,
-}
-
-/// Why a chunk was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PushError {
-    /// The thread is behind: keep the chunk and try again when woken.
-    #[error("the writer is behind")]
-    Full,
-    /// Longer than [`CHUNK_BYTES_MAX`].
-    #[error("a chunk of {0} bytes is too large")]
-    TooLarge(usize),
-    /// The thread has ended with an error, which [`Writer::poll`] gives; or after `finish`.
-    #[error("the writer has ended")]
-    Ended,
 }
 
 /// How a checkpoint is to be written.
@@ -78,453 +57,526 @@ impl Default for Plan {
     }
 }
 
-/// A checkpoint being written. Dropped unfinished, it leaves nothing behind.
-pub struct Writer {
-    chunks: Option<SyncSender<Bytes>>,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+/// What comes next, or what the operation in flight does.
+#[derive(Debug)]
+enum Step {
+    MakeFolder,
+    ListLeft,
+    RemoveLeft,
+    TakeRoom,
+    /// There was no room, says this error.
+    SpendReserve(io::Error),
+    Create,
+    Write,
+    Sync,
+    Close,
+    Rename,
+    SyncFolder,
+    ListOlder,
+    RemoveOlder,
+    MakeReserve,
+    CloseReserve(FileId),
+    /// It comes to nothing: what was made goes.
+    GiveUpFile,
+    GiveUpName,
+    Ended,
 }
 
-#[derive(Default)]
-struct Shared {
-    /// The caller has pushed everything.
-    finish: AtomicBool,
-    /// The caller is gone.
-    abandoned: AtomicBool,
-    /// The room that the plan speaks of is taken.
-    has_room: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    outcome: Option<Result<Finished, CheckpointError>>,
-    waker: Option<Waker>,
+/// A checkpoint being written.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) folder: String,
+    pub(super) meta: Meta,
+    plan: Plan,
+    /// The log's directory, for messages.
+    dir: PathBuf,
+    step: Step,
+    /// An operation that is no write.
+    in_flight: bool,
+    pace: Pace,
+    /// Chunks to come.
+    chunks: VecDeque<Bytes>,
+    /// The last one was handed over.
+    is_last: bool,
+    /// A chunk was refused since there was room for one last.
+    refused: bool,
+    /// Its owner should look.
+    news: bool,
+    /// Bytes of the file that wait to be written, and how much of the first is.
+    out: VecDeque<Bytes>,
+    out_at: usize,
+    buf: AlignedBuf,
+    spare: Vec<AlignedBuf>,
+    /// The footer is in `out`.
+    is_sealed: bool,
+    file: Option<FileId>,
+    /// The file may be there under its first name.
+    is_made: bool,
+    has_room: bool,
+    has_reserve: bool,
+    /// Bytes given to the disk.
+    at: u64,
+    /// Chunks, their bytes, and their checksums'.
+    number: u64,
+    bytes: u64,
+    chain: u32,
+    to_remove: Vec<String>,
+    abandoned: bool,
+    failed: Option<CheckpointError>,
 }
 
 impl Writer {
-    /// Begin a checkpoint in `dir` (made if absent) on a thread of its own, at [`BYTES_PER_SECOND`].
-    pub fn create(dir: &Path, meta: Meta) -> Result<Self, CheckpointError> {
-        Self::begin(dir, meta, Plan::default())
-    }
-
-    /// As [`Writer::create`], by this plan.
-    pub fn begin(dir: &Path, meta: Meta, plan: Plan) -> Result<Self, CheckpointError> {
-        let (chunks, queue) = sync_channel(QUEUE_MAX);
-        let shared = Arc::<Shared>::default();
-        let (dir, theirs) = (dir.to_path_buf(), shared.clone());
-        let thread = std::thread::Builder::new().name("henge-checkpoint".into());
-        let path = dir.clone();
-        let spawned = thread.spawn(move || {
-            let job = Job {
-                dir: &dir,
-                meta,
-                plan,
-                gate: Gate::default(),
-            };
-            let outcome = job.run(&queue, &theirs);
-            let mut state = theirs.state();
-            state.outcome = outcome.transpose();
-            state.wake();
-        });
-        let thread = spawned.map_err(|e| io(&path, "start a thread for", e))?;
-        Ok(Self {
-            chunks: Some(chunks),
-            shared,
-            thread: Some(thread),
-        })
-    }
-
-    /// Hand over the next chunk, without waiting.
-    pub fn try_push(&mut self, chunk: Bytes) -> Result<(), PushError> {
-        if chunk.len() > CHUNK_BYTES_MAX {
-            return Err(PushError::TooLarge(chunk.len()));
-        }
-        let chunks = self.chunks.as_ref().ok_or(PushError::Ended)?;
-        chunks.try_send(chunk).map_err(|e| match e {
-            TrySendError::Full(_) => PushError::Full,
-            TrySendError::Disconnected(_) => PushError::Ended,
-        })
-    }
-
-    /// That was the last chunk.
-    pub fn finish(&mut self) {
-        self.shared.finish.store(true, Ordering::Release);
-        self.chunks = None;
-    }
-
-    /// Whether the room for [`Plan::bytes_min`] is taken. Who waits in [`Writer::poll`] is woken.
-    pub fn has_room(&self) -> bool {
-        self.shared.has_room.load(Ordering::Acquire)
-    }
-
-    /// How it ended: ready once the checkpoint is durable under its name, or has failed. While pending,
-    /// `cx` is woken whenever there is room for a chunk again, too.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Finished, CheckpointError>> {
-        let mut state = self.shared.state();
-        match &state.outcome {
-            Some(outcome) => Poll::Ready(outcome.clone()),
-            None => {
-                state.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.shared.abandoned.store(true, Ordering::Release);
-        self.chunks = None;
-        if let Some(thread) = self.thread.take() {
-            // One that panicked has nothing left to do in the directory either.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// The thread's work.
-struct Job<'a> {
-    dir: &'a Path,
-    meta: Meta,
-    plan: Plan,
-    gate: Gate,
-}
-
-/// Every operation on a file passes it: tests let one fail, or all from one on.
-#[derive(Clone, Debug, Default)]
-struct Gate {
-    #[cfg(test)]
-    fault: Option<std::rc::Rc<tests::Fault>>,
-}
-
-impl Gate {
-    fn pass(&self) -> std::io::Result<()> {
-        #[cfg(test)]
-        if let Some(fault) = &self.fault {
-            return fault.pass();
-        }
-        Ok(())
-    }
-}
-
-/// The file, written in pieces with rests between them, past the page cache where the file system
-/// allows: dirty pages would pile up and then hit the disk, and with it the log's commits, all at once.
-struct Out {
-    file: File,
-    buf: AlignedBuf,
-    at: u64,
-    bytes_per_second: u64,
-    gate: Gate,
-}
-
-impl Out {
-    fn create(path: &Path, plan: &Plan, gate: &Gate) -> std::io::Result<Self> {
-        gate.pass()?;
-        let options = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .clone();
-        let file = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => options.open(path)?,
-            file => file?,
-        };
-        Ok(Self {
-            file,
-            buf: AlignedBuf::with_capacity(2 * PIECE_BYTES),
-            at: 0,
-            bytes_per_second: plan.bytes_per_second,
-            gate: gate.clone(),
-        })
-    }
-
-    fn push(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
-        while !bytes.is_empty() {
-            let n = (PIECE_BYTES - self.buf.len()).min(bytes.len());
-            self.buf.extend(&bytes[..n]);
-            bytes = &bytes[n..];
-            if self.buf.len() == PIECE_BYTES {
-                self.flush()?;
-                self.rest();
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.gate.pass()?;
-        // The kernel would not only refuse: it ends a process that has not thought of SIGXFSZ.
-        if self.at + self.buf.len() as u64 > file_bytes_max() {
-            return Err(std::io::Error::from_raw_os_error(libc::EFBIG));
-        }
-        self.file.write_all_at(&self.buf, self.at)?;
-        self.at += self.buf.len() as u64;
-        self.buf.clear();
-        Ok(())
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a thread of its own, which nobody waits for"
-    )]
-    fn rest(&self) {
-        if let Some(micros) = (PIECE_BYTES as u64 * 1_000_000).checked_div(self.bytes_per_second) {
-            std::thread::sleep(Duration::from_micros(micros));
-        }
-    }
-
-    /// Write what is left and make all of it durable.
-    fn finish(mut self) -> std::io::Result<()> {
-        let bytes = self.at + self.buf.len() as u64;
-        self.buf
-            .resize(self.buf.len().next_multiple_of(BLOCK_BYTES));
-        self.flush()?;
-        self.gate.pass()?;
-        self.file.set_len(bytes)?;
-        self.gate.pass()?;
-        self.file.sync_all()
-    }
-}
-
-impl Job<'_> {
-    /// `None`: the caller gave up.
-    fn run(
-        &self,
-        queue: &Receiver<Bytes>,
-        shared: &Shared,
-    ) -> Result<Option<Finished>, CheckpointError> {
-        let path = self.dir.join(format::name(&self.meta));
-        let tmp = path.with_extension("tmp");
-        let written = self.write(&tmp, queue, shared);
-        let bytes = match written {
-            Ok(Some(bytes)) if !shared.is_abandoned() => bytes,
-            unfinished => {
-                // A left-over goes with the next attempt; nobody reads it.
-                let _ = std::fs::remove_file(&tmp);
-                return unfinished.map(|_| None);
-            }
-        };
-        let renamed = self.gate.pass().and_then(|()| std::fs::rename(&tmp, &path));
-        renamed.map_err(|e| io(&tmp, "rename", e))?;
-        self.sync_dir()?;
-        self.gate
-            .pass()
-            .map_err(|e| io(self.dir, "remove older ones in", e))?;
-        sweep(self.dir, self.meta.group, self.meta.index)?;
-        // For the next one; where there is no room for it, this one had none to spare either.
-        room::make_reserve(self.dir);
-        Ok(Some(Finished {
-            path,
-            meta: self.meta,
-            bytes,
-        }))
-    }
-
-    fn write(
-        &self,
-        tmp: &Path,
-        queue: &Receiver<Bytes>,
-        shared: &Shared,
-    ) -> Result<Option<u64>, CheckpointError> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(self.dir);
-        made.map_err(|e| io(self.dir, "make", e))?;
-        // What an attempt of an earlier process left would take the room that this one needs.
-        sweep(self.dir, self.meta.group, 0)?;
-        self.make_room(tmp)?;
-        shared.has_room.store(true, Ordering::Release);
-        shared.state().wake();
-        let out = Out::create(tmp, &self.plan, &self.gate);
-        let mut out = out.map_err(|e| io(tmp, "create", e))?;
-        let failed = |e| io(tmp, "write", e);
-        out.push(&format::header(&self.meta)).map_err(failed)?;
-        let (mut number, mut bytes, mut chain) = (0, 0, 0);
-        let Meta { group, index, .. } = self.meta;
-        while let Ok(chunk) = queue.recv()
-            && !shared.is_abandoned()
-        {
-            shared.state().wake();
-            let crc = crc32c::crc32c(&chunk);
-            let head = Next::Chunk {
-                bytes: chunk.len() as u32,
-                number,
-                group,
-                index,
-                crc,
-            };
-            out.push(&head.encode()).map_err(failed)?;
-            out.push(&chunk).map_err(failed)?;
-            let padding = chunk.len().next_multiple_of(8) - chunk.len();
-            out.push(&[0; 7][..padding]).map_err(failed)?;
-            number += 1;
-            bytes += chunk.len() as u64;
-            chain = format::chain(chain, crc);
-        }
-        if !shared.finish.load(Ordering::Acquire) || shared.is_abandoned() {
-            return Ok(None);
-        }
-        let footer = Next::Footer {
-            chunks: number,
-            bytes,
-            chain,
-        };
-        out.push(&footer.encode()).map_err(failed)?;
-        out.finish().map_err(|e| io(tmp, "sync", e))?;
-        Ok(Some(bytes))
-    }
-
-    fn sync_dir(&self) -> Result<(), CheckpointError> {
-        let open = self.gate.pass().and_then(|()| File::open(self.dir));
-        let synced = open.and_then(|dir| dir.sync_all());
-        synced.map_err(|e| io(self.dir, "sync", e))
-    }
-
-    /// Takes the room for what is to come, from the reserve if there is no other.
-    fn make_room(&self, tmp: &Path) -> Result<(), CheckpointError> {
-        let taken = room::take(tmp, self.plan.bytes_min.max(ROOM_BYTES_MIN));
-        match taken {
-            Err(e) if Shortage::of(&e).is_some() => {
-                let _ = std::fs::remove_file(tmp);
-                let fits = self.plan.bytes_min <= room::RESERVE_BYTES;
-                if fits && room::spend_reserve(self.dir, tmp) {
-                    return Ok(());
-                }
-                Err(io(tmp, MAKE_ROOM, e))
-            }
-            // Where a file system cannot, the writing finds out.
-            _ => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-
-    use super::super::{Reader, latest};
-    use super::*;
-
-    /// The n-th operation fails; or all from it on.
-    #[derive(Debug)]
-    pub(super) struct Fault {
-        at: u64,
-        for_ever: bool,
-        passed: Cell<u64>,
-    }
-
-    impl Fault {
-        pub(super) fn pass(&self) -> std::io::Result<()> {
-            let n = self.passed.replace(self.passed.get() + 1);
-            match n == self.at || (self.for_ever && n > self.at) {
-                true => Err(std::io::Error::from_raw_os_error(libc::EIO)),
-                false => Ok(()),
-            }
-        }
-    }
-
-    /// Write the group's snapshot up to `index`; whether the fault was reached.
-    fn write(dir: &Path, index: u64, at: u64, for_ever: bool) -> (bool, Option<Finished>) {
-        let meta = Meta {
-            cluster_id: 1,
-            member_id: 2,
-            group: 7,
-            index,
-            term: 3,
-        };
-        let fault = Rc::new(Fault {
-            at,
-            for_ever,
-            passed: Cell::new(0),
-        });
-        let job = Job {
-            dir,
+    pub(super) fn new(dir: PathBuf, folder: &str, meta: Meta, plan: Plan) -> Self {
+        Self {
+            folder: folder.into(),
             meta,
-            plan: Plan {
-                bytes_per_second: 0,
-                bytes_min: 0,
-            },
-            gate: Gate {
-                fault: Some(fault.clone()),
-            },
-        };
-        let (chunks, queue) = sync_channel(8);
-        let shared = Shared::default();
-        for n in 0..4 {
-            let chunk = Bytes::from(vec![index as u8 + n; 30_000]);
-            chunks.send(chunk).expect("there is room");
+            plan,
+            dir,
+            step: Step::MakeFolder,
+            in_flight: false,
+            pace: Pace::new(plan.bytes_per_second),
+            chunks: VecDeque::new(),
+            is_last: false,
+            refused: false,
+            news: false,
+            out: VecDeque::from([Bytes::from(format::header(&meta))]),
+            out_at: 0,
+            buf: AlignedBuf::default(),
+            spare: Vec::new(),
+            is_sealed: false,
+            file: None,
+            is_made: false,
+            has_room: false,
+            has_reserve: false,
+            at: 0,
+            number: 0,
+            bytes: 0,
+            chain: 0,
+            to_remove: Vec::new(),
+            abandoned: false,
+            failed: None,
         }
-        shared.finish.store(true, Ordering::Release);
-        drop(chunks);
-        let done = job.run(&queue, &shared);
-        let reached = fault.passed.get() > at;
-        if let Err(error) = &done {
-            assert!(
-                reached && matches!(error, CheckpointError::Io { .. }),
-                "{error}"
-            );
-        }
-        (reached, done.unwrap_or_default())
     }
 
-    /// Fault D6 to D8 for checkpoints: the n-th operation fails, for all n, once or from then on. There is
-    /// always a whole snapshot, the older one or the newer, and the next attempt succeeds.
-    #[test]
-    fn the_nth_operation_of_a_checkpoint_fails_for_all_n() {
-        let dir = std::env::temp_dir().join(format!("henge-ckpt-{}", std::process::id()));
-        let mut cases = 0;
-        for for_ever in [false, true] {
-            for at in 0.. {
-                let _ = std::fs::remove_dir_all(&dir);
-                write(&dir, 5, u64::MAX, false).1.expect("the older one");
-                let (reached, done) = write(&dir, 9, at, for_ever);
-                let path = latest(&dir, 7).expect("readable").expect("there is one");
-                let mut reader = Reader::open(&path).expect("whole");
-                let (index, mut chunks) = (reader.meta().index, 0);
-                while let Some(chunk) = reader.next_chunk().expect("whole") {
-                    assert!(chunk.iter().all(|b| *b == index as u8 + chunks));
-                    chunks += 1;
+    /// Takes the next chunk, unless it has enough of them.
+    pub(super) fn push(&mut self, chunk: Bytes) -> bool {
+        // Chunks that do not even make a piece are not waited for.
+        self.refused = self.chunks.len() >= QUEUE_MAX && self.has_piece();
+        if !self.refused {
+            self.chunks.push_back(chunk);
+        }
+        !self.refused
+    }
+
+    /// No chunk is taken any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_last || self.failed.is_some() || self.abandoned || self.is_ended()
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.is_last = true;
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.step, Step::Ended)
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    /// Whether its owner should look, since it was asked last.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn outcome(&self) -> Option<Result<Finished, CheckpointError>> {
+        if !self.is_ended() {
+            return None;
+        }
+        Some(match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(Finished {
+                path: place_of(&self.dir, &self.name()),
+                meta: self.meta,
+                bytes: self.bytes,
+            }),
+        })
+    }
+
+    /// Nobody wants it any more: unless it is whole already, it goes.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+        self.chunks.clear();
+        if !self.in_flight && self.pace.in_flight == 0 {
+            self.turn_back();
+        }
+    }
+
+    /// The file it leaves behind if nothing more is done, as far as anybody knows.
+    pub(super) fn left_over(&self) -> Option<String> {
+        self.is_made.then(|| self.tmp())
+    }
+
+    /// From here on what was made is undone, if it is not whole.
+    fn turn_back(&mut self) {
+        let is_unfinished = matches!(
+            self.step,
+            Step::MakeFolder
+                | Step::ListLeft
+                | Step::RemoveLeft
+                | Step::TakeRoom
+                | Step::SpendReserve(_)
+                | Step::Create
+                | Step::Write
+                | Step::Sync
+                | Step::Close
+        );
+        let given_up = self.failed.is_some() || (self.abandoned && is_unfinished);
+        if given_up && !matches!(self.step, Step::GiveUpFile | Step::GiveUpName) {
+            self.step = match (self.file, self.is_made) {
+                (Some(_), _) => Step::GiveUpFile,
+                (None, true) => Step::GiveUpName,
+                (None, false) => self.end(),
+            };
+        }
+    }
+
+    fn end(&mut self) -> Step {
+        self.news = true;
+        Step::Ended
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.folder, format::name(&self.meta))
+    }
+
+    fn tmp(&self) -> String {
+        format!("{}/{}", self.folder, format::tmp_name(&self.meta))
+    }
+
+    /// When it wants to go on, if it waits for a time.
+    pub(super) fn due_micros(&self, now_micros: u64) -> Option<u64> {
+        let writes = self.is_writing() && self.has_piece();
+        self.pace.due_micros(now_micros).filter(|_| writes)
+    }
+
+    fn is_writing(&self) -> bool {
+        matches!(self.step, Step::Write) && self.failed.is_none() && !self.abandoned
+    }
+
+    /// There are the bytes for a piece, or all of the last one.
+    fn has_piece(&self) -> bool {
+        let waiting: usize = self.out.iter().map(Bytes::len).sum();
+        let bytes = self.buf.len() + waiting - self.out_at;
+        let to_come = self.chunks.iter().map(|chunk| HEAD_BYTES + chunk.len());
+        let is_complete = self.is_last && !self.is_done();
+        is_complete || bytes + to_come.sum::<usize>() >= PIECE_BYTES
+    }
+
+    /// All of the file was given to the disk.
+    fn is_done(&self) -> bool {
+        self.is_sealed && self.out.is_empty() && self.buf.is_empty()
+    }
+
+    /// The next operation, if there is one now.
+    pub(super) fn next(&mut self, now_micros: u64) -> Option<Op> {
+        if self.is_writing() {
+            if let Some(op) = self.next_piece(now_micros) {
+                return Some(op);
+            }
+            if !(self.is_last && self.pace.in_flight == 0) {
+                return None;
+            }
+            if !(self.chunks.is_empty() && self.is_done()) {
+                return None;
+            }
+            self.step = Step::Sync;
+        }
+        if self.in_flight || self.pace.in_flight > 0 {
+            return None;
+        }
+        let op = self.operation()?;
+        self.in_flight = true;
+        Some(op)
+    }
+
+    /// What the present step does.
+    fn operation(&mut self) -> Option<Op> {
+        let folder = self.folder.clone();
+        Some(match &self.step {
+            Step::MakeFolder => Op::MakeFolder { folder },
+            Step::ListLeft | Step::ListOlder => Op::List { folder },
+            Step::RemoveLeft | Step::RemoveOlder => Op::Remove {
+                name: self.to_remove.last()?.clone(),
+            },
+            Step::TakeRoom => {
+                self.is_made = true;
+                Op::Create {
+                    name: self.tmp(),
+                    room: self.plan.bytes_min.max(ROOM_BYTES_MIN),
                 }
-                assert_eq!(chunks, 4);
-                assert!(
-                    index == 9 || done.is_none(),
-                    "at {at}: it said that it was there"
-                );
-                if !reached {
-                    assert!(done.is_some());
-                    break;
+            }
+            Step::SpendReserve(_) => {
+                self.is_made = true;
+                Op::Rename {
+                    from: room::reserve_in(&folder),
+                    to: self.tmp(),
                 }
-                cases += 1;
-                write(&dir, 9, u64::MAX, false).1.expect("the next attempt");
-                let files = std::fs::read_dir(&dir).expect("a directory");
-                let left = files.filter_map(|file| Some(file.ok()?.file_name()));
-                let left = left.filter(|name| name != room::RESERVE_NAME).count();
-                assert_eq!(left, 1, "at {at}: nothing is left over");
+            }
+            Step::Create => {
+                self.is_made = true;
+                Op::Create {
+                    name: self.tmp(),
+                    room: 0,
+                }
+            }
+            Step::Sync => Op::Sync {
+                file: self.file?,
+                bytes: self.at,
+            },
+            Step::Close | Step::GiveUpFile => Op::Close { file: self.file? },
+            Step::Rename => Op::Rename {
+                from: self.tmp(),
+                to: self.name(),
+            },
+            Step::SyncFolder => Op::SyncFolder { folder },
+            Step::MakeReserve => room::make_reserve(&folder),
+            Step::CloseReserve(file) => Op::Close { file: *file },
+            Step::GiveUpName => Op::Remove { name: self.tmp() },
+            Step::Write | Step::Ended => return None,
+        })
+    }
+
+    /// The next piece, if it may go.
+    fn next_piece(&mut self, now_micros: u64) -> Option<Op> {
+        let due = self.due_micros(now_micros)?;
+        if due > now_micros {
+            return None;
+        }
+        self.fill();
+        let (offset, bytes) = (self.at, self.buf.len());
+        let mut buf = std::mem::replace(&mut self.buf, self.spare.pop().unwrap_or_default());
+        self.buf.clear();
+        self.at += bytes as u64;
+        buf.resize(bytes.next_multiple_of(BLOCK_BYTES));
+        self.pace.sent(now_micros);
+        Some(Op::Write {
+            file: self.file?,
+            offset,
+            buf,
+        })
+    }
+
+    /// Fills the buffer with the next bytes of the file, as far as there are any.
+    fn fill(&mut self) {
+        self.buf.reserve(PIECE_BYTES - self.buf.len());
+        while self.buf.len() < PIECE_BYTES {
+            let Some(first) = self.out.front() else {
+                if !self.more() {
+                    return;
+                }
+                continue;
+            };
+            let rest = &first[self.out_at..];
+            let n = rest.len().min(PIECE_BYTES - self.buf.len());
+            self.buf.extend(&rest[..n]);
+            self.out_at += n;
+            if self.out_at == first.len() {
+                self.out.pop_front();
+                self.out_at = 0;
             }
         }
-        let _ = std::fs::remove_dir_all(&dir);
-        assert!(cases > 14, "{cases}");
+    }
+
+    /// The bytes of the next chunk, or of the footer; whether there were any.
+    fn more(&mut self) -> bool {
+        let Some(chunk) = self.chunks.pop_front() else {
+            let seal = self.is_last && !std::mem::replace(&mut self.is_sealed, self.is_last);
+            if seal {
+                let footer = Next::Footer {
+                    chunks: self.number,
+                    bytes: self.bytes,
+                    chain: self.chain,
+                };
+                self.out.push_back(Bytes::copy_from_slice(&footer.encode()));
+            }
+            return seal;
+        };
+        self.news |= std::mem::take(&mut self.refused);
+        let crc = crc32c::crc32c(&chunk);
+        let head = Next::Chunk {
+            bytes: chunk.len() as u32,
+            number: self.number,
+            group: self.meta.group,
+            index: self.meta.index,
+            crc,
+        };
+        self.number += 1;
+        self.bytes += chunk.len() as u64;
+        self.chain = format::chain(self.chain, crc);
+        let padding = chunk.len().next_multiple_of(8) - chunk.len();
+        self.out.push_back(Bytes::copy_from_slice(&head.encode()));
+        let parts = [chunk, Bytes::from_static(&[0; 7][..padding])];
+        self.out
+            .extend(parts.into_iter().filter(|part| !part.is_empty()));
+        true
+    }
+
+    /// A piece was written, or failed.
+    pub(super) fn landed(&mut self, result: io::Result<Output>, now_micros: u64) {
+        self.pace.landed(now_micros);
+        match result {
+            Ok(Output::Buf(buf)) => self.spare.push(buf),
+            Ok(_) => {}
+            Err(e) => self.fail(&self.tmp(), "write", e),
+        }
+        if self.pace.in_flight == 0 {
+            self.turn_back();
+        }
+    }
+
+    /// The operation in flight ended, which was no write.
+    pub(super) fn done(&mut self, result: io::Result<Output>) {
+        self.in_flight = false;
+        let step = std::mem::replace(&mut self.step, Step::Ended);
+        self.step = match result {
+            Ok(output) => self.after(step, output),
+            Err(e) => self.after_failure(step, e),
+        };
+        self.turn_back();
+    }
+
+    fn after(&mut self, step: Step, output: Output) -> Step {
+        match (step, output) {
+            (Step::MakeFolder, _) => Step::ListLeft,
+            (Step::ListLeft, Output::Files(files)) => {
+                self.to_remove = needless(&files, &self.folder, self.meta.group, 0);
+                self.remove_or(Step::RemoveLeft, Step::TakeRoom)
+            }
+            (Step::RemoveLeft, _) => {
+                self.to_remove.pop();
+                self.remove_or(Step::RemoveLeft, Step::TakeRoom)
+            }
+            (Step::TakeRoom | Step::Create, Output::Opened { file, .. }) => {
+                self.file = Some(file);
+                (self.has_room, self.news) = (true, true);
+                Step::Write
+            }
+            (Step::SpendReserve(_), _) => Step::Create,
+            (Step::Sync, _) => Step::Close,
+            (Step::Close, _) => {
+                self.file = None;
+                Step::Rename
+            }
+            (Step::Rename, _) => {
+                self.is_made = false;
+                Step::SyncFolder
+            }
+            (Step::SyncFolder, _) => Step::ListOlder,
+            (Step::ListOlder, Output::Files(files)) => {
+                let Meta { group, index, .. } = self.meta;
+                self.to_remove = needless(&files, &self.folder, group, index);
+                self.has_reserve = room::has_reserve(&files);
+                self.older_or_reserve()
+            }
+            (Step::RemoveOlder, _) => {
+                self.to_remove.pop();
+                self.older_or_reserve()
+            }
+            (Step::MakeReserve, Output::Opened { file, .. }) => Step::CloseReserve(file),
+            (Step::GiveUpFile, _) => {
+                self.file = None;
+                Step::GiveUpName
+            }
+            (Step::GiveUpName, _) => {
+                self.is_made = false;
+                self.end()
+            }
+            // A listing without files, an opening without a file: no disk does that.
+            (step @ (Step::ListLeft | Step::ListOlder | Step::TakeRoom | Step::Create), _) => {
+                self.after_failure(step, io::Error::other("nothing came back"))
+            }
+            (Step::MakeReserve | Step::CloseReserve(_) | Step::Write | Step::Ended, _) => {
+                self.end()
+            }
+        }
+    }
+
+    fn remove_or(&self, remove: Step, otherwise: Step) -> Step {
+        match self.to_remove.is_empty() {
+            true => otherwise,
+            false => remove,
+        }
+    }
+
+    fn older_or_reserve(&mut self) -> Step {
+        if !self.to_remove.is_empty() {
+            return Step::RemoveOlder;
+        }
+        // For the next one; where there is no room for it, this one had none to spare either.
+        match self.has_reserve {
+            true => self.end(),
+            false => Step::MakeReserve,
+        }
+    }
+
+    fn after_failure(&mut self, step: Step, e: io::Error) -> Step {
+        let (name, doing) = match step {
+            Step::TakeRoom => {
+                // The disk left no such file.
+                self.is_made = false;
+                let fits = self.plan.bytes_min <= room::RESERVE_BYTES;
+                match Shortage::of(&e) {
+                    Some(_) if fits => return Step::SpendReserve(e),
+                    Some(_) => (self.tmp(), MAKE_ROOM),
+                    None => (self.tmp(), "create"),
+                }
+            }
+            // There is no reserve either: what was said first counts.
+            Step::SpendReserve(no_room) => {
+                self.is_made = false;
+                self.fail(&self.tmp(), MAKE_ROOM, no_room);
+                return self.end();
+            }
+            Step::MakeFolder => (self.folder.clone(), "make"),
+            Step::ListLeft | Step::ListOlder => (self.folder.clone(), "list"),
+            Step::RemoveLeft | Step::RemoveOlder => {
+                let name = self.to_remove.pop();
+                (name.unwrap_or_default(), "remove")
+            }
+            Step::Create => (self.tmp(), "create"),
+            Step::Write => (self.tmp(), "write"),
+            Step::Sync => (self.tmp(), "sync"),
+            Step::Close => (self.tmp(), "close"),
+            Step::Rename => (self.tmp(), "rename"),
+            Step::SyncFolder => (self.folder.clone(), "sync"),
+            Step::MakeReserve | Step::CloseReserve(_) | Step::Ended => return self.end(),
+            Step::GiveUpFile => {
+                self.file = None;
+                return Step::GiveUpName;
+            }
+            // A left-over goes with the next attempt; nobody reads it.
+            Step::GiveUpName => {
+                self.is_made = false;
+                return self.end();
+            }
+        };
+        self.fail(&name, doing, e);
+        // `turn_back` says what is to be undone; with nothing made, that is all.
+        step
+    }
+
+    fn fail(&mut self, name: &str, doing: &'static str, e: io::Error) {
+        let path = place_of(&self.dir, name);
+        let fault = e.into();
+        self.failed
+            .get_or_insert(CheckpointError::Io { path, doing, fault });
+        self.chunks.clear();
     }
 }

@@ -1,25 +1,24 @@
-//! What the real disks share: files through std, a lock through fs2, and threads that take
-//! operations from a queue and hand completions back with a wake-up.
+//! What the real disks share: files through std, and a lock through fs2.
 //!
 //! Segment files are opened `O_DIRECT | O_DSYNC`; where the file system refuses `O_DIRECT` (EINVAL),
-//! without both, and every write is followed by fdatasync.
+//! without both, and every write is followed by fdatasync. Those of [`Op::Create`] are *loose*: written
+//! past the page cache, too, where that can be, and durable once they are synced.
+//! Must never know: who waits for an operation, threads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fs2::FileExt as _;
 
 use super::kernel::{self, file_bytes_max};
-use super::{AlignedBuf, Completion, FileId, FileInfo, LockError, Op, Output, ReadAt, Room, Token};
-use crate::Shortage;
+use super::{AlignedBuf, FileId, FileInfo, LockError, Op, Output, ReadAt, Room};
 use crate::identity::{CUT_DIR, LOCK_NAME};
+use crate::{BLOCK_BYTES, Shortage};
 
 /// Attempts to take a lock, and the wait between them: about a second in all. A killed process's
 /// io_uring can keep its files open for some milliseconds after it is gone.
@@ -30,76 +29,55 @@ const ZERO_BYTES: usize = 256 * 1024;
 /// Shorter rests are not worth the waking up.
 const PAUSE_MIN: Duration = Duration::from_micros(200);
 
-/// The calls of a disk that block, and what it is: the same for every disk that keeps its files in a field
-/// `files`.
-macro_rules! by_files {
-    ($backend:literal) => {
-        fn info(&self) -> $crate::disk::DiskInfo {
-            $crate::disk::DiskInfo {
-                backend: $backend,
-                direct_io: self.files.direct,
-            }
-        }
-
-        fn attach(&mut self, dir: &std::path::Path) {
-            self.files.dir = dir.to_path_buf();
-        }
-
-        fn path(&self) -> &std::path::Path {
-            &self.files.dir
-        }
-
-        fn list(&mut self) -> std::io::Result<Option<Vec<$crate::disk::FileInfo>>> {
-            self.files.list()
-        }
-
-        fn make(&mut self) -> std::io::Result<()> {
-            self.files.make()
-        }
-
-        fn lock(&mut self) -> Result<(), $crate::disk::LockError> {
-            self.files.lock()
-        }
-
-        fn entropy(&mut self) -> std::io::Result<[u8; 32]> {
-            self.files.entropy()
-        }
-
-        fn room(&mut self) -> Option<$crate::disk::Room> {
-            self.files.room()
-        }
-
-        fn run(&mut self, op: $crate::disk::Op) -> std::io::Result<$crate::disk::Output> {
-            self.files.run(op)
-        }
-
-        fn reader(
-            &self,
-            file: $crate::disk::FileId,
-        ) -> Option<std::sync::Arc<dyn $crate::disk::ReadAt>> {
-            self.files.reader(file)
-        }
-    };
+/// Where a file of this name lies. What is beside the directory is so by its name, wherever a link of that
+/// name leads.
+pub(crate) fn place_of(dir: &Path, name: &str) -> PathBuf {
+    let beside = name.strip_prefix("../").zip(dir.file_name());
+    match beside {
+        Some((rest, _)) => dir.with_file_name(rest),
+        None => dir.join(name),
+    }
 }
-pub(super) use by_files;
 
-/// An open segment file.
+/// An open file.
 #[derive(Debug)]
 pub(super) struct SegmentHandle {
     pub(super) file: File,
     pub(super) direct: bool,
+    /// Durable when it is synced, not when it is written.
+    pub(super) loose: bool,
     bytes: u64,
 }
 
 impl SegmentHandle {
-    /// Write all of `buf` durably.
+    /// Write all of `buf`, durably where that is promised.
     pub(super) fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.may_write(offset, buf.len())?;
         self.file.write_all_at(buf, offset)?;
-        if self.direct {
-            Ok(())
-        } else {
-            self.file.sync_data()
+        match self.owes_sync() {
+            true => self.file.sync_data(),
+            false => Ok(()),
         }
+    }
+
+    /// A write alone does not make it durable, and must.
+    pub(super) fn owes_sync(&self) -> bool {
+        !self.direct && !self.loose
+    }
+
+    /// Whether this process may write there: the kernel would not only refuse, it ends one that has not
+    /// thought of SIGXFSZ. Segments are never written behind their end.
+    pub(super) fn may_write(&self, offset: u64, bytes: usize) -> io::Result<()> {
+        match self.loose && offset + bytes as u64 > file_bytes_max() {
+            true => Err(io::Error::from_raw_os_error(libc::EFBIG)),
+            false => Ok(()),
+        }
+    }
+
+    /// Its final length, and all of it durable.
+    pub(super) fn sync(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)?;
+        self.file.sync_all()
     }
 
     /// Read up to `bytes`; fewer at the end of the file.
@@ -112,6 +90,11 @@ impl SegmentHandle {
                 .read_at(&mut buf[filled..], offset + filled as u64)
             {
                 Ok(0) => break,
+                // Not in whole blocks: the end of the file, and no place to ask for more past the page cache.
+                Ok(n) if self.direct && !n.is_multiple_of(BLOCK_BYTES) => {
+                    filled += n;
+                    break;
+                }
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -141,36 +124,11 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn list(&self) -> io::Result<Option<Vec<FileInfo>>> {
-        let entries = match std::fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let meta = entry.metadata()?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            files.push(FileInfo {
-                name,
-                bytes: meta.len(),
-                is_dir: meta.is_dir(),
-            });
-        }
-        files.sort();
-        Ok(Some(files))
+        list(&self.dir)
     }
 
     pub(super) fn make(&self) -> io::Result<()> {
-        if self.dir.is_dir() {
-            return Ok(());
-        }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)?;
-        let parent = self.dir.parent().filter(|p| !p.as_os_str().is_empty());
-        sync_dir(parent.unwrap_or(Path::new(".")))
+        make(&self.dir)
     }
 
     pub(super) fn lock(&mut self) -> Result<(), LockError> {
@@ -224,7 +182,9 @@ impl Files {
     /// Enter an opened file into the table.
     pub(super) fn admit(&mut self, handle: SegmentHandle) -> Output {
         self.next_id += 1;
-        self.direct = handle.direct;
+        if !handle.loose {
+            self.direct = handle.direct;
+        }
         let bytes = handle.bytes;
         self.open.insert(self.next_id, Arc::new(handle));
         Output::Opened {
@@ -262,6 +222,7 @@ impl Files {
                 self.close(file);
                 Ok(Output::Done)
             }
+            Op::Sync { file, bytes } => self.handle(file)?.sync(bytes).map(|()| Output::Done),
             named => match run_named(&self.dir, named, &|_| {})? {
                 Named::Opened(handle) => Ok(self.admit(handle)),
                 Named::Other(output) => Ok(output),
@@ -278,6 +239,7 @@ pub(super) enum Named {
 
 /// Do an operation that names its file. `pause` waits so long.
 pub(super) fn run_named(dir: &Path, op: Op, pause: &dyn Fn(Duration)) -> io::Result<Named> {
+    let at = |name: &str| place_of(dir, name);
     let done = Ok(Named::Other(Output::Done));
     match op {
         Op::Zero {
@@ -288,24 +250,90 @@ pub(super) fn run_named(dir: &Path, op: Op, pause: &dyn Fn(Duration)) -> io::Res
         } => {
             let millis = |ms: u32| Duration::from_millis(ms.into());
             pause(millis(pause_ms));
-            let path = dir.join(name);
+            let path = at(&name);
             zero(&path, bytes, millis(spread_ms), pause).inspect_err(|_| {
                 // Give the space back; if that fails too, the next attempt truncates the file.
                 let _ = std::fs::remove_file(&path);
             })?;
             done
         }
-        Op::Rename { from, to } => std::fs::rename(dir.join(from), dir.join(to)).and(done),
-        Op::Remove { name } => std::fs::remove_file(dir.join(name)).and(done),
+        Op::Rename { from, to } => std::fs::rename(at(&from), at(&to)).and(done),
+        Op::Remove { name } => std::fs::remove_file(at(&name)).and(done),
         Op::SyncDir => sync_dir(dir).and(done),
-        Op::Open { name } => open_segment(&dir.join(name)).map(Named::Opened),
+        Op::Open { name } => open_segment(&at(&name)).map(Named::Opened),
         Op::Store { name, bytes } => store(dir, &name, &bytes).and(done),
-        Op::Load { name } => std::fs::read(dir.join(name)).map(|b| Named::Other(Output::Bytes(b))),
-        Op::Write { .. } | Op::Read { .. } | Op::Close { .. } => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not an operation on a name",
-        )),
+        Op::Load { name } => std::fs::read(at(&name)).map(|b| Named::Other(Output::Bytes(b))),
+        Op::MakeFolder { folder } => make(&at(&folder)).and(done),
+        Op::List { folder } => {
+            let files = list(&at(&folder))?.unwrap_or_default();
+            Ok(Named::Other(Output::Files(files)))
+        }
+        Op::SyncFolder { folder } => sync_dir(&at(&folder)).and(done),
+        Op::Create { name, room } => create(&at(&name), room).map(Named::Opened),
+        Op::Write { .. } | Op::Read { .. } | Op::Close { .. } | Op::Sync { .. } => Err(
+            io::Error::new(io::ErrorKind::InvalidInput, "not an operation on a name"),
+        ),
     }
+}
+
+/// A directory's files, sorted by name; `None` if it does not exist.
+pub(crate) fn list(dir: &Path) -> io::Result<Option<Vec<FileInfo>>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let meta = match entry.metadata() {
+            Ok(meta) => meta,
+            // Gone since: others may remove what is theirs.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.push(FileInfo {
+            name,
+            bytes: meta.len(),
+            is_dir: meta.is_dir(),
+        });
+    }
+    files.sort();
+    Ok(Some(files))
+}
+
+/// Makes a directory, and its name durable.
+fn make(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    sync_dir(parent.unwrap_or(Path::new(".")))
+}
+
+fn create(path: &Path, room: u64) -> io::Result<SegmentHandle> {
+    let options = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(room > 0)
+        .mode(0o600)
+        .clone();
+    let (file, direct) = open_direct(path, &options, 0)?;
+    if room > 0 {
+        take_room(&file, path, room).inspect_err(|_| {
+            let _ = std::fs::remove_file(path);
+        })?;
+    }
+    let bytes = file.metadata()?.len();
+    Ok(SegmentHandle {
+        file,
+        direct,
+        loose: true,
+        bytes,
+    })
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -364,6 +392,7 @@ fn open_segment(path: &Path) -> io::Result<SegmentHandle> {
     Ok(SegmentHandle {
         file,
         direct,
+        loose: false,
         bytes,
     })
 }
@@ -371,7 +400,7 @@ fn open_segment(path: &Path) -> io::Result<SegmentHandle> {
 /// Takes room for the first `bytes` bytes of a new file, where the file system knows how to; fails if it
 /// has none. It is asked first how much it has: an allocation that fails takes all there is before it does,
 /// and others who write meanwhile find none.
-pub(crate) fn take_room(file: &File, path: &Path, bytes: u64) -> io::Result<()> {
+fn take_room(file: &File, path: &Path, bytes: u64) -> io::Result<()> {
     // The kernel would not only refuse: it ends a process that has not thought of SIGXFSZ.
     if bytes > file_bytes_max() {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
@@ -440,159 +469,4 @@ fn lock_patiently(file: &File) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// Taking a lock whose holder panicked: what it guards is a plain queue, whole after every step.
-fn take<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A finished operation on its way back to the owner of the disk.
-pub(super) enum Finished {
-    Opened(Token, SegmentHandle),
-    Other(Completion),
-}
-
-/// Finished operations, and who waits for them.
-#[derive(Default)]
-pub(super) struct Done {
-    queue: Mutex<(VecDeque<Finished>, Option<Waker>)>,
-}
-
-impl Done {
-    pub(super) fn push(&self, finished: Finished) {
-        let waker = {
-            let mut queue = take(&self.queue);
-            queue.0.push_back(finished);
-            queue.1.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Finished> {
-        let mut queue = take(&self.queue);
-        match queue.0.pop_front() {
-            Some(finished) => Poll::Ready(finished),
-            None => {
-                queue.1 = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-/// Work for a thread.
-pub(super) enum Job {
-    Named(Token, Op),
-    Write(Token, Arc<SegmentHandle>, u64, AlignedBuf),
-    Read(Token, Arc<SegmentHandle>, u64, usize),
-}
-
-#[derive(Default)]
-struct Jobs {
-    queue: VecDeque<Job>,
-    stop: bool,
-}
-
-/// Threads that take operations in order. Dropping finishes what is queued.
-pub(super) struct Workers {
-    shared: Arc<(Mutex<Jobs>, Condvar)>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Workers {
-    /// Start `count` threads for the directory; at least one must start.
-    pub(super) fn start(
-        name: &str,
-        count: usize,
-        dir: &Path,
-        done: &Arc<Done>,
-    ) -> io::Result<Self> {
-        let shared = Arc::new((Mutex::new(Jobs::default()), Condvar::new()));
-        let mut workers = Self {
-            shared,
-            threads: Vec::new(),
-        };
-        for _ in 0..count {
-            let (shared, dir, done) = (workers.shared.clone(), dir.to_path_buf(), done.clone());
-            let thread = std::thread::Builder::new().name(name.into());
-            match thread.spawn(move || work(&shared, &dir, &done)) {
-                Ok(thread) => workers.threads.push(thread),
-                Err(e) if workers.threads.is_empty() => return Err(e),
-                Err(_) => break,
-            }
-        }
-        Ok(workers)
-    }
-
-    pub(super) fn give(&self, job: Job) {
-        take(&self.shared.0).queue.push_back(job);
-        self.shared.1.notify_one();
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        take(&self.shared.0).stop = true;
-        self.shared.1.notify_all();
-        for thread in self.threads.drain(..) {
-            // A panicked worker has nothing left to finish.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn work(shared: &(Mutex<Jobs>, Condvar), dir: &Path, done: &Done) {
-    // A pause ends early when the disk is dropped.
-    let pause = |wait: Duration| {
-        if !wait.is_zero() {
-            let _ = shared
-                .1
-                .wait_timeout_while(take(&shared.0), wait, |jobs| !jobs.stop);
-        }
-    };
-    loop {
-        let job = {
-            let mut jobs = take(&shared.0);
-            loop {
-                match jobs.queue.pop_front() {
-                    Some(job) => break job,
-                    None if jobs.stop => return,
-                    None => {
-                        jobs = shared.1.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-                    }
-                }
-            }
-        };
-        let (token, result) = match job {
-            Job::Named(token, op) => match run_named(dir, op, &pause) {
-                Ok(Named::Opened(handle)) => {
-                    done.push(Finished::Opened(token, handle));
-                    continue;
-                }
-                Ok(Named::Other(output)) => (token, Ok(output)),
-                Err(e) => (token, Err(e)),
-            },
-            Job::Write(token, file, offset, buf) => {
-                (token, file.write(offset, &buf).map(|()| Output::Buf(buf)))
-            }
-            Job::Read(token, file, offset, bytes) => {
-                (token, file.read(offset, bytes).map(Output::Buf))
-            }
-        };
-        done.push(Finished::Other(Completion { token, result }));
-    }
-}
-
-/// The owner's side of a finished operation.
-pub(super) fn settle(files: &mut Files, finished: Finished) -> Completion {
-    match finished {
-        Finished::Opened(token, handle) => Completion {
-            token,
-            result: Ok(files.admit(handle)),
-        },
-        Finished::Other(completion) => completion,
-    }
 }

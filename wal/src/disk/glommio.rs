@@ -1,5 +1,5 @@
 //! A disk inside a glommio executor: writes and reads through that executor's ring; what may block
-//! (making, naming and opening files) on one helper thread.
+//! (making, naming and opening files) on helper threads.
 //!
 //! Every transfer is owned by a detached task (dropping a glommio task cancels it), so dropping the
 //! log leaves a write with its task until the kernel is done with it; [`Flights`] says when. Bytes are
@@ -24,7 +24,8 @@ use std::task::{Context, Poll};
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
-use super::files::{Done, Files, Finished, Job, SegmentHandle, Workers, by_files, settle};
+use super::files::SegmentHandle;
+use super::helpers::{Finished, Helped, by_helpers};
 use super::{AlignedBuf, Completion, Disk, FileId, Op, Output, Token};
 use crate::BLOCK_BYTES;
 
@@ -34,12 +35,11 @@ const TRANSFER_BYTES_UNKNOWN: usize = 128 << 10;
 
 /// A disk on the ring of the current glommio executor.
 ///
-/// Fields in the order they are dropped: the helper ends before the directory's lock is let go.
+/// Fields in the order they are dropped: the directory's lock is let go last.
+#[derive(Default)]
 pub struct GlommioDisk {
-    helper: Option<Workers>,
     segments: BTreeMap<FileId, Rc<Segment>>,
-    files: Files,
-    done: Arc<Done>,
+    helped: Helped,
     flights: Flights,
 }
 
@@ -67,13 +67,7 @@ struct Flight(Flights);
 impl GlommioDisk {
     /// A disk for the executor that the calling thread is in when operations are submitted.
     pub fn new() -> Self {
-        Self {
-            helper: None,
-            segments: BTreeMap::new(),
-            files: Files::default(),
-            done: Arc::default(),
-            flights: Flights::default(),
-        }
+        Self::default()
     }
 
     /// Whose end must be waited for before the executor may end.
@@ -85,7 +79,7 @@ impl GlommioDisk {
         if let Some(segment) = self.segments.get(&file) {
             return Ok(segment.clone());
         }
-        let handle = self.files.handle(file)?;
+        let handle = self.helped.files.handle(file)?;
         let device = handle.file.metadata()?.dev();
         let segment = Rc::new(Segment {
             handle,
@@ -96,17 +90,10 @@ impl GlommioDisk {
         Ok(segment)
     }
 
-    fn helper(&mut self) -> io::Result<&Workers> {
-        let helper = match self.helper.take() {
-            Some(helper) => helper,
-            None => Workers::start("henge-wal-file", 1, &self.files.dir, &self.done)?,
-        };
-        Ok(self.helper.insert(helper))
-    }
-
     fn start(&mut self, token: Token, op: Op) -> io::Result<()> {
         match op {
             Op::Write { file, offset, buf } => {
+                self.helped.to_write(file, offset, &buf)?;
                 let segment = self.segment(file)?;
                 self.fly(token, async move {
                     segment.write(offset, &buf).await?;
@@ -121,21 +108,18 @@ impl GlommioDisk {
                 let segment = self.segment(file)?;
                 self.fly(token, async move { segment.read(offset, bytes).await });
             }
-            Op::Close { file } => {
-                self.segments.remove(&file);
-                self.files.close(file);
-                self.done.push(Finished::Other(Completion {
-                    token,
-                    result: Ok(Output::Done),
-                }));
+            other => {
+                if let Op::Close { file } = other {
+                    self.segments.remove(&file);
+                }
+                self.helped.start(token, other)?;
             }
-            named => self.helper()?.give(Job::Named(token, named)),
         }
         Ok(())
     }
 
     fn fly(&self, token: Token, transfer: impl Future<Output = io::Result<AlignedBuf>> + 'static) {
-        let (done, flight) = (self.done.clone(), Flight::new(&self.flights));
+        let (done, flight) = (self.helped.done.clone(), Flight::new(&self.flights));
         let task = glommio::spawn_local(async move {
             let result = transfer.await.map(Output::Buf);
             drop(flight);
@@ -156,7 +140,9 @@ impl Segment {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let native = if self.handle.direct {
-            options.custom_flags(libc::O_DSYNC);
+            if !self.handle.loose {
+                options.custom_flags(libc::O_DSYNC);
+            }
             Native::Direct(options.dma_open(&path).await.map_err(os)?)
         } else {
             Native::Buffered(options.buffered_open(&path).await.map_err(os)?)
@@ -191,8 +177,8 @@ impl Segment {
             at += written;
         }
         match &*native {
-            Native::Direct(_) => Ok(()),
-            Native::Buffered(file) => file.fdatasync().await.map_err(os),
+            Native::Buffered(file) if self.handle.owes_sync() => file.fdatasync().await.map_err(os),
+            _ => Ok(()),
         }
     }
 
@@ -259,27 +245,10 @@ fn os(error: GlommioError<()>) -> io::Error {
     }
 }
 
-impl Default for GlommioDisk {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Disk for GlommioDisk {
-    by_files!("glommio");
-
-    fn submit(&mut self, token: Token, op: Op) {
-        if let Err(e) = self.start(token, op) {
-            self.done.push(Finished::Other(Completion {
-                token,
-                result: Err(e),
-            }));
-        }
-    }
+    by_helpers!("glommio");
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {
-        self.done
-            .poll(cx)
-            .map(|finished| settle(&mut self.files, finished))
+        self.helped.poll(cx)
     }
 }

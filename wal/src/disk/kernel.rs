@@ -20,6 +20,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::files::SegmentHandle;
 use super::{AlignedBuf, Completion, Output, Token};
+use crate::BLOCK_BYTES;
 
 /// How long a dropped ring waits for what the kernel still holds, in seconds. Then the buffers are
 /// leaked: freeing memory that a device still reads would be worse.
@@ -95,11 +96,6 @@ impl Transfers {
             self.slots.len() - 1
         });
         self.fly(slot, transfer)
-    }
-
-    /// What is finished without the kernel.
-    pub(super) fn finish(&mut self, completion: Completion) {
-        self.finished.push_back(completion);
     }
 
     /// The next one that is finished.
@@ -188,8 +184,10 @@ impl Transfers {
         let passing = matches!(-result, libc::EINTR | libc::EAGAIN);
         transfer.at += usize::try_from(result).unwrap_or(0);
         let whole = transfer.at >= transfer.vec.len();
-        // The end of a file, or an error.
-        let over = result <= 0 && !passing;
+        // The end of a file, or an error. A direct read that ends within a block ends with the file.
+        let moved = transfer.at - transfer.start;
+        let cut = !transfer.write && transfer.file.direct && !moved.is_multiple_of(BLOCK_BYTES);
+        let over = (result <= 0 || cut) && !passing;
         let token = transfer.token;
         let result = if whole || over {
             transfer.outcome(result)
@@ -257,7 +255,11 @@ impl Transfer {
         let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
         if self.write {
             // Segments are opened O_DSYNC where direct I/O works; elsewhere each write says it.
-            let flags = if self.file.direct { 0 } else { libc::RWF_DSYNC };
+            let flags = if self.file.owes_sync() {
+                libc::RWF_DSYNC
+            } else {
+                0
+            };
             opcode::Write::new(fd, rest.as_ptr(), len)
                 .offset(offset)
                 .rw_flags(flags)

@@ -25,10 +25,12 @@ pub mod tokio_uring;
 
 mod buf;
 mod files;
+mod forward;
+mod helpers;
 mod kernel;
 
 pub use buf::AlignedBuf;
-pub(crate) use files::take_room;
+pub(crate) use files::{list, place_of};
 pub use kernel::{file_bytes_max, outlive_file_limit};
 
 /// A file opened through a [`Disk`], valid until it is closed.
@@ -37,7 +39,8 @@ pub type FileId = u32;
 /// Pairs a completion with its submission. Chosen by the submitter, unique among those in flight.
 pub type Token = u64;
 
-/// One operation on the disk's directory. File names are relative to it.
+/// One operation on the disk's directory. File names are relative to it: `file`, `folder/file`, or
+/// `../folder/file` for a folder beside it, which disks of several directories may share.
 #[derive(Debug)]
 pub enum Op {
     /// Make (or overwrite) a file of `bytes` zeros, written and synced, so that later writes into
@@ -78,7 +81,8 @@ pub enum Op {
         /// The file.
         file: FileId,
     },
-    /// Write the whole buffer; durable when it completes. Offset and length are multiples of 4,096.
+    /// Write the whole buffer; durable when it completes, or after [`Op::Sync`] in a file of
+    /// [`Op::Create`]. Offset and length are multiples of 4,096.
     Write {
         /// The file.
         file: FileId,
@@ -108,6 +112,37 @@ pub enum Op {
         /// The file.
         name: String,
     },
+    /// Make a folder (mode 0700) if it does not exist, and its name durable.
+    MakeFolder {
+        /// The folder.
+        folder: String,
+    },
+    /// The files of a folder, sorted by name; none if there is no such folder.
+    List {
+        /// The folder.
+        folder: String,
+    },
+    /// Make the names in a folder durable.
+    SyncFolder {
+        /// The folder.
+        folder: String,
+    },
+    /// Open a file, made if absent, for aligned writes that [`Op::Sync`] makes durable; one behind its end
+    /// makes it longer.
+    Create {
+        /// The file.
+        name: String,
+        /// If not 0, the file is emptied, and room for so many bytes is taken first, where the file system
+        /// can. Where there is none nothing is written, and there is no such file afterwards.
+        room: u64,
+    },
+    /// Give a file of [`Op::Create`] its final length and make all of it durable.
+    Sync {
+        /// The file.
+        file: FileId,
+        /// Its length.
+        bytes: u64,
+    },
 }
 
 /// What an operation that went well brings back.
@@ -126,6 +161,8 @@ pub enum Output {
     },
     /// The bytes of a small file.
     Bytes(Vec<u8>),
+    /// The files of a folder.
+    Files(Vec<FileInfo>),
 }
 
 /// A finished operation.
@@ -193,7 +230,7 @@ pub trait Disk {
     /// What this disk is.
     fn info(&self) -> DiskInfo;
 
-    /// Work on this directory from now on; touches nothing. Called once, first.
+    /// Work on this directory from now on; touches nothing. Called first; again only with the same one.
     fn attach(&mut self, dir: &Path);
 
     /// The directory's path, for messages.

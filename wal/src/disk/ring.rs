@@ -5,18 +5,17 @@
 //! rings and a host watches with whatever it has.
 //!
 //! What the kernel holds of it is in `kernel.rs`. What may block (making, naming and opening files) runs
-//! on one helper thread.
+//! on helper threads.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use io_uring::IoUring;
 
-use super::files::{Done, Files, Job, Workers, by_files, settle};
+use super::helpers::{Helped, by_helpers};
 use super::kernel::{self, Transfer, Transfers};
-use super::{AlignedBuf, Completion, Disk, FileId, Op, Output, Token};
+use super::{AlignedBuf, Completion, Disk, Op, Token};
 
 /// Submission queue entries. More operations than this in flight are legal: each submission is
 /// handed to the kernel at once, so the queue is empty between calls.
@@ -69,14 +68,11 @@ pub fn modes() -> Vec<Mode> {
 
 /// A disk on a ring of its own. Stays on the thread that made it.
 ///
-/// Fields in the order they are dropped: the helper ends before the directory's lock is let go.
+/// Fields in the order they are dropped: the directory's lock is let go last.
 pub struct RingDisk {
-    helper: Option<Workers>,
     transfers: Transfers,
     bell: Box<dyn Bell>,
-    files: Files,
-    /// Finished on the helper thread.
-    done: Arc<Done>,
+    helped: Helped,
 }
 
 impl RingDisk {
@@ -86,56 +82,29 @@ impl RingDisk {
         let ring = set_up()?;
         let event = kernel::bell(&ring)?;
         Ok(Self {
-            helper: None,
             transfers: Transfers::new(ring),
             bell: watch(event)?,
-            files: Files::default(),
-            done: Arc::default(),
+            helped: Helped::default(),
         })
     }
 
-    fn helper(&mut self) -> io::Result<&Workers> {
-        let helper = match self.helper.take() {
-            Some(helper) => helper,
-            None => Workers::start("henge-wal-file", 1, &self.files.dir, &self.done)?,
-        };
-        Ok(self.helper.insert(helper))
-    }
-
     fn start(&mut self, token: Token, op: Op) -> io::Result<()> {
-        match op {
-            Op::Write { file, offset, buf } => self.transfer(token, file, offset, buf, true),
+        let transfer = match op {
+            Op::Write { file, offset, buf } => {
+                let file = self.helped.to_write(file, offset, &buf)?;
+                Transfer::new(token, file, offset, buf, true)
+            }
             Op::Read {
                 file,
                 offset,
                 bytes,
-            } => self.transfer(token, file, offset, AlignedBuf::zeroed(bytes), false),
-            Op::Close { file } => {
-                self.files.close(file);
-                self.transfers.finish(Completion {
-                    token,
-                    result: Ok(Output::Done),
-                });
-                Ok(())
+            } => {
+                let file = self.helped.files.handle(file)?;
+                Transfer::new(token, file, offset, AlignedBuf::zeroed(bytes), false)
             }
-            named => {
-                self.helper()?.give(Job::Named(token, named));
-                Ok(())
-            }
-        }
-    }
-
-    fn transfer(
-        &mut self,
-        token: Token,
-        file: FileId,
-        offset: u64,
-        buf: AlignedBuf,
-        write: bool,
-    ) -> io::Result<()> {
-        let file = self.files.handle(file)?;
-        self.transfers
-            .start(Transfer::new(token, file, offset, buf, write))
+            other => return self.helped.start(token, other),
+        };
+        self.transfers.start(transfer)
     }
 }
 
@@ -177,24 +146,15 @@ fn set_up() -> io::Result<IoUring> {
 }
 
 impl Disk for RingDisk {
-    by_files!("io_uring");
-
-    fn submit(&mut self, token: Token, op: Op) {
-        if let Err(e) = self.start(token, op) {
-            self.transfers.finish(Completion {
-                token,
-                result: Err(e),
-            });
-        }
-    }
+    by_helpers!("io_uring");
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {
         loop {
             if let Some(completion) = self.transfers.take() {
                 return Poll::Ready(completion);
             }
-            if let Poll::Ready(finished) = self.done.poll(cx) {
-                return Poll::Ready(settle(&mut self.files, finished));
+            if let Poll::Ready(completion) = self.helped.poll(cx) {
+                return Poll::Ready(completion);
             }
             // The bell may have rung between the look and now: then look again.
             if !self.transfers.any() || self.bell.poll_rung(cx).is_pending() {

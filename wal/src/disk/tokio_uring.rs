@@ -1,5 +1,5 @@
 //! A disk inside a tokio-uring runtime: writes and reads through that runtime's ring; what may block
-//! (making, naming and opening files) on one helper thread.
+//! (making, naming and opening files) on helper threads.
 //!
 //! A write enters the ring's submission queue when it is submitted, and is owned by a spawned task
 //! that nothing cancels: dropping the log leaves the buffer with the task until the kernel is done
@@ -11,13 +11,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
-use super::files::{Done, Files, Finished, Job, Workers, by_files, settle};
+use super::helpers::{Finished, Helped, by_helpers};
 use super::{AlignedBuf, Completion, Disk, FileId, Op, Output, Token};
 
 /// Can this process use io_uring? The reason if not: seccomp (EPERM), an old kernel (ENOSYS),
@@ -35,58 +34,45 @@ pub fn probe() -> Result<(), String> {
 
 /// A disk on the ring of the current tokio-uring runtime.
 ///
-/// Fields in the order they are dropped: the helper ends before the directory's lock is let go.
+/// Fields in the order they are dropped: the directory's lock is let go last.
+#[derive(Default)]
 pub struct UringDisk {
-    helper: Option<Workers>,
     rings: BTreeMap<FileId, Rc<Ring>>,
-    files: Files,
-    done: Arc<Done>,
+    helped: Helped,
 }
 
 /// A segment file as the ring sees it.
 struct Ring {
     file: File,
-    direct: bool,
+    owes_sync: bool,
 }
 
 impl UringDisk {
     /// A disk for the runtime that the calling thread is in when operations are submitted.
     pub fn new() -> Self {
-        Self {
-            files: Files::default(),
-            rings: BTreeMap::new(),
-            helper: None,
-            done: Arc::default(),
-        }
+        Self::default()
     }
 
     fn ring(&mut self, file: FileId) -> io::Result<Rc<Ring>> {
         if let Some(ring) = self.rings.get(&file) {
             return Ok(ring.clone());
         }
-        let handle = self.files.handle(file)?;
+        let handle = self.helped.files.handle(file)?;
         let file_of_ring = File::from_std(handle.file.try_clone()?);
         let ring = Rc::new(Ring {
             file: file_of_ring,
-            direct: handle.direct,
+            owes_sync: handle.owes_sync(),
         });
         self.rings.insert(file, ring.clone());
         Ok(ring)
     }
 
-    fn helper(&mut self) -> io::Result<&Workers> {
-        let helper = match self.helper.take() {
-            Some(helper) => helper,
-            None => Workers::start("henge-wal-file", 1, &self.files.dir, &self.done)?,
-        };
-        Ok(self.helper.insert(helper))
-    }
-
     fn start(&mut self, token: Token, op: Op) -> io::Result<()> {
         match op {
             Op::Write { file, offset, buf } => {
+                self.helped.to_write(file, offset, &buf)?;
                 let ring = self.ring(file)?;
-                let done = self.done.clone();
+                let done = self.helped.done.clone();
                 let (vec, start) = buf.into_parts();
                 let len = vec.len();
                 // Enters the submission queue here, in this turn.
@@ -113,21 +99,18 @@ impl UringDisk {
                 bytes,
             } => {
                 let ring = self.ring(file)?;
-                let done = self.done.clone();
+                let done = self.helped.done.clone();
                 tokio_uring::spawn(async move {
                     let result = read(&ring, offset, bytes).await.map(Output::Buf);
                     done.push(Finished::Other(Completion { token, result }));
                 });
             }
-            Op::Close { file } => {
-                self.rings.remove(&file);
-                self.files.close(file);
-                self.done.push(Finished::Other(Completion {
-                    token,
-                    result: Ok(Output::Done),
-                }));
+            other => {
+                if let Op::Close { file } = other {
+                    self.rings.remove(&file);
+                }
+                self.helped.start(token, other)?;
             }
-            named => self.helper()?.give(Job::Named(token, named)),
         }
         Ok(())
     }
@@ -135,10 +118,9 @@ impl UringDisk {
 
 /// What makes a write durable beyond the write itself.
 async fn finish(ring: &Ring) -> io::Result<()> {
-    if ring.direct {
-        Ok(())
-    } else {
-        ring.file.sync_data().await
+    match ring.owes_sync {
+        true => ring.file.sync_data().await,
+        false => Ok(()),
     }
 }
 
@@ -162,27 +144,10 @@ async fn read(ring: &Ring, offset: u64, bytes: usize) -> io::Result<AlignedBuf> 
     Ok(buf)
 }
 
-impl Default for UringDisk {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Disk for UringDisk {
-    by_files!("tokio-uring");
-
-    fn submit(&mut self, token: Token, op: Op) {
-        if let Err(e) = self.start(token, op) {
-            self.done.push(Finished::Other(Completion {
-                token,
-                result: Err(e),
-            }));
-        }
-    }
+    by_helpers!("tokio-uring");
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {
-        self.done
-            .poll(cx)
-            .map(|finished| settle(&mut self.files, finished))
+        self.helped.poll(cx)
     }
 }

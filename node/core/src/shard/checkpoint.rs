@@ -9,18 +9,18 @@
 //! Must never know: what a snapshot holds, when the core lets it go on.
 
 use std::collections::VecDeque;
-use std::path::Path;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use bytes::Bytes;
 use henge_mvcc::SnapshotCursor;
 use henge_wal::checkpoint::{
-    BYTES_PER_SECOND, CHUNK_BYTES_MAX, CheckpointError, Meta, Plan, PushError, Writer,
+    BYTES_PER_SECOND, CHUNK_BYTES_MAX, CheckpointError, CheckpointId, Meta, Plan, PushError,
 };
 use henge_wal::{Shortage, Wal};
 
 use super::Shard;
 use super::log::Position;
+use crate::restore::CHECKPOINTS;
 
 /// Bytes of snapshot made per turn: about a tenth of a millisecond of work.
 const SLICE_BYTES: usize = 128 * 1024;
@@ -34,11 +34,11 @@ const HURRIED_BYTES_PER_SECOND: u64 = 4 * BYTES_PER_SECOND;
 pub struct Checkpointing {
     /// Holds up the removal of history; none once the store has given all.
     cursor: Option<SnapshotCursor>,
-    writer: Writer,
+    id: CheckpointId,
     /// What it will have at least.
     bytes_min: u64,
     position: Position,
-    /// Made, but not taken by the writer yet.
+    /// Made, but not taken by the log yet.
     ready: VecDeque<Bytes>,
     /// The store has more to give.
     more: bool,
@@ -49,7 +49,7 @@ pub struct Checkpointing {
 pub enum Progress {
     /// It can go on at once.
     More,
-    /// It waits for its writer.
+    /// It waits for the disk.
     Waits,
     /// It is durable.
     Written,
@@ -62,20 +62,20 @@ pub enum Progress {
 
 impl Shard {
     /// Goes on with the checkpoint that runs.
-    pub fn checkpoint_slice(&mut self, wal: &mut Wal, cx: &mut Context<'_>) -> Progress {
+    pub fn checkpoint_slice(&mut self, wal: &mut Wal) -> Progress {
         let Some(mut running) = self.checkpointing.take() else {
             return Progress::Waits;
         };
-        running.push();
+        running.push(wal);
         let go_on = running.ready.is_empty() && running.more;
         if go_on {
             let pieces = self.make_slice(&mut running);
             running.ready.extend(pieces);
-            running.push();
+            running.push(wal);
         }
-        match running.writer.poll(cx) {
+        match wal.poll_checkpoint(running.id) {
             Poll::Pending => {
-                if running.bytes_min > 0 && running.writer.has_room() {
+                if running.bytes_min > 0 && wal.checkpoint_has_room(running.id) {
                     self.checkpoint_lacks = None;
                 }
                 self.checkpointing = Some(running);
@@ -154,7 +154,7 @@ impl Shard {
     }
 
     /// Begins a checkpoint; how that went.
-    pub fn begin_checkpoint(&mut self, dir: &Path) -> Progress {
+    pub fn begin_checkpoint(&mut self, wal: &mut Wal) -> Progress {
         let position = Position {
             index: self.machine.applied_index,
             term: self.machine.applied_term,
@@ -178,31 +178,20 @@ impl Shard {
                 None => BYTES_PER_SECOND,
             },
         };
-        match Writer::begin(dir, meta, plan) {
-            Ok(writer) => {
-                let cursor = Some(self.machine.store.snapshot_begin());
-                // What is not the store's comes first.
-                let ready = self.machine.alarms.image().map(Bytes::from);
-                let ready = ready.into_iter().collect();
-                let running = Checkpointing {
-                    cursor,
-                    writer,
-                    bytes_min,
-                    position,
-                    ready,
-                    more: true,
-                };
-                self.checkpointing = Some(running);
-                Progress::More
-            }
-            Err(error) => {
-                self.note_failure(&error);
-                Progress::Failed { cheap: true }
-            }
-        }
+        // What is not the store's comes first.
+        let own = self.machine.alarms.image().map(Bytes::from);
+        self.checkpointing = Some(Checkpointing {
+            cursor: Some(self.machine.store.snapshot_begin()),
+            id: wal.begin_checkpoint(CHECKPOINTS, meta, plan),
+            bytes_min,
+            position,
+            ready: own.into_iter().collect(),
+            more: true,
+        });
+        Progress::More
     }
 
-    /// The next slice, in pieces that the writer takes.
+    /// The next slice, in pieces that the log takes.
     fn make_slice(&self, running: &mut Checkpointing) -> impl Iterator<Item = Bytes> + use<> {
         let mut slice = Vec::with_capacity(SLICE_BYTES + SLICE_BYTES / 2);
         running.more = running.cursor.as_mut().is_some_and(|cursor| {
@@ -221,17 +210,17 @@ impl Shard {
 }
 
 impl Checkpointing {
-    /// Gives the writer what it takes; after the last chunk it is told so.
-    fn push(&mut self) {
+    /// Gives the log what it takes; after the last chunk it is told so.
+    fn push(&mut self, wal: &mut Wal) {
         while let Some(chunk) = self.ready.pop_front() {
-            // An ended writer takes nothing, and says why when it is polled.
-            if let Err(PushError::Full) = self.writer.try_push(chunk.clone()) {
+            // One that has ended takes nothing, and says why when it is asked.
+            if let Err(PushError::Full) = wal.push_chunk(self.id, chunk.clone()) {
                 self.ready.push_front(chunk);
                 return;
             }
         }
         if !self.more {
-            self.writer.finish();
+            wal.end_checkpoint(self.id);
         }
     }
 }
@@ -240,7 +229,11 @@ impl Checkpointing {
 mod tests {
     use super::*;
     use crate::shard::tests::start;
+    use std::path::Path;
+
     use henge_mvcc::{PutRequest, Restorer};
+    use henge_wal::disk::sim::SimHandle;
+    use henge_wal::{Identity, Options};
 
     fn put(shard: &mut Shard, n: u32, value: &[u8]) {
         let request = PutRequest {
@@ -275,8 +268,14 @@ mod tests {
     /// history waits no longer than the store has something to give.
     #[test]
     fn a_checkpoint_is_made_in_slices_of_the_moment_it_began() {
-        let dir = std::env::temp_dir().join(format!("henge-checkpoint-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("made");
+        let disk = Box::new(SimHandle::new(1, 1).disk());
+        let options = Options::default();
+        let us = Identity {
+            cluster_id: 7,
+            member_id: 1,
+        };
+        let opened = Wal::open(Path::new("core-0"), &options, &us, disk, &mut ());
+        let (mut wal, _) = opened.expect("an empty disk");
         let mut shard = start(&[1], 1);
         let value = [7; 1_000];
         (0..2_000).for_each(|n| put(&mut shard, n, &value));
@@ -284,8 +283,8 @@ mod tests {
         put(&mut shard, 5_000, &vec![8; CHUNK_BYTES_MAX + 1]);
         let hash = shard.machine.store.hash_kv(0);
         shard.machine.applied_index = 7;
-        assert_eq!(shard.begin_checkpoint(&dir), Progress::More);
-        let begun = start(&[1], 1).begin_checkpoint(&dir);
+        assert_eq!(shard.begin_checkpoint(&mut wal), Progress::More);
+        let begun = start(&[1], 1).begin_checkpoint(&mut wal);
         assert_eq!(begun, Progress::Written, "nothing applied");
         let mut running = shard.checkpointing.take().expect("begun");
         let (mut stream, mut slices) = (Vec::new(), 0);
@@ -311,7 +310,5 @@ mod tests {
         restorer.push(&stream).expect("sound");
         let restored = restorer.finish().expect("complete");
         assert_eq!(restored.hash_kv(0), hash);
-        drop(running);
-        std::fs::remove_dir_all(&dir).expect("there");
     }
 }

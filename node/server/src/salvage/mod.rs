@@ -18,9 +18,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use henge::machine::Machine;
-use henge::machine::alarms::Alarms;
-use henge::mvcc::{KeyRange, RangeRequest, Restorer, Store};
-use henge_wal::checkpoint;
+use henge::mvcc::{KeyRange, RangeRequest, Store};
+use henge_wal::inspect;
 use henge_wal::repair::{self, Plan};
 use henge_wal::{Healed, OpenReport};
 use serde_json::{Value, json};
@@ -207,30 +206,12 @@ fn named(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn restore(path: &Path) -> Result<Machine, String> {
-    let mut reader = checkpoint::Reader::open(path).map_err(|error| error.to_string())?;
-    let meta = *reader.meta();
-    let mut restorer = Restorer::new();
-    let mut alarms = None;
-    while let Some(chunk) = reader.next_chunk().map_err(|error| error.to_string())? {
-        if alarms.is_none() {
-            // The machine's own part, if there is one, comes first.
-            let own = Alarms::of_image(&chunk).map_err(|error| error.to_string())?;
-            let is_own = own.is_some();
-            alarms = Some(own.unwrap_or_default());
-            if is_own {
-                continue;
-            }
-        }
-        restorer.push(&chunk).map_err(|error| error.to_string())?;
-    }
-    let store = restorer.finish().map_err(|error| error.to_string())?;
-    Ok(Machine {
-        store,
-        alarms: alarms.unwrap_or_default(),
-        applied_index: meta.index,
-        applied_term: meta.term,
-        leases_expired: 0,
-    })
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut disk = inspect::disk(folder);
+    let read = henge::restore::read(&mut disk, &name);
+    read.map(|(.., machine)| machine)
+        .map_err(|error| error.to_string())
 }
 
 /// What is damaged of the log.

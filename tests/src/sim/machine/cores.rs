@@ -74,8 +74,6 @@ impl RunningCore {
         let doors = doors.collect();
         let opening = Opening {
             dir: PathBuf::from(format!("core-{at}")),
-            // Checkpoints are written by a thread, which this world has none of.
-            checkpoint_dir: None,
             wal: options.clone(),
             identity: IDENTITY,
             cores: 1,

@@ -71,8 +71,10 @@ impl State {
     /// An operation that fails before anything of it happens.
     pub(super) fn refuses(&mut self, op: &Op) -> Option<io::Error> {
         let code = match op {
-            Op::Zero { .. } if self.strikes(|c| &mut c.no_space) => libc::ENOSPC,
-            Op::Zero { .. } if self.strikes(|c| &mut c.quota) => libc::EDQUOT,
+            Op::Zero { .. } | Op::Create { .. } if self.strikes(|c| &mut c.no_space) => {
+                libc::ENOSPC
+            }
+            Op::Zero { .. } | Op::Create { .. } if self.strikes(|c| &mut c.quota) => libc::EDQUOT,
             Op::Open { .. } if self.strikes(|c| &mut c.again) => libc::EAGAIN,
             _ => return None,
         };
@@ -86,6 +88,8 @@ impl State {
         offset: u64,
         buf: AlignedBuf,
     ) -> io::Result<Output> {
+        self.grow(file, offset + buf.len() as u64)?;
+        self.note_unsynced(file, offset, &buf);
         if self.strikes(|c| &mut c.write_error) {
             let salt = self.fault_dice.roll();
             self.write(file, offset, &buf, |sector| salt >> (sector % 64) & 1 == 1)?;

@@ -1,8 +1,9 @@
 //! A disk in memory, for tests and the simulator: deterministic, seeded, and as unkind as a real one.
 //!
 //! The fault model. An operation takes effect when it completes; a crash leaves of the writes in
-//! flight any subset of their 512-byte sectors, of renames and removals since the last directory
-//! sync a prefix, of completed writes everything (the log's disks write synchronously). Completions
+//! flight any subset of their 512-byte sectors, of a folder's new names, renames and removals since its
+//! last sync a prefix, of completed writes everything (the log's disks write synchronously), but of those
+//! to a file of [`Op::Create`] that was not synced since, any subset of their sectors, too. Completions
 //! come in any order. The n-th operation can fail, once or from then on; space can run out; bytes
 //! can rot; and whatever else bad devices do happens by chance ([`Chances`]). A crashed [`SimDisk`] is dead: it fails everything and completes nothing, as a killed
 //! process's would; the [`SimHandle`] gives a new one.
@@ -17,6 +18,7 @@ use std::task::{Context, Poll};
 use super::{Completion, Disk, DiskInfo, FileInfo, LockError, Op, Output, Room, Token};
 
 mod faults;
+mod loose;
 mod state;
 
 pub use faults::{Chances, Struck};
@@ -56,6 +58,8 @@ pub struct SimHandle(Arc<Mutex<State>>);
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
     life: u64,
+    /// Which disk of the machine: whose operations it completes.
+    id: u64,
     dir: PathBuf,
     /// It took the lock: the operations in flight are its own.
     owner: bool,
@@ -77,11 +81,14 @@ impl SimHandle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The disk of the present life, for one log.
+    /// A disk of the present life, for one log, or for one of several that share folders.
     pub fn disk(&self) -> SimDisk {
+        let mut state = self.state();
+        state.disks += 1;
         SimDisk {
             state: self.0.clone(),
-            life: self.state().life,
+            life: state.life,
+            id: state.disks,
             dir: PathBuf::from("sim"),
             owner: false,
         }
@@ -243,17 +250,24 @@ impl SimHandle {
     /// A copy of the whole machine as a crash that keeps nothing would leave it.
     pub fn fork(&self, seed: u64) -> Self {
         let state = self.state();
-        let names = state.old_names.first().unwrap_or(&state.names).clone();
-        let copy = State {
+        let mut copy = State {
             exists: state.exists,
             inodes: state.inodes.clone(),
-            names,
+            names: state.names.clone(),
             next_id: state.next_id,
             latency_max: state.latency_max,
             direct: state.direct,
             dice: Dice(seed),
             ..State::default()
         };
+        for (folder, changes) in &state.old_names {
+            if let Some(then) = changes.first() {
+                copy.go_back(folder, then);
+            }
+        }
+        for (inode, loose) in &state.loose {
+            copy.inodes.insert(*inode, loose.durable.clone());
+        }
         Self(Arc::new(Mutex::new(copy)))
     }
 }
@@ -311,7 +325,11 @@ impl Disk for SimDisk {
             bytes: state.inodes.get(inode).map_or(0, |b| b.len() as u64),
             is_dir: name.contains('/'),
         };
-        let mut files: Vec<_> = state.names.iter().map(info).collect();
+        let here = state
+            .names
+            .iter()
+            .filter(|(name, _)| !name.starts_with("../"));
+        let mut files: Vec<_> = here.map(info).collect();
         files.dedup_by(|a, b| a.name == b.name);
         Ok(Some(files))
     }
@@ -360,6 +378,7 @@ impl Disk for SimDisk {
             Some(Fault::Crash) => {
                 state.pending.push(Pending {
                     token: 0,
+                    by: self.id,
                     op,
                     due: u64::MAX,
                 });
@@ -373,6 +392,7 @@ impl Disk for SimDisk {
         let Some(mut state) = self.state() else {
             return;
         };
+        let by = self.id;
         let latency = state.latency_max;
         // A pause is as many steps as milliseconds: without it, retries on a full disk never end.
         let pause = match op {
@@ -385,16 +405,16 @@ impl Disk for SimDisk {
             _ => u64::MAX,
         };
         match state.begin() {
-            None => state.pending.push(Pending { token, op, due }),
+            None => state.pending.push(Pending { token, by, op, due }),
             Some(Fault::Error(code) | Fault::ErrorForEver(code)) => {
                 // Fails when it would have completed: an operation that cannot be done.
                 let op = Op::Load {
                     name: format!("\0{code}"),
                 };
-                state.pending.push(Pending { token, op, due });
+                state.pending.push(Pending { token, by, op, due });
             }
             Some(Fault::Crash) => {
-                state.pending.push(Pending { token, op, due });
+                state.pending.push(Pending { token, by, op, due });
                 state.crashed_at = true;
             }
         }
@@ -404,7 +424,7 @@ impl Disk for SimDisk {
         let Some(mut state) = self.state() else {
             return Poll::Pending;
         };
-        if let Some(Pending { token, op, .. }) = state.due() {
+        if let Some(Pending { token, op, .. }) = state.due(self.id) {
             let failed = match &op {
                 Op::Load { name } => name.strip_prefix('\0').and_then(|code| code.parse().ok()),
                 _ => None,

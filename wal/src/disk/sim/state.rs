@@ -5,14 +5,21 @@ use std::io;
 use std::task::Waker;
 
 use super::faults::{Chances, Struck};
+use super::loose::Loose;
 use super::{Fault, Keep, SECTOR_BYTES};
-use crate::disk::{FileId, Op, Output, Token};
+use crate::disk::{FileId, FileInfo, Op, Output, Token};
+use crate::identity::CUT_DIR;
+
+/// No file is larger.
+const FILE_BYTES_MAX: u64 = 1 << 32;
 
 pub(super) type Inode = u64;
 
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) token: Token,
+    /// The disk it was given to.
+    pub(super) by: u64,
     pub(super) op: Op,
     /// Completes at this step or later.
     pub(super) due: u64,
@@ -27,9 +34,12 @@ pub(super) struct State {
     pub(super) life: u64,
     pub(super) inodes: BTreeMap<Inode, Vec<u8>>,
     pub(super) names: BTreeMap<String, Inode>,
-    /// What a crash goes back to, one map per change since the last directory sync.
-    pub(super) old_names: Vec<BTreeMap<String, Inode>>,
+    /// What a crash goes back to, per folder: one map per change since that folder was synced.
+    pub(super) old_names: BTreeMap<String, Vec<BTreeMap<String, Inode>>>,
     pub(super) open: BTreeMap<FileId, Inode>,
+    /// Those of [`Op::Create`], and what of them is not durable.
+    pub(super) loose_open: BTreeSet<FileId>,
+    pub(super) loose: BTreeMap<Inode, Loose>,
     pub(super) next_id: u64,
     pub(super) pending: Vec<Pending>,
     pub(super) now: u64,
@@ -43,6 +53,7 @@ pub(super) struct State {
     /// What it says of its room: bytes free, and largest file. Nothing: it says nothing.
     pub(super) room: Option<(u64, u64)>,
     pub(super) direct: bool,
+    pub(super) disks: u64,
     pub(super) waker: Option<Waker>,
     pub(super) chances: Chances,
     /// Their own, so that the same life without faults takes the same course.
@@ -72,6 +83,14 @@ impl Dice {
     }
 }
 
+/// The folder whose sync makes a name durable. What is cut off is stored with its folder.
+pub(super) fn folder_of(name: &str) -> &str {
+    match name.rsplit_once('/') {
+        Some((folder, _)) if folder != CUT_DIR => folder,
+        _ => "",
+    }
+}
+
 impl State {
     pub(super) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
@@ -79,14 +98,23 @@ impl State {
     }
 
     /// A name is about to change.
-    pub(super) fn renaming(&mut self) {
-        self.old_names.push(self.names.clone());
+    pub(super) fn renaming(&mut self, name: &str) {
+        let folder = self.old_names.entry(folder_of(name).into()).or_default();
+        folder.push(self.names.clone());
+    }
+
+    /// A folder's names become those it had at some time.
+    pub(super) fn go_back(&mut self, folder: &str, then: &BTreeMap<String, Inode>) {
+        self.names.retain(|name, _| folder_of(name) != folder);
+        let old = then.iter().filter(|(name, _)| folder_of(name) == folder);
+        self.names
+            .extend(old.map(|(name, inode)| (name.clone(), *inode)));
     }
 
     pub(super) fn store(&mut self, name: &str, bytes: Vec<u8>) {
         let inode = self.new_id();
         self.inodes.insert(inode, bytes);
-        self.renaming();
+        self.renaming(name);
         self.names.insert(name.into(), inode);
     }
 
@@ -104,8 +132,8 @@ impl State {
             .get(name)
             .and_then(|inode| self.inodes.get(inode));
         let old = old.map_or(0, |bytes| bytes.len() as u64);
-        self.capacity
-            .is_none_or(|max| self.used() - old + bytes <= max)
+        let fits = |max| self.used() - old + bytes <= max;
+        bytes <= FILE_BYTES_MAX && self.capacity.is_none_or(fits)
     }
 
     /// Count an operation; the fault that hits it, if one does.
@@ -139,25 +167,29 @@ impl State {
             }
             Op::Rename { from, to } => {
                 let inode = *self.names.get(&from).ok_or(io::ErrorKind::NotFound)?;
-                self.renaming();
+                self.renaming(&to);
                 self.names.remove(&from);
                 self.names.insert(to, inode);
             }
             Op::Remove { name } => {
-                self.renaming();
+                self.renaming(&name);
                 self.names.remove(&name).ok_or(io::ErrorKind::NotFound)?;
             }
-            Op::SyncDir => self.old_names.clear(),
-            Op::Open { name } => {
-                let inode = *self.names.get(&name).ok_or(io::ErrorKind::NotFound)?;
-                let bytes = self.inodes.get(&inode).map_or(0, |b| b.len() as u64);
-                let file = self.new_id() as FileId;
-                self.open.insert(file, inode);
-                return Ok(Output::Opened { file, bytes });
+            Op::SyncDir => {
+                self.old_names.remove("");
             }
+            Op::Open { name } => return self.opened(&name),
             Op::Close { file } => {
                 self.open.remove(&file);
+                self.loose_open.remove(&file);
             }
+            Op::MakeFolder { .. } => {}
+            Op::List { folder } => return Ok(Output::Files(self.folder(&folder))),
+            Op::SyncFolder { folder } => {
+                self.old_names.remove(&folder);
+            }
+            Op::Create { name, room } => return self.create(&name, room),
+            Op::Sync { file, bytes } => self.sync(file, bytes)?,
             Op::Write { file, offset, buf } => return self.complete_write(file, offset, buf),
             Op::Read {
                 file,
@@ -172,6 +204,27 @@ impl State {
             }
         }
         Ok(Output::Done)
+    }
+
+    pub(super) fn opened(&mut self, name: &str) -> io::Result<Output> {
+        let inode = *self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        let bytes = self.inodes.get(&inode).map_or(0, |b| b.len() as u64);
+        let file = self.new_id() as FileId;
+        self.open.insert(file, inode);
+        Ok(Output::Opened { file, bytes })
+    }
+
+    /// The files of a folder.
+    fn folder(&self, folder: &str) -> Vec<FileInfo> {
+        let here = self.names.iter().filter_map(|(name, inode)| {
+            let name = name.strip_prefix(folder)?.strip_prefix('/')?;
+            Some(FileInfo {
+                name: name.into(),
+                bytes: self.inodes.get(inode).map_or(0, |b| b.len() as u64),
+                is_dir: false,
+            })
+        });
+        here.collect()
     }
 
     pub(super) fn data(&mut self, file: FileId) -> io::Result<&mut Vec<u8>> {
@@ -212,21 +265,24 @@ impl State {
             _ => self.dice,
         };
         self.undo_lies();
+        self.forget_unsynced(keep, &mut dice);
         let mut sector = 0;
         for pending in std::mem::take(&mut self.pending) {
             self.tear(pending.op, keep, &mut dice, &mut sector);
         }
-        // The directory's journal keeps a prefix of its changes.
-        let kept = match keep {
-            Keep::Nothing => 0,
-            Keep::Everything => self.old_names.len() as u64,
-            _ => dice.below(self.old_names.len() as u64 + 1),
-        };
-        if let Some(names) = self.old_names.get(kept as usize) {
-            self.names = names.clone();
+        // Each folder's journal keeps a prefix of its changes.
+        for (folder, changes) in std::mem::take(&mut self.old_names) {
+            let kept = match keep {
+                Keep::Nothing => 0,
+                Keep::Everything => changes.len() as u64,
+                _ => dice.below(changes.len() as u64 + 1),
+            };
+            if let Some(then) = changes.get(kept as usize) {
+                self.go_back(&folder, then);
+            }
         }
-        self.old_names.clear();
         self.open.clear();
+        self.loose_open.clear();
         self.locked = false;
         self.crashed_at = false;
         self.life += 1;
@@ -249,7 +305,11 @@ impl State {
         };
         // An operation that could not have been done (a closed file) leaves nothing either.
         let _ = match op {
-            Op::Write { file, offset, buf } => self.write(file, offset, &buf, |_| keeps(dice)),
+            Op::Write { file, offset, buf } => {
+                let end = offset + buf.len() as u64;
+                let grown = self.grow(file, end);
+                grown.and_then(|()| self.write(file, offset, &buf, |_| keeps(dice)))
+            }
             Op::Store { name, mut bytes } if !matches!(keep, Keep::Nothing) => {
                 let kept = dice.below(bytes.len() as u64 + 1);
                 bytes.truncate(kept as usize);
@@ -261,7 +321,7 @@ impl State {
                 self.store(&name, vec![0; kept as usize]);
                 Ok(())
             }
-            named @ (Op::Rename { .. } | Op::Remove { .. })
+            named @ (Op::Rename { .. } | Op::Remove { .. } | Op::Create { .. })
                 if !matches!(keep, Keep::Nothing) && dice.below(2) == 0 =>
             {
                 self.apply(named).map(drop)
@@ -270,8 +330,8 @@ impl State {
         };
     }
 
-    /// The next operation that completes at this step, the earliest due first.
-    pub(super) fn due(&mut self) -> Option<Pending> {
+    /// The next operation of a disk that completes at this step, the earliest due first.
+    pub(super) fn due(&mut self, by: u64) -> Option<Pending> {
         self.now += 1;
         let now = if self.manual { 0 } else { self.now };
         // A file is forgotten when everything before that is done.
@@ -280,11 +340,13 @@ impl State {
                 return false;
             };
             self.pending[..*at].iter().any(|p| match p.op {
-                Op::Write { file, .. } | Op::Read { file, .. } => file == closed,
+                Op::Write { file, .. } | Op::Read { file, .. } | Op::Sync { file, .. } => {
+                    file == closed
+                }
                 _ => false,
             })
         };
-        let ready = |p: &(usize, &Pending)| p.1.due <= now && !busy(p);
+        let ready = |p: &(usize, &Pending)| p.1.by == by && p.1.due <= now && !busy(p);
         let next = self
             .pending
             .iter()
