@@ -3,6 +3,7 @@
 //!
 //! `HENGE_SEED` chooses the first seed; a seed that fails is printed with the command that repeats it.
 
+use henge_tests::sim::aside::{NAMES, Tally};
 use henge_tests::sim::planted::ALL;
 use henge_tests::sim::{self, Options};
 
@@ -62,6 +63,7 @@ fn no_seed_breaks_a_promise() {
         total.counts.unknown > 0 && total.watches_compacted > 0 && total.watch_notes > 10 * SEEDS,
         "{total:?}"
     );
+    aside_is_exercised(&total);
 }
 
 #[test]
@@ -83,8 +85,25 @@ fn no_seed_breaks_a_shards_promise_on_any_number_of_cores() {
         "faults hardly fired: {total:?}"
     );
     assert!(total.counts.done > 500 * MACHINE_SEEDS, "{total:?}");
+    aside_is_exercised(&total);
     let options = Options::machine(first);
     assert_eq!(survives(&options), survives(&options), "not the same trace");
+}
+
+/// Checkpoints are written and cut short, segments are purged: fifty of each in an hour of virtual time, and the
+/// power is cut at every kind of operation of a checkpoint. (A run of the suite has less than an hour.)
+fn aside_is_exercised(total: &sim::Stats) {
+    let Tally {
+        checkpoints,
+        purged,
+        cuts,
+    } = total.aside;
+    let hours = total.virtual_us.div_ceil(3_600_000_000);
+    assert!(
+        checkpoints >= 50 * hours && purged >= 50 * hours,
+        "{total:?}"
+    );
+    assert!(cuts.iter().all(|cut| *cut > 0), "{NAMES:?}: {cuts:?}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Cluster {
         let host = |at| {
             let drive = Drive::new(rng.fork(), 100, None, false);
             drive.set_now(START_US);
-            let mut host = Host::new(at, NODES, drive, 1 << 20, 500, None);
+            let mut host = Host::new(at, NODES, drive, (1 << 20, u64::MAX), 500, None);
             host.start(START_US, rng.bits()).expect("a new disk");
             host
         };

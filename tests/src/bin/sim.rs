@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use henge_tests::sim::aside::NAMES;
 use henge_tests::sim::{self, Options, Planted, Stats};
 
 const USAGE: &str = "sim [--seed N] [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any [--segment-bytes B]] \
@@ -137,10 +138,15 @@ fn more(arguments: &Arguments, done: u64, started: Instant) -> bool {
 
 fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) {
     let violation = violation.map_or("none".to_owned(), |seed| seed.to_string());
+    let cuts = NAMES.iter().zip(total.aside.cuts);
+    let cuts: Vec<_> = cuts
+        .map(|(name, cut)| format!("cut_{name}={cut}"))
+        .collect();
     println!(
         "seeds={seeds} seconds={:.1} virtual_seconds={} events={} turns={} operations={} \
          not_done={} unknown={} revisions={} watch_responses={} watch_notes={} watches_compacted={} faults={} \
-         starts={} failed_starts={} moves={} crashes={} poisoned={} frames_lost={} trace={:016x} \
+         starts={} failed_starts={} moves={} crashes={} poisoned={} frames_lost={} checkpoints={} \
+         purged={} {} trace={:016x} \
          violation={violation}",
         elapsed.as_secs_f64(),
         total.virtual_us / 1_000_000,
@@ -160,6 +166,9 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
         total.crashes,
         total.poisoned,
         total.frames_lost,
+        total.aside.checkpoints,
+        total.aside.purged,
+        cuts.join(" "),
         total.trace,
     );
 }

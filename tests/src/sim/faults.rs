@@ -3,6 +3,7 @@
 //! Every run draws its own mix ("swarm testing"): a bug that needs many crashes and a calm network is
 //! found in another run than one that needs partitions and a slow disk.
 
+use super::aside::KINDS;
 use super::check::Violation;
 use super::planted::Planted;
 use super::rng::Rng;
@@ -22,9 +23,10 @@ enum Fault {
     DiskError,
     DiskFull,
     StopMidWrite,
+    StopMidCheckpoint,
 }
 
-const ALL: [Fault; 10] = [
+const ALL: [Fault; 11] = [
     Fault::Crash,
     Fault::PowerLoss,
     Fault::Stop,
@@ -35,6 +37,7 @@ const ALL: [Fault; 10] = [
     Fault::DiskError,
     Fault::DiskFull,
     Fault::StopMidWrite,
+    Fault::StopMidCheckpoint,
 ];
 
 /// What a run may suffer.
@@ -54,6 +57,8 @@ impl Nemesis {
         let mut faults: Vec<Fault> = ALL
             .into_iter()
             .filter(|fault| nodes > 1 || *fault != Fault::Partition)
+            // Only a member that is alone writes checkpoints.
+            .filter(|fault| nodes == 1 || *fault != Fault::StopMidCheckpoint)
             .filter(|_| rng.permille(500))
             .collect();
         // Always one at least; planted bugs mostly need a crash, or a partition, to show.
@@ -178,6 +183,9 @@ impl World {
                 drive.set_full(true);
                 node.disk_bad_until_us = node.disk_bad_until_us.max(until_us);
                 self.after(span_us, Event::Space(at));
+            }
+            Fault::StopMidCheckpoint => {
+                drive.stop_at_kind(KINDS[self.nemesis.rng.index(KINDS.len())]);
             }
             _ => drive.stop_at(self.nemesis.rng.below(8)),
         }

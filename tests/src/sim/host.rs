@@ -20,6 +20,7 @@ use henge_core::shard::{Shard, ShardConfig};
 use henge_core::stream::WatchStream;
 use henge_core::{Core, Lane, Next, Now, Peers};
 use henge_raft::Storage as _;
+use henge_wal::checkpoint::CheckpointError;
 use henge_wal::{Identity, OpenError, Options, Record, Replay as _};
 
 use super::drive::Drive;
@@ -44,6 +45,7 @@ pub struct Host {
     /// Its process, if it runs.
     pub process: Option<Process>,
     segment_bytes: u64,
+    checkpoint_bytes: u64,
     /// Between two progress notes of a watcher.
     progress_ms: u64,
     planted: Option<Planted>,
@@ -80,7 +82,10 @@ pub enum StartError {
 impl From<OpenCoreError> for StartError {
     fn from(error: OpenCoreError) -> Self {
         match error {
-            OpenCoreError::Wal(OpenError::Io { .. }) => StartError::Disk(error.to_string()),
+            OpenCoreError::Wal(OpenError::Io { .. })
+            | OpenCoreError::CheckpointFile(CheckpointError::Io { .. }) => {
+                StartError::Disk(error.to_string())
+            }
             _ => StartError::Refused(error.to_string()),
         }
     }
@@ -105,7 +110,7 @@ impl Host {
         at: usize,
         nodes: usize,
         drive: Drive,
-        segment_bytes: u64,
+        (segment_bytes, checkpoint_bytes): (u64, u64),
         progress_ms: u64,
         planted: Option<Planted>,
     ) -> Self {
@@ -115,6 +120,7 @@ impl Host {
             drive,
             process: None,
             segment_bytes,
+            checkpoint_bytes,
             progress_ms,
             planted,
         }
@@ -139,7 +145,7 @@ impl Host {
             },
             cores: 1,
             holds_all: false,
-            checkpoint_bytes: u64::MAX,
+            checkpoint_bytes: self.checkpoint_bytes,
             groups: vec![GroupOpening {
                 config,
                 door: door.clone(),
@@ -175,7 +181,7 @@ impl Host {
     }
 }
 
-/// A group of a member, with this world's times. Checkpoints are never due.
+/// A group of a member, with this world's times.
 pub(super) fn shard_config(
     group: u64,
     member_id: u64,

@@ -9,10 +9,12 @@
 //! promise of the engine is a [`Violation`] that names what was seen and what was expected; the checkers
 //! find every bug in [`planted`].
 //!
-//! `world` is the event loop, `host` one node, `drive` its disk, `net` the links, `faults` the nemesis,
+//! `world` is the event loop, `watching` its watchers, `host` one node, `drive` its disk (`plug` what a process
+//! has of it, `aside` what checkpoints do to it), `net` the links, `faults` the nemesis,
 //! `client`, `op` and `seat` the load, `model` and `check` the judges, `settle` the final examination. `machine` is
 //! another world: one machine with many shards on several cores, whose number changes.
 
+pub mod aside;
 pub mod check;
 pub mod client;
 pub mod drive;
@@ -23,10 +25,12 @@ pub mod model;
 pub mod net;
 pub mod op;
 pub mod planted;
+mod plug;
 pub mod rng;
 pub mod seat;
 pub mod settle;
 pub mod trace;
+mod watching;
 pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +38,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use check::Violation;
 pub use planted::Planted;
 
+use aside::Tally;
 use check::history::Counts;
 use machine::Machine;
 use world::World;
@@ -137,6 +142,8 @@ pub struct Stats {
     pub watches_compacted: u64,
     /// Progress notes and answers that watchers got.
     pub watch_notes: u64,
+    /// Checkpoints, purged segments, and power cuts in the middle of checkpoints.
+    pub aside: Tally,
 }
 
 impl Stats {
@@ -165,6 +172,7 @@ impl Stats {
         }
         self.watches_compacted += other.watches_compacted;
         self.watch_notes += other.watch_notes;
+        self.aside.add(&other.aside);
     }
 }
 

@@ -32,10 +32,15 @@ pub enum Planted {
     /// A power loss undoes what was written to the layout file since the machine started: renamed, never
     /// synced.
     LostLayout,
+    /// A checkpoint is named before it is synced: the disk says that it was, and does nothing.
+    UnsyncedCheckpoint,
+    /// Segments are purged before the checkpoint that replaces them is durable: the sync of its name is said to
+    /// be done, and is not.
+    EarlyPurge,
 }
 
 /// All of them.
-pub const ALL: [Planted; 10] = [
+pub const ALL: [Planted; 12] = [
     Planted::AckBeforeDurable,
     Planted::LostWrite,
     Planted::LostTail,
@@ -46,6 +51,8 @@ pub const ALL: [Planted; 10] = [
     Planted::LostEvent,
     Planted::EarlyNote,
     Planted::LostLayout,
+    Planted::UnsyncedCheckpoint,
+    Planted::EarlyPurge,
 ];
 
 impl Planted {
@@ -62,6 +69,8 @@ impl Planted {
             Planted::LostEvent => "lost-event",
             Planted::EarlyNote => "early-note",
             Planted::LostLayout => "lost-layout",
+            Planted::UnsyncedCheckpoint => "unsynced-checkpoint",
+            Planted::EarlyPurge => "early-purge",
         }
     }
 
@@ -70,6 +79,7 @@ impl Planted {
         match self {
             Planted::AckBeforeDurable | Planted::LostWrite | Planted::LostTail => 1,
             Planted::LostEvent | Planted::LostLayout => 1,
+            Planted::UnsyncedCheckpoint | Planted::EarlyPurge => 1,
             _ => 3,
         }
     }

@@ -14,12 +14,11 @@ use henge_core::machine::Response;
 use henge_core::shard::request::{AnswerReceiver, RequestKind};
 
 use super::check::history::History;
-use super::check::watch::Step;
 use super::check::{Violation, violated};
 use super::client::Workload;
 use super::drive::Drive;
 use super::faults::Nemesis;
-use super::host::{Host, Process, StartError, Turned};
+use super::host::{Host, StartError, Turned};
 use super::net::{Network, Weather};
 use super::op::{Op, OpId};
 use super::planted::Planted;
@@ -35,11 +34,13 @@ const CLIENTS: usize = 5;
 /// Streams of watchers beside the one per node that sees everything.
 const WATCHERS: usize = 4;
 /// Mean time between two moves of such a stream's client.
-const FIDGET_US: u64 = 60_000;
+pub(super) const FIDGET_US: u64 = 60_000;
 /// Between two progress notes of a watcher in a run, in milliseconds: often, and more seldom than a crash.
 const PROGRESS_MS: [u64; 3] = [20, 100, 300];
 /// Runs of several nodes, per thousand, that are all about elections cut short.
 const HURRIED_PERMILLE: u64 = 60;
+/// Bytes of log between two checkpoints of a run: often enough that a crash soon meets one.
+const CHECKPOINT_BYTES: [u64; 3] = [64 << 10, 256 << 10, 1 << 20];
 /// Mean pause of a client between two operations.
 const THINK_US: u64 = 3_000;
 
@@ -57,9 +58,9 @@ pub struct World {
     /// Clients ask nothing new.
     pub(super) quiet: bool,
     pub(super) stats: Stats,
-    watchers: Vec<Watching>,
+    pub(super) watchers: Vec<Watching>,
     /// The dice of the watchers' clients.
-    fidget: Rng,
+    pub(super) fidget: Rng,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
     leaders: BTreeMap<u64, usize>,
@@ -79,13 +80,13 @@ pub(super) struct Node {
     /// A start is queued.
     pub(super) starting: bool,
     pub(super) stopping: bool,
-    observer: Seat,
+    pub(super) observer: Seat,
 }
 
 /// A client's watchers, and the node they watch now.
-struct Watching {
-    seat: Seat,
-    node: usize,
+pub(super) struct Watching {
+    pub(super) seat: Seat,
+    pub(super) node: usize,
 }
 
 /// A client and what it waits for.
@@ -136,6 +137,11 @@ impl World {
         let network = Network::new(nodes, weather, repeat, rng.fork());
         let write_us = rng.between(50, 1_000);
         let segment_bytes = [64 << 10, 128 << 10, 1 << 20][rng.index(3)];
+        // Members of a cluster write none.
+        let checkpoint_bytes = match nodes {
+            1 => CHECKPOINT_BYTES[rng.index(CHECKPOINT_BYTES.len())],
+            _ => u64::MAX,
+        };
         let nemesis = match hurried {
             true => Nemesis::hurried(&mut rng),
             false => Nemesis::draw(&mut rng, nodes, planted),
@@ -145,7 +151,8 @@ impl World {
         let progress_ms = PROGRESS_MS[fidget.index(PROGRESS_MS.len())];
         let node = |at| {
             let drive = Drive::new(rng.fork(), write_us, planted, options.print);
-            let host = Host::new(at, nodes, drive, segment_bytes, progress_ms, planted);
+            let sizes = (segment_bytes, checkpoint_bytes);
+            let host = Host::new(at, nodes, drive, sizes, progress_ms, planted);
             Node::new(host)
         };
         let nodes = (0..nodes).map(node).collect();
@@ -192,6 +199,9 @@ impl World {
         self.run_until(self.now_us + for_us)?;
         self.settle()?;
         self.stats.virtual_us = self.now_us - START_US;
+        for node in &self.nodes {
+            self.stats.aside.add(&node.host.drive.tally());
+        }
         self.stats.revisions = self.history.model.revision();
         self.stats.counts = self.history.counts;
         self.stats.trace = self.trace.hash();
@@ -535,97 +545,6 @@ impl World {
             self.trace.say(|| format!("operation {id}: {error}"));
         }
         self.history.answer(id, answer)
-    }
-
-    /// Lets every node show everything again from the first revision on.
-    pub(super) fn watch_again(&mut self) {
-        for at in 0..self.nodes.len() {
-            self.nodes[at].observer = Seat::of_all();
-            self.seat_watchers(at);
-        }
-    }
-
-    /// A client of watchers asks how far they are, takes them to another node, or watches something else.
-    fn fidget(&mut self, at: usize) {
-        let delay = self.fidget.spread(FIDGET_US);
-        self.after(delay, Event::Fidget(at));
-        let here = &mut self.watchers[at];
-        let was = here.node;
-        match self.fidget.below(10) {
-            0..=5 => here.seat.ask_progress(),
-            6..=7 => {
-                here.seat.close();
-                here.node = self.fidget.index(self.nodes.len());
-            }
-            // Watchers that never end would hardly ever be those of a lagging node.
-            _ if !self.quiet => {
-                here.seat = Seat::draw(&mut self.fidget, &mut self.workload, &self.history);
-            }
-            _ => {}
-        }
-        let node = here.node;
-        self.wake(was);
-        self.seat_watchers(node);
-    }
-
-    /// Opens the streams of watchers that sit at a node and have none.
-    fn seat_watchers(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        let Some(process) = node.host.process.as_mut() else {
-            return;
-        };
-        let here = self.watchers.iter_mut().filter(|here| here.node == at);
-        for seat in here.map(|here| &mut here.seat).chain([&mut node.observer]) {
-            if !seat.is_open() {
-                seat.open(process.stream());
-            }
-        }
-        self.wake(at);
-    }
-
-    /// Shows the checkers what a node showed its watchers, the all-seeing one first.
-    fn look(&mut self, at: usize) -> Result<(), Violation> {
-        let mut reopen = false;
-        let node = &mut self.nodes[at];
-        let revision = node.host.process.as_ref().map_or(0, Process::revision);
-        let here = self.watchers.iter_mut().filter(|here| here.node == at);
-        for seat in std::iter::once(&mut node.observer).chain(here.map(|here| &mut here.seat)) {
-            let forged = match self.planted {
-                Some(Planted::EarlyNote) if self.rng.permille(20) => seat.forged_note(revision),
-                _ => None,
-            };
-            let mut shown = forged;
-            while let Some(response) = shown.take().or_else(|| seat.receive()) {
-                let revision = response.header.revision.cast_unsigned();
-                let events = response.events.len() as u64;
-                self.trace
-                    .note(self.now_us, Kind::Watch, at as u64, revision, events);
-                if self.planted == Some(Planted::LostEvent) && events > 0 && self.rng.permille(10) {
-                    continue;
-                }
-                self.stats.watch_responses += 1;
-                let is_note = events == 0 && !response.created && !response.canceled;
-                self.stats.watch_notes += u64::from(is_note);
-                let cursor = seat.cursor();
-                self.trace
-                    .say(|| format!("watchers at {cursor}: {response:?}"));
-                if seat.take(&mut self.history, at, &response)? == Step::Reopen {
-                    seat.close();
-                    reopen = true;
-                }
-            }
-        }
-        if reopen {
-            self.stats.watches_compacted += 1;
-            self.seat_watchers(at);
-        }
-        Ok(())
-    }
-
-    /// How far the watcher is that has been shown least.
-    pub(super) fn shown_to_all(&self) -> i64 {
-        let cursors = self.watchers.iter().map(|here| here.seat.cursor());
-        cursors.min().unwrap_or(i64::MAX)
     }
 }
 

@@ -27,6 +27,9 @@ pub(super) const IDENTITY: Identity = Identity {
     member_id: MEMBER,
 };
 
+/// Bytes of log between two checkpoints of a shard: often enough that a power loss soon meets one.
+const CHECKPOINT_BYTES: u64 = 256 << 10;
+
 /// One core of a running process.
 pub(super) struct RunningCore {
     core: Core,
@@ -78,7 +81,7 @@ impl RunningCore {
             identity: IDENTITY,
             cores: 1,
             holds_all: false,
-            checkpoint_bytes: u64::MAX,
+            checkpoint_bytes: CHECKPOINT_BYTES,
             groups,
             inbox: inbox.clone(),
             metrics: metrics.clone(),

@@ -8,6 +8,7 @@ use henge::engine::layout::Layout;
 use henge::engine::rehome::Ground;
 use henge_wal::disk::Disk;
 
+use crate::sim::aside::Tally;
 use crate::sim::drive::Drive;
 use crate::sim::planted::Planted;
 use crate::sim::rng::Rng;
@@ -18,6 +19,10 @@ pub(super) struct Hardware {
     pub(super) now_us: u64,
     pub(super) trace: Trace,
     pub(super) drives: Vec<Drive>,
+    /// Where all cores have their checkpoints.
+    pub(super) checkpoints: Drive,
+    /// What drives saw that are gone.
+    retired: Tally,
     pub(super) layout: Layout,
     /// As it was when the power came: what a planted bug goes back to.
     durable_layout: Layout,
@@ -31,7 +36,7 @@ impl Hardware {
     pub(super) fn new(
         now_us: u64,
         trace: Trace,
-        drives: Vec<Drive>,
+        (drives, checkpoints): (Vec<Drive>, Drive),
         layout: Layout,
         planted: Option<Planted>,
     ) -> Self {
@@ -39,6 +44,8 @@ impl Hardware {
             now_us,
             trace,
             drives,
+            checkpoints,
+            retired: Tally::default(),
             durable_layout: layout.clone(),
             layout,
             stop_at_layout: None,
@@ -49,12 +56,12 @@ impl Hardware {
 
     /// The power failed by itself, at an operation that was chosen before.
     pub(super) fn has_stopped(&self) -> bool {
-        self.stopped || self.drives.iter().any(Drive::has_stopped)
+        self.stopped || self.all().any(Drive::has_stopped)
     }
 
     /// The power is gone, and back: every disk tears what it had in flight.
     pub(super) fn lose_power(&mut self) {
-        self.drives.iter().for_each(Drive::crash);
+        self.all().for_each(Drive::crash);
         self.stopped = false;
         self.stop_at_layout = None;
         if self.planted == Some(Planted::LostLayout) {
@@ -68,6 +75,7 @@ impl Hardware {
     pub(super) fn retire(&mut self, rng: &mut Rng, fresh: impl Fn(Rng) -> Drive) {
         for at in self.layout.placement.cores..self.drives.len() {
             if rng.permille(500) {
+                self.retired.add(&self.drives[at].tally());
                 self.drives[at] = fresh(rng.fork());
             }
         }
@@ -78,7 +86,19 @@ impl Hardware {
         let drive = &self.drives[core];
         drive.set_now(self.now_us);
         drive.ended();
-        drive.disk()
+        self.checkpoints.set_now(self.now_us);
+        drive.disk_beside(&self.checkpoints, core)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Drive> {
+        self.drives.iter().chain([&self.checkpoints])
+    }
+
+    /// What all drives have seen.
+    pub(super) fn tally(&self) -> Tally {
+        let mut sum = self.retired;
+        self.all().for_each(|drive| sum.add(&drive.tally()));
+        sum
     }
 }
 

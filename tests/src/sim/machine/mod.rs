@@ -23,6 +23,7 @@ use henge_wal::Options as LogOptions;
 use self::cores::{IDENTITY, RunningCore};
 use self::ground::Hardware;
 use self::group::{CLIENTS, Group, Notes};
+use super::aside::KINDS;
 use super::check::{Violation, violated};
 use super::drive::Drive;
 use super::host::StartError;
@@ -81,7 +82,7 @@ impl Machine {
         let write_us = rng.between(50, 1_000);
         let drives =
             (0..CORES_MAX).map(|_| Drive::new(rng.fork(), write_us, options.planted, false));
-        let drives = drives.collect();
+        let drives: Vec<_> = drives.collect();
         let layout = Layout {
             shards: options.shards,
             router: Router::Hash,
@@ -90,6 +91,8 @@ impl Machine {
             making: false,
         };
         let trace = Trace::new(options.print);
+        let checkpoints = Drive::new(rng.fork(), write_us, options.planted, false);
+        let drives = (drives, checkpoints);
         let hardware = Hardware::new(START_US, trace, drives, layout, options.planted);
         let log = LogOptions {
             segment_bytes: options.segment_bytes.unwrap_or(SEGMENT_BYTES),
@@ -129,6 +132,7 @@ impl Machine {
         self.run_until(self.now_us() + for_us)?;
         self.settle()?;
         self.stats.virtual_us = self.now_us() - START_US;
+        self.stats.aside = self.hardware.tally();
         for group in &self.groups {
             let counts = group.history.counts;
             self.stats.revisions += group.history.model.revision();
@@ -177,7 +181,9 @@ impl Machine {
             return u64::MAX;
         }
         let disk = self.hardware.drives[core].next_due_us();
-        let wanted = running.turn_us.min(disk.unwrap_or(u64::MAX));
+        let beside = self.hardware.checkpoints.next_due_by_us(core);
+        let disk = disk.unwrap_or(u64::MAX).min(beside.unwrap_or(u64::MAX));
+        let wanted = running.turn_us.min(disk);
         wanted.max(running.busy_until_us)
     }
 
@@ -204,6 +210,7 @@ impl Machine {
     fn turn(&mut self, core: usize) -> Result<(), Violation> {
         let now_us = self.now_us();
         self.hardware.drives[core].set_now(now_us);
+        self.hardware.checkpoints.set_now(now_us);
         let running = &mut self.running[core];
         running.turn(now_us);
         running.busy_until_us = now_us + 5 + self.rng.spread(20);
@@ -297,11 +304,16 @@ impl Machine {
             return;
         }
         self.stats.faults += 1;
-        let drive = self.rng.index(self.running.len());
-        let kind = self.rng.below(10);
+        // One more: that of the checkpoints.
+        let drive = self.rng.index(self.running.len() + 1);
+        let struck = match drive < self.running.len() {
+            true => &self.hardware.drives[drive],
+            false => &self.hardware.checkpoints,
+        };
+        let kind = self.rng.below(12);
         match kind {
             0..=2 => self.lose_power(),
-            3..=5 => self.hardware.drives[drive].stop_at(self.rng.below(8)),
+            3..=5 => struck.stop_at(self.rng.below(8)),
             6..=7 => {
                 for core in 0..self.running.len() {
                     self.running[core].stop();
@@ -310,11 +322,15 @@ impl Machine {
             }
             8 => {
                 self.disk_bad = true;
-                self.hardware.drives[drive].fail_next();
+                struck.fail_next();
+            }
+            9..=10 => {
+                let at = KINDS[self.rng.index(KINDS.len())];
+                self.hardware.checkpoints.stop_at_kind(at);
             }
             _ => {
-                let until_us = self.now_us() + self.rng.spread(100_000);
-                self.hardware.drives[drive].slow_until(until_us);
+                let until_us = self.hardware.now_us + self.rng.spread(100_000);
+                struck.slow_until(until_us);
             }
         }
         let now_us = self.now_us();

@@ -5,6 +5,7 @@
 use super::group::Notes;
 use super::{CLIENTS, Machine};
 use crate::sim::check::{Violation, violated};
+use crate::sim::drive::Drive;
 use crate::sim::op::Op;
 
 /// All of the examination must be done in this much virtual time.
@@ -20,9 +21,7 @@ impl Machine {
     pub(super) fn settle(&mut self) -> Result<(), Violation> {
         self.healed = true;
         self.disk_bad = false;
-        for drive in &self.hardware.drives {
-            drive.heal();
-        }
+        self.hardware.all().for_each(Drive::heal);
         if self.doomed {
             self.lose_power();
         }
