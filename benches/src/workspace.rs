@@ -25,7 +25,7 @@ pub fn built_henge(target: &Path, features: &[&str]) -> Result<PathBuf, String> 
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(&cargo);
     build
-        .args(["build", "--release", "--quiet", "-p", "henge"])
+        .args(["build", "--release", "--quiet", "-p", "henge-server"])
         .args(["--bin", "henge", "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));

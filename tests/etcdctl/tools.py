@@ -125,7 +125,7 @@ def etcdctl_34():
 def henge():
     """The release build of this tree, brought up to date."""
     print("building henge (release)", flush=True)
-    run(["cargo", "build", "--release", "--quiet", "-p", "henge", "--bin", "henge"], cwd=ROOT)
+    run(["cargo", "build", "--release", "--quiet", "-p", "henge-server", "--bin", "henge"], cwd=ROOT)
     return TARGET / "release" / "henge"
 
 
