@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ::glommio::timer::{Timer, sleep};
 use ::glommio::{LocalExecutorBuilder, Placement, executor};
+use henge_core::open::OpenCoreError;
 use henge_wal::disk::glommio::{Flights, GlommioDisk};
 use tokio::sync::mpsc::Receiver;
 
