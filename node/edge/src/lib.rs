@@ -1,14 +1,22 @@
 //! The client edge of Henge: everything between a client's connection and [`henge_api::Backend`].
 //!
-//! `etcd` speaks etcd's gRPC, `plain` what etcd answers over plain HTTP on the same port: health, version,
-//! metrics. Promises: a client of etcd cannot tell the difference, but for what decision 24 names.
+//! [`door`] is the client's way in and out, `edge` chooses who answers, [`etcd`] speaks etcd's gRPC, [`plain`] what
+//! etcd answers over plain HTTP on the same port: health, version, metrics; [`counters`] count it all. Promises: a client of etcd cannot tell the difference, but for what decision 24 names.
 //! Must never know: engines, shards, raft; it sees `Backend` and nothing else, and no protobuf type leaves it.
 
 // A stream that nobody reads would end the process.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod config;
+pub mod counters;
+pub mod door;
+mod edge;
 pub mod etcd;
 pub mod plain;
+
+pub use config::EdgeConfig;
+pub use counters::GrpcCounters;
+pub use edge::Edge;
 
 /// The etcd API version that is served: clients choose features by it (kube-apiserver asks for watch
 /// progress only from 3.5.13 on), so it names what is implemented.

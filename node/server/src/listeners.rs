@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use henge::api::Backend;
-use henge_edge::etcd::listen::Serves;
-use henge_edge::etcd::{Edge, LocalExecutor};
+use henge_edge::Edge;
+use henge_edge::door::LocalExecutor;
+use henge_edge::door::listen::Serves;
 
 use super::values::ListenOn;
 
@@ -84,11 +85,11 @@ impl Listener {
         // `serve` returns no errors today; an accept that fails is retried.
         let served = match self.socket {
             Socket::Tcp(socket) => match tokio::net::TcpListener::from_std(socket) {
-                Ok(socket) => henge_edge::etcd::serve(socket, edge, LocalExecutor).await,
+                Ok(socket) => henge_edge::door::serve(socket, edge, LocalExecutor).await,
                 Err(error) => Err(error),
             },
             Socket::Unix(socket, _gone) => match tokio::net::UnixListener::from_std(socket) {
-                Ok(socket) => henge_edge::etcd::serve(socket, edge, LocalExecutor).await,
+                Ok(socket) => henge_edge::door::serve(socket, edge, LocalExecutor).await,
                 Err(error) => Err(error),
             },
         };

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use henge::HostKind;
-use henge_edge::etcd::EdgeConfig;
+use henge_edge::EdgeConfig;
 use sha1::{Digest, Sha1};
 
 use super::args::{CompactionMode, LogFormat, LogLevel, ServeArgs};

@@ -11,8 +11,9 @@ use std::time::Duration;
 use henge::AutoCompaction;
 use henge::api::{Backend as _, Member};
 use henge::engine::{ClusterConfig, Engine, Keyspace};
-use henge_edge::etcd::listen::Serves;
-use henge_edge::etcd::{Edge, GrpcCounters, Shutdown, connections};
+use henge_edge::door::listen::Serves;
+use henge_edge::door::{Shutdown, connections};
+use henge_edge::{Edge, GrpcCounters};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::listeners::Listener;

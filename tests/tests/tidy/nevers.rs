@@ -98,6 +98,25 @@ const NEVERS: &[Never] = &[
         why: "the edge sees `Backend` and nothing else",
     },
     Never {
+        rooms: &["node/edge/src/door"],
+        but: &[],
+        words: &[
+            "crate::etcd",
+            "crate::plain",
+            "crate::edge",
+            "prost",
+            "henge_mvcc",
+            "Backend",
+        ],
+        why: "the door lets requests in and answers out, whoever answers them and whatever they say",
+    },
+    Never {
+        rooms: &["node/edge/src/counters"],
+        but: &[],
+        words: &["crate::etcd", "crate::door", "crate::edge"],
+        why: "whoever does something counts it; what counts knows nobody who does",
+    },
+    Never {
         rooms: &["node/peer/src"],
         but: &[],
         words: &["group:", "Message {", "Entry"],

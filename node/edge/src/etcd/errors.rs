@@ -104,13 +104,6 @@ fn invalid(e: &mvcc::Error) -> (Code, Cow<'static, str>) {
     (code, Cow::Borrowed(text))
 }
 
-/// What grpc-go answers when a message is longer than the server's receive limit.
-pub(crate) fn message_too_large(found: usize, limit: usize) -> Status {
-    Status::resource_exhausted(format!(
-        "grpc: received message larger than max ({found} vs. {limit})"
-    ))
-}
-
 /// A stream's read error: tonic says OutOfRange for an over-long message, grpc-go (and so every
 /// etcd) ResourceExhausted.
 pub(crate) fn inbound(status: Status) -> Status {

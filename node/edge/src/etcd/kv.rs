@@ -12,13 +12,13 @@ use henge_mvcc as mvcc;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::config::EdgeConfig;
 use super::errors::status;
 use super::header::header;
 use super::nested::Txn;
 use super::proto::etcdserverpb as pb;
 use super::range_stream;
 use super::translate;
+use crate::config::EdgeConfig;
 
 /// What etcd wraps around a request before it measures it: a header with an id, tag and length (3.5.1
 /// takes a put of up to 17 bytes less than `--max-request-bytes`).

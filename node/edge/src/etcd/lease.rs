@@ -10,13 +10,13 @@ use bytes::Bytes;
 use henge_api::{Backend, Error, Reply};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::config::EdgeConfig;
 use super::errors::{inbound, status};
 use super::header::header;
 use super::long_answer::LongAnswer;
 use super::proto::etcdserverpb as pb;
 use super::streams::{Answers, Draining, LeaderMonitor, drained, unfold};
 use super::unary::{self, Framed};
+use crate::config::EdgeConfig;
 
 /// The Lease service over a backend.
 #[derive(Debug)]

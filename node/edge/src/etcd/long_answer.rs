@@ -21,9 +21,10 @@ use pb::response_op::Response;
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
 use super::header::header;
-use super::inbound::PREFIX_BYTES;
 use super::proto::etcdserverpb as pb;
 use super::translate::{self, Position};
+use crate::door::body::Pieces;
+use crate::door::inbound::PREFIX_BYTES;
 
 /// Pairs of a short answer, and operations.
 const SHORT_PAIRS: usize = 500;
@@ -130,6 +131,33 @@ enum Part {
     Leases(Rest<i64>),
 }
 
+impl Pieces for LongAnswer {
+    fn piece(&mut self) -> Option<Bytes> {
+        let mut piece = BytesMut::new();
+        while piece.len() < PIECE_BYTES {
+            let is_through = match self.parts.front_mut() {
+                None => break,
+                Some(Part::Bytes(bytes)) => {
+                    piece.extend_from_slice(bytes);
+                    true
+                }
+                Some(Part::Pairs(field, pairs)) => pairs.encode(*field, &mut piece),
+                Some(Part::Events(events)) => events.encode(WATCH_EVENTS, &mut piece),
+                Some(Part::Keys(keys)) => keys.encode(LEASE_KEYS, &mut piece),
+                Some(Part::Leases(ids)) => ids.encode(LEASES, &mut piece),
+            };
+            if is_through {
+                self.parts.pop_front();
+            }
+        }
+        (!piece.is_empty()).then(|| piece.freeze())
+    }
+
+    fn is_over(&self) -> bool {
+        self.parts.is_empty()
+    }
+}
+
 impl LongAnswer {
     /// Measures an answer, with pauses.
     pub(crate) async fn measure(reply: Reply<ResponseOp>) -> LongAnswer {
@@ -199,32 +227,6 @@ impl LongAnswer {
         framing.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
         self.fill(prefix, framing);
         self.len = len;
-    }
-
-    /// The next piece; `None` at the end.
-    pub(crate) fn piece(&mut self) -> Option<Bytes> {
-        let mut piece = BytesMut::new();
-        while piece.len() < PIECE_BYTES {
-            let is_through = match self.parts.front_mut() {
-                None => break,
-                Some(Part::Bytes(bytes)) => {
-                    piece.extend_from_slice(bytes);
-                    true
-                }
-                Some(Part::Pairs(field, pairs)) => pairs.encode(*field, &mut piece),
-                Some(Part::Events(events)) => events.encode(WATCH_EVENTS, &mut piece),
-                Some(Part::Keys(keys)) => keys.encode(LEASE_KEYS, &mut piece),
-                Some(Part::Leases(ids)) => ids.encode(LEASES, &mut piece),
-            };
-            if is_through {
-                self.parts.pop_front();
-            }
-        }
-        (!piece.is_empty()).then(|| piece.freeze())
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.parts.is_empty()
     }
 
     /// Room for what is known later.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use henge_api::{Alarm, AlarmAction, AlarmMember, Backend, Error, Reply};
 use tonic::{Request, Response, Status};
 
-use super::config::{EdgeConfig, cluster_version};
 use super::errors::{status, text};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
 use super::streams::Answers;
 use crate::API_VERSION;
+use crate::config::{EdgeConfig, cluster_version};
 
 /// The Maintenance service over a backend.
 #[derive(Debug)]

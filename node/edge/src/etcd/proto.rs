@@ -1,7 +1,7 @@
 //! The generated protobuf types, clients and service traits of `node/edge/proto/`.
 //!
-//! Only `src/etcd/` and tools that speak the wire (tests, the load generator) may name what is in
-//! here; the engine never sees a protobuf type.
+//! Only `node/edge/src/etcd/`, `edge.rs` beside it and tools that speak the wire (tests, the load generator)
+//! may name what is in here; the engine never sees a protobuf type.
 #![allow(missing_docs, clippy::all, rustdoc::all)]
 
 /// `etcdserverpb`: the six services of etcd and their messages.

@@ -15,17 +15,16 @@ use hyper::body::Incoming;
 use prost::{DecodeError, Message};
 use tonic::{Code, Status};
 
-use super::body::EdgeBody;
-use super::counters::Meter;
 use super::errors::status;
-use super::gate::Encoding;
-use super::inbound::{self, PREFIX_BYTES};
 use super::kv::Kv;
 use super::lease::Lease;
 use super::long_answer::{self, LongAnswer, SEND_BYTES_MAX, TooLong};
 use super::nested::Txn;
 use super::proto::etcdserverpb as pb;
-use super::server::{EdgeFuture, success};
+use crate::counters::Meter;
+use crate::door::body::{EdgeBody, EdgeFuture, success};
+use crate::door::gate::Encoding;
+use crate::door::inbound::{self, PREFIX_BYTES};
 
 /// A call served here.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,9 @@
 //! watchers.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use henge_api::{Backend, Refusal, WatchCommand, WatchCreate, WatchResponse, WatchSession};
 use henge_mvcc::Event;
 use prost::Message;
@@ -16,17 +17,17 @@ use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::body::{EdgeBody, Sent};
-use super::config::EdgeConfig;
-use super::counters::Meter;
 use super::errors::{self, text};
 use super::header::header;
-use super::inbound::Inbound;
 use super::long_answer::{self, Field, LongAnswer, Rest, SHORT_BYTES};
 use super::proto::etcdserverpb as pb;
-use super::streams::{Draining, LeaderMonitor, drained, unfold};
+use super::streams::{Answers, Draining, LeaderMonitor, drained, unfold};
 use super::translate;
 use super::unary;
+use crate::config::EdgeConfig;
+use crate::counters::Meter;
+use crate::door::body::{EdgeBody, Pieces, Written};
+use crate::door::inbound::{Inbound, PREFIX_BYTES};
 
 /// Events of an answer that is encoded at once.
 const SHORT_EVENTS: usize = 500;
@@ -65,8 +66,47 @@ impl<B: Backend> Watch<B> {
             max_bytes: self.config.max_message_bytes(),
             left: None,
         };
-        EdgeBody::answers(unfold(call, |call| call.step()), meter)
+        EdgeBody::answers(Sending(unfold(call, |call| call.step())), meter)
     }
+}
+
+/// What goes out next.
+#[derive(Debug)]
+enum Sent {
+    /// Encoded at once.
+    Short(pb::WatchResponse),
+    /// Encoded as it goes out.
+    Long(LongAnswer),
+}
+
+/// The answers of a call.
+struct Sending(Answers<Sent>);
+
+impl Written for Sending {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+    ) -> Poll<Option<Result<Option<Box<dyn Pieces>>, Status>>> {
+        self.0.as_mut().poll_next(cx).map(|answer| {
+            Some(answer?.map(|sent| match sent {
+                Sent::Short(message) => {
+                    put_framed(&message, out);
+                    None
+                }
+                Sent::Long(long) => Some(Box::new(long) as Box<dyn Pieces>),
+            }))
+        })
+    }
+}
+
+fn put_framed(message: &pb::WatchResponse, out: &mut BytesMut) {
+    let bytes = message.encoded_len();
+    out.reserve(PREFIX_BYTES + bytes);
+    out.put_u8(0);
+    // What has few events is short.
+    out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+    message.encode_raw(out);
 }
 
 /// One Watch call.
@@ -279,7 +319,7 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::Waker;
 
     use henge_mvcc::{EventKind, KeyValue};
 

@@ -4,8 +4,8 @@ use henge_api::Histogram;
 use tonic::Code;
 
 use super::page::Page;
-use crate::etcd::GrpcCounters;
-use crate::etcd::counters::{self, HASH_SCALE, METHODS, Method, REQUEST_SCALE};
+use crate::counters::GrpcCounters;
+use crate::counters::{self, HASH_SCALE, METHODS, Method, REQUEST_SCALE};
 
 /// The lines about calls and messages.
 pub(super) fn render(p: &mut Page, counters: &GrpcCounters) {

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 
 use super::counters::PlainCounters;
 use super::text;
-use crate::etcd::body::EdgeBody;
+use crate::door::body::EdgeBody;
 
 /// Every check `/readyz` makes; `/livez` makes the first only.
 pub(super) const CHECKS: [Check; 4] = [

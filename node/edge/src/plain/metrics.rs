@@ -9,8 +9,8 @@ use henge_api::{AlarmMember, CoreMetrics, Metrics, PeerView};
 use super::page::Page;
 use super::process::{self, Process};
 use super::{grpc_metrics, own_metrics, server_metrics, store_metrics};
-use crate::etcd::GrpcCounters;
-use crate::etcd::connections::Connections;
+use crate::counters::GrpcCounters;
+use crate::door::connections::Connections;
 
 /// Who answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

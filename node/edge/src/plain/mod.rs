@@ -19,10 +19,10 @@ use henge_api::{Backend, CoreMetrics};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::etcd::GrpcCounters;
-use crate::etcd::body::EdgeBody;
-use crate::etcd::config::cluster_version;
-use crate::etcd::connections::Connections;
+use crate::config::cluster_version;
+use crate::counters::GrpcCounters;
+use crate::door::body::EdgeBody;
+use crate::door::connections::Connections;
 use crate::{API_VERSION, LogLinesLost};
 
 /// Content type of plain texts, as Go's net/http says it.

@@ -5,7 +5,7 @@ use henge_api::{AppliedTimes, CoreMetrics, Metrics, PeerView, Stage};
 use super::metrics::{Identity, View};
 use super::page::Page;
 use crate::API_VERSION;
-use crate::etcd::config::cluster_version;
+use crate::config::cluster_version;
 use crate::plain::counters::PlainCounters;
 
 /// The lines.

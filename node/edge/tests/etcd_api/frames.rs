@@ -151,10 +151,10 @@ fn a_message_in_many_frames_and_a_late_end_is_one_call() {
 /// `--grpc-keepalive-min-time` had no effect: a client could ping as often as it liked.
 #[test]
 fn regression_a_client_that_pings_too_often_is_told_to_go() {
-    let server = Server::start(henge_edge::etcd::EdgeConfig {
+    let server = Server::start(henge_edge::EdgeConfig {
         ping_least: super::HANG,
         drain_limit: super::SHORT,
-        ..henge_edge::etcd::EdgeConfig::default()
+        ..henge_edge::EdgeConfig::default()
     });
     let ping = |stream: &mut TcpStream| {
         let mut out = Vec::new();
@@ -222,9 +222,9 @@ fn regression_a_client_that_pings_too_often_is_told_to_go() {
 /// A client that ignored GOAWAY, and answered no ping, held the server up for ten seconds (etcd: 10 ms).
 #[test]
 fn regression_a_connection_that_ignores_goaway_is_cut_when_it_is_quiet() {
-    let server = Server::start(henge_edge::etcd::EdgeConfig {
+    let server = Server::start(henge_edge::EdgeConfig {
         drain_limit: 10 * super::HANG,
-        ..henge_edge::etcd::EdgeConfig::default()
+        ..henge_edge::EdgeConfig::default()
     });
     let mut stream = TcpStream::connect(server.address).expect("a connection");
     stream
@@ -308,10 +308,10 @@ fn stock(server: &Server) {
 #[allow(clippy::disallowed_methods, reason = "a client on a thread of its own")]
 fn regression_an_answer_to_a_slow_client_is_not_cut_off_by_the_end_of_service() {
     for (key, thin) in [(b"a", true), (b"z", true), (b"a", false)] {
-        let server = Server::start(henge_edge::etcd::EdgeConfig {
+        let server = Server::start(henge_edge::EdgeConfig {
             thin_unary: thin,
             drain_limit: 10 * super::HANG,
-            ..henge_edge::etcd::EdgeConfig::default()
+            ..henge_edge::EdgeConfig::default()
         });
         stock(&server);
         let mut stream = slow_range(&server, key);
@@ -342,10 +342,10 @@ fn regression_an_answer_to_a_slow_client_is_not_cut_off_by_the_end_of_service() 
 #[test]
 fn regression_a_client_may_ping_while_an_answer_waits_for_it() {
     for key in [b"a", b"z"] {
-        let server = Server::start(henge_edge::etcd::EdgeConfig {
+        let server = Server::start(henge_edge::EdgeConfig {
             ping_least: std::time::Duration::from_millis(1),
             drain_limit: super::SHORT,
-            ..henge_edge::etcd::EdgeConfig::default()
+            ..henge_edge::EdgeConfig::default()
         });
         stock(&server);
         let mut stream = slow_range(&server, key);
@@ -375,10 +375,10 @@ fn pinged_slowly(stream: &mut TcpStream, times: u32, before: impl Fn(u32) -> Vec
 /// A client that wakes up for a call pings in the same write: that ping was judged before its call counted.
 #[test]
 fn regression_a_ping_that_comes_with_a_call_is_one_of_a_client_with_a_call() {
-    let server = Server::start(henge_edge::etcd::EdgeConfig {
+    let server = Server::start(henge_edge::EdgeConfig {
         ping_least: std::time::Duration::from_millis(1),
         drain_limit: super::SHORT,
-        ..henge_edge::etcd::EdgeConfig::default()
+        ..henge_edge::EdgeConfig::default()
     });
     let mut stream = connect(&server);
     pinged_slowly(&mut stream, 8, |number| {

@@ -1,7 +1,7 @@
 //! KV over both gRPC paths.
 
 use henge::api::{Error, Outcome};
-use henge_edge::etcd::EdgeConfig;
+use henge_edge::EdgeConfig;
 use henge_edge::etcd::proto::etcdserverpb as pb;
 use henge_edge::etcd::proto::etcdserverpb::request_op::Request as Op;
 use henge_edge::etcd::proto::etcdserverpb::response_op::Response as Answer;

@@ -21,8 +21,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use henge_edge::door::{LocalExecutor, Shutdown, serve};
 use henge_edge::etcd::proto::etcdserverpb as pb;
-use henge_edge::etcd::{Edge, EdgeConfig, GrpcCounters, LocalExecutor, Shutdown, serve};
+use henge_edge::{Edge, EdgeConfig, GrpcCounters};
 use tonic::transport::Channel;
 
 use double::Double;

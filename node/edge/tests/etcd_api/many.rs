@@ -1,6 +1,6 @@
 //! Answers of many pairs, in pieces or as streams, over both gRPC paths.
 
-use henge_edge::etcd::EdgeConfig;
+use henge_edge::EdgeConfig;
 use henge_edge::etcd::proto::etcdserverpb as pb;
 use henge_edge::etcd::proto::etcdserverpb::request_op::Request as Op;
 use prost::Message;

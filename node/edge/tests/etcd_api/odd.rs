@@ -8,7 +8,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use henge_edge::etcd::EdgeConfig;
+use henge_edge::EdgeConfig;
 
 use super::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, connect, frame, literals, messages, read_frame,

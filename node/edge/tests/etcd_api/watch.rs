@@ -1,6 +1,6 @@
 //! Watch streams.
 
-use henge_edge::etcd::EdgeConfig;
+use henge_edge::EdgeConfig;
 use henge_edge::etcd::proto::etcdserverpb as pb;
 use henge_edge::etcd::proto::etcdserverpb::watch_request::RequestUnion;
 use tokio::sync::mpsc;

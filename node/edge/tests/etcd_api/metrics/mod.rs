@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use henge::{Engine, HostKind};
-use henge_edge::etcd::{Edge, EdgeConfig, GrpcCounters, LocalExecutor, Shutdown, serve};
+use henge_edge::door::{LocalExecutor, Shutdown, serve};
+use henge_edge::{Edge, EdgeConfig, GrpcCounters};
 use tonic::transport::Channel;
 
 use super::scratch::Scratch;

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tonic::{Code, Status};
 
 use super::body::EdgeBody;
-use super::counters::{self, METHODS};
+use crate::counters::{self, METHODS};
 
 const TIMEOUT: &str = "grpc-timeout";
 const ENCODING: &str = "grpc-encoding";

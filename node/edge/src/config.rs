@@ -40,11 +40,11 @@ pub struct EdgeConfig {
     /// Longest time a draining connection may take to finish what is in flight.
     pub drain_limit: Duration,
     /// Most client connections at a time; more are closed as soon as they are accepted. See
-    /// [`super::connections::connections_max`].
+    /// [`crate::door::connections::connections_max`].
     pub max_connections: usize,
     /// How long a connection may say nothing that begins a conversation before it is closed.
     pub silence_limit: Duration,
-    /// Serve `KV.{Range,Put,DeleteRange,Txn}` by the thin layer of [`super::unary`]; off, they go
+    /// Serve `KV.{Range,Put,DeleteRange,Txn}` by the thin layer of [`crate::etcd::unary`]; off, they go
     /// through tonic like the rest (same behaviour, more CPU per call).
     pub thin_unary: bool,
     /// Says how many lines of the process's log nobody will read, for `/metrics`.

@@ -1,6 +1,11 @@
 //! The known RPCs: how often each was started and ended with which code, its messages, and how long calls took:
 //! the numbers behind `grpc_server_*`, `etcd_network_client_grpc_*` and `etcd_server_request_duration_seconds`
 //! of /metrics.
+//!
+//! Promises: counting takes no lock. Must never know: sockets, how a call is answered.
+
+mod calls;
+mod clients;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +14,11 @@ use henge_api::{Histogram, Scale};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::clients::Clients;
-use super::pings::Call;
 use crate::plain::counters::PlainCounters;
+use clients::Clients;
+
+pub(crate) use calls::Call;
+pub use calls::Calls;
 
 /// Buckets of calls' lengths, in microseconds: etcd's, 1 ms to 8 s.
 pub const REQUEST_SCALE: Scale = Scale::new(1_000, 14);

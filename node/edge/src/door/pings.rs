@@ -7,11 +7,11 @@
 //! `too_many_pings`, which gRPC clients know: they wait longer the next time.
 //! Must never know: sockets, frames of other kinds.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::counters::Calls;
 
 /// Strikes that are let pass (grpc-go's `maxPingStrikes`).
 const STRIKES_MAX: u32 = 2;
@@ -19,38 +19,6 @@ const STRIKES_MAX: u32 = 2;
 const IDLE_MIN: Duration = Duration::from_secs(2 * 3_600);
 /// What etcd has for no least time at all: grpc-go's default.
 const UNSET_MIN: Duration = Duration::from_secs(5 * 60);
-
-/// Calls under way on one connection: until their answers have left.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Calls(Arc<AtomicUsize>);
-
-/// One of them, for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Call(Calls);
-
-impl Calls {
-    pub(crate) fn begin(&self) -> Call {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Call(self.clone())
-    }
-
-    pub(crate) fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
-    }
-}
-
-impl Call {
-    /// Counts once more, for as long as what comes out lives.
-    pub(crate) fn again(&self) -> Call {
-        self.0.begin()
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The pings of one connection.
 #[derive(Debug)]

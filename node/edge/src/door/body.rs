@@ -3,25 +3,45 @@
 //! A unary answer is one DATA frame and the trailers `grpc-status: 0`, without a box or a stream
 //! machine; that is a good part of what the thin layer saves. A long one comes in pieces. The answer to a
 //! caller who packs its messages is packed here, whatever made it.
+//! Must never know: what an answer says; whoever answers writes it ([`Pieces`], [`Written`]).
 
+use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
-use prost::Message;
 use tonic::{Code, Status};
 
-use super::counters::{Messages, Meter};
+use super::gate::Encoding;
 use super::gzip::Packer;
-use super::inbound::PREFIX_BYTES;
-use super::long_answer::LongAnswer;
 use super::outgoing::Outgoing;
-use super::pings::Call;
-use super::proto::etcdserverpb as pb;
-use super::streams::Answers;
+use crate::counters::{Call, Messages, Meter};
+
+/// The future of one request.
+pub type EdgeFuture = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
+
+/// A framed message that is written a piece at a time, as there is room for it.
+pub(crate) trait Pieces: fmt::Debug + Send {
+    /// The next piece; `None` at the end.
+    fn piece(&mut self) -> Option<Bytes>;
+
+    /// Whether there is no other.
+    fn is_over(&self) -> bool;
+}
+
+/// A stream of answers that write themselves.
+pub(crate) trait Written: Send {
+    /// Writes the next answer behind `out`, framed; a long one comes in pieces instead.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut BytesMut,
+    ) -> Poll<Option<Result<Option<Box<dyn Pieces>>, Status>>>;
+}
 
 /// Bytes of small answers of a stream after which they go out.
 const TOGETHER_BYTES: usize = 32 << 10;
@@ -66,27 +86,18 @@ enum Kind {
         trailers: bool,
     },
     Long {
-        answer: LongAnswer,
+        answer: Box<dyn Pieces>,
         trailers: bool,
     },
     Watch(Watching),
     Tonic(tonic::body::Body),
 }
 
-/// What a stream of answers sends next.
-#[derive(Debug)]
-pub(crate) enum Sent {
-    /// Encoded at once.
-    Short(pb::WatchResponse),
-    /// Encoded as it goes out.
-    Long(LongAnswer),
-}
-
 /// A stream of answers.
 struct Watching {
-    answers: Answers<Sent>,
+    answers: Box<dyn Written>,
     /// The answer that is going out.
-    long: Option<LongAnswer>,
+    long: Option<Box<dyn Pieces>>,
     /// It ended like this, which is still to be said.
     ended: Option<Status>,
     is_over: bool,
@@ -119,10 +130,10 @@ impl EdgeBody {
     }
 
     /// The same in pieces.
-    pub(crate) fn long(answer: LongAnswer) -> EdgeBody {
+    pub(crate) fn long(answer: impl Pieces + 'static) -> EdgeBody {
         EdgeBody {
             kind: Kind::Long {
-                answer,
+                answer: Box::new(answer),
                 trailers: true,
             },
             ..EdgeBody::default()
@@ -130,10 +141,10 @@ impl EdgeBody {
     }
 
     /// A stream of answers, whose end `meter` learns.
-    pub(crate) fn answers(answers: Answers<Sent>, mut meter: Meter) -> EdgeBody {
+    pub(crate) fn answers(answers: impl Written + 'static, mut meter: Meter) -> EdgeBody {
         EdgeBody {
             kind: Kind::Watch(Watching {
-                answers,
+                answers: Box::new(answers),
                 long: None,
                 ended: None,
                 is_over: false,
@@ -330,11 +341,10 @@ impl Watching {
                 }
                 self.long = None;
             }
-            match self.answers.as_mut().poll_next(cx) {
+            match self.answers.poll_next(cx, &mut together) {
                 Poll::Pending if together.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(Sent::Short(message)))) => put_framed(&message, &mut together),
-                Poll::Ready(Some(Ok(Sent::Long(long)))) => self.long = Some(long),
+                Poll::Ready(Some(Ok(long))) => self.long = long,
                 Poll::Ready(Some(Err(status))) => self.ended = Some(status),
                 Poll::Ready(None) => self.ended = Some(Status::ok("")),
             }
@@ -358,19 +368,26 @@ impl Watching {
     }
 }
 
-fn put_framed(message: &pb::WatchResponse, out: &mut BytesMut) {
-    let bytes = message.encoded_len();
-    out.reserve(PREFIX_BYTES + bytes);
-    out.put_u8(0);
-    // What has few events is short.
-    out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
-    message.encode_raw(out);
-}
-
 fn ok_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
     trailers
+}
+
+/// The beginning of a gRPC answer.
+pub(crate) fn success(body: EdgeBody, encoding: Encoding) -> Response<EdgeBody> {
+    let mut response = Response::new(body);
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(CONTENT_TYPE, grpc);
+    as_asked(response, encoding)
+}
+
+/// In the caller's own encoding, as grpc-go answers.
+pub(crate) fn as_asked(response: Response<EdgeBody>, encoding: Encoding) -> Response<EdgeBody> {
+    match encoding {
+        Encoding::Identity => response,
+        Encoding::Gzip => EdgeBody::packed(response),
+    }
 }
 
 /// The gRPC code in a header map; Unknown if there is none that can be read.
@@ -385,9 +402,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::etcd::gate::Encoding;
-    use crate::etcd::pings::Calls;
-    use crate::etcd::server::success;
+    use crate::counters::{Calls, GrpcCounters};
 
     /// Polls for a frame; how often it paused before.
     fn next(body: &mut EdgeBody) -> (usize, Option<Frame<Bytes>>) {
@@ -401,16 +416,34 @@ mod tests {
         }
     }
 
-    /// Keys of a lease whose pieces are exactly as long as what is packed in one go.
-    fn even_pieces(pieces: usize) -> LongAnswer {
-        let keys = vec![Bytes::from(vec![b'k'; 1_021]); 64 * pieces];
-        let message = pb::LeaseTimeToLiveResponse::default();
-        let mut measuring = std::pin::pin!(LongAnswer::keys(&message, keys));
-        let mut cx = Context::from_waker(Waker::noop());
-        loop {
-            if let Poll::Ready(answer) = measuring.as_mut().poll(&mut cx) {
-                return answer;
-            }
+    /// One message whose pieces are exactly as long as what is packed in one go.
+    #[derive(Debug)]
+    struct Even {
+        left: usize,
+        head: Option<Vec<u8>>,
+    }
+
+    const EVEN_BYTES: usize = 64 << 10;
+
+    fn even_pieces(pieces: usize) -> Even {
+        let bytes = u32::try_from(pieces * EVEN_BYTES).expect("few");
+        let head = [&[0][..], &bytes.to_be_bytes()].concat();
+        Even {
+            left: pieces,
+            head: Some(head),
+        }
+    }
+
+    impl Pieces for Even {
+        fn piece(&mut self) -> Option<Bytes> {
+            self.left = self.left.checked_sub(1)?;
+            let mut piece = self.head.take().unwrap_or_default();
+            piece.resize(piece.len() + EVEN_BYTES, b'k');
+            Some(piece.into())
+        }
+
+        fn is_over(&self) -> bool {
+            self.left == 0
         }
     }
 
@@ -429,7 +462,7 @@ mod tests {
     fn regression_an_answer_counts_until_all_of_it_has_left() {
         let calls = Calls::default();
         let messages = || {
-            let counters = std::sync::Arc::new(super::super::counters::GrpcCounters::new());
+            let counters = std::sync::Arc::new(GrpcCounters::new());
             Meter::start(counters, 0).messages().clone()
         };
         for body in [

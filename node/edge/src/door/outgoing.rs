@@ -3,8 +3,8 @@
 //! Promises: a message counts once its head has passed, its bytes as they pass, however it is cut. Must never
 //! know: what a message says.
 
-use super::counters::Messages;
 use super::inbound::PREFIX_BYTES;
+use crate::counters::Messages;
 
 /// The framed messages of one answer.
 #[derive(Debug)]
@@ -56,8 +56,8 @@ impl Outgoing {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::counters::{GrpcCounters, Meter};
     use super::*;
+    use crate::counters::{GrpcCounters, Meter};
 
     #[test]
     fn messages_and_their_bytes_are_counted_however_they_are_cut() {

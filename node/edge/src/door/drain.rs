@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use super::counters::GrpcCounters;
-use super::pings::Calls;
+use crate::counters::Calls;
+use crate::counters::GrpcCounters;
 
 /// No byte in or out for so long, after it was told to go: the client has nothing under way, or is not there.
 /// Longer than a round trip to anywhere, as a call may have been on its way here when the word went out.

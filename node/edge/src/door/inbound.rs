@@ -14,10 +14,9 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tonic::Status;
 
-use super::counters::Messages;
-use super::errors::message_too_large;
 use super::gate::Encoding;
 use super::gzip;
+use crate::counters::Messages;
 
 /// Bytes before every gRPC message: compressed flag and length.
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -235,6 +234,13 @@ impl Body for Inbound {
     fn is_end_stream(&self) -> bool {
         self.body.is_none()
     }
+}
+
+/// What grpc-go answers when a message is longer than the server's receive limit.
+fn message_too_large(found: usize, limit: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "grpc: received message larger than max ({found} vs. {limit})"
+    ))
 }
 
 #[cfg(test)]

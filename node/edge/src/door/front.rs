@@ -396,8 +396,8 @@ mod tests {
     use bytes::BufMut;
 
     use super::*;
-    use crate::etcd::frame::{PADDED, PRIORITY};
-    use crate::etcd::pings::Calls;
+    use crate::counters::Calls;
+    use crate::door::frame::{PADDED, PRIORITY};
 
     const HARMLESS: &[u8] = &[1, 1, b'x'];
 
