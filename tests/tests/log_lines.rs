@@ -132,7 +132,9 @@ fn source() -> String {
         }
     }
     let mut text = String::new();
-    gather(&repository().join("node/src"), &mut text);
+    for room in ["src", "api/src", "core/src", "peer/src", "edge/src", "server/src"] {
+        gather(&repository().join("node").join(room), &mut text);
+    }
     let parts: Vec<&str> = text.split("\\\n").collect();
     let joined = parts.iter().skip(1).map(|part| part.trim_start());
     parts.iter().take(1).copied().chain(joined).collect()

@@ -94,7 +94,7 @@ fn read(path: &Path, found: &mut Vec<Method>) {
 
 /// What the etcd edge awaits, as if they were methods of its seam's traits.
 pub fn seam() -> Vec<Method> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api.rs");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("api/src/lib.rs");
     let text = std::fs::read_to_string(path).expect("the sources are here");
     let (mut of, mut found) = (None, Vec::new());
     let mut lines = text.lines();
