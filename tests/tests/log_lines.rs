@@ -132,7 +132,14 @@ fn source() -> String {
         }
     }
     let mut text = String::new();
-    for room in ["src", "api/src", "core/src", "peer/src", "edge/src", "server/src"] {
+    for room in [
+        "src",
+        "api/src",
+        "core/src",
+        "peer/src",
+        "edge/src",
+        "server/src",
+    ] {
         gather(&repository().join("node").join(room), &mut text);
     }
     let parts: Vec<&str> = text.split("\\\n").collect();
