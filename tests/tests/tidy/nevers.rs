@@ -29,6 +29,12 @@ const NEVERS: &[Never] = &[
         why: "values in, values out: what reads a clock, a file or a socket cannot be replayed from a seed",
     },
     Never {
+        rooms: &["wal/src/checkpoint"],
+        but: &[],
+        words: WORLD,
+        why: "checkpoints are operations of the disk seam: past it, no simulated power cut meets them",
+    },
+    Never {
         rooms: &["node/core/src", "node/src", "node/api/src", "node/peer/src"],
         but: &[],
         words: &["prost", "tonic", "protobuf", "etcdserverpb"],
