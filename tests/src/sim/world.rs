@@ -2,7 +2,7 @@
 //!
 //! One thread, one step at a time: the earliest of the queued events and the nodes' next turns. After
 //! every turn the checkers see what the node showed its watchers, then what it answered.
-//! Nemesis and final examination are in `faults` and `settle`.
+//! Nemesis and final examination are in `faults` and `settle`, what watchers do in `watching`.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
