@@ -130,6 +130,24 @@ pub enum CommandError {
         /// What stood there.
         tag: u8,
     },
+    /// A byte of the head that no build of this version writes.
+    #[error("command has {byte:#04x} in its reserved byte {at}: a later build may have written it")]
+    Reserved {
+        /// Where, from the command's beginning.
+        at: usize,
+        /// What stood there.
+        byte: u8,
+    },
+    /// Flags that no build of this version sets.
+    #[error("command has flags {byte:#04x} of a {what}, of which this build knows {known:#04x}")]
+    Flags {
+        /// Whose.
+        what: &'static str,
+        /// What stood there.
+        byte: u8,
+        /// Those that are known.
+        known: u8,
+    },
     /// Transactions nested deeper than [`TXN_DEPTH_MAX`].
     #[error("transactions are nested deeper than {TXN_DEPTH_MAX}")]
     Depth,
@@ -266,7 +284,11 @@ fn head(reader: &mut Reader<'_>) -> Result<(u8, Stamp), CommandError> {
         return Err(CommandError::Version(version));
     }
     let kind = reader.u8()?;
-    reader.take(6)?;
+    // What a later build says there, this one would leave undone: it must not seem to understand.
+    let reserved: [u8; 6] = reader.array()?;
+    if let Some((at, byte)) = (2..).zip(reserved).find(|(_, byte)| *byte != 0) {
+        return Err(CommandError::Reserved { at, byte });
+    }
     let stamp = Stamp {
         origin: reader.u64()?,
         id: reader.u64()?,

@@ -38,6 +38,15 @@ impl<'a> Reader<'a> {
         Ok(self.array::<1>()?[0])
     }
 
+    /// A byte of flags; unknown ones are refused, as what they ask for would be left undone.
+    fn flags(&mut self, what: &'static str, known: u8) -> Result<u8, CommandError> {
+        let byte = self.u8()?;
+        match byte & !known {
+            0 => Ok(byte),
+            _ => Err(CommandError::Flags { what, byte, known }),
+        }
+    }
+
     pub(super) fn u64(&mut self) -> Result<u64, CommandError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
@@ -104,7 +113,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn put(&mut self) -> Result<PutRequest<'a>, CommandError> {
-        let flags = self.u8()?;
+        let flags = self.flags("put", 0b111)?;
         Ok(PutRequest {
             lease: self.i64()?,
             key: self.slice()?,
@@ -116,7 +125,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn delete(&mut self) -> Result<DeleteRangeRequest<'a>, CommandError> {
-        let flags = self.u8()?;
+        let flags = self.flags("deletion", 0b1)?;
         Ok(DeleteRangeRequest {
             range: self.key_range()?,
             prev_kv: flags & 1 != 0,
@@ -124,7 +133,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn range(&mut self) -> Result<RangeRequest<'a>, CommandError> {
-        let flags = self.u8()?;
+        let flags = self.flags("range", 0b111)?;
         let sort_order = match self.u8()? {
             0 => SortOrder::None,
             1 => SortOrder::Ascend,

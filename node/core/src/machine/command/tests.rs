@@ -172,6 +172,93 @@ fn only_what_adds_data_is_refused_when_full() {
     );
 }
 
+/// They were skipped: what a later build asks for in them would have been left undone, by some members only.
+#[test]
+fn regression_reserved_bytes_are_refused_by_name() {
+    for encoded in samples() {
+        for at in 2..8 {
+            for bit in 0..8 {
+                let mut later = encoded.clone();
+                later[at] = 1 << bit;
+                let refusal = CommandError::Reserved { at, byte: 1 << bit };
+                assert_eq!(decode(&later).err(), Some(refusal.clone()), "{at}");
+                assert_eq!(proposable(&later).err(), Some(refusal), "{at}");
+            }
+        }
+    }
+}
+
+/// Each operation by itself, in a transaction and in one within: where its flags stand, and which are known.
+fn with_flags() -> Vec<(Vec<u8>, usize, u8)> {
+    let one = KeyRange::one(b"k");
+    let put = PutRequest {
+        key: b"k",
+        ..Default::default()
+    };
+    let delete = DeleteRangeRequest {
+        range: one,
+        prev_kv: false,
+    };
+    let range = RangeRequest {
+        range: one,
+        ..Default::default()
+    };
+    let ops = [
+        (Command::Put(put.clone()), RequestOp::Put(put), 0b111),
+        (
+            Command::DeleteRange(delete.clone()),
+            RequestOp::DeleteRange(delete),
+            0b1,
+        ),
+        (
+            Command::Range(range.clone()),
+            RequestOp::Range(range),
+            0b111,
+        ),
+    ];
+    let txn = |op| TxnRequest {
+        success: vec![op],
+        ..Default::default()
+    };
+    // The counts of compares and operations, and the operation's tag.
+    let level = 4 + 4 + 1;
+    ops.into_iter()
+        .flat_map(|(command, op, known)| {
+            let within = txn(RequestOp::Txn(Box::new(txn(op.clone()))));
+            [
+                (command.encode(), HEADER_BYTES, known),
+                (Command::Txn(txn(op)).encode(), HEADER_BYTES + level, known),
+                (
+                    Command::Txn(within).encode(),
+                    HEADER_BYTES + 2 * level,
+                    known,
+                ),
+            ]
+        })
+        .collect()
+}
+
+/// They were skipped, like reserved bytes.
+#[test]
+fn regression_unknown_flags_are_refused_by_name() {
+    for (encoded, at, known) in with_flags() {
+        for byte in 0..=u8::MAX {
+            let mut flagged = encoded.clone();
+            flagged[at] = byte;
+            let decoded = decode(&flagged);
+            if byte & !known == 0 {
+                let (_, command) = decoded.expect("its flags are known");
+                assert_eq!(command.encode(), flagged, "{byte:#b} comes back");
+                continue;
+            }
+            let error = decoded.expect_err("nobody knows them");
+            let named = matches!(error, CommandError::Flags { byte: b, known: k, .. } if (b, k) == (byte, known));
+            assert!(named, "{error}");
+            assert_eq!(proposable(&flagged), Err(error), "{encoded:?}");
+        }
+    }
+}
+
 fn any_range() -> impl Strategy<Value = KeyRange<'static>> {
     let keys: [&'static [u8]; 4] = [b"", b"\0", b"a", &[0xff; 40]];
     (0..4_usize, 0..4_usize).prop_map(move |(key, end)| KeyRange {
