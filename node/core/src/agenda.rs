@@ -8,41 +8,37 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::seats::Slot;
+
 /// Lists of shards, by their place on the core.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Agenda {
     /// For the next turn.
-    next: Vec<usize>,
+    next: Vec<Slot>,
     listed: Vec<bool>,
     /// Vectors of earlier turns, to be used again.
-    spare: Vec<Vec<usize>>,
+    spare: Vec<Vec<Slot>>,
     /// Work that can wait.
-    later: VecDeque<usize>,
+    later: VecDeque<Slot>,
     deferred: Vec<bool>,
     /// Log bytes at which a shard's next checkpoint is due.
-    dues: BTreeSet<(u64, usize)>,
+    dues: BTreeSet<(u64, Slot)>,
     /// Shards whose checkpoint is being written.
-    pub checkpointing: Vec<usize>,
+    pub checkpointing: Vec<Slot>,
 }
 
 impl Agenda {
-    /// For shards whose first checkpoints are due at these sizes of the log. All are to be looked at.
-    pub fn new(dues: impl ExactSizeIterator<Item = u64>) -> Self {
-        let shards = dues.len();
-        Agenda {
-            next: (0..shards).collect(),
-            listed: vec![true; shards],
-            spare: Vec::new(),
-            later: VecDeque::new(),
-            deferred: vec![false; shards],
-            dues: dues.enumerate().map(|(at, due)| (due, at)).collect(),
-            checkpointing: Vec::new(),
-        }
+    /// A shard takes the next place; its first checkpoint is due at this size of the log. It is to be looked at.
+    pub fn take_in(&mut self, at: Slot, due: u64) {
+        self.listed.resize(at.at() + 1, false);
+        self.deferred.resize(at.at() + 1, false);
+        self.set_due(at, due);
+        self.mark(at);
     }
 
     /// A shard has something to do.
-    pub fn mark(&mut self, at: usize) {
-        if let Some(listed) = self.listed.get_mut(at)
+    pub fn mark(&mut self, at: Slot) {
+        if let Some(listed) = self.listed.get_mut(at.at())
             && !std::mem::replace(listed, true)
         {
             self.next.push(at);
@@ -55,30 +51,30 @@ impl Agenda {
     }
 
     /// Takes the list; the next turn's starts empty. Give it back with [`Agenda::give_back`].
-    pub fn take(&mut self) -> Vec<usize> {
+    pub fn take(&mut self) -> Vec<Slot> {
         let empty = self.spare.pop().unwrap_or_default();
         let run = std::mem::replace(&mut self.next, empty);
         for at in &run {
-            self.listed[*at] = false;
+            self.listed[at.at()] = false;
         }
         run
     }
 
     /// Takes a list's memory back.
-    pub fn give_back(&mut self, mut list: Vec<usize>) {
+    pub fn give_back(&mut self, mut list: Vec<Slot>) {
         list.clear();
         self.spare.push(list);
     }
 
     /// A copy of a list, to work through.
-    pub fn queue(&mut self, run: &[usize]) -> Vec<usize> {
+    pub fn queue(&mut self, run: &[Slot]) -> Vec<Slot> {
         let mut queue = self.spare.pop().unwrap_or_default();
         queue.extend_from_slice(run);
         queue
     }
 
     /// What is left of it goes to the next turn, before everything else.
-    pub fn keep(&mut self, queue: Vec<usize>) {
+    pub fn keep(&mut self, queue: Vec<Slot>) {
         for at in &queue {
             self.mark(*at);
         }
@@ -86,8 +82,8 @@ impl Agenda {
     }
 
     /// A shard has work that can wait.
-    pub fn defer(&mut self, at: usize) {
-        if let Some(deferred) = self.deferred.get_mut(at)
+    pub fn defer(&mut self, at: Slot) {
+        if let Some(deferred) = self.deferred.get_mut(at.at())
             && !std::mem::replace(deferred, true)
         {
             self.later.push_back(at);
@@ -95,9 +91,9 @@ impl Agenda {
     }
 
     /// The shard whose work has waited longest.
-    pub fn next_deferred(&mut self) -> Option<usize> {
+    pub fn next_deferred(&mut self) -> Option<Slot> {
         let at = self.later.pop_front()?;
-        self.deferred[at] = false;
+        self.deferred[at.at()] = false;
         Some(at)
     }
 
@@ -107,7 +103,7 @@ impl Agenda {
     }
 
     /// The shard whose checkpoint is due first, if it is at this size of the log.
-    pub fn take_due(&mut self, log_bytes: u64) -> Option<usize> {
+    pub fn take_due(&mut self, log_bytes: u64) -> Option<Slot> {
         let (due, at) = *self.dues.first()?;
         if due > log_bytes {
             return None;
@@ -117,13 +113,13 @@ impl Agenda {
     }
 
     /// A shard's next checkpoint is due at this size of the log.
-    pub fn set_due(&mut self, at: usize, log_bytes: u64) {
+    pub fn set_due(&mut self, at: Slot, log_bytes: u64) {
         self.dues.insert((log_bytes, at));
     }
 
     /// A shard's next checkpoint is due at this size of the log at the latest; nothing, if one is being
     /// written.
-    pub fn bring_forward(&mut self, at: usize, log_bytes: u64) {
+    pub fn bring_forward(&mut self, at: Slot, log_bytes: u64) {
         let due = self.dues.iter().find(|(_, shard)| *shard == at).copied();
         if let Some(due) = due.filter(|(due, _)| *due > log_bytes) {
             self.dues.remove(&due);
@@ -136,51 +132,65 @@ impl Agenda {
 mod tests {
     use super::*;
 
+    fn slots<const N: usize>(at: [usize; N]) -> [Slot; N] {
+        at.map(Slot::new)
+    }
+
+    fn agenda() -> Agenda {
+        let mut agenda = Agenda::default();
+        for (at, due) in [5, 3, 9].into_iter().enumerate() {
+            agenda.take_in(Slot::new(at), due);
+        }
+        agenda
+    }
+
     #[test]
     fn a_shard_is_listed_once_and_leftovers_come_first() {
-        let mut agenda = Agenda::new([5, 3, 9].into_iter());
-        assert_eq!(agenda.take(), [0, 1, 2]);
+        let mut agenda = agenda();
+        let [a, b, c, none] = slots([0, 1, 2, 7]);
+        assert_eq!(agenda.take(), [a, b, c]);
         assert!(!agenda.has_any());
-        agenda.mark(2);
-        agenda.mark(0);
-        agenda.mark(2);
-        agenda.mark(7);
+        agenda.mark(c);
+        agenda.mark(a);
+        agenda.mark(c);
+        agenda.mark(none);
         let run = agenda.take();
-        assert_eq!(run, [2, 0]);
+        assert_eq!(run, [c, a]);
         let mut queue = agenda.queue(&run);
-        queue.retain(|at| *at == 0);
+        queue.retain(|at| *at == a);
         agenda.keep(queue);
-        agenda.mark(1);
-        agenda.mark(0);
-        assert_eq!(agenda.take(), [0, 1]);
+        agenda.mark(b);
+        agenda.mark(a);
+        assert_eq!(agenda.take(), [a, b]);
     }
 
     #[test]
     fn what_can_wait_goes_round_and_checkpoints_go_by_size() {
-        let mut agenda = Agenda::new([5, 3, 9].into_iter());
-        agenda.defer(1);
-        agenda.defer(0);
-        agenda.defer(1);
-        assert_eq!((agenda.next_deferred(), agenda.deferred()), (Some(1), 1));
-        agenda.defer(1);
+        let mut agenda = agenda();
+        let [a, b] = slots([0, 1]);
+        agenda.defer(b);
+        agenda.defer(a);
+        agenda.defer(b);
+        assert_eq!((agenda.next_deferred(), agenda.deferred()), (Some(b), 1));
+        agenda.defer(b);
         assert_eq!(
             (agenda.next_deferred(), agenda.next_deferred()),
-            (Some(0), Some(1))
+            (Some(a), Some(b))
         );
-        assert_eq!((agenda.take_due(4), agenda.take_due(4)), (Some(1), None));
-        agenda.bring_forward(1, 4);
+        assert_eq!((agenda.take_due(4), agenda.take_due(4)), (Some(b), None));
+        agenda.bring_forward(b, 4);
         assert_eq!(
             agenda.take_due(4),
             None,
             "it has none, or one is being written"
         );
-        agenda.set_due(1, 8);
-        agenda.bring_forward(1, 9);
+        agenda.set_due(b, 8);
+        agenda.bring_forward(b, 9);
         assert_eq!(agenda.take_due(4), None, "earlier only");
-        agenda.bring_forward(1, 4);
+        agenda.bring_forward(b, 4);
         assert_eq!(
             (agenda.take_due(6), agenda.take_due(6), agenda.take_due(6)),
-            (Some(1), Some(0), None)
+            (Some(b), Some(a), None)
         );
     }
 }

@@ -13,6 +13,7 @@ use std::sync::PoisonError;
 use henge_api::Vitals;
 
 use super::gauges::buckets_of;
+use super::seats::{Seat, Slot};
 use super::turn::{Core, Now, Phase};
 use crate::shard::checkpoint::Progress;
 use crate::shard::removal::COMPACT_SLICE;
@@ -52,7 +53,7 @@ fn checkpoint_slices(applied: usize) -> usize {
 impl Core {
     /// Work without a caller waiting: slices of compaction and checkpoints, watchers that are behind, old
     /// entries for slow followers. Returns whether more could be done at once.
-    pub(super) fn background(&mut self, run: &[usize], now: Now) -> bool {
+    pub(super) fn background(&mut self, run: &[Slot], now: Now) -> bool {
         if self.phase != Phase::Running {
             return false;
         }
@@ -65,21 +66,15 @@ impl Core {
             && self.work.has_time_behind()
             && let Some(at) = self.agenda.next_deferred()
         {
-            let shard = &mut self.shards[at];
-            let has_words = !shard.words.is_empty();
-            let more = shard.word_slice(now.millis())
-                | shard.compact_slice()
-                | shard.lease_slice()
-                | shard.watch_slice()
-                | shard.read_slice()
-                | shard.hash_slice();
-            shard.charge();
-            self.chains.extend(shard.flush_answers());
-            if has_words {
-                // Some may have been requests: those begin with the next turn.
+            let Some(seat) = self.shards.get_mut(at) else {
+                continue;
+            };
+            let slice = seat.shard.slice(now.millis());
+            self.chains.extend(slice.chain);
+            if slice.asked {
                 self.agenda.mark(at);
             }
-            if more {
+            if slice.more {
                 // Only whole slices count: to look at a shard that has nothing is cheap.
                 slices -= 1;
                 self.agenda.defer(at);
@@ -89,13 +84,13 @@ impl Core {
         go_on || self.agenda.deferred() > 0
     }
 
-    fn read_old_entries(&mut self, at: usize) {
-        let shard = &mut self.shards[at];
-        while let Some(wanted) = shard.raft.storage_mut().take_wanted() {
-            let (low, high) = (wanted.low, wanted.high - 1);
-            let id = self
-                .wal
-                .read(shard.config.group, low, high, READ_BACK_BYTES);
+    fn read_old_entries(&mut self, at: Slot) {
+        let Some(seat) = self.shards.get_mut(at) else {
+            return;
+        };
+        while let Some((low, high)) = seat.shard.wanted() {
+            let group = seat.shard.group();
+            let id = self.wal.read(group, low, high, READ_BACK_BYTES);
             self.reads.push((id, at, low));
         }
     }
@@ -110,7 +105,10 @@ impl Core {
         while self.agenda.checkpointing.len() < CHECKPOINTS_MAX
             && let Some(at) = self.agenda.take_due(written)
         {
-            let progress = self.shards[at].begin_checkpoint(&mut self.wal);
+            let Some(seat) = self.shards.get_mut(at) else {
+                continue;
+            };
+            let progress = seat.shard.begin_checkpoint(&mut self.wal);
             if progress == Progress::More {
                 self.agenda.checkpointing.push(at);
             } else {
@@ -120,18 +118,20 @@ impl Core {
         }
         let mut go_on = false;
         for at in std::mem::take(&mut self.agenda.checkpointing) {
-            let shard = &mut self.shards[at];
+            let Some(seat) = self.shards.get_mut(at) else {
+                continue;
+            };
             let mut slices = checkpoint_slices(self.applied);
             let mut progress = Progress::More;
             while progress == Progress::More && slices > 0 {
-                progress = shard.checkpoint_slice(&mut self.wal);
-                shard.charge();
+                progress = seat.shard.checkpoint_slice(&mut self.wal);
+                seat.shard.charge();
                 slices = match self.work.has_time_behind() {
                     true => slices - 1,
                     false => 0,
                 };
             }
-            if shard.checkpointing.is_some() {
+            if matches!(progress, Progress::More | Progress::Waits) {
                 go_on |= progress == Progress::More;
                 self.agenda.checkpointing.push(at);
             } else {
@@ -165,25 +165,25 @@ impl Core {
             Vec::new()
         };
         for pin in pins {
-            let found = self
-                .shards
-                .binary_search_by_key(&pin.group, |shard| shard.config.group);
-            if let Ok(at) = found
-                && self.shards[at].has_checkpoint_to_write()
-                && !self.shards[at].checkpoint_fails
+            if let Some(at) = self.shards.slot_of(pin.group)
+                && let Some(seat) = self.shards.get_mut(at)
+                && seat.shard.has_early_checkpoint()
             {
                 self.agenda.bring_forward(at, written);
             }
         }
     }
 
-    fn checkpoint_ended(&mut self, at: usize, progress: Progress, now: Now) {
+    fn checkpoint_ended(&mut self, at: Slot, progress: Progress, now: Now) {
         let low = self.wal.is_down_to_ballast(self.log_reserve);
         let (written, every) = (self.wal.stats().bytes, self.config.checkpoint_bytes);
-        self.shards[at].note_checkpoint_end(written, every, low);
+        let Some(seat) = self.shards.get_mut(at) else {
+            return;
+        };
+        seat.shard.note_checkpoint_end(written, every, low);
         match progress {
             Progress::Failed { cheap } => {
-                let lacks_room = self.shards[at].checkpoint_lacks.is_some();
+                let lacks_room = seat.shard.had_no_room();
                 self.retries.failed(at, now.micros, lacks_room, cheap);
             }
             _ => self.retries.done(at),
@@ -205,10 +205,7 @@ impl Core {
         // A log above its budget: those that hold its oldest segment write a checkpoint now.
         let written = self.wal.stats().bytes;
         for pin in self.wal.pins() {
-            let found = self
-                .shards
-                .binary_search_by_key(&pin.group, |shard| shard.config.group);
-            if let Ok(at) = found {
+            if let Some(at) = self.shards.slot_of(pin.group) {
                 self.agenda.bring_forward(at, written);
             }
         }
@@ -234,7 +231,9 @@ impl Core {
         }
         self.log_stuck = stuck;
         // Its shards' metrics are read by `/health`, and it may be a while until they are looked at.
-        (0..self.shards.len()).for_each(|at| self.agenda.mark(at));
+        self.shards
+            .iter_mut()
+            .for_each(|(at, _)| self.agenda.mark(at));
         let Some(write) = self.wal.oldest_in_flight().filter(|_| stuck) else {
             tracing::info!("the log can be written again: this member speaks to its peers again");
             return;
@@ -263,14 +262,16 @@ impl Core {
     }
 
     /// Shows what happened in this turn to whoever asks.
-    pub(super) fn publish(&mut self, run: &[usize]) {
+    pub(super) fn publish(&mut self, run: &[Slot], now: Now) {
         let stats = self.wal.stats();
-        self.tell_shortage();
+        self.tell_shortage(now);
         let poisoned = self.phase == Phase::Poisoned;
         for at in run {
-            let door = &self.config.doors[*at];
+            let Some(Seat { shard, door, .. }) = self.shards.get_mut(*at) else {
+                continue;
+            };
             let mut metrics = door.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-            self.shards[*at].metrics(&mut metrics);
+            shard.metrics(&mut metrics);
             metrics.poisoned = poisoned;
             metrics.log_stuck = self.log_stuck;
             door.vitals.publish(metrics.vitals());

@@ -23,7 +23,7 @@ impl Core {
         self.phase = Phase::Poisoned;
         self.parked.clear();
         let error = Error::Poisoned(why.to_owned());
-        for (at, shard) in self.shards.iter_mut().enumerate() {
+        for (at, shard) in self.shards.iter_mut() {
             shard.end(&error, &error);
             // There is no work behind its turns any more.
             shard.let_all_go();
@@ -33,7 +33,7 @@ impl Core {
 
     /// Requests come no more, and everyone is answered.
     pub(super) fn is_drained(&self) -> bool {
-        self.draining && self.phase == Phase::Running && self.shards.iter().all(Shard::is_quiet)
+        self.draining && self.phase == Phase::Running && self.shards.shards().all(Shard::is_quiet)
     }
 
     /// Stops a core that has answered everyone, or whose time to do so is over.
@@ -47,7 +47,7 @@ impl Core {
     }
 
     pub(super) fn stop(&mut self) {
-        for shard in &mut self.shards {
+        for (_, shard) in self.shards.iter_mut() {
             shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED);
         }
         self.config.inbox.close();
@@ -66,7 +66,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         self.config.inbox.close();
         if self.phase != Phase::Ended {
-            for shard in &mut self.shards {
+            for (_, shard) in self.shards.iter_mut() {
                 let end = AssertUnwindSafe(|| shard.end(&STOPPED_PROPOSED, &STOPPED_QUEUED));
                 // If a panic is on its way up already, another one would abort the caller's process.
                 let _ = std::panic::catch_unwind(end);

@@ -12,6 +12,7 @@ use super::inbox::Input;
 use super::pack;
 use super::turn::{Core, Now, Phase};
 use super::work::SHARE_NANOS;
+use crate::shard::turns::News;
 use crate::shard::words::Word;
 use crate::shard::{STOPPED_QUEUED, Shard};
 
@@ -22,7 +23,9 @@ impl Core {
         let kept = self.kept();
         let taken = self.config.inbox.take(&mut inputs, kept);
         if taken.renewal_refused {
-            self.shards.iter_mut().for_each(Shard::renewal_refused);
+            for (_, shard) in self.shards.iter_mut() {
+                shard.hear(News::RenewalRefused, now.millis());
+            }
         }
         self.worked |= !inputs.is_empty();
         let metrics = &mut self.gauges.metrics;
@@ -39,27 +42,20 @@ impl Core {
         let running = self.phase == Phase::Running;
         match input {
             Input::Request { group, request } => {
-                let held = request.kind.held_bytes();
-                match self.shard(group) {
-                    Some(shard) if running => return shard.take_request(request, now.millis()),
-                    Some(shard) => shard.held_bytes += held,
-                    None => self.config.inbox.budget().give_back(held),
+                let refusal = (!running).then(|| self.refusal());
+                let Some(shard) = self.shard(group) else {
+                    let held = request.kind.held_bytes();
+                    self.config.inbox.budget().give_back(held);
+                    return request.answer.send(Err(refusal.unwrap_or(STOPPED_QUEUED)));
+                };
+                match refusal {
+                    None => shard.take_request(request, now.millis()),
+                    Some(refusal) => shard.refuse(request, refusal),
                 }
-                request.answer.send(Err(self.refusal()));
             }
             Input::Peer { from, frame } if running => self.step_frame(from, frame, now),
-            Input::HandOver if running => {
-                for (at, shard) in self.shards.iter_mut().enumerate() {
-                    shard.hand_over();
-                    self.agenda.mark(at);
-                }
-            }
-            Input::PeerLost { peer } if running => {
-                for (at, shard) in self.shards.iter_mut().enumerate() {
-                    shard.peer_lost(peer);
-                    self.agenda.mark(at);
-                }
-            }
+            Input::HandOver if running => self.tell_all(|| News::HandOver, now),
+            Input::PeerLost { peer } if running => self.tell_all(|| News::PeerLost(peer), now),
             Input::WatchOpen { group, session } => {
                 let refusal = self.refusal();
                 match self.shard(group) {
@@ -85,17 +81,10 @@ impl Core {
 
     /// Works off a word on a watch stream, or has it wait: words come by the ten thousand.
     fn word(&mut self, group: u64, word: Word, now: Now) {
-        let is_late = !self.work.is_before(SHARE_NANOS);
-        let running = self.phase == Phase::Running;
-        let Some(shard) = self.shard(group) else {
-            return;
-        };
-        if running && (is_late || !shard.words.is_empty()) {
-            shard.words.push(word);
-            self.keeps_words = true;
-        } else {
-            shard.take_word(word, now.millis());
-        }
+        let has_time = self.phase != Phase::Running || self.work.is_before(SHARE_NANOS);
+        let shard = self.shard(group);
+        let waits = shard.is_some_and(|shard| shard.take_word(word, now.millis(), has_time));
+        self.keeps_words |= waits;
     }
 
     /// How many words, with what came behind them, wait from earlier turns, and their bytes.
@@ -103,7 +92,7 @@ impl Core {
         if !self.keeps_words {
             return (0, 0);
         }
-        let sizes = self.shards.iter().map(|shard| shard.words.size());
+        let sizes = self.shards.shards().map(Shard::words_kept);
         let kept = sizes.fold((0, 0), |sum, (items, bytes)| (sum.0 + items, sum.1 + bytes));
         self.keeps_words = kept.0 > 0;
         kept
@@ -111,12 +100,17 @@ impl Core {
 
     /// The shard of a group, which now has something to do.
     fn shard(&mut self, group: u64) -> Option<&mut Shard> {
-        let at = self
-            .shards
-            .binary_search_by_key(&group, |shard| shard.config.group)
-            .ok()?;
+        let at = self.shards.slot_of(group)?;
         self.agenda.mark(at);
-        self.shards.get_mut(at)
+        Some(&mut self.shards.get_mut(at)?.shard)
+    }
+
+    /// Tells every shard, which now has something to do.
+    pub(super) fn tell_all(&mut self, news: impl Fn() -> News, now: Now) {
+        for (at, shard) in self.shards.iter_mut() {
+            shard.hear(news(), now.millis());
+            self.agenda.mark(at);
+        }
     }
 
     fn refusal(&self) -> Error {
@@ -135,7 +129,7 @@ impl Core {
                 && !message.reject
                 && let Some(shard) = self.shard(group)
             {
-                shard.send_back(&message.entries, now.millis());
+                shard.hear(News::NotSent(message.entries), now.millis());
             }
         }
     }
@@ -155,7 +149,7 @@ impl Core {
                 continue;
             }
             if let Some(shard) = self.shard(group) {
-                shard.step_peer(message, now.millis());
+                shard.hear(News::Message(message), now.millis());
             }
         }
     }

@@ -1,8 +1,9 @@
 //! A core: one thread's worth of shards and the log they share.
 //!
 //! `inbox` is its door, `budget` what may wait behind it and `pressure` how much
-//! less while it refuses, `open` builds its shards from its log and from checkpoints (`restore`), `turn` is what it does again and again
-//! (`intake` its first stage), `agenda` and `timers` say which shards it looks at, `background` is what it
+//! less while it refuses, `open` builds its shards from its log and from checkpoints (`restore`), `turn` is
+//! what it does again and again (`intake` its first stage), `seats` says where its shards sit, `agenda` and
+//! `timers` which of them it looks at, `background` is what it
 //! does when nobody waits (`retries` says when it tries a failed checkpoint again), `gauges` measures it,
 //! `work` bounds it, `ending` ends it, `log` is what it has to do with its log,
 //! `guard` runs callers' code on its thread, `pack` puts messages to peers into frames. What drives it (tokio-uring, a plain thread, the
@@ -28,6 +29,7 @@ pub mod pack;
 mod pressure;
 pub mod restore;
 mod retries;
+pub mod seats;
 pub mod shard;
 pub mod stream;
 pub mod timers;

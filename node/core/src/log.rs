@@ -7,6 +7,7 @@ use henge_raft::{Entry, EntryKind};
 use henge_wal::{Lsn, ReadEntry, ReadError, ReadId};
 
 use super::turn::{Core, Now, Phase};
+use crate::shard::turns::News;
 
 impl Core {
     pub(super) fn durable(&mut self, lsn: Lsn, now: Now) {
@@ -14,8 +15,8 @@ impl Core {
         self.gauges.durable(lsn, now.micros);
         self.let_propose();
         while let Some(parked) = self.parked.pop_front_if(|parked| parked.lsn <= lsn) {
-            if let Some(shard) = self.shards.get_mut(parked.shard) {
-                shard.deliver(parked.responses, &mut self.messages);
+            if let Some(seat) = self.shards.get_mut(parked.shard) {
+                seat.shard.deliver(parked.responses, &mut self.messages);
                 self.agenda.mark(parked.shard);
             }
         }
@@ -39,37 +40,34 @@ impl Core {
         }
     }
 
-    pub(super) fn read_back(&mut self, id: ReadId, result: Result<Vec<ReadEntry>, ReadError>) {
+    pub(super) fn read_back(
+        &mut self,
+        id: ReadId,
+        result: Result<Vec<ReadEntry>, ReadError>,
+        now: Now,
+    ) {
         let Some(found) = self.reads.iter().position(|(read, ..)| *read == id) else {
             return;
         };
         let (_, at, low) = self.reads.swap_remove(found);
         self.agenda.mark(at);
-        let Some(shard) = self.shards.get_mut(at) else {
+        let Some(seat) = self.shards.get_mut(at) else {
             return;
         };
-        match result {
-            Ok(entries) => {
-                let entries = entries.into_iter().map(|entry| Entry {
-                    term: entry.term,
-                    index: entry.index,
-                    kind: EntryKind::from_u8(entry.kind).unwrap_or_default(),
-                    data: entry.payload,
-                });
-                shard.raft.storage_mut().fetched(low, entries.collect());
-                // Not at the next heartbeat: a laggard would get one span per heartbeat.
-                shard.raft.entries_available();
-            }
-            Err(error) => {
-                shard.raft.storage_mut().fetched(low, Vec::new());
-                tracing::warn!(group = shard.config.group, %error, "old entries cannot be read back");
-            }
-        }
+        let entry = |entry: ReadEntry| Entry {
+            term: entry.term,
+            index: entry.index,
+            kind: EntryKind::from_u8(entry.kind).unwrap_or_default(),
+            data: entry.payload,
+        };
+        let found = result.map(|entries| entries.into_iter().map(entry).collect());
+        let news = News::OldEntries { low, found };
+        seat.shard.hear(news, now.millis());
     }
 
     /// Tells the shards what the log lacks, as soon as what it has is down to its ballast: until then writes
     /// go on as always.
-    pub(super) fn tell_shortage(&mut self) {
+    pub(super) fn tell_shortage(&mut self, now: Now) {
         let low = self.wal.is_down_to_ballast(self.log_reserve);
         let shortage = self.wal.stats().shortage.filter(|_| low);
         let log_full = self.wal.is_short_of(self.log_reserve);
@@ -85,10 +83,7 @@ impl Core {
             _ => {}
         }
         (self.shortage, self.log_full) = (shortage, log_full);
-        for (at, shard) in self.shards.iter_mut().enumerate() {
-            shard.shortage = shortage;
-            shard.log_full = log_full;
-            self.agenda.mark(at);
-        }
+        let (lacks, is_full) = (shortage, log_full);
+        self.tell_all(|| News::Log { lacks, is_full }, now);
     }
 }

@@ -180,7 +180,7 @@ pub fn open(
     let mut found = recovery.finish()?;
     let distance =
         distance_max(wal.disk_room(), opening.cores, &report).min(opening.checkpoint_bytes);
-    let (mut shards, mut doors) = (Vec::new(), Vec::new());
+    let mut shards = Vec::new();
     for GroupOpening { mut config, door } in opening.groups {
         config.log_bytes_replayed = report.bytes;
         config.checkpoint_bytes = distance;
@@ -201,17 +201,14 @@ pub fn open(
         }
         let member_id = config.member_id;
         let started = Shard::start(config, recovered, now_ms);
-        let mut shard = started.map_err(|error| OpenCoreError::Group {
+        let shard = started.map_err(|error| OpenCoreError::Group {
             member_id,
             why: error.to_string(),
         })?;
-        shard.show_revision_in(door.revision.clone());
-        shards.push(shard);
-        doors.push(door);
+        shards.push((shard, door));
     }
     let config = CoreConfig {
         inbox: opening.inbox,
-        doors,
         checkpoint_bytes: distance,
         metrics: opening.metrics,
         vitals: opening.vitals,

@@ -12,6 +12,7 @@
 //! Must never know: shards, requests; it knows budgets only.
 
 use super::budget::Budget;
+use super::seats::Slot;
 use super::turn::{Core, Now};
 
 /// Bytes of writes that may wait while callers are being refused: several log batches' worth.
@@ -25,7 +26,7 @@ pub(super) struct Pressure {
     /// The end of this window.
     until_ms: u64,
     /// Shards whose budgets are pressed.
-    shards: Vec<usize>,
+    shards: Vec<Slot>,
     /// The core's own is.
     core: bool,
 }
@@ -43,14 +44,14 @@ impl Pressure {
 impl Core {
     /// Presses the budgets that refused somebody, and lets go of those that did not. `run`: the shards of
     /// this turn; one that refuses is in most of them.
-    pub(super) fn press(&mut self, run: &[usize], now: Now) {
+    pub(super) fn press(&mut self, run: &[Slot], now: Now) {
         let now_ms = now.millis();
         if now_ms < self.pressure.until_ms {
             return;
         }
         self.pressure.until_ms = now_ms + WINDOW_MS;
-        let doors = &self.config.doors;
-        let press = |at: &usize| doors[*at].budget.press();
+        let seats = &mut self.shards;
+        let press = |at: &Slot| seats.get_mut(*at).is_some_and(|it| it.door.budget.press());
         let shards = &mut self.pressure.shards;
         shards.extend(run);
         shards.sort_unstable();

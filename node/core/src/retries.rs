@@ -10,6 +10,8 @@
 
 use std::collections::VecDeque;
 
+use super::seats::Slot;
+
 /// Between two looks for room.
 const ROOM_MICROS: u64 = 1_000_000;
 /// After an attempt that wrote until there was no room.
@@ -23,13 +25,13 @@ const AT_ONCE_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     /// Who waits longest comes first.
-    failed: VecDeque<usize>,
+    failed: VecDeque<Slot>,
     at_micros: u64,
 }
 
 impl Retries {
     /// A shard's checkpoint failed.
-    pub(super) fn failed(&mut self, at: usize, now_micros: u64, lacks_room: bool, cheap: bool) {
+    pub(super) fn failed(&mut self, at: Slot, now_micros: u64, lacks_room: bool, cheap: bool) {
         self.done(at);
         self.failed.push_back(at);
         let wait = match (lacks_room, cheap) {
@@ -41,7 +43,7 @@ impl Retries {
     }
 
     /// A shard's checkpoint was written, or is not needed.
-    pub(super) fn done(&mut self, at: usize) {
+    pub(super) fn done(&mut self, at: Slot) {
         self.failed.retain(|shard| *shard != at);
     }
 
@@ -55,7 +57,7 @@ impl Retries {
     }
 
     /// Those to try again now.
-    pub(super) fn next(&mut self) -> Vec<usize> {
+    pub(super) fn next(&mut self) -> Vec<Slot> {
         let count = self.failed.len().min(AT_ONCE_MAX);
         let next = self.failed.iter().take(count).copied().collect();
         self.failed.rotate_left(count);
@@ -87,23 +89,23 @@ mod tests {
         assert!(!retries.take_due(SECOND + 1, true));
         assert_eq!(retries.next_ms(true), 2_000);
         assert!(retries.take_due(2 * SECOND, true));
-        retries.failed(7, 2 * SECOND, true, true);
+        retries.failed(Slot::new(7), 2 * SECOND, true, true);
         assert_eq!(retries.next_ms(false), 3_000);
         assert!(retries.take_due(3 * SECOND, false));
-        assert_eq!(retries.next(), [7]);
+        assert_eq!(retries.next(), [Slot::new(7)]);
         // What wrote for nothing, and what has nothing to do with room, can wait.
-        retries.failed(7, 3 * SECOND, true, false);
+        retries.failed(Slot::new(7), 3 * SECOND, true, false);
         assert_eq!(retries.next_ms(false), 5_000);
-        retries.failed(7, 6 * SECOND, false, true);
+        retries.failed(Slot::new(7), 6 * SECOND, false, true);
         assert_eq!(retries.next_ms(false), 16_000);
-        retries.done(7);
+        retries.done(Slot::new(7));
         assert_eq!(retries.next_ms(false), u64::MAX);
     }
 
     #[test]
     fn of_many_that_fail_each_has_its_turn() {
         let mut retries = Retries::default();
-        (0..40).for_each(|at| retries.failed(at, 0, true, true));
+        (0..40).for_each(|at| retries.failed(Slot::new(at), 0, true, true));
         let mut tried = Vec::new();
         for _ in 0..3 {
             tried.extend(retries.next());

@@ -8,6 +8,8 @@
 //! it, as whoever is looked at too early says again when it wants to be.
 //! Must never know: what a shard is, a clock.
 
+use crate::seats::Slot;
+
 const SLOTS: usize = 64;
 const LEVELS: usize = 6;
 /// No timer set.
@@ -28,12 +30,12 @@ pub struct Timers {
 struct Level {
     /// One bit per slot that is not empty.
     occupied: u64,
-    slots: Vec<Vec<(usize, u64)>>,
+    slots: Vec<Vec<(Slot, u64)>>,
 }
 
-impl Timers {
-    /// For so many shards; nothing is set. Times start at 0.
-    pub fn new(shards: usize) -> Self {
+/// None are set. Times start at 0.
+impl Default for Timers {
+    fn default() -> Self {
         let level = || Level {
             occupied: 0,
             slots: vec![Vec::new(); SLOTS],
@@ -41,18 +43,21 @@ impl Timers {
         Timers {
             now_ms: 0,
             levels: (0..LEVELS).map(|_| level()).collect(),
-            armed: vec![NEVER; shards],
+            armed: Vec::new(),
         }
     }
+}
 
+impl Timers {
     /// Wants shard `at` to be looked at then, if nothing earlier is set. `u64::MAX` sets nothing.
-    pub fn arm(&mut self, at: usize, when_ms: u64) {
-        let Some(armed) = self.armed.get_mut(at) else {
-            return;
-        };
+    pub fn arm(&mut self, at: Slot, when_ms: u64) {
         if when_ms == NEVER {
             return;
         }
+        if self.armed.len() <= at.at() {
+            self.armed.resize(at.at() + 1, NEVER);
+        }
+        let armed = &mut self.armed[at.at()];
         let when_ms = when_ms.clamp(self.now_ms + 1, self.now_ms + FAR_MS);
         if when_ms < *armed {
             *armed = when_ms;
@@ -61,7 +66,7 @@ impl Timers {
     }
 
     /// Takes every timer that is due.
-    pub fn take_due(&mut self, now_ms: u64, mut due: impl FnMut(usize)) {
+    pub fn take_due(&mut self, now_ms: u64, mut due: impl FnMut(Slot)) {
         while let Some((level, slot, start_ms)) = self.first() {
             if start_ms > now_ms {
                 break;
@@ -69,11 +74,11 @@ impl Timers {
             self.now_ms = self.now_ms.max(start_ms);
             let entries = self.levels[level].take(slot);
             for (at, when_ms) in entries {
-                if self.armed[at] != when_ms {
+                if self.armed[at.at()] != when_ms {
                     continue;
                 }
                 if when_ms <= now_ms {
-                    self.armed[at] = NEVER;
+                    self.armed[at.at()] = NEVER;
                     due(at);
                 } else {
                     self.insert(at, when_ms);
@@ -88,7 +93,7 @@ impl Timers {
         self.first().map_or(NEVER, |(_, _, start_ms)| start_ms)
     }
 
-    fn insert(&mut self, at: usize, when_ms: u64) {
+    fn insert(&mut self, at: Slot, when_ms: u64) {
         // The level is where the times differ: below it, the entry's slot would come round too early.
         let differ = (self.now_ms ^ when_ms) | (SLOTS as u64 - 1);
         let level = ((63 - differ.leading_zeros()) / 6) as usize;
@@ -113,7 +118,7 @@ impl Timers {
 }
 
 impl Level {
-    fn take(&mut self, slot: usize) -> Vec<(usize, u64)> {
+    fn take(&mut self, slot: usize) -> Vec<(Slot, u64)> {
         self.occupied &= !(1 << slot);
         std::mem::take(&mut self.slots[slot])
     }
@@ -140,14 +145,14 @@ mod tests {
         let mut state = seed.unwrap_or(7);
         println!("HENGE_SEED={state}");
         const SHARDS: usize = 50;
-        let mut timers = Timers::new(SHARDS);
+        let mut timers = Timers::default();
         let mut model = BTreeMap::new();
         let mut now = 0;
         for _ in 0..200_000 {
             let at = (dice(&mut state) % SHARDS as u64) as usize;
             let far = 1 << (dice(&mut state) % 30);
             let when = now + 1 + dice(&mut state) % far;
-            timers.arm(at, when);
+            timers.arm(Slot::new(at), when);
             let set = model.entry(at).or_insert(when);
             *set = when.min(*set);
             if dice(&mut state).is_multiple_of(3) {
@@ -155,7 +160,7 @@ mod tests {
                 assert!(timers.next_ms() <= first, "looks too late");
                 now += dice(&mut state) % (1 << (dice(&mut state) % 20));
                 let mut fired = Vec::new();
-                timers.take_due(now, |at| fired.push(at));
+                timers.take_due(now, |at| fired.push(at.at()));
                 fired.sort_unstable();
                 let due: Vec<_> = model.extract_if(.., |_, when| *when <= now).collect();
                 assert_eq!(fired, due.into_iter().map(|(at, _)| at).collect::<Vec<_>>());
@@ -165,16 +170,16 @@ mod tests {
 
     #[test]
     fn following_next_never_stalls_and_ends() {
-        let mut timers = Timers::new(3);
-        timers.arm(0, 70);
-        timers.arm(1, 300_000_000);
-        timers.arm(2, 1 << 50);
-        timers.arm(2, NEVER);
+        let mut timers = Timers::default();
+        timers.arm(Slot::new(0), 70);
+        timers.arm(Slot::new(1), 300_000_000);
+        timers.arm(Slot::new(2), 1 << 50);
+        timers.arm(Slot::new(2), NEVER);
         let (mut now, mut looks, mut fired) = (0, 0, Vec::new());
         while timers.next_ms() != NEVER {
             assert!(timers.next_ms() > now);
             now = timers.next_ms();
-            timers.take_due(now, |at| fired.push((at, now)));
+            timers.take_due(now, |at| fired.push((at.at(), now)));
             looks += 1;
         }
         assert_eq!(fired, [(0, 70), (1, 300_000_000), (2, FAR_MS)]);

@@ -33,6 +33,7 @@ use super::inbox::{Inbox, Input};
 use super::pack;
 use super::pressure::Pressure;
 use super::retries::Retries;
+use super::seats::{Seats, Slot};
 use super::timers::Timers;
 use super::work::TurnWork;
 use crate::shard::Shard;
@@ -110,9 +111,6 @@ impl Peers for () {
 pub struct CoreConfig {
     /// Its door.
     pub inbox: Arc<Inbox>,
-    /// What each shard shares with its callers, in the shards' order; refreshed in every turn that looks at the
-    /// shard.
-    pub doors: Vec<ShardDoor>,
     /// Bytes of log between two checkpoints of a shard.
     pub checkpoint_bytes: u64,
     /// The core's own, refreshed in every turn.
@@ -126,19 +124,18 @@ pub struct CoreConfig {
 /// One core.
 pub struct Core {
     pub(super) config: CoreConfig,
-    /// In the order of their groups' ids.
-    pub(super) shards: Vec<Shard>,
+    pub(super) shards: Seats,
     pub(super) wal: Wal,
     /// Who has work, and since when.
     pub(super) agenda: Agenda,
-    timers: Timers,
+    pub(super) timers: Timers,
     pub(super) gauges: Gauges,
     /// What its budgets refuse.
     pub(super) pressure: Pressure,
     /// Callers that wait, as of the last look at each shard.
     pub(super) waiting: usize,
     /// Shards whose queues wait for the log to write something.
-    held_back: Vec<usize>,
+    held_back: Vec<Slot>,
     /// What this turn does.
     pub(super) work: TurnWork,
     /// Entries that this turn applied.
@@ -158,7 +155,7 @@ pub struct Core {
     pub(super) last_lsn: Lsn,
     pub(super) durable_lsn: Lsn,
     /// Old entries being read back: for which shard, from which index.
-    pub(super) reads: Vec<(ReadId, usize, u64)>,
+    pub(super) reads: Vec<(ReadId, Slot, u64)>,
     /// The oldest log write does not come back: this core no longer claims to be alive.
     pub(super) log_stuck: bool,
     /// When the next slice of sealed log is read.
@@ -187,29 +184,21 @@ pub(super) enum Phase {
 }
 
 impl Core {
-    /// A core over recovered shards and their open log. Shards are in the order of their groups' ids.
-    pub fn new(config: CoreConfig, shards: Vec<Shard>, wal: Wal) -> Self {
+    /// A core over recovered shards and their open log.
+    pub fn new(config: CoreConfig, shards: Vec<(Shard, ShardDoor)>, wal: Wal) -> Self {
         let durable_lsn = wal.stats().durable_lsn;
         let log_reserve = LOG_RESERVE_BYTES.min(wal.payload_max() as u64 / 4);
-        let work = TurnWork::bounded();
-        let mut shards = shards;
-        shards
-            .iter_mut()
-            .for_each(|shard| shard.turn = work.clone());
-        let dues = shards.iter().map(|shard| shard.checkpoint_due_bytes);
-        let mut gauges = Gauges::new(config.stopwatch.clone());
-        gauges.metrics.shards = shards.len() as u64;
-        Core {
-            agenda: Agenda::new(dues),
-            timers: Timers::new(shards.len()),
-            gauges,
+        let mut core = Core {
+            agenda: Agenda::default(),
+            timers: Timers::default(),
+            gauges: Gauges::new(config.stopwatch.clone()),
             config,
-            shards,
+            shards: Seats::default(),
             wal,
             pressure: Pressure::default(),
             waiting: 0,
             held_back: Vec::new(),
-            work,
+            work: TurnWork::bounded(),
             applied: 0,
             entries_counted: 0,
             shortage: None,
@@ -230,12 +219,25 @@ impl Core {
             drain_until_ms: u64::MAX,
             worked: false,
             keeps_words: false,
+        };
+        for (shard, door) in shards {
+            core.seat(shard, door);
         }
+        core
     }
 
-    /// The shards, for tests and the simulator's checkers.
-    pub fn shards(&self) -> &[Shard] {
-        &self.shards
+    /// Gives a shard its place; the next turn looks at it. `door`: what it shares with its callers, refreshed in
+    /// every turn that looks at the shard.
+    pub(super) fn seat(&mut self, mut shard: Shard, door: ShardDoor) {
+        let due = shard.join(self.work.clone(), door.revision.clone());
+        let at = self.shards.take_in(shard, door);
+        self.agenda.take_in(at, due);
+        self.gauges.metrics.shards = self.shards.len() as u64;
+    }
+
+    /// The shards in the order of their groups' ids, for tests and the simulator's checkers.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.shards()
     }
 
     /// The work of the last turn, in nanoseconds of the reference machine, as the shards' stores count it.
@@ -292,7 +294,9 @@ impl Core {
         self.press(&run, now);
         let mut delivery = Delivery::default();
         for at in &run {
-            delivery.add(self.shards[*at].answers.drain(..));
+            if let Some(seat) = self.shards.get_mut(*at) {
+                delivery.add(seat.shard.take_answers());
+            }
         }
         self.chains.extend(delivery.finish());
         self.gauges.lap(Stage::Answer);
@@ -342,34 +346,34 @@ impl Core {
     }
 
     /// The shards this turn looks at, each told the time.
-    fn begin_looks(&mut self, now: Now) -> Vec<usize> {
+    fn begin_looks(&mut self, now: Now) -> Vec<Slot> {
         let now_ms = now.millis();
         let agenda = &mut self.agenda;
         self.timers.take_due(now_ms, |at| agenda.mark(at));
         let run = self.agenda.take();
         for at in &run {
-            let shard = &mut self.shards[*at];
-            self.waiting -= shard.counted_waiting;
-            shard.advance_time(now_ms);
-            if self.phase == Phase::Running {
-                shard.ask_read_index(now_ms);
+            if let Some(seat) = self.shards.get_mut(*at) {
+                self.waiting -= std::mem::take(&mut seat.waiting);
+                let is_running = self.phase == Phase::Running;
+                seat.shard.begin_turn(now_ms, is_running);
             }
         }
         run
     }
 
     /// What the looks of this turn came to: timers and metrics.
-    fn end_looks(&mut self, run: Vec<usize>, now: Now) {
+    fn end_looks(&mut self, run: Vec<Slot>, now: Now) {
         for at in &run {
-            let shard = &mut self.shards[*at];
-            shard.charge();
-            shard.note_turn(now.millis());
-            shard.counted_waiting = shard.waiting();
-            self.waiting += shard.counted_waiting;
-            self.timers.arm(*at, shard.next_look_ms());
+            let Some(seat) = self.shards.get_mut(*at) else {
+                continue;
+            };
+            let (waiting, next_look_ms) = seat.shard.end_turn(now.millis());
+            seat.waiting = waiting;
+            self.waiting += waiting;
+            self.timers.arm(*at, next_look_ms);
         }
         self.gauges.end(self.worked || !run.is_empty());
-        self.publish(&run);
+        self.publish(&run, now);
         self.agenda.give_back(run);
     }
 
@@ -381,12 +385,14 @@ impl Core {
     }
 
     /// Gives back what callers took for writes that are answered.
-    fn settle(&mut self, run: &[usize]) {
+    fn settle(&mut self, run: &[Slot]) {
         let mut freed = 0;
         for at in run {
-            let freed_here = self.shards[*at].settle();
-            self.config.doors[*at].budget.give_back(freed_here);
-            freed += freed_here;
+            if let Some(seat) = self.shards.get_mut(*at) {
+                let freed_here = seat.shard.settle();
+                seat.door.budget.give_back(freed_here);
+                freed += freed_here;
+            }
         }
         self.config.inbox.budget().give_back(freed);
     }
@@ -405,7 +411,7 @@ impl Core {
             self.worked = true;
             match event {
                 Event::Durable(lsn) => self.durable(lsn, now),
-                Event::Read { id, result } => self.read_back(id, result),
+                Event::Read { id, result } => self.read_back(id, result, now),
                 Event::SpaceLow(lacks) => {
                     tracing::debug!(%lacks, "no room for another log segment")
                 }
@@ -436,7 +442,7 @@ impl Core {
 
     /// Ready, persist and apply: a share for each shard in turn, until nothing is left or the turn's bound
     /// is met.
-    fn process(&mut self, run: &[usize], now: Now) {
+    fn process(&mut self, run: &[Slot], now: Now) {
         if self.phase != Phase::Running {
             return;
         }
@@ -461,10 +467,8 @@ impl Core {
                     return true;
                 }
                 left -= 1;
-                let shard = &mut self.shards[*at];
-                let more = shard.process_ready(*at, &mut out);
-                shard.answer_reads(now.millis());
-                more
+                let seat = self.shards.get_mut(*at);
+                seat.is_some_and(|seat| seat.shard.process(*at, &mut out))
             });
             if queue.is_empty() || left == 0 {
                 break;
@@ -476,8 +480,8 @@ impl Core {
         // Who was first is last in the next turn: what a turn has time for may not do for all.
         let (first, others) = run.split_at(run.len().min(1));
         for at in others.iter().chain(first) {
-            let shard = &self.shards[*at];
-            if shard.is_behind() || shard.asks_more() {
+            let seat = self.shards.get_mut(*at);
+            if seat.is_some_and(|seat| seat.shard.has_left()) {
                 self.agenda.mark(*at);
             }
         }

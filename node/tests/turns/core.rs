@@ -11,8 +11,8 @@ use henge_core::inbox::{Inbox, Input};
 use henge_core::machine::Response;
 use henge_core::open::{self, GroupOpening, Opening};
 use henge_core::pack;
-use henge_core::shard::ShardConfig;
 use henge_core::shard::request::{AnswerReceiver, RequestKind};
+use henge_core::shard::{Shard, ShardConfig};
 use henge_core::{Core, Now};
 use henge_raft::{Message, MessageKind};
 
@@ -131,6 +131,13 @@ impl Bench {
     pub fn ask(&mut self, group: u64, kind: RequestKind) -> AnswerReceiver {
         let door = &self.doors[usize::from(group == QUIET)];
         door.ask(&self.inbox, group, kind).expect("room")
+    }
+
+    pub fn shard(&self, group: u64) -> &Shard {
+        let mut shards = self.core.shards();
+        shards
+            .find(|shard| shard.group() == group)
+            .expect("it has one")
     }
 
     /// Turns until there is an answer.

@@ -84,8 +84,8 @@ impl World {
             let kind = RequestKind::Write(Command::Put(put).encode());
             self.heartbeat = Some((self.bench.ask(QUIET, kind), turns));
         }
-        let shards = self.bench.core.shards();
-        assert!(!shards.iter().any(|shard| shard.is_corrupt()), "{what}");
+        let mut shards = self.bench.core.shards();
+        assert!(!shards.any(|shard| shard.is_corrupt()), "{what}");
     }
 
     /// Turns until there is an answer.
@@ -154,7 +154,7 @@ impl World {
     /// The busy shard's lead is lost and won again.
     fn new_leader(&mut self) {
         self.bench.depose();
-        let leads = |world: &World| world.bench.core.shards()[0].is_leader();
+        let leads = |world: &World| world.bench.shard(BUSY).is_leader();
         for led in [false, true] {
             let mut turns = 0..50_000;
             while leads(self) != led {
@@ -185,7 +185,7 @@ impl World {
         self.ask(RequestKind::Write(compact.encode()));
         let metrics = |world: &World| {
             let mut metrics = henge::api::Metrics::default();
-            world.bench.core.shards()[0].metrics(&mut metrics);
+            world.bench.shard(BUSY).metrics(&mut metrics);
             metrics
         };
         for _ in 0..2_000 {

@@ -102,7 +102,7 @@ fn regression_very_many_watchers_that_leave_take_many_turns() {
     assert!(nanos >= least, "of {least} ns {nanos} were counted");
     assert!(world.ask(put(b"watched", b"")));
     let mut metrics = henge::api::Metrics::default();
-    world.bench.core.shards()[0].metrics(&mut metrics);
+    world.bench.shard(BUSY).metrics(&mut metrics);
     assert_eq!(metrics.watchers, 0);
 }
 

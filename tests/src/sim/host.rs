@@ -294,20 +294,20 @@ impl Process {
 
     /// Its term, if it thinks it leads.
     pub fn leads(&self) -> Option<u64> {
-        let shard = self.core.shards().first()?;
+        let shard = self.core.shards().next()?;
         shard.is_leader().then(|| shard.header().raft_term)
     }
 
     /// Whether its group stopped serving.
     pub fn is_corrupt(&self) -> bool {
-        self.core.shards().iter().any(Shard::is_corrupt)
+        self.core.shards().any(Shard::is_corrupt)
     }
 
     /// The revision it has applied.
     pub fn revision(&self) -> i64 {
         self.core
             .shards()
-            .first()
+            .next()
             .map_or(0, |shard| shard.header().revision)
     }
 }

@@ -22,7 +22,7 @@ const ALARM_AGAIN_MS: u64 = 1_000;
 
 impl Shard {
     /// Takes one request.
-    pub fn admit(&mut self, request: Request, now_ms: u64) {
+    pub(super) fn admit(&mut self, request: Request, now_ms: u64) {
         let Request { kind, answer } = request;
         if self.corrupt {
             return answer.send(Err(Error::Corrupt));
@@ -64,7 +64,7 @@ impl Shard {
 
     /// Refuses what waits and finds no room any more: it was taken in before that was known. What is left
     /// of the log is for what makes room; `pressed`: for votes, compaction and checkpoints alone.
-    pub(crate) fn shed(&mut self, low: bool, pressed: bool) {
+    pub(super) fn shed(&mut self, low: bool, pressed: bool) {
         let full = low || self.lacks().is_some();
         if !full && !pressed {
             return;
@@ -94,17 +94,17 @@ impl Shard {
     /// Answers the turn's callers, all at once and after its log batch is on the way: a caller's thread
     /// that is woken once finds everything there, instead of being woken for every answer (in a virtual
     /// machine one wake-up of an idle processor costs as much as applying several writes).
-    pub fn flush_answers(&mut self) -> Option<Arc<Chain>> {
+    pub(super) fn flush_answers(&mut self) -> Option<Arc<Chain>> {
         deliver(self.answers.drain(..))
     }
 
     /// Puts the header on; the caller hears at the end of the turn (see [`Shard::flush_answers`]).
-    pub(crate) fn answer(&mut self, answer: Answer, response: Result<Response, Error>) {
+    pub(super) fn answer(&mut self, answer: Answer, response: Result<Response, Error>) {
         self.answer_as_of(self.header(), answer, response);
     }
 
     /// As [`Shard::answer`], with the header of an earlier moment.
-    pub(crate) fn answer_as_of(
+    pub(super) fn answer_as_of(
         &mut self,
         header: Header,
         answer: Answer,
@@ -172,7 +172,7 @@ impl Shard {
     }
 
     /// What it lacks to keep more data: for another segment of the log, or for a checkpoint.
-    pub(crate) fn lacks(&self) -> Option<Shortage> {
+    pub(super) fn lacks(&self) -> Option<Shortage> {
         let checkpoint = self.checkpoint_lacks.filter(|_| self.checkpoint_presses);
         self.shortage.or(checkpoint)
     }
@@ -235,7 +235,7 @@ impl Shard {
     }
 
     /// The alarms that are raised, and that of this member's own disk. (For want of descriptors etcd has none.)
-    pub(crate) fn alarms(&self) -> Vec<AlarmMember> {
+    pub(super) fn alarms(&self) -> Vec<AlarmMember> {
         let mut alarms = self.machine.alarms.list().to_vec();
         let own = AlarmMember {
             alarm: Alarm::NoSpace,
@@ -248,7 +248,7 @@ impl Shard {
     }
 
     /// Says what was raised or lowered since the last look.
-    pub(crate) fn note_alarms(&mut self) {
+    pub(super) fn note_alarms(&mut self) {
         let now = self.machine.alarms.list();
         if now == self.alarms_seen {
             return;

@@ -46,12 +46,12 @@ impl Applying {
 
 impl Shard {
     /// Takes what raft has committed; [`Shard::apply_on`] applies it.
-    pub(crate) fn apply(&mut self, message: Message) {
+    pub(super) fn apply(&mut self, message: Message) {
         self.applying.messages.push_back(message);
     }
 
     /// Applies what was taken, in its order, until the turn's account is at `until`; returns how many entries.
-    pub(crate) fn apply_on(&mut self, until: u64, now_ms: u64) -> usize {
+    pub(super) fn apply_on(&mut self, until: u64, now_ms: u64) -> usize {
         let mut applied = 0;
         while let Some(message) = self.applying.messages.pop_front() {
             if !self.apply_entries(&message, until, now_ms, &mut applied) {
@@ -69,7 +69,7 @@ impl Shard {
     }
 
     /// Serves watchers that are behind; returns whether more is left.
-    pub fn watch_slice(&mut self) -> bool {
+    pub(super) fn watch_slice(&mut self) -> bool {
         let header = self.header();
         let more = self
             .watches

@@ -149,7 +149,7 @@ fn versions_before(store: &Store) -> u64 {
 
 impl Shard {
     /// At the end of a turn: what this one changed.
-    pub(crate) fn note_turn(&mut self, now_ms: u64) {
+    pub(super) fn note_turn(&mut self, now_ms: u64) {
         let leads = self.is_leader();
         let store = &self.machine.store;
         let renewed = store.tally().leases_renewed - self.counts.before.leases_renewed;

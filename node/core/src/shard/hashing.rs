@@ -71,7 +71,7 @@ impl Shard {
     }
 
     /// Goes on with one hash for a slice; returns whether more is left.
-    pub fn hash_slice(&mut self) -> bool {
+    pub(super) fn hash_slice(&mut self) -> bool {
         if self.hashes.is_empty() {
             return false;
         }

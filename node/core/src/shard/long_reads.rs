@@ -246,7 +246,7 @@ impl Shard {
     }
 
     /// Answers an encoded read that may be answered now: at once if that is short.
-    pub(crate) fn read_now(&mut self, encoded: Vec<u8>, answer: Answer) {
+    pub(super) fn read_now(&mut self, encoded: Vec<u8>, answer: Answer) {
         let reading = match self.machine.read(encoded) {
             Ok(ReadBegun::Done(response)) => return self.answer(answer, Ok(response)),
             Err(error) => return self.answer(answer, Err(error)),
@@ -287,7 +287,7 @@ impl Shard {
     }
 
     /// Goes on with one read for a slice; returns whether more is left.
-    pub fn read_slice(&mut self) -> bool {
+    pub(super) fn read_slice(&mut self) -> bool {
         if let Some((gone, bytes)) = self.long_reads.gone.pop() {
             self.let_go(Some(gone), bytes);
         }

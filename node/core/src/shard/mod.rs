@@ -4,7 +4,8 @@
 //! `admit` (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what
 //! nobody appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
 //! linearizable reads until their ReadIndex is applied, `times` asks their leader what is left of a lease; `watch` and `session` feed watch streams, whose `words` have an order;
-//! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget.
+//! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget. `turns` is all that whoever
+//! turns a shard asks of it.
 //!
 //! Invariant: a caller is answered exactly once, with done, not done, or unknown.
 //! Invariant: nothing here reads a clock, blocks, or touches a file or socket: a turn gives it the time
@@ -31,6 +32,7 @@ pub mod retention;
 pub mod role;
 pub mod session;
 pub mod times;
+pub mod turns;
 pub mod waiters;
 pub mod watch;
 pub(crate) mod words;
@@ -60,7 +62,6 @@ use self::reads::Reads;
 use self::recover::RecoveredGroup;
 use self::removal::Removals;
 use self::renewals::Renewals;
-use self::request::REQUEST_BYTES;
 use self::retention::{AutoCompaction, Retention};
 use self::waiters::Waiters;
 use self::watch::Watches;
@@ -116,27 +117,27 @@ pub struct ShardConfig {
 
 /// One shard on its core.
 pub struct Shard {
-    pub(crate) config: ShardConfig,
-    pub(crate) raft: RawNode<TailLog>,
-    pub(crate) machine: Machine,
-    pub(crate) watches: Watches,
-    pub(crate) words: Words,
-    pub(crate) waiters: Waiters,
-    pub(crate) reads: Reads,
+    config: ShardConfig,
+    raft: RawNode<TailLog>,
+    machine: Machine,
+    watches: Watches,
+    words: Words,
+    waiters: Waiters,
+    reads: Reads,
     /// Other members' questions about leases.
     times: times::Times,
-    pub(crate) long_reads: LongReads,
+    long_reads: LongReads,
     /// Answers of this turn, not sent yet.
-    pub(crate) answers: Vec<(
+    answers: Vec<(
         request::Answer,
         Result<henge_api::Reply<crate::machine::Response>, Error>,
     )>,
     /// Writes that are not proposed yet.
-    pub(crate) queue: VecDeque<Pending>,
+    queue: VecDeque<Pending>,
     /// Writes that were proposed and came back: before the queue.
-    pub(crate) returned: VecDeque<Returned>,
+    returned: VecDeque<Returned>,
     /// Renewals and ends of leases that are not proposed yet: before both.
-    pub(crate) renewals: Renewals,
+    renewals: Renewals,
     /// Nothing is proposed before, as what was proposed came back; 0: at once.
     hold_until_ms: u64,
     /// Messages of the shard's own to peers, beside raft's.
@@ -144,66 +145,64 @@ pub struct Shard {
     /// Who was to lead instead of this member when it was asked last.
     handed_to: u64,
     /// Bytes of requests between admission and answer.
-    pub(crate) pending_bytes: usize,
+    pending_bytes: usize,
     /// What this shard's callers have taken of the budgets and the core has not given back.
-    pub(crate) held_bytes: usize,
+    held_bytes: usize,
     /// Callers of physical compactions that are still running.
-    pub(crate) removals: Removals,
+    removals: Removals,
     /// Hashes under way.
-    pub(crate) hashes: Hashes,
+    hashes: Hashes,
     /// Committed entries on their way into the store.
-    pub(crate) applying: Applying,
+    applying: Applying,
     /// What this turn of the core may do yet.
-    pub(crate) turn: TurnWork,
+    turn: TurnWork,
     /// The store's work that was counted towards it.
-    pub(crate) charged: u64,
+    charged: u64,
     /// The checkpoint that is being written.
-    pub(crate) checkpointing: Option<checkpoint::Checkpointing>,
+    checkpointing: Option<checkpoint::Checkpointing>,
     /// Log written, by all groups of the core, at which the first checkpoint is due: what was replayed at
     /// the start counts as written.
-    pub(crate) checkpoint_due_bytes: u64,
+    checkpoint_due_bytes: u64,
     /// Committed entries could not be understood, or the log lost entries: serves nothing, does not vote
     /// or campaign.
-    pub(crate) corrupt: bool,
+    corrupt: bool,
     /// The log cannot get another segment, for lack of this.
-    pub(crate) shortage: Option<Shortage>,
+    shortage: Option<Shortage>,
     /// Everyone was answered for good: the log failed, or the engine stops.
     ended: bool,
     /// Nor is there more left of it than votes and checkpoints need.
-    pub(crate) log_full: bool,
+    log_full: bool,
     /// The last checkpoint had no room.
-    pub(crate) checkpoint_lacks: Option<Shortage>,
+    checkpoint_lacks: Option<Shortage>,
     /// And so did those before it, since the log had so many bytes.
-    pub(crate) lacks_since_bytes: Option<u64>,
+    lacks_since_bytes: Option<u64>,
     /// The log must not grow any more meanwhile.
-    pub(crate) checkpoint_presses: bool,
+    checkpoint_presses: bool,
     /// It failed, and so did all since then.
-    pub(crate) checkpoint_fails: bool,
+    checkpoint_fails: bool,
     /// The alarms of which the log of this process has told.
-    pub(crate) alarms_seen: Vec<AlarmMember>,
+    alarms_seen: Vec<AlarmMember>,
     /// Not before this time is the same alarm asked for again.
-    pub(crate) alarm_again_ms: u64,
+    alarm_again_ms: u64,
     /// Where everyone sees the revision of the store, at the latest when they hear of it otherwise.
     shown_revision: Arc<AtomicI64>,
-    /// Callers waiting when the core last counted them.
-    pub(crate) counted_waiting: usize,
     /// Term and vote of the last hard state handed to the log.
-    pub(crate) persisted_vote: (u64, u64),
+    persisted_vote: (u64, u64),
     /// Sizes of the store as of the last tick: counting them costs more than a write may.
-    pub(crate) stats: henge_mvcc::Stats,
+    stats: henge_mvcc::Stats,
     /// What was applied when they were taken.
     stats_applied: u64,
     /// When idle watchers get their next progress note.
     progress_ms: u64,
     leader_seen: u64,
     /// Role, term and leader as they were last logged.
-    pub(crate) said: role::Said,
+    said: role::Said,
     /// How far the others are behind, if this member leads.
     follower_lag: [(u64, u64); FOLLOWERS_MAX],
     leader_changes: u64,
-    pub(crate) failed: u64,
+    failed: u64,
     /// What is counted for metrics alone.
-    pub(crate) counts: Counts,
+    counts: Counts,
     next_tick_ms: u64,
     retention: Retention,
 }
@@ -270,7 +269,6 @@ impl Shard {
             alarms_seen: Vec::new(),
             alarm_again_ms: 0,
             shown_revision: Arc::default(),
-            counted_waiting: 0,
             persisted_vote: (hard_state.term, hard_state.vote),
             stats: henge_mvcc::Stats::default(),
             // Unlike any index: the first tick takes them.
@@ -295,14 +293,8 @@ impl Shard {
         Ok(shard)
     }
 
-    /// From here on the store's revision is shown there.
-    pub fn show_revision_in(&mut self, shown: Arc<AtomicI64>) {
-        self.shown_revision = shown;
-        self.show_revision();
-    }
-
     /// Before anybody hears of what was applied.
-    pub(crate) fn show_revision(&self) {
+    fn show_revision(&self) {
         let revision = self.machine.store.revision();
         self.shown_revision.store(revision, Ordering::Release);
     }
@@ -313,7 +305,7 @@ impl Shard {
     }
 
     /// Whether there is something to do for callers that the turn had no time for.
-    pub fn is_behind(&self) -> bool {
+    fn is_behind(&self) -> bool {
         let tells = self.times.is_due(self.machine.applied_index);
         let renews = self.may_renew_alone();
         !self.corrupt && (!self.applying.is_empty() || self.reads.has_due() || tells || renews)
@@ -335,7 +327,7 @@ impl Shard {
     /// Whether nothing will happen here any more: it serves nobody, and what its raft would say does not
     /// leave. So it is told nothing either, not even that time passes, or its words would pile up (two
     /// requests for votes a second: 24 MB a day).
-    pub(crate) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.corrupt || self.ended
     }
 
@@ -355,7 +347,7 @@ impl Shard {
     }
 
     /// Passes time to raft, to waiting callers and to leases. Ask [`Shard::next_look_ms`] afterwards.
-    pub fn advance_time(&mut self, now_ms: u64) {
+    fn advance_time(&mut self, now_ms: u64) {
         if self.is_over() {
             return;
         }
@@ -405,7 +397,7 @@ impl Shard {
     ///
     /// A group that is alone, leads and has nothing under way needs no ticks: no peer waits to hear from
     /// it, and it cannot lose its lead. It costs nothing until a lease runs out or a request comes.
-    pub fn next_look_ms(&self) -> u64 {
+    fn next_look_ms(&self) -> u64 {
         if self.is_over() {
             return u64::MAX;
         }
@@ -462,7 +454,7 @@ impl Shard {
     }
 
     /// Stops serving: a committed entry could not be understood.
-    pub(crate) fn poison(&mut self) {
+    fn poison(&mut self) {
         self.corrupt = true;
         // First, with the reason: what ends without one has stopped.
         self.watches.close(Error::Corrupt);
@@ -483,27 +475,6 @@ impl Shard {
             alarms: self.alarms(),
             is_learner: false,
         }
-    }
-
-    /// What can be given back to the budgets after a turn: what was taken for writes that are answered.
-    pub fn settle(&mut self) -> usize {
-        let holds = self.pending_bytes + self.waiting() * REQUEST_BYTES;
-        // Writes of the shard's own (leases that end) were not taken for: while they wait, less is given back.
-        let freed = self.held_bytes.saturating_sub(holds);
-        self.held_bytes -= freed;
-        freed
-    }
-
-    /// Nobody waits for an answer of any kind.
-    pub fn is_quiet(&self) -> bool {
-        self.waiting() == 0
-            && self.words.is_empty()
-            && self.renewals.waiting() == 0
-            && self.reads.is_empty()
-            && self.long_reads.is_empty()
-            && self.removals.is_empty()
-            && self.hashes.is_empty()
-            && self.answers.is_empty()
     }
 
     /// Callers whose writes were taken and not answered.

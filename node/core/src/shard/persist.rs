@@ -12,6 +12,7 @@ use henge_wal::{Lsn, Wal};
 
 use super::Shard;
 use crate::machine::command;
+use crate::seats::Slot;
 use crate::work::SHARE_NANOS;
 
 /// Rounds of Ready one shard may take before the other shards of its core have theirs.
@@ -26,8 +27,8 @@ const STAGED_BYTES_MAX: usize = 1 << 20;
 pub struct Parked {
     /// The batch that must be durable first.
     pub lsn: Lsn,
-    /// Index of the shard on its core.
-    pub shard: usize,
+    /// The shard's place.
+    pub shard: Slot,
     /// What to deliver then: to this shard's raft, or to peers.
     pub responses: Vec<Message>,
 }
@@ -55,7 +56,7 @@ pub struct Outputs<'a> {
     /// Entries applied in this turn.
     pub applied: usize,
     /// Shards that have more to propose than the log takes now: to be looked at when it has written something.
-    pub held_back: &'a mut Vec<usize>,
+    pub held_back: &'a mut Vec<Slot>,
 }
 
 /// What a message brings that the log could never take: staged, it would end the group. (A peer's own log could
@@ -84,7 +85,7 @@ impl Outputs<'_> {
 impl Shard {
     /// Proposes and takes Ready after Ready until there is nothing more, or the turn's bound is met.
     /// Returns whether work is left.
-    pub fn process_ready(&mut self, at: usize, out: &mut Outputs<'_>) -> bool {
+    pub(super) fn process_ready(&mut self, at: Slot, out: &mut Outputs<'_>) -> bool {
         let group = self.config.group;
         let own = self.outbox.drain(..).map(|message| (group, message));
         out.messages.extend(own);
@@ -154,7 +155,7 @@ impl Shard {
 
     /// Has the rest of the queue wait for the log, if that is full: whatever is staged is written at some time,
     /// or the log fails, which answers everyone. Returns whether it has.
-    fn hold_back(&self, at: usize, out: &mut Outputs<'_>) -> bool {
+    fn hold_back(&self, at: Slot, out: &mut Outputs<'_>) -> bool {
         let wait = out.is_log_full() && self.may_propose(out.now_ms);
         if wait {
             out.held_back.push(at);
@@ -173,7 +174,7 @@ impl Shard {
     }
 
     /// Delivers responses whose batch is durable.
-    pub fn deliver(&mut self, responses: Vec<Message>, messages: &mut Vec<(u64, Message)>) {
+    pub(crate) fn deliver(&mut self, responses: Vec<Message>, messages: &mut Vec<(u64, Message)>) {
         if self.is_over() {
             return;
         }
@@ -188,7 +189,7 @@ impl Shard {
     }
 
     /// Steps a message from a peer. Whatever it says, the shard goes on.
-    pub fn step_peer(&mut self, message: Message, now_ms: u64) {
+    pub(super) fn step_peer(&mut self, message: Message, now_ms: u64) {
         match message.kind {
             MessageKind::Prop => self.step_proposals(message, now_ms),
             // Snapshots between members are not built yet, and none of our versions sends one.
@@ -225,7 +226,7 @@ impl Shard {
     }
 
     /// A peer's connection is gone, and maybe what was sent last.
-    pub(crate) fn peer_lost(&mut self, peer: u64) {
+    pub(super) fn peer_lost(&mut self, peer: u64) {
         if !self.is_over() {
             self.raft.report_unreachable(peer);
         }
@@ -236,7 +237,7 @@ impl Shard {
     /// Requests for votes are among them, though raft's library would let them go at once: the others'
     /// votes alone can make a leader whose own term is not on its disk yet. If it crashed then, it could
     /// win the same term again with another log, and two entries would share a term and an index.
-    fn release(&mut self, at: usize, responses: Vec<Message>, out: &mut Outputs<'_>) {
+    fn release(&mut self, at: Slot, responses: Vec<Message>, out: &mut Outputs<'_>) {
         if *out.last_lsn <= out.durable_lsn {
             self.deliver(responses, out.messages);
         } else if !responses.is_empty() {
@@ -250,7 +251,7 @@ impl Shard {
     }
 
     /// Writes what raft has to be made durable.
-    fn persist(&mut self, at: usize, message: Message, out: &mut Outputs<'_>) {
+    fn persist(&mut self, at: Slot, message: Message, out: &mut Outputs<'_>) {
         let group = self.config.group;
         for entry in &message.entries {
             let kind = entry.kind as u8;

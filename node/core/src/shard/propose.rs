@@ -64,7 +64,7 @@ impl Shard {
     }
 
     /// Proposes the next part of what is queued, as one batch.
-    pub(crate) fn propose(&mut self, now_ms: u64) {
+    pub(super) fn propose(&mut self, now_ms: u64) {
         if !self.may_propose(now_ms) {
             return;
         }
@@ -155,7 +155,7 @@ impl Shard {
     }
 
     /// Answers *not done* to what waited to be proposed until its time was over.
-    pub(crate) fn expire_queue(&mut self, now_ms: u64) {
+    pub(super) fn expire_queue(&mut self, now_ms: u64) {
         let late = self.late();
         self.failed += self.renewals.expire(now_ms, &late);
         let is_late = |returned: &mut Returned| returned.pending.expires_ms <= now_ms;
@@ -194,7 +194,7 @@ impl Shard {
     }
 
     /// Returns proposals that this member did not append and did not pass on.
-    pub(crate) fn send_back(&mut self, entries: &Entries, now_ms: u64) {
+    pub(super) fn send_back(&mut self, entries: &Entries, now_ms: u64) {
         let mut at = 0;
         while let Some(entry) = entries.get(at) {
             let origin = origin(entry);
@@ -256,7 +256,7 @@ impl Shard {
 
     /// Makes another member lead, if this one does: the one that has most of the log, not the one that was
     /// asked last and did not get there. Asked again, it tries again, unless a try is under way.
-    pub(crate) fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         if self.is_alone() || !self.is_leader() {
             return;
         }

@@ -222,7 +222,7 @@ impl Reads {
 }
 
 impl Shard {
-    pub(crate) fn read_later(&mut self, read: Read, answer: Answer, now_ms: u64) {
+    pub(super) fn read_later(&mut self, read: Read, answer: Answer, now_ms: u64) {
         let rounds = self.reads.rounds.iter().map(|round| round.reads.len());
         if self.reads.arrived.len() + rounds.sum::<usize>() >= WAITING_MAX {
             return self.answer(answer, Err(Error::TooManyRequests));
@@ -236,7 +236,7 @@ impl Shard {
     }
 
     /// Opens a round for the reads that arrived, and asks again for rounds that got no answer.
-    pub fn ask_read_index(&mut self, now_ms: u64) {
+    pub(super) fn ask_read_index(&mut self, now_ms: u64) {
         if self.is_alone() {
             return self.read_alone(now_ms);
         }
@@ -271,7 +271,7 @@ impl Shard {
     }
 
     /// Whether there is somebody to ask for reads that there was no room for in the rounds of this turn.
-    pub(crate) fn asks_more(&self) -> bool {
+    pub(super) fn asks_more(&self) -> bool {
         !self.is_over() && !self.reads.arrived.is_empty() && self.raft.leader() != henge_raft::NONE
     }
 
@@ -296,7 +296,7 @@ impl Shard {
     }
 
     /// The leader confirmed a round: its reads may be answered once `index` is applied.
-    pub(crate) fn confirm_read(&mut self, context: &[u8], index: u64) {
+    pub(super) fn confirm_read(&mut self, context: &[u8], index: u64) {
         let Some((context, said)) = context.split_first_chunk() else {
             return;
         };
@@ -317,7 +317,7 @@ impl Shard {
     }
 
     /// Takes a read that may be answered from the store as it is at any time from now on.
-    pub(crate) fn read_at_once(&mut self, read: Read, answer: Answer, now_ms: u64) {
+    pub(super) fn read_at_once(&mut self, read: Read, answer: Answer, now_ms: u64) {
         if self.reads.due.len() >= WAITING_MAX {
             return self.answer(answer, Err(Error::TooManyRequests));
         }
@@ -333,7 +333,7 @@ impl Shard {
     }
 
     /// Answers the rounds whose index is applied, as far as the turn has time.
-    pub(crate) fn answer_reads(&mut self, now_ms: u64) {
+    pub(super) fn answer_reads(&mut self, now_ms: u64) {
         let applied = self.machine.applied_index;
         while let Some(at) = self
             .reads

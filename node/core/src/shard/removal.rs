@@ -57,7 +57,7 @@ impl Removals {
 
 impl Shard {
     /// Does one slice of physical compaction; returns whether more is left.
-    pub fn compact_slice(&mut self) -> bool {
+    pub(super) fn compact_slice(&mut self) -> bool {
         if self.machine.store.compaction_pending() {
             // What is shown of the store's size is looked at once more when this is through.
             self.stats_applied = u64::MAX;

@@ -167,17 +167,17 @@ impl Shard {
     }
 
     /// There was no room for a renewal, here or on the way here: until the next tick no lease ends.
-    pub(crate) fn renewal_refused(&mut self) {
+    pub(super) fn renewal_refused(&mut self) {
         self.renewals.refused = true;
     }
 
     /// Goes on with giving leases their time again; returns whether more is left.
-    pub fn lease_slice(&mut self) -> bool {
+    pub(super) fn lease_slice(&mut self) -> bool {
         self.machine.store.leases_extend_next(EXTEND_SLICE)
     }
 
     /// The leader revokes what has expired, through the log so that every replica deletes the same keys.
-    pub(crate) fn expire_leases(&mut self, now_ms: u64) {
+    pub(super) fn expire_leases(&mut self, now_ms: u64) {
         let refused = std::mem::take(&mut self.renewals.refused);
         let waits = !self.renewals.alone.is_empty();
         if refused || waits || self.log_full || !self.is_leader() {
@@ -196,7 +196,7 @@ impl Shard {
 
     /// Commands for leases that ran out, by this member's clock. They say how much was applied when it
     /// looked: a renewal that is in the log by now counts for more (see decision 2).
-    pub(crate) fn expiries(&mut self, now_ms: u64) -> Vec<Vec<u8>> {
+    pub(super) fn expiries(&mut self, now_ms: u64) -> Vec<Vec<u8>> {
         let seen = self.machine.applied_index;
         let store = &mut self.machine.store;
         let mut commands = Vec::new();

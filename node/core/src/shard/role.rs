@@ -98,7 +98,7 @@ impl Shard {
     }
 
     /// Says what has changed since it was asked last.
-    pub(crate) fn say_role(&mut self) {
+    pub(super) fn say_role(&mut self) {
         if self.is_alone() {
             return;
         }

@@ -16,6 +16,7 @@ use super::request::{Answer, AnswerReceiver, Request, RequestKind};
 use super::{Shard, conf_state, tests, times};
 use crate::gauges::Stopwatch;
 use crate::machine::{Command, Response};
+use crate::seats::Slot;
 use crate::shard::recover::{RecoveredGroup, Recovery};
 use crate::work::TurnWork;
 
@@ -62,7 +63,7 @@ impl Desk {
             applied: 0,
             held_back: &mut Vec::new(),
         };
-        self.shard.process_ready(0, &mut out);
+        self.shard.process_ready(Slot::new(0), &mut out);
         for parked in parked {
             self.shard.deliver(parked.responses, &mut messages);
         }

@@ -50,6 +50,11 @@ impl Words {
         (self.items, self.bytes)
     }
 
+    /// Whether a request need not wait: nothing does, or it is a renewal.
+    pub fn lets_pass(&self, request: &Request) -> bool {
+        self.is_empty() || matches!(request.kind, RequestKind::LeaseKeepAlive(_))
+    }
+
     pub fn push(&mut self, word: Word) {
         let (items, bytes) = word.size();
         self.items += items;
@@ -79,18 +84,8 @@ impl Word {
 }
 
 impl Shard {
-    /// Takes a request, or has it wait behind words.
-    pub(crate) fn take_request(&mut self, request: Request, now_ms: u64) {
-        if self.words.is_empty() || matches!(request.kind, RequestKind::LeaseKeepAlive(_)) {
-            self.held_bytes += request.kind.held_bytes();
-            self.admit(request, now_ms);
-        } else {
-            self.words.push(Word::Request(request));
-        }
-    }
-
     /// Works a word off.
-    pub(crate) fn take_word(&mut self, word: Word, now_ms: u64) {
+    pub(super) fn work_off(&mut self, word: Word, now_ms: u64) {
         self.turn.spend(WORD_NANOS);
         match word {
             Word::Open(session) => self.watches.open(session),
@@ -109,13 +104,13 @@ impl Shard {
     }
 
     /// Goes on with what waits; returns whether more is left.
-    pub(crate) fn word_slice(&mut self, now_ms: u64) -> bool {
+    pub(super) fn word_slice(&mut self, now_ms: u64) -> bool {
         if self.words.is_empty() {
             return false;
         }
         let until = self.turn.spent().saturating_add(SLICE_NANOS);
         while let Some(word) = self.words.pop() {
-            self.take_word(word, now_ms);
+            self.work_off(word, now_ms);
             if !self.turn.is_before(until) {
                 break;
             }
@@ -124,7 +119,7 @@ impl Shard {
     }
 
     /// Nothing is worked off any more. Streams that were to be opened are: they end with the others.
-    pub(crate) fn refuse_words(&mut self, queued: &Error) {
+    pub(super) fn refuse_words(&mut self, queued: &Error) {
         while let Some(word) = self.words.pop() {
             match word {
                 Word::Open(session) => self.watches.open(session),

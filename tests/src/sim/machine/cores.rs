@@ -133,7 +133,7 @@ impl RunningCore {
 
     /// A group of it that stopped serving.
     pub(super) fn corrupt(&self) -> bool {
-        self.core.shards().iter().any(Shard::is_corrupt)
+        self.core.shards().any(Shard::is_corrupt)
     }
 
     /// Its log failed.
