@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::options::ServeConfig;
-use super::values::{AutoCompaction, ListenOn};
+use super::values::ListenOn;
+use henge::AutoCompaction;
 use henge::api::PeerView;
 
 /// Between two words about a quorum that does not come.
@@ -31,9 +32,11 @@ pub(super) fn start(config: &ServeConfig) {
         .map(|member| format!("{}={}", member.name, member.peer_urls))
         .collect();
     let compaction = match config.auto_compaction {
-        None => "off".to_owned(),
-        Some(AutoCompaction::Periodic(keep)) => format!("{keep:?}"),
-        Some(AutoCompaction::Revision(keep)) => format!("{keep} revisions"),
+        AutoCompaction::Off => "off".to_owned(),
+        AutoCompaction::Periodic(keep) => format!("{keep:?}"),
+        AutoCompaction::Revisions(keep) | AutoCompaction::RevisionsEvery(keep, _) => {
+            format!("{keep} revisions")
+        }
     };
     tracing::info!(
         listen_client = list(&config.listen_client),

@@ -6,7 +6,6 @@
 mod announce;
 pub mod args;
 pub mod bench;
-pub mod compaction;
 pub mod doctor;
 pub mod flags;
 mod identity;

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use henge::HostKind;
+use henge::{AutoCompaction, HostKind};
 use henge_edge::EdgeConfig;
 use sha1::{Digest, Sha1};
 
 use super::args::{CompactionMode, LogFormat, LogLevel, ServeArgs};
 use super::flags::UsageError;
-use super::values::{self, AutoCompaction, ClientUrls, InitialCluster, ListenOn, Urls};
+use super::values::{self, ClientUrls, InitialCluster, ListenOn, Urls};
 
 /// Longest election timeout in milliseconds (etcd's `maxElectionMs`).
 const ELECTION_MS_MAX: u64 = 50_000;
@@ -82,7 +82,7 @@ pub struct ServeConfig {
     /// Store bytes above which writes are refused; None is no limit.
     pub quota_bytes: Option<u64>,
     /// History that is kept without being asked, if bounded.
-    pub auto_compaction: Option<AutoCompaction>,
+    pub auto_compaction: AutoCompaction,
     /// Time between progress notes of idle watchers.
     pub progress_interval: Duration,
     /// Settings of the gRPC edge.
@@ -201,7 +201,7 @@ fn quota(args: &ServeArgs, warnings: &mut Vec<String>) -> Option<u64> {
     }
 }
 
-fn compaction(args: &ServeArgs) -> Result<Option<AutoCompaction>, UsageError> {
+fn compaction(args: &ServeArgs) -> Result<AutoCompaction, UsageError> {
     let mode = match args.auto_compaction_mode {
         CompactionMode::Periodic => "periodic",
         CompactionMode::Revision => "revision",

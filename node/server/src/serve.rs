@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use henge::AutoCompaction;
 use henge::api::{Backend as _, Member};
 use henge::engine::{ClusterConfig, Engine, Keyspace};
 use henge_edge::door::listen::Serves;
@@ -19,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::listeners::Listener;
 use super::options::ServeConfig;
 use super::values::ListenOn;
-use super::{announce, compaction, listeners};
+use super::{announce, listeners};
 
 /// The log failed (sysexits: input/output error).
 const EXIT_IO: u8 = 74;
@@ -187,8 +186,7 @@ fn open(config: &ServeConfig) -> Result<Engine, String> {
         .request_bytes_max(command_bytes_max(config.edge.max_request_bytes))
         .txn_ops_max(config.edge.max_txn_ops)
         .quota_bytes(config.quota_bytes.unwrap_or(0))
-        // As etcd: history goes when somebody compacts it, or by `--auto-compaction-*` (see `compaction`).
-        .auto_compaction(AutoCompaction::Off)
+        .auto_compaction(config.auto_compaction)
         .progress_notify_ms(u64::try_from(config.progress_interval.as_millis()).unwrap_or(u64::MAX))
         .open()
         .map_err(|error| super::identity::explain(config, &error))
@@ -218,19 +216,12 @@ impl Server {
             tracing::error!("cannot listen for signals");
             return ExitCode::FAILURE;
         };
-        let compaction = config
-            .auto_compaction
-            .map(|retention| tokio::spawn(compaction::run(self.keyspace.clone(), retention)));
         let doors = std::mem::take(&mut self.doors);
-        let code = tokio::select! {
+        tokio::select! {
             code = self.serve(doors, config) => code,
             _ = terminate.recv() => self.end(config, "SIGTERM").await,
             _ = interrupt.recv() => self.end(config, "SIGINT").await,
-        };
-        if let Some(task) = compaction {
-            task.abort();
         }
-        code
     }
 
     /// Lets clients in, and sees to it that they are served; returns only if it cannot go on.

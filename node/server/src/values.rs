@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use henge::AutoCompaction;
+
 /// `http://host:port`, the only form of URL between members.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
@@ -274,21 +276,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
-/// How old history is given up without being asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AutoCompaction {
-    /// Keep this much time.
-    Periodic(Duration),
-    /// Keep this many revisions.
-    Revision(i64),
-}
+/// etcd looks at the revision every five minutes in revision mode.
+const REVISIONS_EVERY: Duration = Duration::from_secs(300);
 
 /// Puts `--auto-compaction-mode` and `-retention` together; a retention of 0 is off. In periodic
 /// mode a plain number means hours.
-pub(crate) fn auto_compaction(
-    mode: &str,
-    retention: &str,
-) -> Result<Option<AutoCompaction>, String> {
+pub(crate) fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, String> {
     // Nothing is off, as in etcd.
     let retention = match retention.trim() {
         "" => "0",
@@ -297,16 +290,22 @@ pub(crate) fn auto_compaction(
     let plain = retention.parse::<i64>().ok();
     match (mode, plain) {
         (_, Some(n)) if n < 0 => Err(format!("{retention:?} must not be negative")),
-        (_, Some(0)) => Ok(None),
-        ("revision", Some(n)) => Ok(Some(AutoCompaction::Revision(n))),
+        (_, Some(0)) => Ok(AutoCompaction::Off),
+        ("revision", Some(n)) => {
+            let keep = n.unsigned_abs();
+            Ok(AutoCompaction::RevisionsEvery(keep, REVISIONS_EVERY))
+        }
         ("revision", None) => Err(format!("{retention:?} is not a number of revisions")),
         (_, Some(hours)) => {
             let seconds = u64::try_from(hours).unwrap_or(0).saturating_mul(3_600);
-            Ok(Some(AutoCompaction::Periodic(Duration::from_secs(seconds))))
+            Ok(AutoCompaction::Periodic(Duration::from_secs(seconds)))
         }
         (_, None) => {
             let keep = duration(retention)?;
-            Ok((!keep.is_zero()).then_some(AutoCompaction::Periodic(keep)))
+            Ok(match keep.is_zero() {
+                true => AutoCompaction::Off,
+                false => AutoCompaction::Periodic(keep),
+            })
         }
     }
 }
@@ -418,16 +417,16 @@ mod tests {
 
     #[test]
     fn compaction_modes_read_the_retention_their_way() {
-        let hours = |h: u64| Some(AutoCompaction::Periodic(Duration::from_secs(h * 3_600)));
-        assert_eq!(auto_compaction("periodic", "0"), Ok(None));
-        assert_eq!(auto_compaction("periodic", "0s"), Ok(None));
-        assert_eq!(auto_compaction("periodic", ""), Ok(None));
-        assert_eq!(auto_compaction("revision", " "), Ok(None));
+        let hours = |h: u64| AutoCompaction::Periodic(Duration::from_secs(h * 3_600));
+        assert_eq!(auto_compaction("periodic", "0"), Ok(AutoCompaction::Off));
+        assert_eq!(auto_compaction("periodic", "0s"), Ok(AutoCompaction::Off));
+        assert_eq!(auto_compaction("periodic", ""), Ok(AutoCompaction::Off));
+        assert_eq!(auto_compaction("revision", " "), Ok(AutoCompaction::Off));
         assert_eq!(auto_compaction("periodic", "2"), Ok(hours(2)));
         assert_eq!(auto_compaction("periodic", "1h"), Ok(hours(1)));
         assert_eq!(
             auto_compaction("revision", "7"),
-            Ok(Some(AutoCompaction::Revision(7)))
+            Ok(AutoCompaction::RevisionsEvery(7, REVISIONS_EVERY))
         );
         assert!(auto_compaction("revision", "1h").is_err());
         assert!(auto_compaction("periodic", "-1").is_err());

@@ -2,9 +2,11 @@
 //!
 //! As etcd's `--auto-compaction-*`, but the leader itself proposes it through the log, so that every replica
 //! gives up the same. etcd looks at revisions every five minutes, in which an embedded engine makes a
-//! hundred million of them; here every tick does, and revisions are counted as they are applied.
+//! hundred million of them; here that is a rule of its own, for who is used to etcd's, and by the other
+//! revisions are counted as they are applied.
 //! Promises: what is younger than asked for stays; a shard at rest comes to its bound as well, and then
-//! costs nothing.
+//! costs nothing. Members that follow remember what was when, so that a new leader goes on where the last
+//! one was.
 //! Must never know: a clock. Tested below and by `node/tests/engine`.
 
 use std::collections::VecDeque;
@@ -29,6 +31,10 @@ pub enum AutoCompaction {
     Off,
     /// All but the last so many revisions of each shard, and up to an eighth more.
     Revisions(u64),
+    /// All but the last so many revisions at moments that lie so far apart, whatever was written in between: with
+    /// five minutes, etcd's `--auto-compaction-mode=revision`. Whoever reads at a revision or watches from one has at
+    /// least that long.
+    RevisionsEvery(u64, Duration),
     /// What is older than this, and up to a tenth younger.
     Periodic(Duration),
 }
@@ -44,13 +50,21 @@ impl AutoCompaction {
 pub struct Retention {
     /// Times in milliseconds and the revision then, oldest first.
     samples: VecDeque<(u64, i64)>,
+    /// When the revision was looked at last, where that has its times.
+    looked_ms: Option<u64>,
     /// Asked for already.
     asked: i64,
 }
 
 impl Retention {
-    /// The revision to compact at now, if one is due.
-    fn due(&mut self, rule: AutoCompaction, now_ms: u64, revision: i64) -> Option<i64> {
+    /// The revision to compact at now, if one is due and this member is the one that asks for it.
+    fn due(
+        &mut self,
+        rule: AutoCompaction,
+        now_ms: u64,
+        revision: i64,
+        leads: bool,
+    ) -> Option<i64> {
         let at = match rule {
             AutoCompaction::Off => return None,
             AutoCompaction::Revisions(keep) => {
@@ -58,58 +72,83 @@ impl Retention {
                 let at = revision.saturating_sub(keep);
                 (at - self.asked > keep / STEP_SHARE).then_some(at)?
             }
-            AutoCompaction::Periodic(period) => self.sample(period, now_ms, revision)?,
+            AutoCompaction::RevisionsEvery(keep, every) => {
+                let last_ms = *self.looked_ms.get_or_insert(now_ms);
+                if now_ms < last_ms.saturating_add(millis(every)) {
+                    return None;
+                }
+                self.looked_ms = Some(now_ms);
+                revision.saturating_sub(i64::try_from(keep).unwrap_or(i64::MAX))
+            }
+            AutoCompaction::Periodic(period) => self.sample(millis(period), now_ms, revision)?,
         };
-        if at <= self.asked.max(1) {
+        if at <= self.asked.max(1) || !leads {
             return None;
         }
         self.asked = at;
         Some(at)
     }
 
-    fn sample(&mut self, period: Duration, now_ms: u64, revision: i64) -> Option<i64> {
-        let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+    fn sample(&mut self, period_ms: u64, now_ms: u64, revision: i64) -> Option<i64> {
         let last = self.samples.back();
         if last.is_none_or(|(at, seen)| *seen < revision && now_ms - at >= period_ms / SAMPLES) {
             self.samples.push_back((now_ms, revision));
         }
-        let mut old = None;
-        while let Some((_, revision)) = self
-            .samples
-            .pop_front_if(|(at, _)| at.saturating_add(period_ms) <= now_ms)
-        {
-            old = Some(revision);
+        // The newest of those that are old enough stays, for whoever leads next.
+        let is_old = |(at, _): &(u64, i64)| at.saturating_add(period_ms) <= now_ms;
+        while self.samples.get(1).is_some_and(is_old) {
+            self.samples.pop_front();
         }
-        old
+        let old = self.samples.front().filter(|sample| is_old(sample));
+        old.map(|(_, revision)| *revision)
     }
 
     /// When a shard at this revision has to be looked at again, if nothing else happens.
     fn due_ms(&self, rule: AutoCompaction, revision: i64) -> u64 {
-        let AutoCompaction::Periodic(period) = rule else {
-            return u64::MAX;
+        let period_ms = match rule {
+            AutoCompaction::Off | AutoCompaction::Revisions(_) => return u64::MAX,
+            AutoCompaction::RevisionsEvery(keep, every) => {
+                let at = revision.saturating_sub(i64::try_from(keep).unwrap_or(i64::MAX));
+                let next = self
+                    .looked_ms
+                    .map_or(0, |at| at.saturating_add(millis(every)));
+                return match at > self.asked.max(1) {
+                    true => next,
+                    false => u64::MAX,
+                };
+            }
+            AutoCompaction::Periodic(period) => millis(period),
         };
-        let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
         let last = self.samples.back();
         let to_sample = last.is_none_or(|(_, seen)| *seen < revision) && self.asked < revision;
         let next = match to_sample {
             true => last.map_or(0, |(at, _)| at.saturating_add(period_ms / SAMPLES)),
             false => u64::MAX,
         };
-        let first = self.samples.front();
+        let first = self.samples.iter().find(|(_, seen)| *seen > self.asked);
         next.min(first.map_or(u64::MAX, |(at, _)| at.saturating_add(period_ms)))
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Shard {
     /// The leader asks for a compaction where one is due.
     pub(super) fn give_up_history(&mut self, now_ms: u64) {
         let rule = self.config.auto_compaction;
-        if rule == AutoCompaction::Off || self.corrupt || !self.is_leader() {
+        if rule == AutoCompaction::Off || self.corrupt {
             return;
         }
+        let leads = self.is_leader();
         let store = &self.machine.store;
         self.retention.asked = self.retention.asked.max(store.compacted_revision());
-        if let Some(revision) = self.retention.due(rule, now_ms, store.revision()) {
+        if let Some(revision) = self.retention.due(rule, now_ms, store.revision(), leads) {
+            // The others are few, whatever is written.
+            if !matches!(rule, AutoCompaction::Revisions(_)) {
+                tracing::info!(revision, "compacted automatically");
+            }
             let physical = false;
             let encoded = Command::Compact { revision, physical }.encode();
             // Nobody waits for it; if it is lost, the next one covers it.
@@ -143,7 +182,7 @@ mod tests {
         let rule = AutoCompaction::Revisions(800);
         let mut last = 0;
         for revision in (1..=2_000).step_by(50) {
-            if let Some(at) = retention.due(rule, 0, revision) {
+            if let Some(at) = retention.due(rule, 0, revision, true) {
                 assert_eq!(at, revision - 800, "what is younger stays");
                 assert!(at - last > 100, "in steps");
                 last = at;
@@ -162,7 +201,11 @@ mod tests {
             let now_ms = tick * 100;
             let revision = 1 + 10 * tick as i64;
             let expected = (tick > 10).then(|| 1 + 10 * (tick as i64 - 10));
-            assert_eq!(retention.due(rule, now_ms, revision), expected, "{now_ms}");
+            assert_eq!(
+                retention.due(rule, now_ms, revision, true),
+                expected,
+                "{now_ms}"
+            );
         }
         // Then nothing: the rest follows, at the times that are named, and then no more.
         let mut last = 0;
@@ -171,15 +214,53 @@ mod tests {
             if now_ms == u64::MAX {
                 break;
             }
-            last = retention.due(rule, now_ms, 201).unwrap_or(last);
+            last = retention.due(rule, now_ms, 201, true).unwrap_or(last);
         }
         assert_eq!(last, 201);
+    }
+
+    /// A member that came to lead began to count when it did: history lived up to a period longer each time.
+    #[test]
+    fn regression_a_new_leader_goes_on_where_the_last_one_was() {
+        let mut retention = Retention::default();
+        let rule = AutoCompaction::Periodic(Duration::from_secs(1));
+        for tick in 0..=15_u64 {
+            let revision = 1 + 10 * tick as i64;
+            assert_eq!(retention.due(rule, tick * 100, revision, false), None);
+        }
+        assert_eq!(retention.due(rule, 1_600, 161, true), Some(61));
+        // What fell due at rest, while nobody led, too.
+        let mut retention = Retention::default();
+        retention.due(rule, 0, 51, false);
+        retention.due(rule, 5_000, 51, false);
+        assert_eq!(retention.due_ms(rule, 51), 1_000);
+        assert_eq!(retention.due(rule, 5_100, 51, true), Some(51));
+        assert_eq!(retention.due_ms(rule, 51), u64::MAX, "and no more");
+    }
+
+    #[test]
+    fn revisions_that_are_looked_at_every_so_often_stay_at_least_as_long() {
+        let mut retention = Retention::default();
+        let rule = AutoCompaction::RevisionsEvery(1_000, Duration::from_secs(300));
+        assert_eq!(retention.due_ms(rule, 1_001), u64::MAX, "all are kept");
+        let due: Vec<_> = (0..=900_u64)
+            .filter_map(|second| {
+                let revision = 1 + 100 * second as i64;
+                let at = retention.due(rule, second * 1_000, revision, true)?;
+                Some((second, at))
+            })
+            .collect();
+        assert_eq!(due, [(300, 29_001), (600, 59_001), (900, 89_001)]);
+        // A shard at rest is looked at once more, and then no more.
+        assert_eq!(retention.due_ms(rule, 95_000), 1_200_000);
+        assert_eq!(retention.due(rule, 1_200_000, 95_000, true), Some(94_000));
+        assert_eq!(retention.due_ms(rule, 95_000), u64::MAX);
     }
 
     #[test]
     fn off_is_off() {
         let mut retention = Retention::default();
-        assert_eq!(retention.due(AutoCompaction::Off, 0, 1_000_000), None);
+        assert_eq!(retention.due(AutoCompaction::Off, 0, 1_000_000, true), None);
         assert_eq!(retention.due_ms(AutoCompaction::Off, 1_000_000), u64::MAX);
     }
 }

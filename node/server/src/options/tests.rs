@@ -38,7 +38,7 @@ fn without_flags_it_is_etcds_default_server_with_etcds_ids() {
     assert_eq!(c.edge.max_concurrent_streams, u32::MAX);
     assert_eq!(
         (c.heartbeat_ms, c.election_ms, c.auto_compaction),
-        (100, 1_000, None)
+        (100, 1_000, AutoCompaction::Off)
     );
     assert!(c.warnings.is_empty());
 }
@@ -97,7 +97,7 @@ fn the_last_of_two_equal_flags_wins_and_numbers_may_be_negative() {
     let c = parse("--grpc-keepalive-interval=0 --auto-compaction-retention=1h").expect("parses");
     assert!(c.edge.keepalive_interval > Duration::from_secs(1_000_000_000));
     let hour = AutoCompaction::Periodic(Duration::from_secs(3_600));
-    assert_eq!(c.auto_compaction, Some(hour));
+    assert_eq!(c.auto_compaction, hour);
 }
 
 #[test]
@@ -105,7 +105,8 @@ fn what_is_empty_or_short_is_taken_as_etcd_takes_it() {
     let c = parse("--listen-metrics-urls= --auto-compaction-retention= --listen-client-http-urls=");
     let c = c.expect("starts");
     assert!(c.listen_metrics.is_empty() && c.listen_client_http.is_empty());
-    assert_eq!((c.auto_compaction, c.warnings.len()), (None, 0));
+    let warnings = c.warnings.len();
+    assert_eq!((c.auto_compaction, warnings), (AutoCompaction::Off, 0));
     for (given, is, warnings) in [("1ms", 100, 1), ("0", 600_000, 0), ("5s", 5_000, 0)] {
         let c = parse(&format!("--watch-progress-notify-interval {given}")).expect(given);
         assert_eq!(c.progress_interval, Duration::from_millis(is), "{given}");
