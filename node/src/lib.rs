@@ -12,6 +12,7 @@ pub mod engine;
 pub mod failure;
 pub mod host;
 pub mod local;
+mod unpark;
 
 pub use engine::{
     Batch, BatchReport, Blocking, BlockingIter, ClusterConfig, Engine, EngineBuilder, Keyspace,

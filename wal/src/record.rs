@@ -63,6 +63,19 @@ pub enum Record<'a> {
     },
 }
 
+impl Record<'_> {
+    /// Whose it is.
+    pub fn group(&self) -> GroupId {
+        match *self {
+            Record::Entry { group, .. }
+            | Record::HardState { group, .. }
+            | Record::Compacted { group, .. }
+            | Record::Restored { group, .. }
+            | Record::Removed { group } => group,
+        }
+    }
+}
+
 /// Takes the records of a log as it is opened. Memory of the log itself is bounded by a segment.
 ///
 /// How to build a group's raft log from them ([`crate::Collect`] does so):

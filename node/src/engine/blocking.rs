@@ -9,9 +9,8 @@ mod sharded;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{Thread, ThreadId};
+use std::task::{Context, Poll, Waker};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -291,14 +290,6 @@ impl Blocking {
     }
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
 /// Waits for what the engine does, unless that is done by this thread: then it has to be there already.
 fn wait_elsewhere<T>(
     driver: Option<ThreadId>,
@@ -318,7 +309,7 @@ fn wait_elsewhere<T>(
 }
 
 fn wait<T>(operation: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let waker = crate::unpark::waker();
     let mut cx = Context::from_waker(&waker);
     let mut operation = pin!(operation);
     loop {

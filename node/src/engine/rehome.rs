@@ -25,9 +25,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll};
 
 use henge_wal::disk::Disk;
 use henge_wal::{Damage, Event, Identity, Lsn, Options, Record, Replay, Wal, WalError};
@@ -148,11 +146,9 @@ impl Replay for Live {
         if let Record::Removed { group } = record {
             self.groups.remove(&group);
             self.last = 0;
-        } else if let Some(group) = group_of(&record)
-            && group != self.last
-        {
-            self.groups.insert(group);
-            self.last = group;
+        } else if record.group() != self.last {
+            self.last = record.group();
+            self.groups.insert(self.last);
         }
     }
 
@@ -241,7 +237,7 @@ struct Copier<'a> {
 
 impl Replay for Copier<'_> {
     fn record(&mut self, record: Record<'_>) {
-        let to = group_of(&record).and_then(|group| self.leaving.get(&group));
+        let to = self.leaving.get(&record.group());
         let Some(log) = to.and_then(|to| self.open.get_mut(to)) else {
             return;
         };
@@ -332,7 +328,7 @@ impl Log {
     }
 
     fn next(&mut self, ground: &mut dyn Ground) -> Result<Event, OpenError> {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let waker = crate::unpark::waker();
         let mut cx = Context::from_waker(&waker);
         loop {
             match self.wal.poll(&mut cx) {
@@ -351,24 +347,5 @@ impl Log {
             path: self.dir.clone(),
             why: why.to_owned(),
         }
-    }
-}
-
-fn group_of(record: &Record<'_>) -> Option<u64> {
-    match *record {
-        Record::Entry { group, .. }
-        | Record::HardState { group, .. }
-        | Record::Compacted { group, .. }
-        | Record::Restored { group, .. }
-        | Record::Removed { group } => Some(group),
-        _ => None,
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use henge_api::{Error, HashKv, LeaseGranted, Reply, WatchCreate, WatchResponse};
-use henge_core::machine::Command;
+use henge_core::machine::{Command, lease_id};
 use henge_core::shard::request::RequestKind;
 use henge_core::stream::WatchStream;
 use henge_mvcc as mvcc;
@@ -305,11 +305,7 @@ impl Engine {
     /// A positive id of the shard's that no other run picked: runs start from the wall clock.
     fn pick_lease_id(&self, shard: usize) -> i64 {
         let number = self.inner().next_lease.fetch_add(1, Ordering::Relaxed);
-        // splitmix64's finalizer, so that ids are not taken for consecutive; 47 bits leave room for shards.
-        let mut mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let mixed = ((mixed ^ (mixed >> 31)) >> 17).max(1);
-        (mixed * self.shards() as u64 + shard as u64).cast_signed()
+        lease_id::of_shard(number, shard, self.shards())
     }
 
     /// Whether a lease lives where a key does.

@@ -2,9 +2,7 @@
 //! helper thread, local tasks on a tokio runtime of their own. Needs nothing from the kernel that a
 //! container could refuse.
 
-use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
-use std::thread::Thread;
+use std::task::Context;
 
 use henge_core::Next;
 use tokio::sync::mpsc::Receiver;
@@ -34,7 +32,7 @@ pub fn run(build: CoreBuilder, opened: Opened, tasks: Receiver<LocalTask>) {
     if !opened.runs() {
         return;
     }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let waker = crate::unpark::waker();
     let mut cx = Context::from_waker(&waker);
     loop {
         match core.turn(clock.now(), &mut cx, &mut *peers) {
@@ -45,13 +43,5 @@ pub fn run(build: CoreBuilder, opened: Opened, tasks: Receiver<LocalTask>) {
                 std::thread::park_timeout(std::time::Duration::from_millis(wait));
             }
         }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }

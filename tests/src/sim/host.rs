@@ -4,9 +4,8 @@
 //! `Recovery`, `Shard::start`, `Core::turn`. This file is to the simulator what `henge::host` is to a
 //! real thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use henge::api::{Error, Metrics, WatchResponse};
@@ -24,6 +23,7 @@ use henge_wal::checkpoint::CheckpointError;
 use henge_wal::{Identity, OpenError, Options, Record, Replay as _};
 
 use super::drive::Drive;
+use super::flag::Flag;
 use super::planted::Planted;
 
 /// The one group of the simulated engine.
@@ -88,14 +88,6 @@ impl From<OpenCoreError> for StartError {
             }
             _ => StartError::Refused(error.to_string()),
         }
-    }
-}
-
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -166,7 +158,7 @@ impl Host {
             core,
             inbox,
             door,
-            woken: Arc::new(Flag(AtomicBool::new(true))),
+            woken: Flag::raised(),
             offset_us: now_us,
             next_session: 1,
         });
@@ -214,8 +206,7 @@ pub(super) fn shard_config(
 impl Process {
     /// One turn of the core at a world time.
     pub fn turn(&mut self, now_us: u64) -> Turned {
-        self.woken.0.store(false, Ordering::Relaxed);
-        let waker = Waker::from(self.woken.clone());
+        let waker = self.woken.lower();
         let mut cx = Context::from_waker(&waker);
         let mut outbox = Outbox(Vec::new());
         let now = Now {
@@ -240,7 +231,7 @@ impl Process {
 
     /// Whether something arrived since its last turn.
     pub fn is_woken(&self) -> bool {
-        self.woken.0.load(Ordering::Relaxed)
+        self.woken.is_raised()
     }
 
     /// Its clock goes ahead.

@@ -19,6 +19,7 @@ pub mod check;
 pub mod client;
 pub mod drive;
 pub mod faults;
+mod flag;
 pub mod host;
 pub mod machine;
 pub mod model;

@@ -12,6 +12,7 @@ use henge_mvcc as mvcc;
 use super::alarms::Alarms;
 use super::command::{self, Command, CommandError, Stamp};
 use super::decoded::{Decoded, LongTxn};
+use super::lease_id;
 
 /// The store and how far the log has been applied to it.
 pub struct Machine {
@@ -344,7 +345,11 @@ impl Machine {
                 Response::Done
             }
             Command::LeaseGrant { id, ttl_s } => {
-                let id = if *id == 0 { pick_lease_id(stamp) } else { *id };
+                let id = if *id == 0 {
+                    lease_id::of_stamp(stamp)
+                } else {
+                    *id
+                };
                 let ttl_s = store.lease_grant_at(id, *ttl_s, index, now_ms)?;
                 Response::Granted(LeaseGranted { id, ttl_s })
             }
@@ -437,14 +442,4 @@ fn as_long<'r, 'a>(
         // A write for each: see `expire_on`.
         Command::LeaseExpireMany { .. } => None,
     }
-}
-
-/// A positive id that every replica computes alike: the request's stamp, mixed (splitmix64's
-/// finalizer), so that ids of two members do not run beside each other.
-fn pick_lease_id(stamp: Stamp) -> i64 {
-    let mut mixed = stamp.id ^ stamp.origin.rotate_left(32);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    (mixed >> 1).max(1).cast_signed()
 }

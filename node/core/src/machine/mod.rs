@@ -10,6 +10,7 @@ pub mod command;
 mod decode;
 mod decoded;
 mod encode;
+pub mod lease_id;
 
 pub use apply::{ApplyBegun, LongApply, Machine, ReadBegun, Response};
 pub use command::{Command, CommandError, Stamp};

@@ -192,22 +192,15 @@ impl Recovery {
     /// Whether a record is of a group that does not live here.
     fn is_strange(&mut self, record: &Record<'_>) -> bool {
         let Some(only) = &self.only else { return false };
-        match *record {
-            Record::Removed { group } if !only.contains(&group) => {
-                self.strangers.remove(&group);
-                true
-            }
-            Record::Entry { group, .. }
-            | Record::HardState { group, .. }
-            | Record::Compacted { group, .. }
-            | Record::Restored { group, .. }
-                if !only.contains(&group) =>
-            {
-                self.strangers.insert(group);
-                true
-            }
-            _ => false,
+        let group = record.group();
+        if only.contains(&group) {
+            return false;
         }
+        match record {
+            Record::Removed { .. } => self.strangers.remove(&group),
+            _ => self.strangers.insert(group),
+        };
+        true
     }
 
     /// A group left this log, and may come back in it. What was applied stays: it was committed, and the

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::task::Context;
 
 use henge::api::{CoreMetrics, Error};
 use henge_core::door::ShardDoor;
@@ -17,6 +16,7 @@ use henge_core::{Core, Next, Now};
 use henge_wal::disk::Disk;
 use henge_wal::{Identity, Options};
 
+use crate::sim::flag::Flag;
 use crate::sim::host::{StartError, shard_config};
 
 /// The only member.
@@ -43,14 +43,6 @@ pub(super) struct RunningCore {
     pub(super) busy_until_us: u64,
     /// World time minus this process's time.
     offset_us: u64,
-}
-
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl RunningCore {
@@ -93,7 +85,7 @@ impl RunningCore {
             inbox,
             doors,
             metrics,
-            woken: Arc::new(Flag(AtomicBool::new(true))),
+            woken: Flag::raised(),
             turn_us: now_us,
             busy_until_us: now_us,
             offset_us: now_us,
@@ -107,14 +99,13 @@ impl RunningCore {
 
     /// One turn.
     pub(super) fn turn(&mut self, now_us: u64) {
-        self.woken.0.store(false, Ordering::Relaxed);
-        let waker = Waker::from(self.woken.clone());
+        let waker = self.woken.lower();
         let mut cx = Context::from_waker(&waker);
         let micros = now_us.saturating_sub(self.offset_us);
         let next = self.core.turn(Now { micros }, &mut cx, &mut ());
         self.turn_us = match next {
             Next::Ended => u64::MAX,
-            Next::At(millis) if !self.woken.0.load(Ordering::Relaxed) => millis
+            Next::At(millis) if !self.woken.is_raised() => millis
                 .saturating_mul(1_000)
                 .saturating_add(self.offset_us)
                 .max(now_us),
