@@ -25,7 +25,8 @@
 use std::hint::black_box;
 
 use crate::error::Error;
-use crate::keys::{Cut, KeyId, Needs};
+use crate::keys::{Cut, Needs};
+use crate::names::KeyId;
 use crate::revlog::LogOp;
 use crate::store::Store;
 use crate::version::Version;

@@ -21,7 +21,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::snapshot::leases::Readers;
 use crate::store::Store;
 use crate::types::{LEASE_TTL_S_MAX, LeaseStatus};

@@ -29,6 +29,7 @@ mod index;
 mod keys;
 mod lease;
 mod long;
+mod names;
 mod pins;
 mod range;
 mod revlog;

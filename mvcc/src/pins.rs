@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::keys::KeyId;
+use crate::names::KeyId;
 
 /// What share of the listed keys has to be worth a look.
 const SWEEP_SHARE: u64 = 4;

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::store::{Moment, Store};
 use crate::types::{KeyRange, KeyValue, RangeRequest, RangeResponse, SortOrder, SortTarget};
 use crate::version::Version;

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use crate::keys::KeyId;
+use crate::names::KeyId;
 
 /// A chunk takes no further revision once it has this many changes. (One revision is never split:
 /// a delete of a million keys makes one long chunk.) The table of chunks is copied when it grows: with

@@ -8,12 +8,9 @@
 
 use std::mem;
 
-use crate::arena::LOC_BYTES;
+use crate::names::{KeyId, LOC_BYTES};
 use crate::usual::Usual;
 use crate::varint;
-
-/// Names a slot. 31 bits: the index keeps a flag in the top bit.
-pub(crate) type KeyId = u32;
 
 /// Bytes of a head: the newest version's place and a summary of it.
 pub(crate) const HEAD_BYTES: usize = LOC_BYTES + mem::size_of::<u64>();

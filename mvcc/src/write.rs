@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::Error;
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::revlog::LogOp;
 use crate::store::Store;
 use crate::types::{

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ahead::Ahead;
 use crate::batch::FORMAT;
 use crate::disk::{AlignedBuf, Disk, FileId, Op, Output};
 use crate::error::{Corruption, Obstacle};
 use crate::identity::{CUT_DIR, fault};
 use crate::pipeline::SegmentFile;
-use crate::recover::Ahead;
 use crate::scan::{Expect, Source};
 use crate::segment::{self, DATA_AT, FLAG_READY, Found, SegmentHeader};
 use crate::sizes::Sizes;

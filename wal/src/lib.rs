@@ -18,6 +18,7 @@
 pub mod checkpoint;
 pub mod disk;
 
+mod ahead;
 mod batch;
 mod chain;
 mod collect;

@@ -1,6 +1,6 @@
 //! The numbers before a record's body. Knows nothing of what they say; tested with the records.
 
-use super::LOC_BYTES;
+use crate::names::LOC_BYTES;
 use crate::varint;
 
 /// Numbers on their way into a record: put together here, they are copied in one piece, and nothing is

@@ -22,15 +22,13 @@ mod head;
 
 use std::mem;
 
-use crate::keys::KeyId;
+use crate::names::{KeyId, LOC_BYTES};
 use crate::usual::Usual;
 use crate::varint;
 use crate::version::Version;
 use emptying::{Emptying, Level};
 use head::{HEAD_BYTES_MAX, Head};
 
-/// Bytes of a place.
-pub(crate) const LOC_BYTES: usize = 5;
 /// A segment takes no record that would end behind this. One that is larger has a segment to itself.
 const SEGMENT_BYTES: usize = 1 << SEGMENT_BITS;
 const SEGMENT_BITS: u32 = 18;

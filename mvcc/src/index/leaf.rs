@@ -9,8 +9,9 @@ use std::hint::black_box;
 use std::iter;
 use std::ops::ControlFlow;
 
-use super::super::keys::{KeyId, Keys};
+use super::super::keys::Keys;
 use super::places::{Heads, common};
+use crate::names::KeyId;
 
 /// Keys in a leaf: this makes a leaf 768 bytes, an allocator's size class.
 pub(super) const LEAF_MAX: usize = 62;

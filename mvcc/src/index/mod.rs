@@ -17,7 +17,8 @@ mod places;
 
 use std::ops::ControlFlow;
 
-use crate::keys::{KeyId, Keys};
+use crate::keys::Keys;
+use crate::names::KeyId;
 use leaf::{Ahead, Leaf, TOUCH_MAX};
 use node::{Inner, Node, Split};
 use path::Path;

@@ -12,10 +12,11 @@
 use std::mem;
 use std::ops::ControlFlow;
 
-use super::super::keys::{KeyId, Keys};
+use super::super::keys::Keys;
 use super::leaf::{Ahead, LEAF_MAX, Leaf};
 use super::path::{Path, Place};
 use super::places::{Heads, common};
+use crate::names::KeyId;
 
 /// Children of an inner node.
 pub(super) const INNER_MAX: usize = 64;

@@ -2,7 +2,7 @@
 //! the leaf. Found once, it serves what follows on the same tree: an insert goes down without searching
 //! again. Knows nothing of nodes. Tested by the index's tests.
 
-use crate::keys::KeyId;
+use crate::names::KeyId;
 
 /// Levels of inner nodes that a path remembers. Two neighbours together fill three quarters of a node,
 /// so 8 levels hold more keys than have numbers; a taller tree would be searched once more below.

@@ -16,8 +16,8 @@ mod summary;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 
-use crate::arena::{Arena, LOC_BYTES, Loc, Move, Record};
-pub(crate) use crate::slots::KeyId;
+use crate::arena::{Arena, Loc, Move, Record};
+use crate::names::{KeyId, LOC_BYTES};
 use crate::slots::{HEAD_BYTES, Slots};
 use crate::version::Version;
 use cut::Doomed;

@@ -4,7 +4,8 @@
 
 use std::mem;
 
-use crate::keys::{KeyId, Keys};
+use crate::keys::Keys;
+use crate::names::KeyId;
 
 /// Keys of a run that is sorted at a time, in about 2,000 comparisons.
 const RUN: usize = 256;

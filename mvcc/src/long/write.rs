@@ -14,7 +14,7 @@ use super::walk::{Step, Walk};
 use super::{SHORT_KEYS_MAX, SHORT_OPS_MAX};
 use crate::cursor::{RangeCursor, RangeEnd};
 use crate::error::Error;
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::store::Store;
 use crate::types::{
     DeleteRangeRequest, DeleteRangeResponse, KeyRange, PutRequest, PutResponse, RangeResponse,

@@ -26,7 +26,7 @@ pub use restore::Restorer;
 use std::ops::ControlFlow;
 
 use crate::hash::Hash64;
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::pins::{Pin, Span};
 use crate::store::Store;
 use crate::varint;

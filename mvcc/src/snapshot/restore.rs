@@ -8,8 +8,8 @@
 use crate::compact::CompactEdge;
 use crate::error::SnapshotError;
 use crate::hash::Hash64;
-use crate::keys::KeyId;
 use crate::lease::LeaseEntry;
+use crate::names::KeyId;
 use crate::revlog::LogOp;
 use crate::snapshot::{
     FORMAT_VERSION, FORMAT_VERSION_MIN, FORMAT_VERSION_RENEWED, FRAME_BYTES_MAX, FRAME_HEAD,

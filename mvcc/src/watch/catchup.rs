@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use super::{Event, Phase, Store, Watcher, batch_of, event_bytes, previous, to_event};
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::revlog::LogOp;
 use crate::types::{EventKind, WatchBatch, WatcherId};
 use crate::version::Version;

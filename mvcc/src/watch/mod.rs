@@ -18,7 +18,7 @@ use std::mem;
 
 use bytes::Bytes;
 
-use crate::keys::KeyId;
+use crate::names::KeyId;
 use crate::store::Store;
 use crate::types::{Event, EventKind, KeyValue, WatchBatch, WatchSpec, WatcherId};
 use crate::version::Version;

@@ -1,7 +1,7 @@
 //! What an engine counts: per shard and per core, as of its last turn.
 //!
 //! Promises: plain numbers that are true at the end of a turn; what grows large is shared and counted in place.
-//! Must never know: the names that they are shown under (`http`, docs/metrics.md).
+//! Must never know: the names that they are shown under (docs/metrics.md).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

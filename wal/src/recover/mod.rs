@@ -60,7 +60,6 @@
 //! What is read: of a segment with a successor, the part that is log, and its footer; all of the last
 //! one, as only that shows that nothing was written behind its end; the header of every other file.
 
-mod ahead;
 mod hole;
 mod replay;
 mod segments;
@@ -69,8 +68,7 @@ mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use ahead::Ahead;
-use ahead::Span;
+use crate::ahead::{Ahead, Span};
 
 use crate::chain::{Chain, FoundFile, headless, keep_copy, open_files, renumber};
 use crate::disk::{Disk, FileId};

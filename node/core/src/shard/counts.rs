@@ -2,7 +2,7 @@
 //!
 //! Promises: counting is a few additions per entry; what is shown is true at the end of a turn. What the log is
 //! replayed for at a start was counted by an earlier process and is left out, as etcd does not count it either.
-//! Must never know: names and formats of metrics (`http`).
+//! Must never know: names and formats of metrics (the edge's `plain`).
 
 use std::sync::Arc;
 
