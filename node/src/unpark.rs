@@ -1,7 +1,7 @@
 //! A thread of ours that waits for a future by parking: what wakes it.
 //!
-//! Promises: a wake-up between the look and the parking is not lost; parking may end early, so who waits looks
-//! again. Must never know: what is waited for.
+//! Promises: a wake-up between the look and the parking is not lost; parking may end early, so who waits
+//! looks again. Must never know: what is waited for.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};

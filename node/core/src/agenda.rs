@@ -28,7 +28,8 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// A shard takes the next place; its first checkpoint is due at this size of the log. It is to be looked at.
+    /// A shard takes the next place; its first checkpoint is due at this size of the log. It is to be looked
+    /// at.
     pub fn take_in(&mut self, at: Slot, due: u64) {
         self.listed.resize(at.at() + 1, false);
         self.deferred.resize(at.at() + 1, false);

@@ -1,4 +1,5 @@
-//! Where a core's shards sit: a place each, by which lists and timers name them, and the way there from a group.
+//! Where a core's shards sit: a place each, by which lists and timers name them, and the way there from a
+//! group.
 //!
 //! Promises: a place is its shard's as long as the core lives. Must never know: what shards do.
 

@@ -226,8 +226,8 @@ impl Core {
         core
     }
 
-    /// Gives a shard its place; the next turn looks at it. `door`: what it shares with its callers, refreshed in
-    /// every turn that looks at the shard.
+    /// Gives a shard its place; the next turn looks at it. `door`: what it shares with its callers, refreshed
+    /// in every turn that looks at the shard.
     pub(super) fn seat(&mut self, mut shard: Shard, door: ShardDoor) {
         let due = shard.join(self.work.clone(), door.revision.clone());
         let at = self.shards.take_in(shard, door);
@@ -339,8 +339,8 @@ impl Core {
         Next::At(next_ms)
     }
 
-    /// Before the host sleeps: whether something has arrived since the turn took its input; if not, `cx` is woken
-    /// when it does.
+    /// Before the host sleeps: whether something has arrived since the turn took its input; if not, `cx` is
+    /// woken when it does.
     pub fn rests_not(&mut self, cx: &mut Context<'_>) -> bool {
         !self.wal.is_saturated() && self.config.inbox.rest(cx.waker())
     }

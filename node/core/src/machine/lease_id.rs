@@ -7,8 +7,8 @@ use super::command::Stamp;
 /// Bits of a number that are mixed into an id that also says its shard: with the shards', below a sign.
 const SHARDED_BITS: u32 = 47;
 
-/// The one that every replica computes alike of a request's stamp, so that ids of two members do not run beside
-/// each other.
+/// The one that every replica computes alike of a request's stamp, so that ids of two members do not run
+/// beside each other.
 pub fn of_stamp(stamp: Stamp) -> i64 {
     let mixed = mix(stamp.id ^ stamp.origin.rotate_left(32));
     (mixed >> 1).max(1).cast_signed()

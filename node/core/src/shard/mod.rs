@@ -1,11 +1,12 @@
 //! A shard: one raft group, its state machine, and the callers that wait for it.
 //!
-//! The life of a write passes through these files in order: `request` (what a caller hands in),
-//! `admit` (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what
-//! nobody appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the store and answer `waiters`). `reads` holds
-//! linearizable reads until their ReadIndex is applied, `times` asks their leader what is left of a lease; `watch` and `session` feed watch streams, whose `words` have an order;
-//! `log` is the tail of the log that raft reads; `checkpoint` lets the log forget. `turns` is all that whoever
-//! turns a shard asks of it.
+//! The life of a write passes through these files in order: `request` (what a caller hands in), `admit`
+//! (refuse or queue; leases' `renewals` apart), `propose` (hand the batch to raft, and take back what nobody
+//! appended), `persist` (what raft wants on disk and on the wire), `apply` (committed entries change the
+//! store and answer `waiters`). `reads` holds linearizable reads until their ReadIndex is applied, `times`
+//! asks their leader what is left of a lease; `watch` and `session` feed watch streams, whose `words` have an
+//! order; `log` is the tail of the log that raft reads; `checkpoint` lets the log forget. `turns` is all that
+//! whoever turns a shard asks of it.
 //!
 //! Invariant: a caller is answered exactly once, with done, not done, or unknown.
 //! Invariant: nothing here reads a clock, blocks, or touches a file or socket: a turn gives it the time
@@ -96,8 +97,8 @@ pub struct ShardConfig {
     pub request_bytes_max: usize,
     /// Bytes of queued and proposed requests the shard may hold.
     pub pending_bytes_max: usize,
-    /// Entries that committed may be ahead of applied before requests are refused (etcd: 5,000; why more here is
-    /// said where engines set it).
+    /// Entries that committed may be ahead of applied before requests are refused (etcd: 5,000; why more here
+    /// is said where engines set it).
     pub apply_gap_max: u64,
     /// Bytes the store may hold before writes that add are refused; 0 is no limit.
     pub quota_bytes: u64,

@@ -31,9 +31,8 @@ pub enum AutoCompaction {
     Off,
     /// All but the last so many revisions of each shard, and up to an eighth more.
     Revisions(u64),
-    /// All but the last so many revisions at moments that lie so far apart, whatever was written in between: with
-    /// five minutes, etcd's `--auto-compaction-mode=revision`. Whoever reads at a revision or watches from one has at
-    /// least that long.
+    /// All but the last so many revisions at moments that lie so far apart; in between nothing goes, whatever
+    /// is written: with five minutes, etcd's `--auto-compaction-mode=revision`.
     RevisionsEvery(u64, Duration),
     /// What is older than this, and up to a tenth younger.
     Periodic(Duration),
@@ -157,8 +156,8 @@ impl Shard {
         }
     }
 
-    /// The same where revisions are counted: what is due is asked for at once. A tick would find sixty thousand
-    /// due in a busy shard, which are in no cache any more.
+    /// The same where revisions are counted: what is due is asked for at once. A tick would find sixty
+    /// thousand due in a busy shard, which are in no cache any more.
     pub(super) fn give_up_revisions(&mut self, now_ms: u64) {
         if matches!(self.config.auto_compaction, AutoCompaction::Revisions(_)) {
             self.give_up_history(now_ms);

@@ -1,9 +1,9 @@
-//! All that whoever turns a shard asks of it, in the order of a turn: to hear what arrived, to begin, to process, to
-//! answer, to do a slice of what can wait, and to end. (Checkpoints, which come between turns, are asked for in
-//! `checkpoint`; `metrics` shows it, `end` ends it.)
+//! All that whoever turns a shard asks of it, in the order of a turn: to hear what arrived, to begin, to
+//! process, to answer, to do a slice of what can wait, and to end. (Checkpoints, which come between turns,
+//! are asked for in `checkpoint`; `metrics` shows it, `end` ends it.)
 //!
-//! Promises: what a shard is made of is seen by nobody outside this folder. Must never know: who turns it, and
-//! which other shards are turned.
+//! Promises: what a shard is made of is seen by nobody outside this folder. Must never know: who turns it,
+//! and which other shards are turned.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -66,8 +66,8 @@ impl Shard {
         self.config.group
     }
 
-    /// From here on its work is put to this account, and its store's revision is shown there. Returns at which
-    /// size of the log its first checkpoint is due.
+    /// From here on its work is put to this account, and its store's revision is shown there. Returns at
+    /// which size of the log its first checkpoint is due.
     pub(crate) fn join(&mut self, turn: TurnWork, shown: Arc<AtomicI64>) -> u64 {
         self.turn = turn;
         self.shown_revision = shown;
@@ -142,7 +142,8 @@ impl Shard {
     /// What can be given back to the budgets after a turn: what was taken for writes that are answered.
     pub(crate) fn settle(&mut self) -> usize {
         let holds = self.pending_bytes + self.waiting() * REQUEST_BYTES;
-        // Writes of the shard's own (leases that end) were not taken for: while they wait, less is given back.
+        // Writes of the shard's own (leases that end) were not taken for: while they wait, less is given
+        // back.
         let freed = self.held_bytes.saturating_sub(holds);
         self.held_bytes -= freed;
         freed
