@@ -222,7 +222,7 @@ fn a_watchers_end_can_be_shown() {
         shown,
         [
             "history that the watcher needs is compacted, up to revision 7",
-            "mvcc: watcher range is empty",
+            "watcher range is empty",
             "server stopped",
             "the log is poisoned: EIO",
             "corrupt cluster",
