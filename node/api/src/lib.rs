@@ -5,6 +5,7 @@
 //! they are encoded before the first await, so no future borrows from its caller.
 //! Must never know: sockets, protobuf, raft messages.
 
+mod caller;
 mod histogram;
 mod metrics;
 mod stage;
@@ -13,6 +14,7 @@ mod vitals;
 use bytes::Bytes;
 use henge_mvcc as mvcc;
 
+pub use caller::Caller;
 pub use histogram::{Histogram, Scale};
 pub use metrics::{
     AppliedTimes, Buckets, COMPACTION_SCALE, CoreMemory, CoreMetrics, FOLLOWERS_MAX, Metrics,
@@ -430,6 +432,10 @@ impl WatchResponse {
 pub trait Backend: Clone + Send + Sync + 'static {
     /// One client stream of watchers.
     type Watch: WatchSession;
+
+    /// The same for one caller: what is asked through it is asked by him. Without it nobody asks.
+    #[must_use]
+    fn by(&self, caller: Caller) -> Self;
 
     /// Reads keys; linearizable unless `serializable`.
     fn range(

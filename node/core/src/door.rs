@@ -1,12 +1,12 @@
 //! What a shard and its callers share, and the one way in.
 //!
 //! Promises: a request takes its bytes of its shard's and its core's budget before it costs anything, and a refused
-//! one gives them back. Must never know: who asks, or on which thread.
+//! one gives them back. Must never know: whether its caller may ask, or on which thread he does.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 
-use henge_api::{Error, Metrics, SharedVitals};
+use henge_api::{Caller, Error, Metrics, SharedVitals};
 
 use crate::budget::Budget;
 use crate::inbox::Inbox;
@@ -37,9 +37,20 @@ impl ShardDoor {
         }
     }
 
-    /// Hands a request in through its core's inbox. Refused: it was not, and never will be done.
+    /// Hands in a request of nobody in particular; see [`ShardDoor::ask_by`].
     pub fn ask(
         &self,
+        inbox: &Inbox,
+        group: u64,
+        kind: RequestKind,
+    ) -> Result<AnswerReceiver, Error> {
+        self.ask_by(Caller::nobody(), inbox, group, kind)
+    }
+
+    /// Hands a request in through its core's inbox. Refused: it was not, and never will be done.
+    pub fn ask_by(
+        &self,
+        caller: Caller,
         inbox: &Inbox,
         group: u64,
         kind: RequestKind,
@@ -48,7 +59,7 @@ impl ShardDoor {
         if !self.budget.take(held) {
             return Err(inbox.no_room());
         }
-        let (answer, receiver) = Answer::channel();
+        let (answer, receiver) = Answer::of(caller);
         match inbox.request(group, Request { kind, answer }, bytes) {
             Ok(()) => Ok(receiver),
             Err((error, _)) => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::LogLinesLost;
+use crate::etcd::asked::{self, Who};
 
 /// The cluster and storage version of an etcd `version`: etcd keeps the patch level 0 there.
 pub(crate) fn cluster_version(version: &str) -> String {
@@ -47,6 +48,8 @@ pub struct EdgeConfig {
     /// Serve `KV.{Range,Put,DeleteRange,Txn}` by the thin layer of [`crate::etcd::unary`]; off, they go
     /// through tonic like the rest (same behaviour, more CPU per call).
     pub thin_unary: bool,
+    /// Says from a call's metadata who makes it: whatever is asked of the backend is asked in his name.
+    pub who: Who,
     /// Says how many lines of the process's log nobody will read, for `/metrics`.
     pub log_lines_lost: fn() -> LogLinesLost,
 }
@@ -73,6 +76,7 @@ impl Default for EdgeConfig {
             max_connections: usize::MAX,
             silence_limit: Duration::from_secs(30),
             thin_unary: true,
+            who: asked::nobody,
             log_lines_lost: LogLinesLost::default,
         }
     }

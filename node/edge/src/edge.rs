@@ -23,6 +23,7 @@ use crate::door::gate::{self, Encoding, Pass};
 use crate::door::inbound::Inbound;
 use crate::door::listen::Serves;
 use crate::door::serve::{Rooms, Shared};
+use crate::etcd::asked::Asked;
 use crate::etcd::auth::Auth;
 use crate::etcd::cluster::Cluster;
 use crate::etcd::errors::{self, text};
@@ -77,12 +78,13 @@ impl<B: Backend> Edge<B> {
         let config = Arc::new(config);
         let max = config.max_message_bytes();
         let draining = || shutdown.subscribe();
-        let kv = Arc::new(Kv::new(backend.clone(), config.clone()));
-        let watch = Watch::new(backend.clone(), config.clone(), draining());
-        let lease = Arc::new(Lease::new(backend.clone(), config.clone(), draining()));
-        let cluster = Cluster::new(backend.clone());
-        let maintenance = Maintenance::new(backend.clone(), config.clone());
-        let auth = Auth::new(backend.clone());
+        let asked = Asked::new(backend.clone(), config.who);
+        let kv = Arc::new(Kv::new(asked.clone(), config.clone()));
+        let watch = Watch::new(asked.clone(), config.clone(), draining());
+        let lease = Arc::new(Lease::new(asked.clone(), config.clone(), draining()));
+        let cluster = Cluster::new(asked.clone());
+        let maintenance = Maintenance::new(asked.clone(), config.clone());
+        let auth = Auth::new(asked);
         let health = Health::new(draining());
         let services = Services {
             kv_server: pb::kv_server::KvServer::from_arc(kv.clone()).max_decoding_message_size(max),

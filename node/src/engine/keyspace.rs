@@ -3,8 +3,8 @@
 use std::sync::PoisonError;
 
 use henge_api::{
-    AlarmAction, AlarmMember, Backend, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl, Member,
-    Metrics, PeerView, Reply, Status, Vitals,
+    AlarmAction, AlarmMember, Backend, Caller, CoreMetrics, Error, HashKv, LeaseGranted, LeaseTtl,
+    Member, Metrics, PeerView, Reply, Status, Vitals,
 };
 use henge_core::machine::{Command, Response};
 use henge_core::shard::request::RequestKind;
@@ -19,11 +19,17 @@ use super::{Engine, Operation, Ticket};
 pub struct Keyspace {
     engine: Engine,
     shard: usize,
+    /// Who asks through it.
+    caller: Caller,
 }
 
 impl Keyspace {
     pub(crate) fn new(engine: Engine, shard: usize) -> Self {
-        Keyspace { engine, shard }
+        Keyspace {
+            engine,
+            shard,
+            caller: Caller::nobody(),
+        }
     }
 
     /// The engine it belongs to.
@@ -47,7 +53,11 @@ impl Keyspace {
     }
 
     fn write(&self, command: &Command<'_>) -> Ticket {
-        self.engine.write(self.shard, command)
+        self.engine.write_by(self.caller, self.shard, command)
+    }
+
+    fn submit(&self, kind: RequestKind) -> Ticket {
+        self.engine.submit_by(self.caller, self.shard, kind)
     }
 
     fn limits(&self) -> &mvcc::check::Limits {
@@ -58,6 +68,14 @@ impl Keyspace {
 impl Backend for Keyspace {
     type Watch = WatchStream;
 
+    fn by(&self, caller: Caller) -> Self {
+        Keyspace {
+            engine: self.engine.clone(),
+            shard: self.shard,
+            caller,
+        }
+    }
+
     fn range(
         &self,
         request: &mvcc::RangeRequest<'_>,
@@ -65,13 +83,10 @@ impl Backend for Keyspace {
     ) -> impl Future<Output = Result<Reply<mvcc::RangeResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::range(request, self.limits()), || {
             let encoded = Command::Range(request.clone()).encode();
-            self.engine.submit(
-                self.shard,
-                RequestKind::Read {
-                    encoded,
-                    serializable,
-                },
-            )
+            self.submit(RequestKind::Read {
+                encoded,
+                serializable,
+            })
         });
         Operation::new(ticket, Reply::range)
     }
@@ -103,7 +118,8 @@ impl Backend for Keyspace {
         serializable: bool,
     ) -> impl Future<Output = Result<Reply<mvcc::TxnResponse>, Error>> + Send + 'static {
         let ticket = self.checked(mvcc::check::txn(request, self.limits()), || {
-            self.engine.txn_ticket(self.shard, request, serializable)
+            self.engine
+                .txn_ticket(self.caller, self.shard, request, serializable)
         });
         Operation::new(ticket, Reply::txn)
     }
@@ -138,9 +154,7 @@ impl Backend for Keyspace {
         &self,
         id: i64,
     ) -> impl Future<Output = Result<Reply<i64>, Error>> + Send + 'static {
-        let ticket = self
-            .engine
-            .submit(self.shard, RequestKind::LeaseKeepAlive(id));
+        let ticket = self.submit(RequestKind::LeaseKeepAlive(id));
         Operation::new(ticket, Reply::renewed)
     }
 
@@ -149,14 +163,12 @@ impl Backend for Keyspace {
         id: i64,
         keys: bool,
     ) -> impl Future<Output = Result<Reply<LeaseTtl>, Error>> + Send + 'static {
-        let ticket = self
-            .engine
-            .submit(self.shard, RequestKind::LeaseTimeToLive { id, keys });
+        let ticket = self.submit(RequestKind::LeaseTimeToLive { id, keys });
         Operation::new(ticket, Reply::ttl)
     }
 
     fn leases(&self) -> impl Future<Output = Result<Reply<Vec<i64>>, Error>> + Send + 'static {
-        let ticket = self.engine.submit(self.shard, RequestKind::Leases);
+        let ticket = self.submit(RequestKind::Leases);
         Operation::new(ticket, Reply::leases)
     }
 
@@ -164,21 +176,19 @@ impl Backend for Keyspace {
         &self,
         revision: i64,
     ) -> impl Future<Output = Result<Reply<HashKv>, Error>> + Send + 'static {
-        let ticket = self
-            .engine
-            .submit(self.shard, RequestKind::HashKv(revision));
+        let ticket = self.submit(RequestKind::HashKv(revision));
         Operation::new(ticket, Reply::hash)
     }
 
     fn status(&self) -> impl Future<Output = Result<Reply<Status>, Error>> + Send + 'static {
-        let ticket = self.engine.submit(self.shard, RequestKind::Status);
+        let ticket = self.submit(RequestKind::Status);
         Operation::new(ticket, |reply| Ok(reply.status()?.map(|status| *status)))
     }
 
     fn alarms(
         &self,
     ) -> impl Future<Output = Result<Reply<Vec<AlarmMember>>, Error>> + Send + 'static {
-        let ticket = self.engine.submit(self.shard, RequestKind::Alarms);
+        let ticket = self.submit(RequestKind::Alarms);
         Operation::new(ticket, Reply::alarms)
     }
 
@@ -200,7 +210,7 @@ impl Backend for Keyspace {
         } else {
             RequestKind::Status
         };
-        let ticket = self.engine.submit(self.shard, kind);
+        let ticket = self.submit(kind);
         let members = self.engine.inner().members.clone();
         async move {
             let Reply::<Response> { mut header, .. } = ticket.await?;

@@ -4,7 +4,7 @@
 //! from its caller, and a write happens whether or not its future is awaited.
 //! Must never know: what a shard does with a request. Tested by `tests/engine`.
 
-use henge_api::{Error, Header, Reply};
+use henge_api::{Caller, Error, Header, Reply};
 use henge_core::machine::Command;
 use henge_core::shard::request::RequestKind;
 use henge_mvcc as mvcc;
@@ -249,7 +249,7 @@ impl Engine {
     ) -> Operation<Reply<mvcc::TxnResponse>, TxnError> {
         let checked = mvcc::check::txn(request, &self.inner.limits).map_err(Error::from);
         let ticket = match checked.and_then(|()| self.route_txn(request)) {
-            Ok(shard) => self.txn_ticket(shard, request, false),
+            Ok(shard) => self.txn_ticket(Caller::nobody(), shard, request, false),
             Err(error) => Ticket::failed(error),
         };
         Operation::new(ticket, Reply::txn)

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use henge_api::{Error, LeaseGranted, LeaseTtl, Reply};
+use henge_api::{Caller, Error, LeaseGranted, LeaseTtl, Reply};
 use henge_core::machine::{Command, Response, command};
 use henge_core::shard::request::REQUEST_BYTES;
 use henge_core::shard::request::RequestKind;
@@ -28,6 +28,10 @@ impl Engine {
     }
 
     pub(crate) fn write(&self, shard: usize, command: &Command<'_>) -> Ticket {
+        self.write_by(Caller::nobody(), shard, command)
+    }
+
+    pub(crate) fn write_by(&self, caller: Caller, shard: usize, command: &Command<'_>) -> Ticket {
         let content = command.content_bytes();
         let checked = self
             .check_size(content)
@@ -35,11 +39,12 @@ impl Engine {
         if let Err(error) = checked {
             return Ticket::failed(error);
         }
-        self.submit(shard, RequestKind::Write(command.encode()))
+        self.submit_by(caller, shard, RequestKind::Write(command.encode()))
     }
 
     pub(crate) fn txn_ticket(
         &self,
+        caller: Caller,
         shard: usize,
         request: &mvcc::TxnRequest<'_>,
         serializable: bool,
@@ -63,13 +68,17 @@ impl Engine {
         } else {
             RequestKind::Write(encoded)
         };
-        self.submit(shard, kind)
+        self.submit_by(caller, shard, kind)
     }
 
     pub(crate) fn submit(&self, shard: usize, kind: RequestKind) -> Ticket {
+        self.submit_by(Caller::nobody(), shard, kind)
+    }
+
+    pub(crate) fn submit_by(&self, caller: Caller, shard: usize, kind: RequestKind) -> Ticket {
         let shard = &self.inner.shards[shard];
         let inbox = &self.inner.cores[shard.core].inbox;
-        match shard.door.ask(inbox, shard.group, kind) {
+        match shard.door.ask_by(caller, inbox, shard.group, kind) {
             Ok(receiver) => Ticket::waiting(receiver),
             Err(error) => Ticket::failed(error),
         }

@@ -8,12 +8,12 @@
 //!
 //! Invariant: what enters the log was decoded here before, by whoever proposes it ([`proposable`]), so no
 //! committed entry of this build is refused by [`decode`].
-//! Must never know: how a command is applied, who asks.
+//! Must never know: how a command is applied, whether its caller may ask.
 
 mod estimate;
 mod peek;
 
-use henge_api::{AlarmAction, AlarmMember};
+use henge_api::{AlarmAction, AlarmMember, Caller};
 use henge_mvcc::check::TXN_DEPTH_MAX;
 use henge_mvcc::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
 
@@ -47,6 +47,8 @@ pub struct Stamp {
     pub origin: u64,
     /// Request id, unique per origin.
     pub id: u64,
+    /// Who asked. Format 1 has no bytes for it: what was encoded was asked by nobody.
+    pub caller: Caller,
 }
 
 /// A decoded command; it borrows from the entry's payload.
@@ -292,6 +294,7 @@ fn head(reader: &mut Reader<'_>) -> Result<(u8, Stamp), CommandError> {
     let stamp = Stamp {
         origin: reader.u64()?,
         id: reader.u64()?,
+        caller: Caller::nobody(),
     };
     Ok((kind, stamp))
 }

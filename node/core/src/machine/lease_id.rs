@@ -35,7 +35,11 @@ mod tests {
     /// Ids are in logs and in clients' hands: another mixing would pick ids that are taken.
     #[test]
     fn ids_are_what_they_always_were() {
-        let stamp = |origin, id| Stamp { origin, id };
+        let stamp = |origin, id| Stamp {
+            origin,
+            id,
+            ..Stamp::default()
+        };
         assert_eq!(of_stamp(stamp(0, 0)), 1);
         assert_eq!(of_stamp(stamp(7, 1)), 5_609_593_743_101_883_677);
         assert_eq!(of_shard(1_000, 3, 16), 1_702_710_560_120_099);

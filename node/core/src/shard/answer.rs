@@ -9,14 +9,14 @@
 //! Promises: an answer is delivered once; a caller that is gone, or whose waker panics, is no error. No caller depends on
 //! another: whoever holds a chain releases it on its first poll or when it is dropped, and the core
 //! releases what is left at its next turn, at the latest [`CHAIN_MS_MAX`] later.
-//! Must never know: what is answered.
+//! Must never know: what is answered, or whether its caller may ask.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use henge_api::{Error, Outcome, Reply};
+use henge_api::{Caller, Error, Outcome, Reply};
 
 use crate::guard::wake;
 use crate::machine::Response;
@@ -29,7 +29,7 @@ pub const CHAIN_MS_MAX: u64 = 1;
 
 /// Answers one caller, once. Dropping it unanswered tells the caller that nobody knows the outcome.
 #[derive(Debug)]
-pub struct Answer(Arc<Mutex<Slot>>);
+pub struct Answer(Arc<Mutex<Slot>>, Caller);
 
 /// What a caller waits for; works on any runtime. Dropping it abandons the answer, not the operation.
 #[derive(Debug)]
@@ -49,10 +49,20 @@ struct Slot {
 }
 
 impl Answer {
-    /// The two ends.
+    /// The two ends, of nobody in particular.
     pub fn channel() -> (Answer, AnswerReceiver) {
+        Answer::of(Caller::nobody())
+    }
+
+    /// The two ends, of whoever asks.
+    pub fn of(caller: Caller) -> (Answer, AnswerReceiver) {
         let slot = Arc::new(Mutex::new(Slot::default()));
-        (Answer(slot.clone()), AnswerReceiver(slot))
+        (Answer(slot.clone(), caller), AnswerReceiver(slot))
+    }
+
+    /// Who asked.
+    pub fn caller(&self) -> Caller {
+        self.1
     }
 
     /// Has the caller gone, so that nobody will ever look at the answer?

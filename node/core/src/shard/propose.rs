@@ -76,7 +76,8 @@ impl Shard {
         while let Some(next) = self.next_proposal(bytes, led_term) {
             let (mut encoded, callers, held, queued_until_ms) = next;
             let id = first + batch.len() as u64;
-            command::stamp(&mut encoded, Stamp { origin, id });
+            let caller = callers.caller();
+            command::stamp(&mut encoded, Stamp { origin, id, caller });
             bytes += encoded.len();
             waiting.push((callers, held, queued_until_ms));
             batch.push(Bytes::from(encoded));
@@ -223,7 +224,7 @@ impl Shard {
     /// Queues this member's own proposals again, which nobody appended.
     fn take_back(&mut self, entries: &Entries, now_ms: u64) {
         for entry in entries {
-            let Some(Stamp { origin, id }) = command::stamp_of(&entry.data) else {
+            let Some(Stamp { origin, id, .. }) = command::stamp_of(&entry.data) else {
                 continue;
             };
             let is_whole = |bytes| bytes == 0 || bytes == entry.data.len();

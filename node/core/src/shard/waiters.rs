@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use henge_api::{Error, Outcome};
+use henge_api::{Caller, Error, Outcome};
 
 use super::renewals::Renewal;
 use super::request::Answer;
@@ -53,6 +53,14 @@ impl Callers {
         match self {
             Callers::Renewals(renewals) => renewals.len(),
             Callers::One(_) | Callers::Nobody => 0,
+        }
+    }
+
+    /// Who asked: nobody in particular for what the shard asks by itself, and for what many asked together.
+    pub fn caller(&self) -> Caller {
+        match self {
+            Callers::One(answer) => answer.caller(),
+            Callers::Renewals(_) | Callers::Nobody => Caller::nobody(),
         }
     }
 

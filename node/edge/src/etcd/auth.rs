@@ -3,6 +3,7 @@
 use henge_api::Backend;
 use tonic::{Request, Response, Status};
 
+use super::asked::Asked;
 use super::errors::{status, text};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
@@ -10,13 +11,13 @@ use super::proto::etcdserverpb as pb;
 /// The Auth service over a backend.
 #[derive(Debug)]
 pub struct Auth<B> {
-    backend: B,
+    asked: Asked<B>,
 }
 
 impl<B: Backend> Auth<B> {
     /// A service that says that authentication is off.
-    pub fn new(backend: B) -> Auth<B> {
-        Auth { backend }
+    pub fn new(asked: Asked<B>) -> Auth<B> {
+        Auth { asked }
     }
 }
 
@@ -41,9 +42,14 @@ impl<B: Backend> pb::auth_server::Auth for Auth<B> {
     /// Off already: etcd answers OK.
     async fn auth_disable(
         &self,
-        _: Request<pb::AuthDisableRequest>,
+        request: Request<pb::AuthDisableRequest>,
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
-        let reply = self.backend.status().await.map_err(|e| status(&e))?;
+        let reply = self
+            .asked
+            .by(request.metadata())
+            .status()
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::AuthDisableResponse {
             header: header(reply.header),
         }))
@@ -51,9 +57,14 @@ impl<B: Backend> pb::auth_server::Auth for Auth<B> {
 
     async fn auth_status(
         &self,
-        _: Request<pb::AuthStatusRequest>,
+        request: Request<pb::AuthStatusRequest>,
     ) -> Result<Response<pb::AuthStatusResponse>, Status> {
-        let reply = self.backend.status().await.map_err(|e| status(&e))?;
+        let reply = self
+            .asked
+            .by(request.metadata())
+            .status()
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::AuthStatusResponse {
             header: header(reply.header),
             enabled: false,

@@ -4,6 +4,7 @@
 use henge_api::{Backend, Member};
 use tonic::{Request, Response, Status};
 
+use super::asked::Asked;
 use super::errors::status;
 use super::header::without_revision;
 use super::proto::etcdserverpb as pb;
@@ -11,13 +12,13 @@ use super::proto::etcdserverpb as pb;
 /// The Cluster service over a backend.
 #[derive(Debug)]
 pub struct Cluster<B> {
-    backend: B,
+    asked: Asked<B>,
 }
 
 impl<B: Backend> Cluster<B> {
-    /// A service that lists the members `backend` knows.
-    pub fn new(backend: B) -> Cluster<B> {
-        Cluster { backend }
+    /// A service that lists the members what is asked knows.
+    pub fn new(asked: Asked<B>) -> Cluster<B> {
+        Cluster { asked }
     }
 }
 
@@ -64,9 +65,9 @@ impl<B: Backend> pb::cluster_server::Cluster for Cluster<B> {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
+        let backend = self.asked.by(request.metadata());
         let linearizable = request.into_inner().linearizable;
-        let reply = self
-            .backend
+        let reply = backend
             .members(linearizable)
             .await
             .map_err(|e| status(&e))?;

@@ -10,8 +10,10 @@ use futures_core::Stream;
 use henge_api::{Backend, Error, Reply};
 use henge_mvcc as mvcc;
 use prost::Message;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use super::asked::Asked;
 use super::errors::status;
 use super::header::header;
 use super::nested::Txn;
@@ -27,42 +29,50 @@ const PROPOSAL_BYTES: usize = 17;
 /// The KV service over a backend.
 #[derive(Debug)]
 pub struct Kv<B> {
-    backend: B,
+    asked: Asked<B>,
     config: Arc<EdgeConfig>,
     limits: mvcc::check::Limits,
 }
 
 impl<B: Backend> Kv<B> {
-    /// A service that answers from `backend`.
-    pub fn new(backend: B, config: Arc<EdgeConfig>) -> Kv<B> {
+    /// A service that answers from what is asked.
+    pub fn new(asked: Asked<B>, config: Arc<EdgeConfig>) -> Kv<B> {
         let limits = mvcc::check::Limits {
             txn_ops_max: config.max_txn_ops,
         };
         Kv {
-            backend,
+            asked,
             config,
             limits,
         }
     }
 
     /// A read of one key or a range.
-    pub async fn range(&self, req: pb::RangeRequest) -> Result<Reply<mvcc::RangeResponse>, Error> {
+    pub async fn range(
+        &self,
+        of: &MetadataMap,
+        req: pb::RangeRequest,
+    ) -> Result<Reply<mvcc::RangeResponse>, Error> {
         let call = {
             let t = translate::range(&req);
             mvcc::check::range(&t.request, &self.limits)?;
             late(t.late)?;
-            self.backend.range(&t.request, req.serializable)
+            self.asked.by(of).range(&t.request, req.serializable)
         };
         call.await
     }
 
     /// A write of one key.
-    pub async fn put(&self, req: pb::PutRequest) -> Result<Reply<mvcc::PutResponse>, Error> {
+    pub async fn put(
+        &self,
+        of: &MetadataMap,
+        req: pb::PutRequest,
+    ) -> Result<Reply<mvcc::PutResponse>, Error> {
         let call = {
             let r = translate::put(&req);
             mvcc::check::put(&r, &self.limits)?;
             self.fits(&req)?;
-            self.backend.put(&r)
+            self.asked.by(of).put(&r)
         };
         call.await
     }
@@ -70,19 +80,24 @@ impl<B: Backend> Kv<B> {
     /// A removal of one key or a range.
     pub async fn delete_range(
         &self,
+        of: &MetadataMap,
         req: pb::DeleteRangeRequest,
     ) -> Result<Reply<mvcc::DeleteRangeResponse>, Error> {
         let call = {
             let r = translate::delete_range(&req);
             mvcc::check::delete_range(&r, &self.limits)?;
             self.fits(&req)?;
-            self.backend.delete_range(&r)
+            self.asked.by(of).delete_range(&r)
         };
         call.await
     }
 
     /// A transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<Reply<mvcc::TxnResponse>, Error> {
+    pub(crate) async fn txn(
+        &self,
+        of: &MetadataMap,
+        txn: Txn,
+    ) -> Result<Reply<mvcc::TxnResponse>, Error> {
         let call = {
             let req = &txn.request;
             let t = translate::txn(&txn);
@@ -92,7 +107,8 @@ impl<B: Backend> Kv<B> {
             if !t.request.is_read_only() {
                 self.fits(req)?;
             }
-            self.backend
+            self.asked
+                .by(of)
                 .txn(&t.request, translate::txn_is_serializable(req))
         };
         call.await
@@ -101,9 +117,14 @@ impl<B: Backend> Kv<B> {
     /// A compaction up to a revision.
     pub async fn compact(
         &self,
+        of: &MetadataMap,
         req: pb::CompactionRequest,
     ) -> Result<pb::CompactionResponse, Error> {
-        let reply = self.backend.compact(req.revision, req.physical).await?;
+        let reply = self
+            .asked
+            .by(of)
+            .compact(req.revision, req.physical)
+            .await?;
         Ok(pb::CompactionResponse {
             header: header(reply.header),
         })
@@ -134,7 +155,8 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<pb::RangeResponse>, Status> {
-        let found = self.range(request.into_inner()).await;
+        let (of, _, request) = request.into_parts();
+        let found = self.range(&of, request).await;
         answer(found.map(|reply| translate::range_response(reply.header, reply.body)))
     }
 
@@ -146,14 +168,16 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let limit = self.config.max_request_bytes;
-        range_stream::start(self.backend.clone(), request.into_inner(), limit).map(Response::new)
+        let backend = self.asked.by(request.metadata());
+        range_stream::start(backend, request.into_inner(), limit).map(Response::new)
     }
 
     async fn put(
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
-        let put = self.put(request.into_inner()).await;
+        let (of, _, request) = request.into_parts();
+        let put = self.put(&of, request).await;
         answer(put.map(|reply| translate::put_response(reply.header, reply.body)))
     }
 
@@ -161,7 +185,8 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let deleted = self.delete_range(request.into_inner()).await;
+        let (of, _, request) = request.into_parts();
+        let deleted = self.delete_range(&of, request).await;
         answer(deleted.map(|reply| translate::delete_response(reply.header, reply.body)))
     }
 
@@ -169,15 +194,17 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
+        let (of, _, request) = request.into_parts();
         // The code and text of tonic's own decoder.
-        let txn = Txn::unfold(request.into_inner()).map_err(|e| Status::internal(e.to_string()))?;
-        answer(self.txn(txn).await.map(translate::txn_response))
+        let txn = Txn::unfold(request).map_err(|e| Status::internal(e.to_string()))?;
+        answer(self.txn(&of, txn).await.map(translate::txn_response))
     }
 
     async fn compact(
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
-        answer(self.compact(request.into_inner()).await)
+        let (of, _, request) = request.into_parts();
+        answer(self.compact(&of, request).await)
     }
 }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use henge_api::{Backend, Error, Reply};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::asked::Asked;
 use super::errors::{inbound, status};
 use super::header::header;
 use super::long_answer::LongAnswer;
@@ -21,16 +23,16 @@ use crate::config::EdgeConfig;
 /// The Lease service over a backend.
 #[derive(Debug)]
 pub struct Lease<B> {
-    backend: B,
+    asked: Asked<B>,
     config: Arc<EdgeConfig>,
     draining: Draining,
 }
 
 impl<B: Backend> Lease<B> {
-    /// A service that keeps leases of `backend` alive until `draining` says so.
-    pub(crate) fn new(backend: B, config: Arc<EdgeConfig>, draining: Draining) -> Lease<B> {
+    /// A service that keeps leases of what is asked alive until `draining` says so.
+    pub(crate) fn new(asked: Asked<B>, config: Arc<EdgeConfig>, draining: Draining) -> Lease<B> {
         Lease {
-            backend,
+            asked,
             config,
             draining,
         }
@@ -43,9 +45,9 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let backend = self.asked.by(request.metadata());
         let r = request.into_inner();
-        let reply = self
-            .backend
+        let reply = backend
             .lease_grant(r.id, r.ttl)
             .await
             .map_err(|e| status(&e))?;
@@ -61,12 +63,9 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let backend = self.asked.by(request.metadata());
         let id = request.into_inner().id;
-        let reply = self
-            .backend
-            .lease_revoke(id)
-            .await
-            .map_err(|e| status(&e))?;
+        let reply = backend.lease_revoke(id).await.map_err(|e| status(&e))?;
         Ok(Response::new(pb::LeaseRevokeResponse {
             header: header(reply.header),
         }))
@@ -78,13 +77,14 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let backend = self.asked.by(request.metadata());
         let leader = LeaderMonitor::new(
-            self.backend.clone(),
+            backend.clone(),
             request.metadata(),
             self.config.election_timeout,
         );
         let call = KeepAlive {
-            backend: self.backend.clone(),
+            backend,
             leader,
             requests: request.into_inner(),
             draining: self.draining.clone(),
@@ -98,7 +98,8 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let found = self.time_to_live(request.into_inner()).await;
+        let (of, _, request) = request.into_parts();
+        let found = self.time_to_live(&of, request).await;
         let (mut message, keys) = found.map_err(|e| status(&e))?;
         message.keys = keys;
         Ok(Response::new(message))
@@ -106,9 +107,12 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
 
     async fn lease_leases(
         &self,
-        _: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        let (mut message, ids) = self.leases().await.map_err(|e| status(&e))?;
+        let (mut message, ids) = self
+            .leases(request.metadata())
+            .await
+            .map_err(|e| status(&e))?;
         message.leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
         Ok(Response::new(message))
     }
@@ -118,9 +122,10 @@ impl<B: Backend> Lease<B> {
     /// What is left of a lease; its keys beside the message.
     async fn time_to_live(
         &self,
+        of: &MetadataMap,
         r: pb::LeaseTimeToLiveRequest,
     ) -> Result<(pb::LeaseTimeToLiveResponse, Vec<Bytes>), Error> {
-        let reply = self.backend.lease_time_to_live(r.id, r.keys).await?;
+        let reply = self.asked.by(of).lease_time_to_live(r.id, r.keys).await?;
         let message = pb::LeaseTimeToLiveResponse {
             header: header(reply.header),
             id: reply.body.id,
@@ -132,8 +137,8 @@ impl<B: Backend> Lease<B> {
     }
 
     /// All leases; their ids beside the message.
-    async fn leases(&self) -> Result<(pb::LeaseLeasesResponse, Vec<i64>), Error> {
-        let reply = self.backend.leases().await?;
+    async fn leases(&self, of: &MetadataMap) -> Result<(pb::LeaseLeasesResponse, Vec<i64>), Error> {
+        let reply = self.asked.by(of).leases().await?;
         let message = pb::LeaseLeasesResponse {
             header: header(reply.header),
             leases: Vec::new(),
@@ -144,9 +149,10 @@ impl<B: Backend> Lease<B> {
     /// [`Lease::time_to_live`] as it goes out: in pieces, as a lease may have a million keys.
     pub(crate) async fn time_to_live_framed(
         &self,
+        of: &MetadataMap,
         r: pb::LeaseTimeToLiveRequest,
     ) -> Result<Framed, Error> {
-        let (message, keys) = self.time_to_live(r).await?;
+        let (message, keys) = self.time_to_live(of, r).await?;
         if keys.is_empty() {
             return Ok(Framed::Short(unary::frame(&message)));
         }
@@ -154,8 +160,8 @@ impl<B: Backend> Lease<B> {
     }
 
     /// [`Lease::leases`] as it goes out: in pieces, as there may be a million.
-    pub(crate) async fn leases_framed(&self) -> Result<Framed, Error> {
-        let (message, ids) = self.leases().await?;
+    pub(crate) async fn leases_framed(&self, of: &MetadataMap) -> Result<Framed, Error> {
+        let (message, ids) = self.leases(of).await?;
         Ok(Framed::Long(LongAnswer::leases(&message, ids).await))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use henge_api::{Alarm, AlarmAction, AlarmMember, Backend, Error, Reply};
 use tonic::{Request, Response, Status};
 
+use super::asked::Asked;
 use super::errors::{status, text};
 use super::header::header;
 use super::proto::etcdserverpb as pb;
@@ -16,14 +17,14 @@ use crate::config::{EdgeConfig, cluster_version};
 /// The Maintenance service over a backend.
 #[derive(Debug)]
 pub struct Maintenance<B> {
-    backend: B,
+    asked: Asked<B>,
     config: Arc<EdgeConfig>,
 }
 
 impl<B: Backend> Maintenance<B> {
-    /// A service that tells the state of `backend`.
-    pub fn new(backend: B, config: Arc<EdgeConfig>) -> Maintenance<B> {
-        Maintenance { backend, config }
+    /// A service that tells the state of what is asked.
+    pub fn new(asked: Asked<B>, config: Arc<EdgeConfig>) -> Maintenance<B> {
+        Maintenance { asked, config }
     }
 }
 
@@ -53,13 +54,14 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         &self,
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
-        use pb::alarm_request::AlarmAction as Asked;
+        use pb::alarm_request::AlarmAction as Action;
+        let backend = self.asked.by(request.metadata());
         let request = request.into_inner();
         let kind = named(request.alarm)?;
-        let action = match Asked::try_from(request.action) {
-            Ok(Asked::Get) => None,
-            Ok(Asked::Activate) => Some(AlarmAction::Activate),
-            Ok(Asked::Deactivate) => Some(AlarmAction::Deactivate),
+        let action = match Action::try_from(request.action) {
+            Ok(Action::Get) => None,
+            Ok(Action::Activate) => Some(AlarmAction::Activate),
+            Ok(Action::Deactivate) => Some(AlarmAction::Deactivate),
             Err(_) => {
                 return Err(Status::invalid_argument(format!(
                     "etcdserver: there is no alarm action {}",
@@ -71,9 +73,9 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         let reply = match (action, kind) {
             (Some(action), Some(alarm)) => {
                 let alarm = AlarmMember { alarm, member_id };
-                self.backend.alarm(action, alarm).await
+                backend.alarm(action, alarm).await
             }
-            _ => self.backend.alarms().await,
+            _ => backend.alarms().await,
         };
         let Reply { header: of, body } = reply.map_err(|e| status(&e))?;
         // To raise or lower no alarm in particular does nothing.
@@ -94,9 +96,14 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
 
     async fn status(
         &self,
-        _: Request<pb::StatusRequest>,
+        request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
-        let reply = self.backend.status().await.map_err(|e| status(&e))?;
+        let reply = self
+            .asked
+            .by(request.metadata())
+            .status()
+            .await
+            .map_err(|e| status(&e))?;
         let s = reply.body;
         Ok(Response::new(pb::StatusResponse {
             header: header(reply.header),
@@ -125,9 +132,14 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
 
     async fn hash(
         &self,
-        _: Request<pb::HashRequest>,
+        request: Request<pb::HashRequest>,
     ) -> Result<Response<pb::HashResponse>, Status> {
-        let reply = self.backend.hash_kv(0).await.map_err(|e| status(&e))?;
+        let reply = self
+            .asked
+            .by(request.metadata())
+            .hash_kv(0)
+            .await
+            .map_err(|e| status(&e))?;
         Ok(Response::new(pb::HashResponse {
             header: header(reply.header),
             hash: reply.body.hash,
@@ -138,12 +150,9 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
+        let backend = self.asked.by(request.metadata());
         let revision = request.into_inner().revision;
-        let reply = self
-            .backend
-            .hash_kv(revision)
-            .await
-            .map_err(|e| status(&e))?;
+        let reply = backend.hash_kv(revision).await.map_err(|e| status(&e))?;
         Ok(Response::new(pb::HashKvResponse {
             header: header(reply.header),
             hash: reply.body.hash,

@@ -7,8 +7,9 @@
 //!
 //! The way of a call: [`unary`] (thin layer for the hot calls, `long_answer` where the answer is long) or the
 //! generated tonic services ([`kv`] with [`range_stream`], [`watch`], [`lease`], [`cluster`], [`maintenance`],
-//! [`auth`], [`health`]) → [`translate`] → `Backend` → [`errors`].
+//! [`auth`], [`health`]) → [`translate`] → [`asked`] (by whom) → `Backend` → [`errors`].
 
+pub mod asked;
 pub mod auth;
 pub mod cluster;
 pub mod errors;

@@ -2,7 +2,7 @@
 //! decode, call, frame the answer.
 //!
 //! Same behaviour as the tonic path (`tests/etcd_api` runs the same tests over both), without
-//! its codec machinery: no stream state, no boxed body, no async-trait box.
+//! its codec machinery, and with the same metadata of the call: no stream state, no boxed body, no async-trait box.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use henge_mvcc::ResponseOp;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use prost::{DecodeError, Message};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::errors::status;
@@ -59,26 +60,28 @@ pub(crate) fn call<B: Backend>(
     max_bytes: usize,
     meter: Meter,
 ) -> EdgeFuture {
-    let body = (request.into_body(), encoding);
+    let (parts, body) = request.into_parts();
+    let of = MetadataMap::from_headers(parts.headers);
+    let body = (body, encoding);
     match hot {
         Hot::Put => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(pairs(kv.put(r).await?.map(ResponseOp::Put)).await) },
+            move |r| async move { Ok(pairs(kv.put(&of, r).await?.map(ResponseOp::Put)).await) },
         )),
         Hot::Range => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(pairs(kv.range(r).await?.map(ResponseOp::Range)).await) },
+            move |r| async move { Ok(pairs(kv.range(&of, r).await?.map(ResponseOp::Range)).await) },
         )),
         Hot::Txn => Box::pin(run(
             body,
             (max_bytes, meter, Txn::only_reads),
             Txn::decode,
             move |r| async move {
-                let reply = kv.txn(r).await?;
+                let reply = kv.txn(&of, r).await?;
                 Ok(pairs(reply.map(|txn| ResponseOp::Txn(Box::new(txn)))).await)
             },
         )),
@@ -87,7 +90,7 @@ pub(crate) fn call<B: Backend>(
             (max_bytes, meter, |_| false),
             Message::decode,
             move |r| async move {
-                let reply = kv.delete_range(r).await?;
+                let reply = kv.delete_range(&of, r).await?;
                 Ok(pairs(reply.map(ResponseOp::DeleteRange)).await)
             },
         )),
@@ -95,13 +98,13 @@ pub(crate) fn call<B: Backend>(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |_: pb::LeaseLeasesRequest| async move { lease.leases_framed().await },
+            move |_: pb::LeaseLeasesRequest| async move { lease.leases_framed(&of).await },
         )),
         Hot::LeaseTimeToLive => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { lease.time_to_live_framed(r).await },
+            move |r| async move { lease.time_to_live_framed(&of, r).await },
         )),
     }
 }

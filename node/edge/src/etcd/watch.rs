@@ -17,6 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::asked::Asked;
 use super::errors::{self, text};
 use super::header::header;
 use super::long_answer::{self, Field, LongAnswer, Rest, SHORT_BYTES};
@@ -35,16 +36,16 @@ const SHORT_EVENTS: usize = 500;
 /// The Watch service over a backend.
 #[derive(Debug)]
 pub struct Watch<B> {
-    backend: B,
+    asked: Asked<B>,
     config: Arc<EdgeConfig>,
     draining: Draining,
 }
 
 impl<B: Backend> Watch<B> {
-    /// A service that watches `backend` until `draining` says so.
-    pub(crate) fn new(backend: B, config: Arc<EdgeConfig>, draining: Draining) -> Watch<B> {
+    /// A service that watches what is asked until `draining` says so.
+    pub(crate) fn new(asked: Asked<B>, config: Arc<EdgeConfig>, draining: Draining) -> Watch<B> {
         Watch {
-            backend,
+            asked,
             config,
             draining,
         }
@@ -58,9 +59,10 @@ impl<B: Backend> Watch<B> {
         let max = Some(self.config.max_message_bytes());
         let requests = Streaming::new_request(codec.decoder(), body, None, max);
         let timeout = self.config.election_timeout;
+        let backend = self.asked.by(metadata);
         let call = Call::<B> {
-            session: self.backend.watch_session(),
-            leader: LeaderMonitor::new(self.backend.clone(), metadata, timeout),
+            session: backend.watch_session(),
+            leader: LeaderMonitor::new(backend, metadata, timeout),
             requests: Some(requests),
             draining: self.draining.clone(),
             max_bytes: self.config.max_message_bytes(),

@@ -4,6 +4,7 @@
 //! validation before proposing, stream semantics, plain HTTP, counters, drain. Each KV test runs
 //! over both gRPC paths, the thin one and tonic's.
 
+mod callers;
 mod double;
 mod frames;
 mod kv;

@@ -10,6 +10,7 @@ use crate::machine::decode::Reader;
 use crate::machine::encode::PUT_FIXED;
 #[cfg(doc)]
 use henge_api::AppliedTimes;
+use henge_api::Caller;
 
 /// Bytes of a transaction above which it is decoded once: some four hundred empty operations.
 const DEAR_BYTES: usize = 4 << 10;
@@ -31,6 +32,7 @@ pub fn stamp_of(encoded: &[u8]) -> Option<Stamp> {
     Some(Stamp {
         origin: reader.u64().ok()?,
         id: reader.u64().ok()?,
+        caller: Caller::nobody(),
     })
 }
 

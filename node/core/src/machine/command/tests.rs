@@ -8,6 +8,12 @@ use henge_mvcc::{
 
 use super::*;
 
+const STAMP: Stamp = Stamp {
+    origin: 3,
+    id: 4,
+    caller: Caller::nobody(),
+};
+
 fn samples() -> Vec<Vec<u8>> {
     let put = PutRequest {
         key: b"k",
@@ -82,8 +88,8 @@ fn samples() -> Vec<Vec<u8>> {
         .into_iter()
         .map(|command| {
             let mut encoded = command.encode();
-            stamp(&mut encoded, Stamp { origin: 3, id: 4 });
-            assert_eq!(decode(&encoded), Ok((Stamp { origin: 3, id: 4 }, command)));
+            stamp(&mut encoded, STAMP);
+            assert_eq!(decode(&encoded), Ok((STAMP, command)));
             encoded
         })
         .collect()
@@ -371,7 +377,7 @@ fn leases_in_one_command_are_bounded() {
 #[test]
 fn a_stamp_is_found_without_decoding() {
     for encoded in samples() {
-        assert_eq!(stamp_of(&encoded), Some(Stamp { origin: 3, id: 4 }));
+        assert_eq!(stamp_of(&encoded), Some(STAMP));
         assert_eq!(stamp_of(&encoded[..HEADER_BYTES - 1]), None);
     }
 }

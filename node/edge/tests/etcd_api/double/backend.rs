@@ -14,6 +14,11 @@ use super::{Double, MEMBER, Session, TERM};
 impl Backend for Double {
     type Watch = DoubleWatch;
 
+    fn by(&self, caller: Caller) -> Self {
+        self.state().callers.push(caller);
+        self.clone()
+    }
+
     fn range(
         &self,
         r: &mvcc::RangeRequest<'_>,

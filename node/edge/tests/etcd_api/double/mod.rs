@@ -38,6 +38,8 @@ pub struct State {
     pub gate: Option<tokio::sync::watch::Receiver<bool>>,
     /// Operations that reached the engine.
     pub calls: u64,
+    /// In whose names it was asked.
+    pub callers: Vec<Caller>,
     sessions: BTreeMap<u64, Session>,
     next_session: u64,
 }
@@ -64,6 +66,7 @@ impl Default for State {
             },
             gate: None,
             calls: 0,
+            callers: Vec::new(),
             sessions: BTreeMap::new(),
             next_session: 0,
         }
