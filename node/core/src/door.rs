@@ -62,7 +62,7 @@ impl ShardDoor {
         let (answer, receiver) = Answer::of(caller);
         match inbox.request(group, Request { kind, answer }, bytes) {
             Ok(()) => Ok(receiver),
-            Err((error, _)) => {
+            Err(error) => {
                 self.budget.give_back(held);
                 Err(error)
             }

@@ -180,15 +180,10 @@ impl Inbox {
     }
 
     /// Hands a request in; `bytes` is what it occupies. Refuses with the typed error a caller sees.
-    pub fn request(
-        &self,
-        group: u64,
-        request: Request,
-        bytes: usize,
-    ) -> Result<(), (Error, Request)> {
+    pub fn request(&self, group: u64, request: Request, bytes: usize) -> Result<(), Error> {
         let held = request.kind.held_bytes();
         if !self.budget.take(held) {
-            return Err((self.no_room(), request));
+            return Err(self.no_room());
         }
         let mut inner = self.lock();
         let admitted = match request.kind {
@@ -197,7 +192,7 @@ impl Inbox {
         };
         if let Err(error) = admitted {
             self.budget.give_back(held);
-            return Err((error, request));
+            return Err(error);
         }
         inner.items.push(Input::Request { group, request });
         wake(inner);

@@ -33,14 +33,13 @@ pub(crate) trait Pieces: fmt::Debug + Send {
     fn is_over(&self) -> bool;
 }
 
+/// An answer of a stream: written, or to come in pieces; or why the stream ends.
+pub(crate) type Next = Result<Option<Box<dyn Pieces>>, Status>;
+
 /// A stream of answers that write themselves.
 pub(crate) trait Written: Send {
     /// Writes the next answer behind `out`, framed; a long one comes in pieces instead.
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut BytesMut,
-    ) -> Poll<Option<Result<Option<Box<dyn Pieces>>, Status>>>;
+    fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Option<Next>>;
 }
 
 /// Bytes of small answers of a stream after which they go out.

@@ -27,7 +27,7 @@ use super::translate;
 use super::unary;
 use crate::config::EdgeConfig;
 use crate::counters::Meter;
-use crate::door::body::{EdgeBody, Pieces, Written};
+use crate::door::body::{EdgeBody, Next, Pieces, Written};
 use crate::door::inbound::{Inbound, PREFIX_BYTES};
 
 /// Events of an answer that is encoded at once.
@@ -85,11 +85,7 @@ enum Sent {
 struct Sending(Answers<Sent>);
 
 impl Written for Sending {
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut BytesMut,
-    ) -> Poll<Option<Result<Option<Box<dyn Pieces>>, Status>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Option<Next>> {
         self.0.as_mut().poll_next(cx).map(|answer| {
             Some(answer?.map(|sent| match sent {
                 Sent::Short(message) => {
