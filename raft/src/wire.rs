@@ -448,7 +448,9 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_message_never_panics(message in message(), at in any::<usize>(), bit in 0u8..8, cut in any::<usize>()) {
+        fn a_damaged_message_never_panics(
+            message in message(), at in any::<usize>(), bit in 0u8..8, cut in any::<usize>(),
+        ) {
             let mut out = BytesMut::new();
             encode(&message, &mut out);
             let at = at % out.len();

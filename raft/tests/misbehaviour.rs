@@ -123,7 +123,10 @@ proptest! {
     /// below it stay. (That a forged message of a valid form can do harm is another matter: the
     /// transport must know who is who.)
     #[test]
-    fn arbitrary_messages(is_async in any::<bool>(), leads in any::<bool>(), messages in prop::collection::vec(message(), 1..40)) {
+    fn arbitrary_messages(
+        is_async in any::<bool>(), leads in any::<bool>(),
+        messages in prop::collection::vec(message(), 1..40),
+    ) {
         let mut cluster = Cluster::new(3, |config| {
             config.async_storage_writes = is_async;
             config.check_quorum = leads;

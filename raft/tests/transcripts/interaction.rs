@@ -3,6 +3,9 @@
 //! Nodes get the ids 1, 2, 3, …; messages wait until they are delivered or dropped; the state machine
 //! appends what is proposed and keeps a snapshot of each state it was in.
 
+#[path = "node.rs"]
+mod node;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -541,50 +544,6 @@ impl Environment {
             let (id, role, leader) = (status.id, state.role, state.leader);
             self.output
                 .print(&format!("{id}: {role} {voter} Term:{term} Lead:{leader}\n"));
-        }
-        Ok(())
-    }
-}
-
-impl Node {
-    fn store(
-        &mut self,
-        entries: &[Entry],
-        state: HardState,
-        snapshot: Option<&Snapshot>,
-    ) -> Outcome {
-        let log = &mut self.raw.storage_mut().log;
-        log.set_hard_state(state);
-        let outcome = match snapshot {
-            Some(_) if !entries.is_empty() => {
-                return Err("can't apply snapshot and entries at the same time".to_string());
-            }
-            Some(snapshot) => log.apply_snapshot(snapshot.clone()),
-            None => log.append(entries),
-        };
-        outcome.map_err(|error| error.to_string())
-    }
-
-    fn apply(&mut self, entries: &[Entry]) -> Outcome {
-        for entry in entries {
-            let mut state = self
-                .raw
-                .storage()
-                .states
-                .last()
-                .cloned()
-                .unwrap_or_default();
-            let mut update = entry.data.clone();
-            if entry.kind != EntryKind::Normal {
-                let change = ConfChangeV2::from_entry(entry.kind, &entry.data);
-                let change = change.map_err(|error| error.to_string())?;
-                let conf_state = self.raw.apply_conf_change(&change);
-                state.meta.conf_state = conf_state.map_err(|error| error.to_string())?;
-                update = change.context;
-            }
-            state.data = [state.data, update].concat().into();
-            (state.meta.index, state.meta.term) = (entry.index, entry.term);
-            self.raw.storage_mut().states.push(state);
         }
         Ok(())
     }

@@ -72,8 +72,10 @@ const PUT_APPLIED: &str =
     "etcd_server_apply_duration_seconds_count{op=\"Put\",success=\"true\",version=\"v3\"}";
 const PUT_REFUSED: &str =
     "etcd_server_apply_duration_seconds_count{op=\"Put\",success=\"false\",version=\"v3\"}";
-const PUTS_IN: &str = "grpc_server_msg_received_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}";
-const WATCH_OUT: &str = "grpc_server_msg_sent_total{grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"}";
+const PUTS_IN: &str = "grpc_server_msg_received_total{\
+    grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}";
+const WATCH_OUT: &str = "grpc_server_msg_sent_total{\
+    grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"}";
 const HASHES: &str = "etcd_mvcc_hash_rev_duration_seconds_count";
 const ALARM: &str = "henge_alarm_nospace";
 const ALARMS: &str = "etcd_debugging_server_alarms{alarm_type=\"NOSPACE\",server_id=\"1\"}";
