@@ -1,9 +1,9 @@
 //! The store's work as it counts it against the processor time that it takes.
 //!
-//! Who shares a thread with the store bounds it by counted work (`henge_mvcc::Work`), whose weights stand for a
-//! reference machine. Promises: each kind of work that a client can ask for, in slices as a core gives them,
-//! with the time of all slices over what they counted, and the longest. A ratio above 1 says that turns of this
-//! kind are longer on this machine than the core believes.
+//! Who shares a thread with the store bounds it by counted work (`henge_mvcc::Work`), whose weights stand for
+//! a reference machine. Promises: each kind of work that a client can ask for, in slices as a core gives
+//! them, with the time of all slices over what they counted, and the longest. A ratio above 1 says that turns
+//! of this kind are longer on this machine than the core believes.
 //! Must never know: what bounds a turn has. Tested by running it.
 
 use std::hint::black_box;

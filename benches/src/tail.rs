@@ -85,7 +85,8 @@ fn report(first: &CoreMetrics, last: &CoreMetrics, stalls: &[Stall], rate: f64) 
     ] {
         let grown = grown(first, last);
         println!(
-            "tail: {what}: {} of them, half below {} µs, 99 % below {} µs, 99.9 % below {} µs, all below {} µs",
+            "tail: {what}: {} of them, half below {} µs, 99 % below {} µs, 99.9 % below {} µs, all below {} \
+            µs",
             grown.total(),
             grown.permille(500),
             grown.permille(990),
@@ -100,7 +101,8 @@ fn report(first: &CoreMetrics, last: &CoreMetrics, stalls: &[Stall], rate: f64) 
         });
         let stage = stages.unwrap_or_default();
         println!(
-            "tail: at {:>6} ms for {:>3} ms: slowest log write below {} µs; {} slow turns, longest turn below \
+            "tail: at {:>6} ms for {:>3} ms: slowest log write below {} µs; {} slow turns, longest turn \
+            below \
              {} µs, most time in {} ({} µs); caller's longest pause {} ms; segments {} to {}, {} checkpoints",
             stall.at.as_millis(),
             stall.lasted.as_millis(),

@@ -43,8 +43,8 @@ pub fn built_henge(target: &Path, features: &[&str]) -> Result<PathBuf, String> 
     Ok(target.join("release").join("henge"))
 }
 
-/// The etcd to compare with, unless the caller names one: 3.7.3 from our own Go module (`benches/etcd`), built
-/// into this target directory, or where there is no Go the one on the PATH.
+/// The etcd to compare with, unless the caller names one: 3.7.3 from our own Go module (`benches/etcd`),
+/// built into this target directory, or where there is no Go the one on the PATH.
 pub fn opponent(target: &Path) -> Result<PathBuf, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("etcd/build.sh");
     let built = Command::new(&script)

@@ -118,8 +118,8 @@ impl Store {
 
     /// Are the numbers that name keys and versions nearly used up (some 31 GiB of keys, or 512 GiB of
     /// versions)? That depends on how far physical compaction is, so it is to be asked before a command is
-    /// agreed on, and changes nothing afterwards: a write that replicas have agreed on is not refused by one of
-    /// them. If numbers should run out all the same, that write fails with [`crate::Error::NoSpace`], and
+    /// agreed on, and changes nothing afterwards: a write that replicas have agreed on is not refused by one
+    /// of them. If numbers should run out all the same, that write fails with [`crate::Error::NoSpace`], and
     /// whoever drives the store must not go on.
     pub fn is_full(&self) -> bool {
         self.keys.is_full()

@@ -84,8 +84,8 @@ impl Store {
         }
     }
 
-    /// Begins a hash at a revision (0 or less: the current one). At a revision that was compacted at, and whose
-    /// hash was kept, it is the one of before.
+    /// Begins a hash at a revision (0 or less: the current one). At a revision that was compacted at, and
+    /// whose hash was kept, it is the one of before.
     pub fn hash_begin(&self, revision: i64) -> Result<HashCursor, Error> {
         let known = self.kept_hash(revision);
         if revision > self.revision {
@@ -162,9 +162,9 @@ impl Store {
     }
 
     /// Says whether the hash at each compact revision is to be computed before the compaction removes
-    /// anything, and kept: the last ten, as etcd does. So a member that has compacted can be compared with one
-    /// that has not. The price is a look at everything for each compaction that finds the one before done (one
-    /// that comes earlier has none kept); so it is off unless asked for.
+    /// anything, and kept: the last ten, as etcd does. So a member that has compacted can be compared with
+    /// one that has not. The price is a look at everything for each compaction that finds the one before done
+    /// (one that comes earlier has none kept); so it is off unless asked for.
     pub fn keep_compaction_hashes(&mut self, enabled: bool) {
         self.kept.enabled = enabled;
     }

@@ -362,8 +362,8 @@ impl Store {
             .map_or(0, |lease| lease.keys.len())
     }
 
-    /// All lease ids, the one that runs out first before the others, as etcd lists them. In one go: who has no
-    /// time for that asks [`Store::leases_are_many`] first.
+    /// All lease ids, the one that runs out first before the others, as etcd lists them. In one go: who has
+    /// no time for that asks [`Store::leases_are_many`] first.
     pub fn leases(&self) -> Vec<i64> {
         self.meter.look(self.leases.len() / 2);
         let mut by_expiry = self.leases.deadlines_from(Bound::Unbounded, usize::MAX);

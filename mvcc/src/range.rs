@@ -1,10 +1,10 @@
 //! Reading: one key or an interval, at the current revision or an older one.
 //!
 //! Quirks of etcd that are kept: the limit is applied while scanning unless a sort or a revision
-//! filter needs everything (descending keys are read from the end instead), so with order `None` and a target other than the key only the first
-//! `limit + 1` keys in key order are sorted; `count` ignores limit and filters; `count_only` never
-//! says `more`. Not kept: etcd 3.7 loses the lease in `keys_only` answers; here it is filled in, as
-//! in every release before. Tested by `tests/range.rs` and the model.
+//! filter needs everything (descending keys are read from the end instead), so with order `None` and a target
+//! other than the key only the first `limit + 1` keys in key order are sorted; `count` ignores limit and
+//! filters; `count_only` never says `more`. Not kept: etcd 3.7 loses the lease in `keys_only` answers; here
+//! it is filled in, as in every release before. Tested by `tests/range.rs` and the model.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;

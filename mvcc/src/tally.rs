@@ -1,11 +1,11 @@
 //! What the store was asked for, counted as etcd counts it.
 //!
-//! An operation inside a transaction counts as one outside; comparisons do not; a put or delete that has to look
-//! at the pair before it (`prev_kv`, `ignore_value`, `ignore_lease`) is a range as well; the end of a lease is a
-//! delete for each of its keys; and a command counts as a transaction if it came to more than one of these, as
-//! in etcd's `metrics_txn.go`. Counting is an addition each; what is read through a shared store is atomic only
-//! for that. Changes nothing of what commands come to: no hash, snapshot or answer knows of it.
-//! Tested below.
+//! An operation inside a transaction counts as one outside; comparisons do not; a put or delete that has to
+//! look at the pair before it (`prev_kv`, `ignore_value`, `ignore_lease`) is a range as well; the end of a
+//! lease is a delete for each of its keys; and a command counts as a transaction if it came to more than one
+//! of these, as in etcd's `metrics_txn.go`. Counting is an addition each; what is read through a shared store
+//! is atomic only for that. Changes nothing of what commands come to: no hash, snapshot or answer knows of
+//! it. Tested below.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

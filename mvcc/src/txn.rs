@@ -2,8 +2,8 @@
 //!
 //! In etcd's order: all compares, nested ones included, are evaluated on the state before; then every
 //! operation on the path taken is checked, one after another; only then is anything changed. So a transaction
-//! that fails has changed nothing. (etcd 3.5 checks all puts before all ranges, and that a key is there before
-//! its lease: of several mistakes it names another one.) Tested by `tests/txn.rs` and the model.
+//! that fails has changed nothing. (etcd 3.5 checks all puts before all ranges, and that a key is there
+//! before its lease: of several mistakes it names another one.) Tested by `tests/txn.rs` and the model.
 
 use std::cmp::Ordering;
 use std::ops::ControlFlow;

@@ -4,9 +4,9 @@
 //! requests cost the same everywhere, so a test can say that none of them takes too long. Counting is three
 //! plain additions; the counters are atomic only for the store to be shared.
 //!
-//! The weights are those of the reference machine (docs/performance.md, *Counted work*), for a store of a million
-//! keys that does not fit into its caches; `mvcc --only weigh` measures what time each kind of work takes.
-//! Knows nothing of what is counted. Tested by `tests/long.rs` and node's `node/tests/turns`.
+//! The weights are those of the reference machine (docs/performance.md, *Counted work*), for a store of a
+//! million keys that does not fit into its caches; `mvcc --only weigh` measures what time each kind of work
+//! takes. Knows nothing of what is counted. Tested by `tests/long.rs` and node's `node/tests/turns`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

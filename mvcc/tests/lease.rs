@@ -272,8 +272,8 @@ fn a_new_primary_begins_where_the_last_checkpoint_was() {
     assert_eq!(store.leases_expired(112_000, 10), [1]);
 }
 
-/// A new primary wrote a new deadline for every lease before it did anything else: with a million of them, for
-/// most of a second, and nobody counted it.
+/// A new primary wrote a new deadline for every lease before it did anything else: with a million of them,
+/// for most of a second, and nobody counted it.
 #[test]
 fn regression_many_leases_are_extended_at_once_and_written_down_in_slices() {
     let mut store = Store::new();

@@ -320,8 +320,8 @@ fn a_large_revision_is_gathered_in_slices_and_delivered_whole() {
     assert!(calls >= 20, "{calls}");
 }
 
-/// Which branches are taken was found from the root again for each transaction, which nobody counted: some 80,000
-/// below one another, which fit into a request, took ten seconds in one turn.
+/// Which branches are taken was found from the root again for each transaction, which nobody counted: some
+/// 80,000 below one another, which fit into a request, took ten seconds in one turn.
 #[test]
 fn regression_nested_transactions_are_decided_in_slices_each_once() {
     let nest = |txn: TxnRequest<'static>, width: usize| TxnRequest {

@@ -179,8 +179,8 @@ fn regression_a_snapshot_goes_through_many_leases_in_slices() {
     assert_eq!(restored.leases().len(), 10_000);
 }
 
-/// Leases that came while a snapshot waited for its disk were passed over without counting, all in one slice: a
-/// hundred thousand of them took 20 ms. Renewals of leases that there are not were noted, too.
+/// Leases that came while a snapshot waited for its disk were passed over without counting, all in one slice:
+/// a hundred thousand of them took 20 ms. Renewals of leases that there are not were noted, too.
 #[test]
 fn regression_leases_that_come_ahead_of_a_snapshot_take_slices_too() {
     let mut store = Store::new();

@@ -1,6 +1,7 @@
 //! An engine inside its caller's executor: every operation begins, goes through the log and ends on the
 //! caller's thread. The only other threads do what blocks in the kernel whatever one does: making log files,
-//! and making, syncing and naming checkpoints. A process of its own, as it counts the process's threads; so one test only.
+//! and making, syncing and naming checkpoints. A process of its own, as it counts the process's threads; so
+//! one test only.
 //!
 //! The plain host is left out: helper threads that write are what it is for.
 

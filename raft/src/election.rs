@@ -65,7 +65,8 @@ impl<S: Storage> Raft<S> {
             Ok(true) | Err(StorageError::Unavailable) => {
                 warning!(
                     self.logger,
-                    "{id:x} cannot campaign at term {term} since there are still pending configuration changes to apply"
+                    "{id:x} cannot campaign at term {term} since there are still pending configuration \
+                    changes to apply"
                 );
                 return;
             }
@@ -152,7 +153,8 @@ impl<S: Storage> Raft<S> {
             let last = self.log.last();
             info!(
                 self.logger,
-                "{:x} [logterm: {}, index: {}, vote: {:x}] ignored {} from {:x} [logterm: {}, index: {}] at term {}: lease is not expired (remaining ticks: {})",
+                "{:x} [logterm: {}, index: {}, vote: {:x}] ignored {} from {:x} [logterm: {}, index: {}] at \
+                term {}: lease is not expired (remaining ticks: {})",
                 self.id,
                 last.term,
                 last.index,
@@ -278,7 +280,8 @@ impl<S: Storage> Raft<S> {
         let word = if verdict == "cast" { "for" } else { "from" };
         info!(
             self.logger,
-            "{:x} [logterm: {}, index: {}, vote: {:x}] {verdict} {} {word} {:x} [logterm: {}, index: {}] at term {}",
+            "{:x} [logterm: {}, index: {}, vote: {:x}] {verdict} {} {word} {:x} [logterm: {}, index: {}] at \
+            term {}",
             self.id,
             last.term,
             last.index,

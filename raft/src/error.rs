@@ -85,11 +85,13 @@ impl fmt::Display for ConfigError {
             }
             ConfigError::CommitOutOfRange { commit, low, high } => write!(
                 f,
-                "stored commit index {commit} is outside the stored log {low}..={high}: was the log truncated or lost?"
+                "stored commit index {commit} is outside the stored log {low}..={high}: was the log \
+                truncated or lost?"
             ),
             ConfigError::AppliedOutOfRange { applied, low, high } => write!(
                 f,
-                "applied index {applied} is outside the stored log {low}..={high}: does the state belong to this log?"
+                "applied index {applied} is outside the stored log {low}..={high}: does the state belong to \
+                this log?"
             ),
             ConfigError::ConfState(inner) => {
                 write!(f, "stored configuration cannot be restored: {inner}")
@@ -313,7 +315,8 @@ impl fmt::Display for StepError {
             ),
             StepError::CommitBeyondLog { from, commit, last } => write!(
                 f,
-                "leader {from} says index {commit} is committed, but our log ends at {last}: was the log truncated or lost?"
+                "leader {from} says index {commit} is committed, but our log ends at {last}: was the log \
+                truncated or lost?"
             ),
             StepError::BadSnapshot { from, index, error } => write!(
                 f,

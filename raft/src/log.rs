@@ -313,7 +313,8 @@ impl<S: Storage> fmt::Display for RaftLog<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "committed={}, applied={}, applying={}, unstable.offset={}, unstable.offsetInProgress={}, len(unstable.Entries)={}",
+            "committed={}, applied={}, applying={}, unstable.offset={}, unstable.offsetInProgress={}, \
+            len(unstable.Entries)={}",
             self.committed,
             self.applied,
             self.applying,

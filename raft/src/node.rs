@@ -192,7 +192,8 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Asks which index must be applied before a read that starts now may be served. The answer is a
-    /// [`ReadState`](crate::ReadState) with the same context, or none (no leader, or the question got lost): ask again.
+    /// [`ReadState`](crate::ReadState) with the same context, or none (no leader, or the question got lost):
+    /// ask again.
     pub fn read_index(&mut self, context: Bytes) {
         let entry = Entry {
             data: context,

@@ -92,7 +92,8 @@ impl<S: Storage> Raft<S> {
         if uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit {
             warning!(
                 self.logger,
-                "{:x} appending new entries to log would exceed uncommitted entry size limit; dropping proposal",
+                "{:x} appending new entries to log would exceed uncommitted entry size limit; dropping \
+                proposal",
                 self.id
             );
             return Err(DropReason::UncommittedFull);
@@ -250,7 +251,8 @@ impl<S: Storage> Raft<S> {
         }
         debug!(
             self.logger,
-            "{id:x} [firstindex: {}, commit: {}] sent snapshot[index: {index}, term: {term}] to {to:x} [{progress}]",
+            "{id:x} [firstindex: {}, commit: {}] sent snapshot[index: {index}, term: {term}] to {to:x} \
+            [{progress}]",
             self.log.first_index().unwrap_or(0),
             self.log.committed
         );
@@ -408,7 +410,8 @@ impl<S: Storage> Raft<S> {
             ProgressState::Snapshot if first.is_ok_and(|first| progress.matched + 1 >= first) => {
                 debug!(
                     self.logger,
-                    "{:x} recovered from needing snapshot, resumed sending replication messages to {from:x} [{progress}]",
+                    "{:x} recovered from needing snapshot, resumed sending replication messages to {from:x} \
+                    [{progress}]",
                     self.id
                 );
                 progress.become_probe();

@@ -124,7 +124,8 @@ impl Unstable {
             // Replaced while its predecessor was being written.
             info!(
                 self.log,
-                "entry at (index,term)=({},{}) mismatched with entry at ({},{term}) in unstable log; ignoring",
+                "entry at (index,term)=({},{}) mismatched with entry at ({},{term}) in unstable log; \
+                ignoring",
                 id.index,
                 id.term,
                 id.index

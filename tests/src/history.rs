@@ -219,7 +219,8 @@ impl History {
         let keys = events.iter().filter_map(|event| event.kv.as_ref());
         let keys: Vec<_> = keys.map(|kv| name(&kv.key)).collect();
         Err(format!(
-            "revision {revision} was acknowledged as {operation:?} and shown to watchers as changes of {keys:?}"
+            "revision {revision} was acknowledged as {operation:?} and shown to watchers as changes of \
+            {keys:?}"
         ))
     }
 

@@ -1,9 +1,9 @@
 //! A cluster restarted member by member under steady load, as an operator rolls out a new version.
 //!
-//! Promises: each put is sent once and its answer counted: done, or failed. The only thing that is tried again,
-//! with the next member, is what certainly was not done: nobody took the connection, the client's own library
-//! gave the request back unsent, or the server said with its GOAWAY that it had not looked at it (RFC 9113 6.8;
-//! grpc-go sends such a request again by itself). At the end every put is there, written once.
+//! Promises: each put is sent once and its answer counted: done, or failed. The only thing that is tried
+//! again, with the next member, is what certainly was not done: nobody took the connection, the client's own
+//! library gave the request back unsent, or the server said with its GOAWAY that it had not looked at it (RFC
+//! 9113 6.8; grpc-go sends such a request again by itself). At the end every put is there, written once.
 //! Must never know: the server's inside. Tested by `crash --rolling` against Henge and etcd.
 
 use std::error::Error as _;
@@ -18,7 +18,8 @@ use tonic::Status;
 use crate::etcd::Client;
 use crate::process::{Member, Program, Server};
 
-/// Longest wait for one answer: above the server's own deadline, so that a put that hangs is seen as what it is.
+/// Longest wait for one answer: above the server's own deadline, so that a put that hangs is seen as what it
+/// is.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Longest time until a member is ready.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -324,8 +325,8 @@ fn was_refused(status: &Status) -> bool {
 
 /// Whether the library gave the request back as its connection had just been told to go: before any of it was
 /// sent (`hyper::Error::is_canceled`), or because it came after the last one that the server's GOAWAY says it
-/// looks at. A request that was looked at and is cut off has another error: a broken pipe. (Neither hyper nor h2
-/// is known here, so their words are.)
+/// looks at. A request that was looked at and is cut off has another error: a broken pipe. (Neither hyper nor
+/// h2 is known here, so their words are.)
 fn was_unsent(status: &Status) -> bool {
     causes(status).map(ToString::to_string).any(|cause| {
         cause.starts_with("operation was canceled")

@@ -11,7 +11,8 @@ use henge_tests::sim::{self, Options};
 const SEEDS: u64 = 400;
 /// Machines with many shards per run of the suite.
 const MACHINE_SEEDS: u64 = 60;
-/// A planted bug must be found within so many seeds: a lost vote needs a crash just then, and is found by seed 115.
+/// A planted bug must be found within so many seeds: a lost vote needs a crash just then, and is found by
+/// seed 115.
 const PLANTED_SEEDS: u64 = 200;
 
 fn first_seed() -> u64 {
@@ -90,8 +91,8 @@ fn no_seed_breaks_a_shards_promise_on_any_number_of_cores() {
     assert_eq!(survives(&options), survives(&options), "not the same trace");
 }
 
-/// Checkpoints are written and cut short, segments are purged: fifty of each in an hour of virtual time, and the
-/// power is cut at every kind of operation of a checkpoint. (A run of the suite has less than an hour.)
+/// Checkpoints are written and cut short, segments are purged: fifty of each in an hour of virtual time, and
+/// the power is cut at every kind of operation of a checkpoint. (A run of the suite has less than an hour.)
 fn aside_is_exercised(total: &sim::Stats) {
     let Tally {
         checkpoints,

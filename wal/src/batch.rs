@@ -244,8 +244,8 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Of a group that left the log. It is marked, too: where only the marks of a batch can be read, the group
-    /// would otherwise be back, and as it was some time before it left.
+    /// Of a group that left the log. It is marked, too: where only the marks of a batch can be read, the
+    /// group would otherwise be back, and as it was some time before it left.
     pub(crate) fn gone(group: GroupId) -> Self {
         Self {
             group,

@@ -212,8 +212,8 @@ mod tests {
         assert!(c.groups.is_empty());
     }
 
-    /// Seeds 39, 111 of `tests/bridge.rs`: of two holes one was replaced and one compacted, and what lay between
-    /// them was called lost.
+    /// Seeds 39, 111 of `tests/bridge.rs`: of two holes one was replaced and one compacted, and what lay
+    /// between them was called lost.
     #[test]
     fn regression_what_lies_between_two_holes_is_not_lost() {
         let mut c = Collect::default();

@@ -272,7 +272,8 @@ impl std::fmt::Display for Corruption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{}; nothing was changed: `henge wal verify` looks at it again, `henge wal repair` says what going on \
+            "{}; nothing was changed: `henge wal verify` looks at it again, `henge wal repair` says what \
+            going on \
              without the damaged batches may cost",
             self.facts()
         )

@@ -313,8 +313,9 @@ impl Wal {
             && self.room() < bytes.saturating_add(self.stage.bytes() as u64)
     }
 
-    /// Whether another segment cannot be made now, and there is none left but the ballast: with the largest ready
-    /// one kept, what is staged leaves less room than this. Segments are of many sizes, so no number says it.
+    /// Whether another segment cannot be made now, and there is none left but the ballast: with the largest
+    /// ready one kept, what is staged leaves less room than this. Segments are of many sizes, so no number
+    /// says it.
     pub fn is_down_to_ballast(&self, bytes: u64) -> bool {
         match self.pipeline.ballast_bytes() {
             None => self.pipeline.shortage().is_some(),

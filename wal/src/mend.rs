@@ -4,7 +4,8 @@
 //! bytes follow. So the checksum of damaged records says which single bytes could have made it. A change that
 //! is the only one, makes every record readable and agrees with the marks is very likely what was written:
 //! among so many places, one damage of another kind in some thousands (4 KiB) to twenty (1 MiB) has a
-//! candidate at all, and hardly one of those leaves readable records. It stays a guess, and is said to be one.
+//! candidate at all, and hardly one of those leaves readable records. It stays a guess, and is said to be
+//! one.
 //! Must never know: what becomes of the guess.
 
 use crate::batch::{BatchHeader, HEADER_BYTES, Mark};

@@ -71,8 +71,8 @@ impl Options {
         sizes::payload_in(segment_bytes).min(ENTRY_BYTES_MAX)
     }
 
-    /// Bytes of the first and of the largest segments of a new log in a place with so much room. `None`: there
-    /// is too little for one.
+    /// Bytes of the first and of the largest segments of a new log in a place with so much room. `None`:
+    /// there is too little for one.
     pub fn fitted(&self, room: Room) -> Option<(u64, u64)> {
         let sizes = sizes::Sizes::choose(self, Some(room), 0, true).ok()?;
         Some((sizes.first, sizes.max))

@@ -11,8 +11,8 @@
 //! checkpoint sets them free, instead of being removed and made anew. (Seen: fourteen files of 64 MiB removed
 //! in a row, 12 ms each, held commits up for 70 to 300 ms after every checkpoint, and as many bytes of zeros
 //! were written as of log.) The most that a log ever takes of the disk is the same. They stay as they are
-//! until they are needed, so that what was rewritten from them is there twice. What is too much is removed one
-//! at a time, with rests.
+//! until they are needed, so that what was rewritten from them is there twice. What is too much is removed
+//! one at a time, with rests.
 //!
 //! How large they are is for `sizes` to say. A batch that fits into none of those that are ready gets one of
 //! its own: the ready ones go among the spare, as a later number must not be used before an earlier one.

@@ -2,8 +2,8 @@
 //! group that may have lost something is damaged; no group is silently short, none has what it never had.
 //!
 //! What is due is computed from what was written, never from what recovery says. A dozen seeds by default;
-//! `HENGE_SEED=1000 HENGE_SEEDS=2000 cargo test -p henge-wal --test bridge whatever` tries 2,000 from 1,000 on
-//! (ten minutes); what fails says its seed, which alone is `HENGE_SEED=n HENGE_SEEDS=1`.
+//! `HENGE_SEED=1000 HENGE_SEEDS=2000 cargo test -p henge-wal --test bridge whatever` tries 2,000 from 1,000
+//! on (ten minutes); what fails says its seed, which alone is `HENGE_SEED=n HENGE_SEEDS=1`.
 
 mod common;
 

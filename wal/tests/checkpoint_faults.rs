@@ -140,8 +140,8 @@ fn the_nth_operation_of_a_checkpoint_fails_for_all_n() {
     assert!(cases >= 2 * 13, "{cases}");
 }
 
-/// Fault P1 for checkpoints: the power fails at the n-th operation, for all n, and tears what was in flight and
-/// what was not synced.
+/// Fault P1 for checkpoints: the power fails at the n-th operation, for all n, and tears what was in flight
+/// and what was not synced.
 #[test]
 fn the_power_fails_at_the_nth_operation_of_a_checkpoint_for_all_n() {
     let (mut cases, mut newer) = (0, 0);

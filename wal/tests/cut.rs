@@ -183,8 +183,8 @@ fn a_lost_newest_segment_that_only_a_footer_speaks_of_can_be_repaired() {
 }
 
 /// What docs say of the end of a log: a batch says what was durable when it was *written*. Those that were in
-/// flight with it say nothing of each other, though all of them were acknowledged: as many as may be in flight
-/// can pass for torn, and not one more.
+/// flight with it say nothing of each other, though all of them were acknowledged: as many as may be in
+/// flight can pass for torn, and not one more.
 #[test]
 fn as_many_acknowledged_batches_as_may_be_in_flight_can_pass_for_torn() {
     for depth in 1..=6u64 {

@@ -109,8 +109,8 @@ fn regression_entries_written_again_in_a_hole_are_lost() {
     is_honest(&opened, &due, "written again");
 }
 
-/// Seeds 38, 57: a bridge took the place of the first batch of a segment, which says what groups there are; the
-/// segments before it were not needed, went, and the damage was forgotten.
+/// Seeds 38, 57: a bridge took the place of the first batch of a segment, which says what groups there are;
+/// the segments before it were not needed, went, and the damage was forgotten.
 #[test]
 fn regression_damage_is_known_without_the_segments_before_the_bridge() {
     let mut log = Log::new();
@@ -226,8 +226,8 @@ fn regression_a_segment_with_a_header_of_zeros_is_still_one() {
     }
 }
 
-/// A tail was cut, the log went on in the next segment, and that one's header is lost: what was cut is none of
-/// the log, though some of its batches are whole.
+/// A tail was cut, the log went on in the next segment, and that one's header is lost: what was cut is none
+/// of the log, though some of its batches are whole.
 #[test]
 fn regression_a_header_is_not_made_from_a_tail_that_was_cut() {
     let mut log = Log::new();

@@ -296,7 +296,8 @@ impl Overload {
         let middle = mib(self.resident.get(self.resident.len() / 2));
         let most = mib(self.resident.iter().max());
         println!(
-            "overload: resident {start} MiB at its start, {middle} in its middle, {end} at its end, {most} at \
+            "overload: resident {start} MiB at its start, {middle} in its middle, {end} at its end, {most} \
+            at \
              most"
         );
         let memory = &self.memory;

@@ -216,7 +216,8 @@ fn scan(arena: &mut Arena) {
     for scan in &SCANS {
         let (whole_ms, slices) = arena.scan(scan);
         println!(
-            "  {:<34}{whole_ms:>8.0} ms in one answer; in {} slices p99 {:.0} µs, max {:.0} µs, total {:.0} ms",
+            "  {:<34}{whole_ms:>8.0} ms in one answer; in {} slices p99 {:.0} µs, max {:.0} µs, total {:.0} \
+            ms",
             scan.name,
             slices.len(),
             quantile_us(&slices, 0.99),
@@ -264,7 +265,8 @@ fn compact(arena: &mut Arena) -> f64 {
         let times: Vec<_> = slices.iter().map(|slice| slice.cpu_ns).collect();
         let longest = slices.last().expect("one at least");
         println!(
-            "  {:<34}{:>8.0} µs, p99 {:.0} µs; it removed {} versions, {} page faults; {:.0} ms for {} versions",
+            "  {:<34}{:>8.0} µs, p99 {:.0} µs; it removed {} versions, {} page faults; {:.0} ms for {} \
+            versions",
             "longest compaction slice",
             quantile_us(&times, 1.0),
             quantile_us(&times, 0.99),

@@ -1,7 +1,7 @@
 //! No path of a transaction changes a key twice: etcd's rule, in about as many steps as there are operations.
 //!
-//! What two lists change is compared from the shorter one's side and gathered in the longer one, so neither how
-//! wide nor how deep transactions nest makes it longer: this runs where every connection of a core waits.
+//! What two lists change is compared from the shorter one's side and gathered in the longer one, so neither
+//! how wide nor how deep transactions nest makes it longer: this runs where every connection of a core waits.
 //! Tested by the table in `check`, and against the rule itself below.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,9 +234,9 @@ mod tests {
         assert!((1_000..19_000).contains(&refused), "{refused} refused");
     }
 
-    /// Every put was compared with every delete so far: a transaction of some 40,000 of each, which fits into a
-    /// request, kept its core for seconds. Of these it would be an hour: there is no clock here, the test would not
-    /// end.
+    /// Every put was compared with every delete so far: a transaction of some 40,000 of each, which fits into
+    /// a request, kept its core for seconds. Of these it would be an hour: there is no clock here, the test
+    /// would not end.
     #[test]
     fn regression_very_many_puts_and_deletes_are_told_apart_at_once() {
         const MANY: usize = 2_000;

@@ -86,8 +86,8 @@ impl Index {
     }
 
     /// Loads into the cache what looking up these keys will read, level by level for all of them, so
-    /// that the waits for memory overlap: one lookup in a large tree is a chain of such waits. `versions`: also
-    /// the newest versions, which a put does not read.
+    /// that the waits for memory overlap: one lookup in a large tree is a chain of such waits. `versions`:
+    /// also the newest versions, which a put does not read.
     pub fn touch(&self, keys: &Keys, wanted: &[&[u8]], versions: bool) {
         for group in wanted.chunks(TOUCH_MAX) {
             let mut nodes = [&self.root; TOUCH_MAX];

@@ -153,8 +153,8 @@ fn changes_are_found_with_what_is_between() {
 /// A version of the naive list: revision, bytes of its value, tombstone.
 type Naive = (i64, usize, bool);
 
-/// What is left of a list, by the definition: a version is needed if it is the newest at some revision that is
-/// read; and a tombstone at the end of all only if its own revision is.
+/// What is left of a list, by the definition: a version is needed if it is the newest at some revision that
+/// is read; and a tombstone at the end of all only if its own revision is.
 fn left_of(list: &[Naive], needs: Needs<'_>) -> Vec<Naive> {
     let last = list.len() - 1;
     let newer = |at: usize| list.get(at + 1).map_or(i64::MAX, |newer| newer.0);

@@ -1,8 +1,8 @@
 //! All leases in the order in which they run out, listed in slices.
 //!
-//! Gathered in the order of their ids, a slice at a time sorted, and the sorted pieces merged. A lease that is
-//! there from the beginning to the end is listed once, by the deadline that it had when its slice came; one
-//! that comes or goes meanwhile may be listed or not. Tested by `tests/lease.rs`.
+//! Gathered in the order of their ids, a slice at a time sorted, and the sorted pieces merged. A lease that
+//! is there from the beginning to the end is listed once, by the deadline that it had when its slice came;
+//! one that comes or goes meanwhile may be listed or not. Tested by `tests/lease.rs`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -69,9 +69,9 @@ impl Readers {
     }
 }
 
-/// Gives the next leases to `take`, which says whether there may be another; whether there are more. It hears of
-/// those, too, that were not there then: there may be any number of them. `now` are those that there are, from
-/// any id on.
+/// Gives the next leases to `take`, which says whether there may be another; whether there are more. It hears
+/// of those, too, that were not there then: there may be any number of them. `now` are those that there are,
+/// from any id on.
 pub(super) fn next<I: Iterator<Item = LeaseEntry>>(
     shared: &Shared,
     now: impl FnOnce(Bound<i64>) -> I,

@@ -13,7 +13,8 @@
 //! (same key again). Bodies are those of `version`. The hash covers every frame before END. In the
 //! stream are exactly the versions readable at the pinned revision or after its compaction (see
 //! `compact`), so two replicas that stand at the same command write the same content. Deadlines of
-//! leases are not in it; the leases are those of its beginning (see `leases`). Version 1 had no `renewed` (see `lease`); it is still read.
+//! leases are not in it; the leases are those of its beginning (see `leases`). Version 1 had no `renewed`
+//! (see `lease`); it is still read.
 //!
 //! Never knows files, checkpoints or the network. Tested by `tests/snapshot.rs`: round trips in the
 //! middle of writes, every cut and every flipped byte refused.

@@ -1,7 +1,7 @@
 //! Who asks.
 //!
-//! Promises: cheap to copy, so that every call carries one. Must never know: names, passwords, tokens; whoever
-//! reads a call's metadata has looked them up.
+//! Promises: cheap to copy, so that every call carries one. Must never know: names, passwords, tokens;
+//! whoever reads a call's metadata has looked them up.
 
 use std::num::NonZeroU64;
 

@@ -1,7 +1,7 @@
 //! Counts of values by size, in etcd's buckets: upper bounds that double.
 //!
-//! Promises: any thread may count or read at any time, without a lock; a reading is of one moment to within the
-//! counts that are being made. Must never know: what is counted, or in which unit.
+//! Promises: any thread may count or read at any time, without a lock; a reading is of one moment to within
+//! the counts that are being made. Must never know: what is counted, or in which unit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,7 @@
 //! What an engine counts: per shard and per core, as of its last turn.
 //!
-//! Promises: plain numbers that are true at the end of a turn; what grows large is shared and counted in place.
+//! Promises: plain numbers that are true at the end of a turn; what grows large is shared and counted in
+//! place.
 //! Must never know: the names that they are shown under (docs/metrics.md).
 
 use std::sync::Arc;
@@ -137,7 +138,8 @@ pub struct Metrics {
     pub wal_write_seconds: [u64; 15],
     /// Sum of those times.
     pub wal_write_seconds_sum: f64,
-    /// Bytes of `db_bytes` that hold something: the rest was emptied by compaction and is kept for what comes.
+    /// Bytes of `db_bytes` that hold something: the rest was emptied by compaction and is kept for what
+    /// comes.
     pub db_bytes_in_use: u64,
     /// What was asked of the store, replay left out.
     pub asked: mvcc::Tally,
@@ -163,7 +165,8 @@ pub struct Metrics {
     pub watched: Arc<Watched>,
     /// Times that committed entries took to apply.
     pub applied_times: Arc<AppliedTimes>,
-    /// Rounds of linearizable reads that were given up, or whose confirmation came when nobody waited any more.
+    /// Rounds of linearizable reads that were given up, or whose confirmation came when nobody waited any
+    /// more.
     pub slow_read_indexes: u64,
     /// Rounds whose leader was lost before it confirmed; they were asked again.
     pub failed_read_indexes: u64,
@@ -196,10 +199,11 @@ impl Watched {
     }
 }
 
-/// Times that committed entries took to apply, in microseconds, by kind of command and by whether it succeeded.
+/// Times that committed entries took to apply, in microseconds, by kind of command and by whether it
+/// succeeded.
 ///
-/// A turn applies many entries in one go and looks at the clock before and after: each entry counts with the mean
-/// of its go. One that takes slices counts with the sum of them.
+/// A turn applies many entries in one go and looks at the clock before and after: each entry counts with the
+/// mean of its go. One that takes slices counts with the sum of them.
 #[derive(Debug, Default)]
 pub struct AppliedTimes([[Histogram; 2]; AppliedTimes::KINDS.len()]);
 

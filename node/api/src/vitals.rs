@@ -1,7 +1,7 @@
 //! Whether a shard can serve, in one word: what every call and every health check asks.
 //!
-//! Promises: asking takes one load, no lock and no copy of counters; the alarms follow from it here and nowhere
-//! else. Must never know: who asks, and in which words it is answered.
+//! Promises: asking takes one load, no lock and no copy of counters; the alarms follow from it here and
+//! nowhere else. Must never know: who asks, and in which words it is answered.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -56,7 +56,8 @@ vitals! {
 }
 
 impl Vitals {
-    /// Whether whoever asks for this alarm is told of it: it is raised, or this member's own disk is why it should be.
+    /// Whether whoever asks for this alarm is told of it: it is raised, or this member's own disk is why it
+    /// should be.
     pub fn raises(self, alarm: Alarm) -> bool {
         match alarm {
             Alarm::NoSpace => self.space_low || self.alarm_nospace,

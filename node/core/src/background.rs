@@ -4,8 +4,8 @@
 //! short with any number of shards; what is left gets its slices in the next turns, by turns. The more a
 //! turn applies, the more slices it does, so that no load outruns the removal of what it overwrites. At most
 //! [`CHECKPOINTS_MAX`] checkpoints are written at a time: they share the disk with the log, which paces their
-//! pieces by the turns' time. Every [`SCRUB_EVERY_MICROS`], also when nothing else happens, a piece of sealed log is read
-//! again and writes that do not come back are reported.
+//! pieces by the turns' time. Every [`SCRUB_EVERY_MICROS`], also when nothing else happens, a piece of sealed
+//! log is read again and writes that do not come back are reported.
 //! Must never know: what a shard does with its slice, who looks at what is published.
 
 use std::sync::PoisonError;

@@ -1,7 +1,7 @@
 //! What a shard and its callers share, and the one way in.
 //!
-//! Promises: a request takes its bytes of its shard's and its core's budget before it costs anything, and a refused
-//! one gives them back. Must never know: whether its caller may ask, or on which thread he does.
+//! Promises: a request takes its bytes of its shard's and its core's budget before it costs anything, and a
+//! refused one gives them back. Must never know: whether its caller may ask, or on which thread he does.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};

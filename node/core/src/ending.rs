@@ -60,8 +60,8 @@ impl Core {
     }
 }
 
-/// A core that is dropped before it ended (the executor it ran on was shut down, or it panicked) leaves nobody
-/// waiting.
+/// A core that is dropped before it ended (the executor it ran on was shut down, or it panicked) leaves
+/// nobody waiting.
 impl Drop for Core {
     fn drop(&mut self) {
         self.config.inbox.close();

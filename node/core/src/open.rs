@@ -1,8 +1,8 @@
-//! Opening a core: its newest checkpoints read, its log replayed, its shards started. The engine does it on the
-//! core's own thread, the simulator in its world: there is no other way.
+//! Opening a core: its newest checkpoints read, its log replayed, its shards started. The engine does it on
+//! the core's own thread, the simulator in its world: there is no other way.
 //!
-//! Promises: what is on the disk is taken as a whole or refused by name; a group whose entries are lost does not
-//! serve, and the others do. Must never know: who drives the core, what a caller is, members' addresses.
+//! Promises: what is on the disk is taken as a whole or refused by name; a group whose entries are lost does
+//! not serve, and the others do. Must never know: who drives the core, what a caller is, members' addresses.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,8 @@ pub struct Opening {
     pub identity: Identity,
     /// Cores that share the room there is, this one included.
     pub cores: u64,
-    /// No other core has groups of this log: one that holds nothing but damage is refused whole, as it was found.
+    /// No other core has groups of this log: one that holds nothing but damage is refused whole, as it was
+    /// found.
     pub holds_all: bool,
     /// Bytes of log between two checkpoints of a shard, at the most.
     pub checkpoint_bytes: u64,

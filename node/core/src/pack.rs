@@ -59,8 +59,8 @@ pub fn is_urgent(frame: &[u8]) -> bool {
         .is_some_and(is_urgent_kind)
 }
 
-/// Packs the messages to one peer into as few frames as their bytes allow. None is longer than a frame may be,
-/// as long as none of the messages alone is.
+/// Packs the messages to one peer into as few frames as their bytes allow. None is longer than a frame may
+/// be, as long as none of the messages alone is.
 pub fn pack<'a>(messages: impl Iterator<Item = &'a (u64, Message)>, mut emit: impl FnMut(Bytes)) {
     let mut frame = BytesMut::new();
     for (group, message) in messages {
@@ -87,9 +87,9 @@ pub fn pack<'a>(messages: impl Iterator<Item = &'a (u64, Message)>, mut emit: im
     }
 }
 
-/// Hands each core what of a frame is for its groups, without a look at the messages: `core_of` says which core a
-/// group lives on. What cannot be divided goes as it is to the first core that is named, which says what is wrong
-/// with it.
+/// Hands each core what of a frame is for its groups, without a look at the messages: `core_of` says which
+/// core a group lives on. What cannot be divided goes as it is to the first core that is named, which says
+/// what is wrong with it.
 pub fn divide(frame: &Bytes, core_of: impl Fn(u64) -> usize, mut emit: impl FnMut(usize, Bytes)) {
     let Some(parts) = parts(frame, core_of) else {
         return emit(0, frame.clone());
@@ -157,8 +157,8 @@ pub fn unpack(mut frame: Bytes) -> Result<Vec<(u64, Message)>, PackError> {
 mod tests {
     use super::*;
 
-    /// A frame of nearly a mebibyte took in another message of up to 16 MiB, was refused as too long, and every
-    /// caller with something in it waited for its deadline.
+    /// A frame of nearly a mebibyte took in another message of up to 16 MiB, was refused as too long, and
+    /// every caller with something in it waited for its deadline.
     #[test]
     fn regression_no_frame_of_messages_that_may_be_sent_is_too_long() {
         let append = |bytes: usize| {

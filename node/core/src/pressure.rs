@@ -1,11 +1,11 @@
 //! How long the queue of a core may get that is asked for more than it can do.
 //!
 //! A queue absorbs bursts; one that stays full only makes everybody wait, and makes each write dearer: what
-//! waits for a tenth of a second is in no cache any more when its turn comes. Measured at five times the peak,
-//! with 64 MiB of writes waiting a core did 0.62 to 0.73 of its peak, with 4 MiB 0.84 to 0.86 (and each waited
-//! 12 ms). So a budget that refuses holds [`PRESSED_BYTES`] only, until a whole [`WINDOW_MS`] went by in which
-//! it refused nobody. (The idea of CoDel, Nichols and Jacobson 2012: it is not the length of a queue that
-//! is wrong, it is that it stands.)
+//! waits for a tenth of a second is in no cache any more when its turn comes. Measured at five times the
+//! peak, with 64 MiB of writes waiting a core did 0.62 to 0.73 of its peak, with 4 MiB 0.84 to 0.86 (and each
+//! waited 12 ms). So a budget that refuses holds [`PRESSED_BYTES`] only, until a whole [`WINDOW_MS`] went by
+//! in which it refused nobody. (The idea of CoDel, Nichols and Jacobson 2012: it is not the length of a queue
+//! that is wrong, it is that it stands.)
 //! Promises: whom the whole budget would hold is never refused by a budget that has refused nobody within
 //! two windows.
 //! Tested below, by `node/tests/pressure.rs` and by `benches --bin cores -- overload`.
@@ -91,8 +91,8 @@ mod tests {
         assert!(budget.take(2 * PRESSED_BYTES));
     }
 
-    /// What was larger than a pressed budget fitted only while nothing at all was held: beside callers that ask
-    /// without a pause it was refused for ever, and each refusal kept the budget pressed.
+    /// What was larger than a pressed budget fitted only while nothing at all was held: beside callers that
+    /// ask without a pause it was refused for ever, and each refusal kept the budget pressed.
     #[test]
     fn regression_a_large_write_has_its_turn_in_a_pressed_budget() {
         let budget = Budget::new(3 * PRESSED_BYTES);

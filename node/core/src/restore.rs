@@ -1,6 +1,7 @@
 //! A group's state machine from a checkpoint.
 //!
-//! Promises: what is restored is what was written, whole, for this member and group, or it is refused by name.
+//! Promises: what is restored is what was written, whole, for this member and group, or it is refused by
+//! name.
 //! Must never know: the log, paths but for messages.
 
 use std::path::PathBuf;

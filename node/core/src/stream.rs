@@ -1,7 +1,8 @@
-//! A client's end of a watch stream: words go in through the core's inbox, responses come out of the session's queue.
+//! A client's end of a watch stream: words go in through the core's inbox, responses come out of the
+//! session's queue.
 //!
-//! Promises: a watcher that the core does not let in is told so, or its stream ends; nothing of the caller's is
-//! dropped by the core. Must never know: what a shard makes of a word.
+//! Promises: a watcher that the core does not let in is told so, or its stream ends; nothing of the caller's
+//! is dropped by the core. Must never know: what a shard makes of a word.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

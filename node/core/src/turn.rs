@@ -420,7 +420,8 @@ impl Core {
                 Event::Rot {
                     file, offset, what, ..
                 } => {
-                    tracing::error!(file = %file.display(), offset, what, "sealed log has rotted: see `henge wal verify`");
+                    tracing::error!(file = %file.display(), offset, what, "sealed log has rotted: see \
+                        `henge wal verify`");
                 }
                 Event::Healed(healed) => {
                     tracing::warn!(

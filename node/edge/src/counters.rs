@@ -1,6 +1,6 @@
-//! The known RPCs: how often each was started and ended with which code, its messages, and how long calls took:
-//! the numbers behind `grpc_server_*`, `etcd_network_client_grpc_*` and `etcd_server_request_duration_seconds`
-//! of /metrics.
+//! The known RPCs: how often each was started and ended with which code, its messages, and how long calls
+//! took: the numbers behind `grpc_server_*`, `etcd_network_client_grpc_*` and
+//! `etcd_server_request_duration_seconds` of /metrics.
 //!
 //! Promises: counting takes no lock. Must never know: sockets, how a call is answered.
 
@@ -10,12 +10,12 @@ mod clients;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use clients::Clients;
 use henge_api::{Histogram, Scale};
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::plain::counters::PlainCounters;
-use clients::Clients;
 
 pub(crate) use calls::Call;
 pub use calls::Calls;
@@ -267,7 +267,8 @@ impl Meter {
         self
     }
 
-    /// What counts it among those of its connection, for the answer to keep: that leaves after the call ended.
+    /// What counts it among those of its connection, for the answer to keep: that leaves after the call
+    /// ended.
     pub(crate) fn take_call(&mut self) -> Option<Call> {
         self.call.take()
     }

@@ -1,7 +1,8 @@
 //! Behind the door: which service answers a request, gRPC or plain, and that it is counted.
 //!
 //! Promises: every call is judged by its headers first, counted once, and answered by the service that its
-//! path names. Must never know: sockets, what a message says; it touches the engine through [`Backend`] alone.
+//! path names. Must never know: sockets, what a message says; it touches the engine through [`Backend`]
+//! alone.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,8 +1,10 @@
 //! The client edge of Henge: everything between a client's connection and [`henge_api::Backend`].
 //!
-//! [`door`] is the client's way in and out, `edge` chooses who answers, [`etcd`] speaks etcd's gRPC, [`plain`] what
-//! etcd answers over plain HTTP on the same port: health, version, metrics; [`counters`] count it all. Promises: a client of etcd cannot tell the difference, but for what decision 24 names.
-//! Must never know: engines, shards, raft; it sees `Backend` and nothing else, and no protobuf type leaves it.
+//! [`door`] is the client's way in and out, `edge` chooses who answers, [`etcd`] speaks etcd's gRPC,
+//! [`plain`] what etcd answers over plain HTTP on the same port: health, version, metrics; [`counters`] count
+//! it all. Promises: a client of etcd cannot tell the difference, but for what decision 24 names.
+//! Must never know: engines, shards, raft; it sees `Backend` and nothing else, and no protobuf type leaves
+//! it.
 
 // A stream that nobody reads would end the process.
 #![deny(clippy::print_stdout, clippy::print_stderr)]

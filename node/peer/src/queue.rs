@@ -3,8 +3,8 @@
 //! Senders push from any thread and never wait; one writer takes batches. Bytes count against the
 //! bound until they are written to the socket, so a peer that does not read costs at most the
 //! bound. Urgent frames overtake all bulk frames that are not yet in a batch, and a batch ends
-//! with the bulk frame that fills it: an urgent frame waits behind one bulk write at most. Snapshot frames go one
-//! at a time, and only while nothing else waits.
+//! with the bulk frame that fills it: an urgent frame waits behind one bulk write at most. Snapshot frames go
+//! one at a time, and only while nothing else waits.
 //!
 //! Promises: a frame is in the queue, in the writer's batch, or dropped with the connection
 //! (raft sends again); nothing of an old connection appears on a new one.

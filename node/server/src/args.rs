@@ -1,7 +1,8 @@
 //! The command line of `henge serve`: etcd's flag names, defaults and forms.
 //!
 //! [`super::flags::prepare`] runs first (environment, flags without effect); what is left is parsed
-//! here (with its variables in the help) and checked as a whole by [`ServeArgs::validate`]. Nothing is started, no name is resolved.
+//! here (with its variables in the help) and checked as a whole by [`ServeArgs::validate`]. Nothing is
+//! started, no name is resolved.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -141,8 +142,8 @@ pub struct ServeArgs {
     #[arg(long, default_value = "4294967295")]
     pub max_concurrent_streams: u32,
 
-    /// Least time between two pings of a client that waits for an answer; one that goes on pinging more often is
-    /// disconnected (too_many_pings)
+    /// Least time between two pings of a client that waits for an answer; one that goes on pinging more often
+    /// is disconnected (too_many_pings)
     #[arg(long, value_parser = values::duration, default_value = "5s")]
     pub grpc_keepalive_min_time: Duration,
 

@@ -1,7 +1,8 @@
 //! The command line of the `henge` binary.
 //!
 //! `args` holds `serve`'s flags (etcd's names), `serve` runs the server, `bench` the load generator, `wal`
-//! the offline log tools, `doctor` the look at the machine. Exit codes: 0 done, 1 failed, 2 wrong usage; the tools document theirs.
+//! the offline log tools, `doctor` the look at the machine. Exit codes: 0 done, 1 failed, 2 wrong usage; the
+//! tools document theirs.
 
 mod announce;
 pub mod args;

@@ -66,8 +66,8 @@ pub(super) fn bind(places: &[(ListenOn, Serves)]) -> Result<Vec<Listener>, Strin
 }
 
 impl Listener {
-    /// Listens on a port that was only taken so far, with room for a storm of clients. If another process took
-    /// it at the same time, the first that listens has it.
+    /// Listens on a port that was only taken so far, with room for a storm of clients. If another process
+    /// took it at the same time, the first that listens has it.
     pub(super) fn open(&self) -> Result<(), String> {
         let Socket::Tcp(socket) = &self.socket else {
             return Ok(());

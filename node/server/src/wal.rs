@@ -1,6 +1,6 @@
-//! `henge wal dump|verify|stat|repair DIR` (`salvage` has a folder of its own): the offline log tools. They read and never write (`repair` only
-//! with `--yes`), take no lock to read, and may be pointed at a data directory (all its cores) or at one
-//! core's log.
+//! `henge wal dump|verify|stat|repair DIR` (`salvage` has a folder of its own): the offline log tools. They
+//! read and never write (`repair` only with `--yes`), take no lock to read, and may be pointed at a data
+//! directory (all its cores) or at one core's log.
 //!
 //! Exit codes: 0 whole (copies that are damaged and cost nothing are listed); 1 the tool could not run;
 //! 2 wrong usage; 3 a torn tail (the next start cuts it; nothing acknowledged is lost); 4 damage, a missing
@@ -201,7 +201,8 @@ fn nameless(place: &Damage) -> String {
 }
 
 /// What to do about a log that does not open.
-const NEXT: &str = "`henge wal repair` says what making it open again would cost, `henge wal salvage` brings out \
+const NEXT: &str = "`henge wal repair` says what making it open again would cost, `henge wal salvage` \
+brings out \
                     what can be read";
 
 /// An error with the advice of a tool, which must not be to use that very tool.
@@ -310,7 +311,8 @@ fn stat(log: &Path, json: bool) -> u8 {
     tell_healed(log, &found.report.healed);
     for (group, stat) in groups {
         out!(
-            "  group {group}: {} entries ({} payload bytes), indexes {}..={}, term {}, commit {}, checkpoint {}",
+            "  group {group}: {} entries ({} payload bytes), indexes {}..={}, term {}, commit {}, \
+            checkpoint {}",
             stat.entries,
             stat.payload_bytes,
             stat.first_index,

@@ -1,5 +1,5 @@
-//! `henge wal salvage`: whatever is damaged, what it brings out is as it was written, or is named as doubtful; and
-//! one bad byte costs next to nothing.
+//! `henge wal salvage`: whatever is damaged, what it brings out is as it was written, or is named as
+//! doubtful; and one bad byte costs next to nothing.
 //!
 //! What is due is what the engine answered before it stopped. `HENGE_SEED=n` repeats a run.
 
@@ -272,8 +272,8 @@ fn whatever_is_damaged_no_wrong_key_is_unnamed() {
             for _ in 0..1 + dice.below(2) {
                 let path = segments[dice.below(segments.len() as u64) as usize];
                 let mut bad = std::fs::read(path).expect("a segment");
-                // Not the last block that was written: a tail that is wholly gone, with nothing that speaks of
-                // it, cannot be seen by anybody (fault D2).
+                // Not the last block that was written: a tail that is wholly gone, with nothing that speaks
+                // of it, cannot be seen by anybody (fault D2).
                 let used = bad.iter().rposition(|b| *b != 0).unwrap_or(0) / 4096 * 4096;
                 let from = dice.below(used as u64) as usize / 512 * 512;
                 let to = (from + 512 * (1 + dice.below(12) as usize)).min(used);

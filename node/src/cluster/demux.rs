@@ -1,7 +1,7 @@
 //! From which core a group is to be had: frames of other members are handed on by the groups in their heads.
 //!
-//! Promises: no message is decoded on the way; what names no group of ours, or is unsound, goes to the first core,
-//! which says so. Must never know: what messages say, how frames come in.
+//! Promises: no message is decoded on the way; what names no group of ours, or is unsound, goes to the first
+//! core, which says so. Must never know: what messages say, how frames come in.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The transport between members, joined to the cores: frames in go to an inbox, frames out to a connection.
 //!
-//! Promises: what is sent before the transport runs is not taken, and not waited for; round trips are counted per
-//! member for as long as the engine is open. Must never know: what frames say.
+//! Promises: what is sent before the transport runs is not taken, and not waited for; round trips are counted
+//! per member for as long as the engine is open. Must never know: what frames say.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -5,10 +5,10 @@
 //! called and belongs to its shard from then on: dropping the future abandons the answer, never the
 //! operation.
 //!
-//! `builder` describes it, `opening` makes it, `kv`, `batch`, `watch`, `lease`, `alarm` and `snapshot` are its operations, `sharded` those
-//! over several shards; `route` decides which shard holds a key, `submit` hands a request over, `ticket` is
-//! the waiting; `keyspace` shows one shard as a whole etcd, `blocking` serves callers without a runtime,
-//! `inspect` and `stats` tell how it fares, `lifecycle` ends it.
+//! `builder` describes it, `opening` makes it, `kv`, `batch`, `watch`, `lease`, `alarm` and `snapshot` are
+//! its operations, `sharded` those over several shards; `route` decides which shard holds a key, `submit`
+//! hands a request over, `ticket` is the waiting; `keyspace` shows one shard as a whole etcd, `blocking`
+//! serves callers without a runtime, `inspect` and `stats` tell how it fares, `lifecycle` ends it.
 
 mod alarm;
 pub mod batch;

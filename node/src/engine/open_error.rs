@@ -20,7 +20,8 @@ pub enum OpenError {
     CheckpointFile(#[from] henge_wal::checkpoint::CheckpointError),
     /// A checkpoint's content is not a store.
     #[error(
-        "{path}: {error}; the log before it is gone: put the file back from a copy of it; other members may have what is lost (docs/faults.md, a member that lost its log)"
+        "{path}: {error}; the log before it is gone: put the file back from a copy of it; other members may \
+        have what is lost (docs/faults.md, a member that lost its log)"
     )]
     Checkpoint {
         /// The file.

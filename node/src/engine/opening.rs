@@ -35,9 +35,9 @@ const SHARDS_MAX: usize = 65_536;
 pub(crate) type StartCore<'a> =
     &'a mut dyn FnMut(HostKind, &str, HostOptions, CoreBuilder) -> Result<HostHandle, OpenError>;
 
-/// Committed entries that may wait to be applied before writes are refused: as many as the inbox takes. etcd's is
-/// 5,000, behind a goroutine that does nothing else; here one batch may commit twice that, of which a turn applies
-/// some thousands, and the bytes of what waits have bounds of their own (see decision 16).
+/// Committed entries that may wait to be applied before writes are refused: as many as the inbox takes.
+/// etcd's is 5,000, behind a goroutine that does nothing else; here one batch may commit twice that, of which
+/// a turn applies some thousands, and the bytes of what waits have bounds of their own (see decision 16).
 const APPLY_GAP_MAX: u64 = inbox::ITEMS_MAX as u64;
 
 impl EngineBuilder {
@@ -51,7 +51,8 @@ impl EngineBuilder {
             tracing::warn!(
                 dir = %self.dir.display(),
                 kind,
-                "the data directory is in memory: nothing is durable there, all is lost when the machine restarts"
+                "the data directory is in memory: nothing is durable there, all is lost when the machine \
+                restarts"
             );
         }
         let layout = directory.layout.clone();

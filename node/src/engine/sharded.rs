@@ -170,11 +170,11 @@ impl Engine {
     }
 
     /// Forgets history below these revisions, shard by shard; shards at 0 keep theirs. `physical` waits
-    /// until it is gone, but for what open snapshots and long ranges still read. A shard that was compacted farther before is
-    /// left as it is.
+    /// until it is gone, but for what open snapshots and long ranges still read. A shard that was compacted
+    /// farther before is left as it is.
     ///
-    /// Cancel safety: the compactions start when this is called; dropping the future gives up the answer, never
-    /// them.
+    /// Cancel safety: the compactions start when this is called; dropping the future gives up the answer,
+    /// never them.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
@@ -415,9 +415,9 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
-    /// let (shard, first) = watcher.next().await.expect("the engine runs");
-    /// assert!(shard == 0 && first.created);
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
+    /// }, None)?; let (shard, first) = watcher.next().await.expect("the engine runs"); assert!(shard == 0 &&
+    /// first.created);
     /// # Ok(()) }) }
     /// ```
     pub async fn next(&mut self) -> Option<(usize, WatchResponse)> {
@@ -429,8 +429,8 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
-    /// let first = std::future::poll_fn(|cx| watcher.poll_next(cx)).await;
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
+    /// }, None)?; let first = std::future::poll_fn(|cx| watcher.poll_next(cx)).await;
     /// assert!(first.expect("the engine runs").1.created);
     /// # Ok(()) }) }
     /// ```
@@ -475,9 +475,8 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
-    /// engine.stop().await;
-    /// while watcher.next().await.is_some() {}
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
+    /// }, None)?; engine.stop().await; while watcher.next().await.is_some() {}
     /// assert_eq!(watcher.ends().get(&0), Some(&henge::WatchEnd::Stopped));
     /// # Ok(()) }) }
     /// ```
@@ -491,11 +490,9 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default() }, None)?;
-    /// watcher.next().await;
-    /// let left = watcher.revisions().encode(); // keep it with what was done
-    /// let seen = henge::Revisions::decode(&left)?;
-    /// assert_eq!(seen.shards(), engine.shards());
+    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
+    /// }, None)?; watcher.next().await; let left = watcher.revisions().encode(); // keep it with what was
+    /// done let seen = henge::Revisions::decode(&left)?; assert_eq!(seen.shards(), engine.shards());
     /// # Ok(()) }) }
     /// ```
     pub fn revisions(&self) -> &Revisions {

@@ -54,8 +54,8 @@ impl Engine {
     ///
     /// Each shard is read as of one moment, which lies between the call and the answer; the moments of two
     /// shards may differ. Writes go on meanwhile, and compaction removes everything but what the
-    /// snapshot has yet to read: one version of each key at most, for as long as the snapshot is held; it has no
-    /// deadline.
+    /// snapshot has yet to read: one version of each key at most, for as long as the snapshot is held; it has
+    /// no deadline.
     ///
     /// Cancel safety: dropping the future or the snapshot, at any point, ends the reading; nothing is left
     /// behind.

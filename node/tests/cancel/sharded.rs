@@ -48,8 +48,8 @@ fn batch(db: &Engine, k: usize) -> Answer {
     boxed(async move { batch.await.all() })
 }
 
-/// One that is not raised: while one is, no write of ours would be taken. That it is lowered though nobody waits
-/// is in `engine/alarms.rs`.
+/// One that is not raised: while one is, no write of ours would be taken. That it is lowered though nobody
+/// waits is in `engine/alarms.rs`.
 fn disarm(db: &Engine, _: usize) -> Answer {
     boxed(db.alarm_disarm(AlarmMember {
         alarm: Alarm::NoSpace,

@@ -151,8 +151,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("{what} did not come to pass in 30 s");
 }
 
-/// They were asked for once per tick: a shard that makes sixty thousand revisions in one had as many to remove
-/// at once, in no cache any more.
+/// They were asked for once per tick: a shard that makes sixty thousand revisions in one had as many to
+/// remove at once, in no cache any more.
 #[test]
 fn regression_revisions_are_given_up_as_they_are_made_and_not_at_a_tick() {
     on_every_host("at-once", |dir, host| {

@@ -28,8 +28,8 @@ fn regression_history_is_bounded_unless_asked_otherwise() {
             db.wait(put).expect("put");
         }
     }
-    // The last 100,000 revisions stay, and up to an eighth more; slices of later turns remove the rest. Versions
-    // are counted once a tick, so their count may be of a time when fewer had been written.
+    // The last 100,000 revisions stay, and up to an eighth more; slices of later turns remove the rest.
+    // Versions are counted once a tick, so their count may be of a time when fewer had been written.
     let mut seen = 0;
     let is_bounded = (0..200_000).any(|_| {
         db.put("k", "v").expect("put");

@@ -161,7 +161,8 @@ fn a_checkpoint_lets_the_log_go_and_is_what_a_restart_starts_from() {
         }
         let revision = blocking.range(&all()).expect("range").header.revision;
         let checkpoints = dir.join("checkpoints");
-        // It is written at the pace of a share of the disk: small writes pass the time, however fast they are.
+        // It is written at the pace of a share of the disk: small writes pass the time, however fast they
+        // are.
         let mut waited = 0;
         let written = || {
             let files = std::fs::read_dir(&checkpoints).ok()?;

@@ -26,8 +26,8 @@ pub fn key(n: u64) -> Vec<u8> {
     format!("key {n:06}").into_bytes()
 }
 
-/// Every kind of request by name. No wildcard: whoever adds a kind has to name it here and in [`NAMES`], say in
-/// [`heaviest`] what the heaviest of its kind costs, and have it asked for by [`anything`].
+/// Every kind of request by name. No wildcard: whoever adds a kind has to name it here and in [`NAMES`], say
+/// in [`heaviest`] what the heaviest of its kind costs, and have it asked for by [`anything`].
 pub fn name(kind: &RequestKind) -> &'static str {
     let written = |encoded: &[u8]| match command::decode(encoded).expect("own bytes").1 {
         Command::Put(_) => "put",
@@ -102,8 +102,8 @@ pub const NAMES: [&str; 28] = [
     "a change with very many watchers",
 ];
 
-/// The heaviest of each kind on the full store, and what it costs at the least: a kind whose work nobody counts
-/// costs too little here. Those that leave the store empty come last.
+/// The heaviest of each kind on the full store, and what it costs at the least: a kind whose work nobody
+/// counts costs too little here. Those that leave the store empty come last.
 pub fn heaviest() -> Vec<(RequestKind, u64)> {
     let sorted = RangeRequest {
         range: KeyRange::all(),
@@ -382,8 +382,8 @@ fn some_txn(dice: &mut Dice, revision: i64, reads_only: bool) -> RequestKind {
     RequestKind::Write(Command::Txn(txn).encode())
 }
 
-/// Transactions below transactions, as wide as what is left of 128 operations allows, up to some 80,000 of them.
-/// Whatever a visit of each costs, it must not grow with those visited before.
+/// Transactions below transactions, as wide as what is left of 128 operations allows, up to some 80,000 of
+/// them. Whatever a visit of each costs, it must not grow with those visited before.
 pub fn tree(widths: &[usize], compare: &[Compare<'static>]) -> TxnRequest<'static> {
     let Some((&width, below)) = widths.split_first() else {
         return TxnRequest::default();

@@ -1,6 +1,6 @@
 //! Whatever sizes are configured: an engine refuses them by name when it is opened, or it writes the largest
-//! request that it takes. One between a small segment's room and the limit was taken, could not be logged, and
-//! ended its shard until the next start.
+//! request that it takes. One between a small segment's room and the limit was taken, could not be logged,
+//! and ended its shard until the next start.
 
 use henge::Engine;
 use henge::api::Error;

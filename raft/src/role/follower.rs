@@ -63,7 +63,8 @@ impl<S: Storage> Raft<S> {
             MessageKind::TimeoutNow => {
                 info!(
                     self.logger,
-                    "{id:x} [term {term}] received MsgTimeoutNow from {from:x} and starts an election to get leadership."
+                    "{id:x} [term {term}] received MsgTimeoutNow from {from:x} and starts an election to \
+                    get leadership."
                 );
                 // Without pre-vote: the leader itself says that it is time.
                 self.hup(Campaign::Transfer);
@@ -157,7 +158,8 @@ impl<S: Storage> Raft<S> {
             Appended::Mismatch => {
                 debug!(
                     self.logger,
-                    "{:x} [logterm: {}, index: {index}] rejected MsgApp [logterm: {log_term}, index: {index}] from {from:x}",
+                    "{:x} [logterm: {}, index: {index}] rejected MsgApp [logterm: {log_term}, index: \
+                    {index}] from {from:x}",
                     self.id,
                     self.log.term(index).unwrap_or(0)
                 );
@@ -198,7 +200,8 @@ impl<S: Storage> Raft<S> {
             // process here. We say what we have and stay a follower that commits nothing new.
             warning!(
                 self.logger,
-                "tocommit({commit}) is out of range [lastIndex({})]. Was the raft log corrupted, truncated, or lost?",
+                "tocommit({commit}) is out of range [lastIndex({})]. Was the raft log corrupted, truncated, \
+                or lost?",
                 last.index
             );
             self.reject(from, commit, last.term);
@@ -288,7 +291,8 @@ impl<S: Storage> Raft<S> {
         if self.log.matches(EntryId { term, index }) {
             info!(
                 self.logger,
-                "{:x} [commit: {}, lastindex: {}, lastterm: {}] fast-forwarded commit to snapshot [index: {index}, term: {term}]",
+                "{:x} [commit: {}, lastindex: {}, lastterm: {}] fast-forwarded commit to snapshot [index: \
+                {index}, term: {term}]",
                 self.id,
                 self.log.committed,
                 last.index,
@@ -309,7 +313,8 @@ impl<S: Storage> Raft<S> {
         self.switch_to(membership, progress);
         info!(
             self.logger,
-            "{:x} [commit: {}, lastindex: {index}, lastterm: {term}] restored snapshot [index: {index}, term: {term}]",
+            "{:x} [commit: {}, lastindex: {index}, lastterm: {term}] restored snapshot [index: {index}, \
+            term: {term}]",
             self.id,
             self.log.committed
         );

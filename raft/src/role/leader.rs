@@ -270,7 +270,8 @@ impl<S: Storage> Raft<S> {
         if before == to {
             info!(
                 self.logger,
-                "{id:x} [term {term}] transfer leadership to {to:x} is in progress, ignores request to same node {to:x}"
+                "{id:x} [term {term}] transfer leadership to {to:x} is in progress, ignores request to same \
+                node {to:x}"
             );
             return;
         }

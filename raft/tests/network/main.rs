@@ -66,7 +66,8 @@ fn runs_are_repeatable() {
     assert_eq!(run(), run());
 }
 
-/// Each planted bug is found (or those in `HENGE_PLANTED=Name,Name`): `RUSTFLAGS="--cfg henge_planted" cargo test -p henge-raft --test network`.
+/// Each planted bug is found (or those in `HENGE_PLANTED=Name,Name`): `RUSTFLAGS="--cfg henge_planted" cargo
+/// test -p henge-raft --test network`.
 #[cfg(henge_planted)]
 #[test]
 fn planted_bugs_are_found() {

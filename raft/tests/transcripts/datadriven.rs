@@ -167,7 +167,8 @@ fn split(text: &str) -> Vec<String> {
 
 #[test]
 fn the_format() {
-    let text = "# comment\n\ndo 1 a=b c=(1, 2,_) d=()\nin 1\nin 2\n----\nout\n\nnext\n----\n----\na\n\nb\n----\n----\n\nlast\n----\n";
+    let text = "# comment\n\ndo 1 a=b c=(1, 2,_) d=()\nin 1\nin \
+        2\n----\nout\n\nnext\n----\n----\na\n\nb\n----\n----\n\nlast\n----\n";
     let cases = parse(text).unwrap();
     assert_eq!(cases.len(), 3);
     assert_eq!((cases[0].line, cases[0].command.as_str()), (3, "do"));

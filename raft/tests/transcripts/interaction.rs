@@ -94,7 +94,10 @@ impl Environment {
             // A place for a debugger to stop at.
             "_breakpoint" => Ok(()),
             "add-nodes" => self.add_nodes(case),
-            "campaign" => self.raw(case.id()?)?.campaign().map_err(|error| error.to_string()),
+            "campaign" => self
+                .raw(case.id()?)?
+                .campaign()
+                .map_err(|error| error.to_string()),
             "compact" => self.compact(case),
             "deliver-msgs" => self.deliver_command(case),
             "process-ready" => self.each(case, "handling Ready", Self::process_ready),
@@ -140,7 +143,11 @@ impl Environment {
                     self.raw(on)?.report_unreachable(about);
                     Ok(())
                 }
-                _ => Err("must specify exactly two node indexes: node on which to report, and reported node".to_string()),
+                _ => Err(
+                    "must specify exactly two node indexes: node on which to report, and reported \
+                    node"
+                        .to_string(),
+                ),
             },
             // Not in etcd's vocabulary; our own transcripts need them.
             "read-index" => {

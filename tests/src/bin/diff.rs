@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release -p henge-tests --bin diff -- [--operations 20000] [--seed N] [--etcd PATH]
 //!
-//! Promises: says which etcd ran; every answer, every error and every revision is compared, operation by operation, over
-//! puts with all options, deletes, nested transactions, ranges with all options at all revisions,
-//! compactions and leases; prints the seed first and `key=value` pairs last; exits 1 at the first
+//! Promises: says which etcd ran; every answer, every error and every revision is compared, operation by
+//! operation, over puts with all options, deletes, nested transactions, ranges with all options at all
+//! revisions, compactions and leases; prints the seed first and `key=value` pairs last; exits 1 at the first
 //! difference and shows it. etcd runs without fsync: what is compared is what it answers.
 //!
 //! Where etcd differs from what it documents, histories keep clear:
@@ -15,8 +15,9 @@
 //!   here end such deletes at "\xff\xff\xff" instead;
 //! - 3.7 loses the lease in answers without values, which every version before fills in, and we do, too: from
 //!   3.7 on it is not compared there;
-//! - of several mistakes in one transaction each version before 3.7 names another: it checks all puts before all
-//!   ranges, and keys before leases. Here it is as in 3.7; against older ones only is compared that it failed.
+//! - of several mistakes in one transaction each version before 3.7 names another: it checks all puts before
+//!   all ranges, and keys before leases. Here it is as in 3.7; against older ones only is compared that it
+//!   failed.
 //!
 //! Pairs that are equal in what they are sorted by come from etcd in the order of an unstable sort:
 //! they are compared as sets, and where the limit cuts through them only their number is.

@@ -31,8 +31,8 @@ const NOT_RUN: u8 = 2;
 const LOG_FS_BYTES: u64 = 64 << 20;
 const LOG_BALLAST_BYTES: u64 = 32 << 20;
 /// Of the file system under the server (segments of 64 MiB), and of what others have written there.
-/// The ballast is larger than what goes in beside it: a full disk takes writes again once a checkpoint of what is
-/// there has room (decision 20).
+/// The ballast is larger than what goes in beside it: a full disk takes writes again once a checkpoint of
+/// what is there has room (decision 20).
 const SERVER_FS_BYTES: u64 = 1100 << 20;
 const SERVER_BALLAST_BYTES: u64 = 620 << 20;
 

@@ -1,4 +1,5 @@
-//! Runs the simulator: `sim --seed N [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any] [--planted NAME]`.
+//! Runs the simulator: `sim --seed N [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any] [--planted
+//! NAME]`.
 //!
 //! Prints the first seed first and a line of `key=value` pairs last; exits with 1 on a violation, with 2
 //! on a bad argument. With neither `--seconds` nor `--seeds`, one seed is run.
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 use henge_tests::sim::aside::NAMES;
 use henge_tests::sim::{self, Options, Planted, Stats};
 
-const USAGE: &str = "sim [--seed N] [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any [--segment-bytes B]] \
+const USAGE: &str = "sim [--seed N] [--seconds S] [--seeds K] [--nodes 1|3 | --shards N|any \
+[--segment-bytes B]] \
                      [--virtual-ms MS] [--planted NAME] [--print]";
 
 struct Arguments {

@@ -93,7 +93,8 @@ pub fn restarted(program: &Program, dir: &Path) -> Result<String, String> {
         it.empty().await?;
         let found = it.finds_room("everything was deleted").await?;
         Ok(format!(
-            "full after {full_at} puts, reads and deletes after each of {RESTARTS} restarts, room found {} ms \
+            "full after {full_at} puts, reads and deletes after each of {RESTARTS} restarts, room found {} \
+            ms \
              after it was emptied",
             found.as_millis()
         ))

@@ -1,4 +1,5 @@
-//! What checkpoints do to a disk, operation by operation: what a power cut can hit, and what is counted of it.
+//! What checkpoints do to a disk, operation by operation: what a power cut can hit, and what is counted of
+//! it.
 //!
 //! Must never know: what is in a checkpoint; it looks at names.
 

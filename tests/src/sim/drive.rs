@@ -1,8 +1,8 @@
 //! A node's disk in the world's time: the simulated disk of `henge_wal`, whose operations complete when
 //! the world's clock says so, out of order, and fail when the world wants them to.
 //!
-//! What a crash leaves is decided by the simulated disk (any subset of the sectors in flight and not synced, a
-//! prefix of each folder's changes). Here are delays, errors, and the planted bugs that a disk can have.
+//! What a crash leaves is decided by the simulated disk (any subset of the sectors in flight and not synced,
+//! a prefix of each folder's changes). Here are delays, errors, and the planted bugs that a disk can have.
 //! Checkpoints may lie on a drive that several logs share (`plug`).
 
 use std::cell::RefCell;

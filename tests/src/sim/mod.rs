@@ -9,9 +9,9 @@
 //! promise of the engine is a [`Violation`] that names what was seen and what was expected; the checkers
 //! find every bug in [`planted`].
 //!
-//! `world` is the event loop, `watching` its watchers, `host` one node, `drive` its disk (`plug` what a process
-//! has of it, `aside` what checkpoints do to it), `net` the links, `faults` the nemesis,
-//! `client`, `op` and `seat` the load, `model` and `check` the judges, `settle` the final examination. `machine` is
+//! `world` is the event loop, `watching` its watchers, `host` one node, `drive` its disk (`plug` what a
+//! process has of it, `aside` what checkpoints do to it), `net` the links, `faults` the nemesis, `client`,
+//! `op` and `seat` the load, `model` and `check` the judges, `settle` the final examination. `machine` is
 //! another world: one machine with many shards on several cores, whose number changes.
 
 pub mod aside;

@@ -34,8 +34,8 @@ pub enum Planted {
     LostLayout,
     /// A checkpoint is named before it is synced: the disk says that it was, and does nothing.
     UnsyncedCheckpoint,
-    /// Segments are purged before the checkpoint that replaces them is durable: the sync of its name is said to
-    /// be done, and is not.
+    /// Segments are purged before the checkpoint that replaces them is durable: the sync of its name is said
+    /// to be done, and is not.
     EarlyPurge,
 }
 

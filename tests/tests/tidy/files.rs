@@ -91,7 +91,10 @@ pub fn too_long(source: &Source) -> Vec<String> {
     for (at, line) in (1..).zip(source.text.lines()) {
         let columns = line.chars().count();
         // A row of a table cannot be broken.
-        let is_row = line.trim_start().trim_start_matches(['/', '!']).starts_with(" |");
+        let is_row = line
+            .trim_start()
+            .trim_start_matches(['/', '!'])
+            .starts_with(" |");
         if columns > COLUMNS_MAX && !is_row {
             found.push(format!(
                 "{}:{at}: {columns} columns, at most {COLUMNS_MAX}",

@@ -31,7 +31,13 @@ const NEVERS: &[Never] = &[
     Never {
         rooms: &["wal/src/checkpoint"],
         but: &[],
-        words: &["std::fs", "std::thread::spawn", "std::thread::Builder", "Instant", "SystemTime"],
+        words: &[
+            "std::fs",
+            "std::thread::spawn",
+            "std::thread::Builder",
+            "Instant",
+            "SystemTime",
+        ],
         why: "checkpoints are operations of the disk seam: past it, no simulated power cut meets them",
     },
     Never {

@@ -1,9 +1,9 @@
 //! Checkpoints written by the log, beside its own operations on its disk.
 //!
-//! Nothing here waits: the owner hands chunks in, tells the time ([`Wal::set_time`]), asks in its turns to go on,
-//! and is told by [`Event::Checkpoint`] when one of them takes chunks again or has ended. A log that closes gives
-//! up those that are not whole and is closed when nothing is left of them; one that is dropped has their files
-//! removed by its disk, which ends before anybody else can have the directory.
+//! Nothing here waits: the owner hands chunks in, tells the time ([`Wal::set_time`]), asks in its turns to go
+//! on, and is told by [`Event::Checkpoint`] when one of them takes chunks again or has ended. A log that
+//! closes gives up those that are not whole and is closed when nothing is left of them; one that is dropped
+//! has their files removed by its disk, which ends before anybody else can have the directory.
 //! Must never know: what comes first on the disk is the disk's business, when to begin one its owner's.
 
 use std::collections::BTreeMap;
@@ -198,8 +198,8 @@ impl Wal {
     }
 }
 
-/// Dropped before it was closed: whoever has the directory next finds nothing unfinished, as the disk ends what
-/// it was given before it lets go.
+/// Dropped before it was closed: whoever has the directory next finds nothing unfinished, as the disk ends
+/// what it was given before it lets go.
 impl Drop for Wal {
     fn drop(&mut self) {
         // A disk that panicked is not asked again: its left-overs go with the next start.

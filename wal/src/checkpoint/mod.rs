@@ -120,8 +120,8 @@ impl CheckpointError {
     }
 }
 
-/// What of a folder's files is in the way of a group's checkpoint at `index`: what attempts that did not finish
-/// left, and finished ones before it.
+/// What of a folder's files is in the way of a group's checkpoint at `index`: what attempts that did not
+/// finish left, and finished ones before it.
 fn needless(files: &[FileInfo], folder: &str, group: GroupId, index: u64) -> Vec<String> {
     let is_needless = |file: &&FileInfo| {
         let unfinished = format::parse_tmp_name(&file.name);

@@ -1,8 +1,8 @@
 //! When the next piece of a checkpoint may go to the disk: the owner's clock says, in its turns.
 //!
-//! One piece is in flight, and after it the disk rests for as long as the rate asks, so that a commit waits for
-//! one piece at most. A core that takes its turns late finds the pieces of that time due together: the further
-//! behind, the more of them go at once, up to a bound; what it is behind beyond that is let go.
+//! One piece is in flight, and after it the disk rests for as long as the rate asks, so that a commit waits
+//! for one piece at most. A core that takes its turns late finds the pieces of that time due together: the
+//! further behind, the more of them go at once, up to a bound; what it is behind beyond that is let go.
 //! Must never know: files, what is written.
 
 /// Bytes per second a checkpoint may write, unless it is told otherwise: less than a tenth of what the
@@ -42,8 +42,8 @@ impl Pace {
         }
     }
 
-    /// When the next piece may go, unless one must land first. An owner that never says what time it is is not
-    /// held up.
+    /// When the next piece may go, unless one must land first. An owner that never says what time it is is
+    /// not held up.
     pub(super) fn due_micros(&self, now_micros: u64) -> Option<u64> {
         let due_micros = match self.due_micros {
             0 => now_micros,

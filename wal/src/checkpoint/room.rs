@@ -35,8 +35,8 @@ pub(super) fn make_reserve(folder: &str) -> Op {
 
 impl Wal {
     /// Make a folder ready for a group whose newest checkpoint, at `index`, was read (0: it has none):
-    /// what attempts of an earlier process left is removed, as are older checkpoints, and the reserve is made.
-    /// Blocks; called before the core's loop starts.
+    /// what attempts of an earlier process left is removed, as are older checkpoints, and the reserve is
+    /// made. Blocks; called before the core's loop starts.
     pub fn prepare_checkpoints(
         &mut self,
         folder: &str,
@@ -66,8 +66,8 @@ impl Wal {
         Ok(())
     }
 
-    /// The room that the disk has for files of all kinds; [`Wal::room`] is what the log has of its own. `None`:
-    /// nobody knows. May block.
+    /// The room that the disk has for files of all kinds; [`Wal::room`] is what the log has of its own.
+    /// `None`: nobody knows. May block.
     pub fn disk_room(&mut self) -> Option<Room> {
         self.disk.room()
     }

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The room for all of it is taken first, so that a full file system is met before anything was
-//! written; what is too large for the room there is may find it in the reserve (see `room`). One that fails or
-//! is given up closes its file and removes it, and only then says how it ended: the next attempt may have the
-//! same name. From the rename on it goes on to its end: it is whole.
+//! written; what is too large for the room there is may find it in the reserve (see `room`). One that fails
+//! or is given up closes its file and removes it, and only then says how it ended: the next attempt may have
+//! the same name. From the rename on it goes on to its end: it is whole.
 //! Must never know: the log, clocks, when its operations are done.
 
 use std::collections::VecDeque;

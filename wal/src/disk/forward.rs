@@ -1,7 +1,7 @@
 //! What a disk that stands before another hands on to it.
 
-/// The calls of a [`Disk`](crate::disk::Disk) but `submit` and `poll`, handed on to the one in this field: for
-/// disks that do something of their own with operations under way.
+/// The calls of a [`Disk`](crate::disk::Disk) but `submit` and `poll`, handed on to the one in this field:
+/// for disks that do something of their own with operations under way.
 #[macro_export]
 macro_rules! forward_disk {
     ($inner:ident) => {

@@ -43,15 +43,15 @@
 //! written after: a batch says what was durable when it was written, so that the last `depth` of them (four,
 //! by default), if they were in flight together, were all acknowledged and say nothing of each other. Where
 //! the first of these rots, it and those behind it cannot be told from torn ones, and are cut; never more
-//! than `depth`. Their terms and votes, there twice, are kept (`tail.rs`): a vote that was given is never given
-//! again to another. A clean stop's mark says that all before it were durable.
-//! Why a cut cannot be undone by old bytes: new batches go to a *new* segment, whose header says
-//! where the log ends in the old one; and no number of a file that may have been written to is used
-//! again (ready files are renumbered at every open). Until that header is durable, opening again
-//! finds the same end and cuts the same tail: recovery only adds copies and renames unused files, so
-//! it can be interrupted anywhere. (But one whose file system is full goes on in the old segment behind a
-//! clean end, rows 1 and 6: as the process would have that wrote it. See `commit.rs`.) Orphaned writes of a killed process are waited for: every file is
-//! locked and synced when it is opened, so what is judged is what the device holds.
+//! than `depth`. Their terms and votes, there twice, are kept (`tail.rs`): a vote that was given is never
+//! given again to another. A clean stop's mark says that all before it were durable. Why a cut cannot be
+//! undone by old bytes: new batches go to a *new* segment, whose header says where the log ends in the old
+//! one; and no number of a file that may have been written to is used again (ready files are renumbered at
+//! every open). Until that header is durable, opening again finds the same end and cuts the same tail:
+//! recovery only adds copies and renames unused files, so it can be interrupted anywhere. (But one whose file
+//! system is full goes on in the old segment behind a clean end, rows 1 and 6: as the process would have that
+//! wrote it. See `commit.rs`.) Orphaned writes of a killed process are waited for: every file is locked and
+//! synced when it is opened, so what is judged is what the device holds.
 //!
 //! Why row 16: batches follow each other without a gap, so a whole block that is none of them shows that
 //! nothing was written behind it. Where a file that is shorter than it says ends before such a block,

@@ -86,8 +86,8 @@ struct Headless {
     file: SegmentFile,
     /// Its first batch.
     first: Option<BatchHeader>,
-    /// Where it can be read again: offset, first batch and chain there. Its own next batch, or else the begin of
-    /// the segment after it.
+    /// Where it can be read again: offset, first batch and chain there. Its own next batch, or else the begin
+    /// of the segment after it.
     goes_on: Option<(u64, Lsn, u32)>,
 }
 
@@ -186,8 +186,8 @@ impl Fixing<'_, '_> {
         lower.find_map(|(_, found)| Some((found.header?, found.file.file)))
     }
 
-    /// The first segment from `from` to `seq` without a header. A file of which nothing shows that it was one,
-    /// but for what lies around it, counts only as `seq` itself.
+    /// The first segment from `from` to `seq` without a header. A file of which nothing shows that it was
+    /// one, but for what lies around it, counts only as `seq` itself.
     fn bare(&mut self, files: &Files, from: u64, seq: u64) -> Result<Option<u64>, OpenError> {
         for (at, found) in files.range(from..=seq) {
             if found.header.is_some() || found.ready.is_some() {
@@ -285,9 +285,9 @@ impl Fixing<'_, '_> {
         Ok([Work::Header { file }].into_iter().chain(bridge).collect())
     }
 
-    /// Neither the first batch can be read nor what says that the segment before it is complete, and that none
-    /// was between them: what is missing may have been there. A footer here would count only what was missing here, so that a bridge
-    /// must stand for both. Not where one batch is missing, which was here.
+    /// Neither the first batch can be read nor what says that the segment before it is complete, and that
+    /// none was between them: what is missing may have been there. A footer here would count only what was
+    /// missing here, so that a bridge must stand for both. Not where one batch is missing, which was here.
     fn unproven(&mut self, found: &Headless, tail: &Tail) -> Option<Work> {
         let (to, next, chain) = found.goes_on?;
         if next <= tail.lsn + 2 || to < DATA_AT + BLOCK || to > found.file.bytes {

@@ -110,8 +110,8 @@ enum Work {
     Header { file: PathBuf },
 }
 
-/// Replay the log in `dir` as far as it can be read, over what a repair would make of it; what that would be, and
-/// what was found. Nothing is changed, no lock is taken. A lost IDENTITY is made up from the segments.
+/// Replay the log in `dir` as far as it can be read, over what a repair would make of it; what that would be,
+/// and what was found. Nothing is changed, no lock is taken. A lost IDENTITY is made up from the segments.
 pub fn read(dir: &Path, replay: &mut dyn Replay) -> Result<(Plan, Found), RepairError> {
     let mut disk = ReadOnly::new(dir);
     let mut overlay = Overlay::new(&mut disk);

@@ -54,8 +54,8 @@ impl Alarms {
         self.raised.contains(&alarm)
     }
 
-    /// Does what an applied command says; which alarms it is about, as etcd answers: one that was raised already
-    /// is answered as well, one that is lowered and was not raised is not.
+    /// Does what an applied command says; which alarms it is about, as etcd answers: one that was raised
+    /// already is answered as well, one that is lowered and was not raised is not.
     pub(super) fn apply(&mut self, action: AlarmAction, alarm: AlarmMember) -> Vec<AlarmMember> {
         match action {
             AlarmAction::Activate => {

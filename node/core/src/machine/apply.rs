@@ -91,8 +91,8 @@ impl ApplyBegun {
     }
 }
 
-/// A command under way. Of leases that run out together each ends in a revision of its own, so what is done of
-/// them may be seen; a command that is replayed passes over those that are gone.
+/// A command under way. Of leases that run out together each ends in a revision of its own, so what is done
+/// of them may be seen; a command that is replayed passes over those that are gone.
 #[derive(Debug)]
 pub struct LongApply {
     request: Decoded,
@@ -139,8 +139,8 @@ impl Machine {
         Ok(answer)
     }
 
-    /// Applies an entry unless that may take longer than a slice: then it is only begun. `is_heard` says whether
-    /// somebody waits here for the answer of a command.
+    /// Applies an entry unless that may take longer than a slice: then it is only begun. `is_heard` says
+    /// whether somebody waits here for the answer of a command.
     pub fn apply_begin(
         &mut self,
         (index, term): (u64, u64),
@@ -327,8 +327,8 @@ impl Machine {
         index: u64,
         now_ms: u64,
     ) -> Result<Response, Error> {
-        // The same on every replica: what is raised is said by the log. (Whatever applies a command otherwise, in
-        // slices say, must ask this first.)
+        // The same on every replica: what is raised is said by the log. (Whatever applies a command
+        // otherwise, in slices say, must ask this first.)
         self.alarms.refuse(command)?;
         let store = &mut self.store;
         let revoked = store.leases_revoked();

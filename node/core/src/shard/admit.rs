@@ -183,10 +183,10 @@ impl Shard {
             .is_some_and(|lacks| lacks != Shortage::Descriptors)
     }
 
-    /// Whether there is no room for what this adds: on the disk, while an alarm is raised, or by quota. The quota
-    /// is held against what is there now and the request itself, as by etcd; who finds it spent raises the alarm.
-    /// Whether the store's numbers are used up is this replica's own matter, so it must not be asked when a command
-    /// is applied.
+    /// Whether there is no room for what this adds: on the disk, while an alarm is raised, or by quota. The
+    /// quota is held against what is there now and the request itself, as by etcd; who finds it spent raises
+    /// the alarm. Whether the store's numbers are used up is this replica's own matter, so it must not be
+    /// asked when a command is applied.
     fn is_full_for(&mut self, encoded: &[u8], now_ms: u64) -> bool {
         let is_full = self.lacks().is_some()
             || self.machine.alarms.is_raised(Alarm::NoSpace)
@@ -234,7 +234,8 @@ impl Shard {
         of_data && self.machine.alarms.is_raised(Alarm::Corrupt)
     }
 
-    /// The alarms that are raised, and that of this member's own disk. (For want of descriptors etcd has none.)
+    /// The alarms that are raised, and that of this member's own disk. (For want of descriptors etcd has
+    /// none.)
     pub(super) fn alarms(&self) -> Vec<AlarmMember> {
         let mut alarms = self.machine.alarms.list().to_vec();
         let own = AlarmMember {

@@ -6,9 +6,9 @@
 //! first fills all slots, then wakes one caller and hands it a [`Chain`] of the others' wakers; that
 //! caller, running on its own thread, wakes the rest, which is cheap there.
 //!
-//! Promises: an answer is delivered once; a caller that is gone, or whose waker panics, is no error. No caller depends on
-//! another: whoever holds a chain releases it on its first poll or when it is dropped, and the core
-//! releases what is left at its next turn, at the latest [`CHAIN_MS_MAX`] later.
+//! Promises: an answer is delivered once; a caller that is gone, or whose waker panics, is no error. No
+//! caller depends on another: whoever holds a chain releases it on its first poll or when it is dropped, and
+//! the core releases what is left at its next turn, at the latest [`CHAIN_MS_MAX`] later.
 //! Must never know: what is answered, or whether its caller may ask.
 
 use std::future::Future;

@@ -1,9 +1,9 @@
 //! Committed entries change the store, answer their callers and feed the watchers.
 //!
 //! Promises: entries are applied in their order, as far as a turn has time for them; an entry that takes more
-//! than a slice (a delete of a million keys, a transaction over as many, a put with as many watchers) is worked
-//! off in slices while only this shard's apply waits, and is seen by nobody until it is through. Raft hears that
-//! a message is applied once all of it is.
+//! than a slice (a delete of a million keys, a transaction over as many, a put with as many watchers) is
+//! worked off in slices while only this shard's apply waits, and is seen by nobody until it is through. Raft
+//! hears that a message is applied once all of it is.
 //! Must never know: who proposed an entry, or that there are other shards.
 
 use std::collections::VecDeque;
@@ -50,7 +50,8 @@ impl Shard {
         self.applying.messages.push_back(message);
     }
 
-    /// Applies what was taken, in its order, until the turn's account is at `until`; returns how many entries.
+    /// Applies what was taken, in its order, until the turn's account is at `until`; returns how many
+    /// entries.
     pub(super) fn apply_on(&mut self, until: u64, now_ms: u64) -> usize {
         let mut applied = 0;
         while let Some(message) = self.applying.messages.pop_front() {

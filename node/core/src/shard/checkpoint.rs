@@ -135,9 +135,9 @@ impl Shard {
         }
     }
 
-    /// Says at the end of a checkpoint how much log there is. One that finds no room may find it soon, so the log
-    /// goes on for as much as usually lies between two, unless it is down to its ballast; then it would take what the
-    /// checkpoint of a smaller store needs.
+    /// Says at the end of a checkpoint how much log there is. One that finds no room may find it soon, so the
+    /// log goes on for as much as usually lies between two, unless it is down to its ballast; then it would
+    /// take what the checkpoint of a smaller store needs.
     pub fn note_checkpoint_end(&mut self, log_bytes: u64, every: u64, log_lacks: bool) {
         if self.checkpoint_lacks.is_none() {
             (self.lacks_since_bytes, self.checkpoint_presses) = (None, false);

@@ -1,7 +1,8 @@
 //! What a shard counts for people alone: nothing here changes what it does.
 //!
-//! Promises: counting is a few additions per entry; what is shown is true at the end of a turn. What the log is
-//! replayed for at a start was counted by an earlier process and is left out, as etcd does not count it either.
+//! Promises: counting is a few additions per entry; what is shown is true at the end of a turn. What the log
+//! is replayed for at a start was counted by an earlier process and is left out, as etcd does not count it
+//! either.
 //! Must never know: names and formats of metrics (the edge's `plain`).
 
 use std::sync::Arc;
@@ -171,8 +172,8 @@ impl Shard {
         }
     }
 
-    /// A tick, which for a leader is a heartbeat to each of the others: late, as in etcd, if it comes later than
-    /// after two intervals.
+    /// A tick, which for a leader is a heartbeat to each of the others: late, as in etcd, if it comes later
+    /// than after two intervals.
     pub(super) fn note_heartbeat(&mut self, now_ms: u64) {
         let leads = !self.is_alone() && self.is_leader();
         let before = std::mem::replace(&mut self.counts.led_tick_ms, leads.then_some(now_ms));

@@ -415,8 +415,8 @@ fn regression_a_renewal_passes_where_a_write_is_refused_and_before_any_lease_end
     assert!(shard.renewals.is_empty());
 }
 
-/// A follower whose log is full refused renewals, while its leader ended the leases; to pass them on it needs no
-/// log.
+/// A follower whose log is full refused renewals, while its leader ended the leases; to pass them on it needs
+/// no log.
 #[test]
 fn regression_a_follower_with_a_full_log_passes_renewals_on() {
     let mut trio = Trio::led();
@@ -437,8 +437,8 @@ fn regression_a_follower_with_a_full_log_passes_renewals_on() {
 }
 
 /// What a leader had decided to end and not proposed went to its successor with the index of before. It would
-/// have done no harm to a lease that was renewed since (the log's order decides), but a new leader gives every
-/// lease its time again, and means it.
+/// have done no harm to a lease that was renewed since (the log's order decides), but a new leader gives
+/// every lease its time again, and means it.
 #[test]
 fn regression_a_leader_that_steps_down_ends_no_lease_any_more() {
     let mut trio = Trio::led();
@@ -464,8 +464,8 @@ fn regression_a_leader_that_steps_down_ends_no_lease_any_more() {
     }
 }
 
-/// An expiry that was proposed by the leader of before, and comes to the log through the leader of now, spares
-/// what was renewed in between: indexes count across terms.
+/// An expiry that was proposed by the leader of before, and comes to the log through the leader of now,
+/// spares what was renewed in between: indexes count across terms.
 #[test]
 fn an_expiry_of_an_earlier_term_spares_a_lease_renewed_since() {
     let mut trio = Trio::led();

@@ -8,10 +8,10 @@
 //!
 //! Promises: every read that is under way gets a slice in its turn, and none has a deadline here: it is being
 //! worked on until it is answered or its caller has gone (etcd has no deadline for a read either). Memory is
-//! bounded: while the answers under way hold more than [`ASSEMBLED_BYTES_MAX`] together, of those that hold more
-//! than their share of it only the oldest goes on; it comes to its end, as what it reads does not grow, and then
-//! the next one is the oldest. The others take their turns with it: a read that stays within its share waits
-//! for nobody's end. So all together hold no more than twice that bound, and one answer.
+//! bounded: while the answers under way hold more than [`ASSEMBLED_BYTES_MAX`] together, of those that hold
+//! more than their share of it only the oldest goes on; it comes to its end, as what it reads does not grow,
+//! and then the next one is the oldest. The others take their turns with it: a read that stays within its
+//! share waits for nobody's end. So all together hold no more than twice that bound, and one answer.
 //! Must never know: how reads become linearizable; they come here when they may be answered.
 
 use std::collections::VecDeque;
@@ -32,8 +32,8 @@ use crate::work::SLICE_NANOS;
 const RUNNING_MAX: usize = 256;
 /// Bytes of answers that are not complete, above which only one of those with more than their share goes on.
 const ASSEMBLED_BYTES_MAX: usize = 64 << 20;
-/// Pairs of an answer that nobody waits for which are let go at a time: a million take as long as reading them
-/// did.
+/// Pairs of an answer that nobody waits for which are let go at a time: a million take as long as reading
+/// them did.
 const LET_GO_PAIRS: usize = 4_000;
 /// What it takes for one of them.
 const LET_GO_NANOS: u64 = 100;
@@ -483,8 +483,8 @@ mod tests {
         assert_eq!(shard.long_reads.bytes(), 0);
     }
 
-    /// What was read for somebody who has gone was let go in one go, as was what a delete had to say: a tenth of
-    /// a second for millions of pairs.
+    /// What was read for somebody who has gone was let go in one go, as was what a delete had to say: a tenth
+    /// of a second for millions of pairs.
     #[test]
     fn regression_what_nobody_waits_for_any_more_is_let_go_in_slices() {
         let keys = 15_000;

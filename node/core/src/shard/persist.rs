@@ -17,9 +17,9 @@ use crate::work::SHARE_NANOS;
 
 /// Rounds of Ready one shard may take before the other shards of its core have theirs.
 const READY_ROUNDS_MAX: usize = 8;
-/// Bytes staged for the log, by all shards of a core, beyond which nothing more is proposed: what the log makes
-/// one batch of. More would only lie there, and come back as one turn that applies all of it (with 64 MiB of
-/// requests waiting, turns of a hundred thousand entries were seen).
+/// Bytes staged for the log, by all shards of a core, beyond which nothing more is proposed: what the log
+/// makes one batch of. More would only lie there, and come back as one turn that applies all of it (with 64
+/// MiB of requests waiting, turns of a hundred thousand entries were seen).
 const STAGED_BYTES_MAX: usize = 1 << 20;
 
 /// Responses that wait for a log batch.
@@ -55,12 +55,13 @@ pub struct Outputs<'a> {
     pub apply_micros: u64,
     /// Entries applied in this turn.
     pub applied: usize,
-    /// Shards that have more to propose than the log takes now: to be looked at when it has written something.
+    /// Shards that have more to propose than the log takes now: to be looked at when it has written
+    /// something.
     pub held_back: &'a mut Vec<Slot>,
 }
 
-/// What a message brings that the log could never take: staged, it would end the group. (A peer's own log could
-/// not have taken it either.)
+/// What a message brings that the log could never take: staged, it would end the group. (A peer's own log
+/// could not have taken it either.)
 fn too_large(message: &Message) -> Option<&henge_raft::Entry> {
     let mut entries = message.entries.iter();
     entries.find(|entry| entry.data.len() > henge_wal::ENTRY_BYTES_MAX)
@@ -153,8 +154,8 @@ impl Shard {
         }
     }
 
-    /// Has the rest of the queue wait for the log, if that is full: whatever is staged is written at some time,
-    /// or the log fails, which answers everyone. Returns whether it has.
+    /// Has the rest of the queue wait for the log, if that is full: whatever is staged is written at some
+    /// time, or the log fails, which answers everyone. Returns whether it has.
     fn hold_back(&self, at: Slot, out: &mut Outputs<'_>) -> bool {
         let wait = out.is_log_full() && self.may_propose(out.now_ms);
         if wait {

@@ -22,8 +22,8 @@ use super::role::who;
 use super::waiters::Callers;
 use crate::machine::command::{self, Stamp};
 
-/// Payload bytes proposed in one step, unless one request alone has more: a forwarded proposal must fit a peer
-/// frame, and the vectors on the way stay small enough to be recycled by the allocator.
+/// Payload bytes proposed in one step, unless one request alone has more: a forwarded proposal must fit a
+/// peer frame, and the vectors on the way stay small enough to be recycled by the allocator.
 const PROPOSE_BYTES_MAX: usize = 128 << 10;
 
 /// After something came back, the next try is at the next leader, or after so long: a leader that hands over
@@ -139,8 +139,8 @@ impl Shard {
         });
     }
 
-    /// Queues a command of the shard's own before all that waits: behind a full queue, what it does would come
-    /// tens of thousands of writes late.
+    /// Queues a command of the shard's own before all that waits: behind a full queue, what it does would
+    /// come tens of thousands of writes late.
     pub(super) fn queue_first(&mut self, encoded: Vec<u8>, answer: Answer, now_ms: u64) {
         self.pending_bytes += encoded.len();
         // The queue ends from its front, in the order of time.

@@ -1,8 +1,8 @@
 //! Physical compaction in slices, and callers that wait for what it removes.
 //!
-//! Promises: whoever waits is answered once all is removed that no open cursor reads, up to the revision asked
-//! for: neither later compactions nor reads that go on keep the answer back. If removal does not get on for
-//! as long as a request may wait, the answer is that nobody knows; the compaction itself is done by then.
+//! Promises: whoever waits is answered once all is removed that no open cursor reads, up to the revision
+//! asked for: neither later compactions nor reads that go on keep the answer back. If removal does not get on
+//! for as long as a request may wait, the answer is that nobody knows; the compaction itself is done by then.
 //! Must never know: what a version is.
 
 use henge_api::{Error, Outcome};

@@ -4,12 +4,13 @@
 //! come from. They wait apart from writes and are proposed before them, and before expiries: a lease must not
 //! run out because its renewal stood behind a queue of writes, or found it full.
 //!
-//! Promises: a renewal is answered once, with its time to live; none is refused while expiries go on: a member
-//! that has refused one for lack of room ends no lease until its next tick, and one whose log takes no
+//! Promises: a renewal is answered once, with its time to live; none is refused while expiries go on: a
+//! member that has refused one for lack of room ends no lease until its next tick, and one whose log takes no
 //! renewals ends none at all. (That is: the member that leads. A follower has no room only for what it cannot
 //! pass on, and its leader does not hear of that.) A member that is alone ends none while one waits. None is
 //! answered by a store that lacks what was acknowledged before a start.
-//! Must never know: clocks, sockets. Tested in `shard/shares`, `shard/tests`, `shard/handover` and by `node/tests/engine`.
+//! Must never know: clocks, sockets. Tested in `shard/shares`, `shard/tests`, `shard/handover` and by
+//! `node/tests/engine`.
 
 use std::collections::VecDeque;
 
@@ -21,7 +22,8 @@ use super::waiters::Callers;
 use crate::machine::{Command, Response};
 use crate::work::{ENTRY_NANOS, SHARE_NANOS, TURN_NANOS};
 
-/// Renewals that one shard lets wait, proposed or not; more are refused, as without a leader they would pile up.
+/// Renewals that one shard lets wait, proposed or not; more are refused, as without a leader they would pile
+/// up.
 pub const WAITING_MAX: usize = 65_536;
 
 /// Expired leases revoked per tick (etcd: 500 per half second).
@@ -144,8 +146,8 @@ impl Shard {
         self.renew_alone(until, now_ms);
     }
 
-    /// Whether a member that is alone has renewals to do. Not before it has applied what it acknowledged before
-    /// it was started: a lease of that is not there yet.
+    /// Whether a member that is alone has renewals to do. Not before it has applied what it acknowledged
+    /// before it was started: a lease of that is not there yet.
     pub(super) fn may_renew_alone(&self) -> bool {
         !self.renewals.alone.is_empty() && !self.counts.replays(self.machine.applied_index + 1)
     }

@@ -1,5 +1,5 @@
-//! One shard with a log of its own, turned by hand: what its share of a turn goes to while there is more to apply
-//! than fits.
+//! One shard with a log of its own, turned by hand: what its share of a turn goes to while there is more to
+//! apply than fits.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -112,8 +112,8 @@ fn renewed(receiver: &mut AnswerReceiver) -> Option<Result<i64, Error>> {
     })
 }
 
-/// A lone member that had just started answered by the store of its checkpoint: "no such lease" for one that was
-/// granted and acknowledged before, which ends a client's session.
+/// A lone member that had just started answered by the store of its checkpoint: "no such lease" for one that
+/// was granted and acknowledged before, which ends a client's session.
 #[test]
 fn regression_a_lone_member_renews_no_lease_before_it_has_applied_what_it_acknowledged() {
     let mut log = TailLog::new(
@@ -197,8 +197,8 @@ fn regression_a_lone_members_renewals_take_their_share_of_a_turn_and_no_lease_en
     assert_eq!(left.ttl_s, 10);
 }
 
-/// What others wanted to know of leases came after what was to apply, with the same bound: never, while there was
-/// more to apply. And who asked again took another place.
+/// What others wanted to know of leases came after what was to apply, with the same bound: never, while there
+/// was more to apply. And who asked again took another place.
 #[test]
 fn regression_a_leader_with_more_to_apply_than_fits_tells_what_is_left_of_leases_and_once() {
     let mut trio = super::handover::Trio::led();
@@ -237,8 +237,8 @@ fn regression_a_leader_with_more_to_apply_than_fits_tells_what_is_left_of_leases
     assert!(desk.shard.machine.applied_index > applied, "nor less");
 }
 
-/// Sixty-four rounds were cut off the front of all that waited, one after another in one turn, and each moved the
-/// rest.
+/// Sixty-four rounds were cut off the front of all that waited, one after another in one turn, and each moved
+/// the rest.
 #[test]
 fn regression_questions_about_very_many_leases_are_asked_in_several_turns() {
     let mut shard = tests::start(&[1, 2, 3], 1);

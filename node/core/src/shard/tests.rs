@@ -180,8 +180,8 @@ fn regression_a_lack_of_descriptors_is_no_alarm_for_space_and_says_its_name() {
     assert_eq!(told(Some(henge_wal::Shortage::Space)), (1, false));
 }
 
-/// Above the quota nothing is taken that adds data, whatever it is part of; what makes room is. Memory that is
-/// kept for what comes, or is on its way back to the allocator, is not held against anybody.
+/// Above the quota nothing is taken that adds data, whatever it is part of; what makes room is. Memory that
+/// is kept for what comes, or is on its way back to the allocator, is not held against anybody.
 #[test]
 fn above_the_quota_only_what_adds_data_is_refused() {
     let put = PutRequest {
@@ -461,7 +461,8 @@ fn an_entry_of_a_peer_that_no_log_can_hold_is_not_taken() {
     assert!(shard.raft.has_ready());
 }
 
-/// A shard that serves nothing went on to tick, to campaign, and to gather what it would have said: 24 MB a day.
+/// A shard that serves nothing went on to tick, to campaign, and to gather what it would have said: 24 MB a
+/// day.
 #[test]
 fn regression_a_shard_that_is_over_gathers_nothing_and_asks_for_no_time() {
     let damaged = RecoveredGroup {

@@ -1,14 +1,14 @@
 //! What is left of a lease, as the leader of its group says.
 //!
-//! Deadlines are each member's own: a follower counts from when it applied a lease's grant or renewal, and one
-//! that has just started applied all of them just now. The leader's are those that leases end by. So whoever
-//! asks a follower is told what the leader's clock says: the question rides on the round of the linearizable
-//! read, behind its name, and the leader writes its answer behind that, once it has applied what the round
-//! must include. A leader that does not know the question gives the round back as it came; then the follower's
-//! own clock has to do. Drawn in docs/format.md.
+//! Deadlines are each member's own: a follower counts from when it applied a lease's grant or renewal, and
+//! one that has just started applied all of them just now. The leader's are those that leases end by. So
+//! whoever asks a follower is told what the leader's clock says: the question rides on the round of the
+//! linearizable read, behind its name, and the leader writes its answer behind that, once it has applied what
+//! the round must include. A leader that does not know the question gives the round back as it came; then the
+//! follower's own clock has to do. Drawn in docs/format.md.
 //!
-//! Promises: what is said is said by a leader that still led when it was asked (raft's promise), of a store that
-//! holds every renewal acknowledged before; a turn's account bounds how much is said in it.
+//! Promises: what is said is said by a leader that still led when it was asked (raft's promise), of a store
+//! that holds every renewal acknowledged before; a turn's account bounds how much is said in it.
 //! Must never know: who asks. Tested by `shard/handover` and below.
 
 use std::collections::{BTreeSet, VecDeque};

@@ -1,8 +1,7 @@
 //! Which versions of etcd's API clients speak, as they say themselves (`client-api-version`).
 //!
-//! Promises: counting takes no lock; what clients say never costs more memory than there is room for here: what
-//! is no version, or one too many, counts as `other`.
-//! Tested below.
+//! Promises: counting takes no lock; what clients say never costs more memory than there is room for here:
+//! what is no version, or one too many, counts as `other`. Tested below.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

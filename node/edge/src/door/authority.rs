@@ -36,7 +36,8 @@ const INTEGER_MAX: usize = 1 << 24;
 pub(crate) struct Rewriter {
     /// Ages of the phantoms, youngest first.
     phantoms: VecDeque<usize>,
-    /// Ages, in the client's table, of the authorities that the receiver has too: their name may be referred to.
+    /// Ages, in the client's table, of the authorities that the receiver has too: their name may be referred
+    /// to.
     known: VecDeque<usize>,
 }
 
@@ -357,8 +358,8 @@ mod tests {
                     let bits = if kind == 0x40 { 6 } else { 4 };
                     let known = table.fields.iter().position(|(n, _)| *n == field.0);
                     match (known, name) {
-                        // A name in the table of earlier fields. `:authority`, which all encoders take from the
-                        // static one, may be referred to there as well.
+                        // A name in the table of earlier fields. `:authority`, which all encoders take from
+                        // the static one, may be referred to there as well.
                         (Some(n), 1..) if by_table => {
                             put_integer(&mut out, kind, bits, DYNAMIC + n);
                         }

@@ -273,8 +273,8 @@ impl Body for EdgeBody {
 }
 
 impl EdgeBody {
-    /// `data`, counted as an answer under way until it has left: what the HTTP/2 layer has taken may wait long
-    /// for a slow client.
+    /// `data`, counted as an answer under way until it has left: what the HTTP/2 layer has taken may wait
+    /// long for a slow client.
     fn kept(&self, data: Bytes) -> Bytes {
         match &self.call {
             Some(call) if data.len() >= KEPT_BYTES => Bytes::from_owner(Kept {

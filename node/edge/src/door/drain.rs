@@ -1,9 +1,10 @@
 //! The end of service, from the first word of it to the last connection.
 //!
-//! It comes in two steps. First nobody new is let in, while who is here goes on as before: in a cluster that is
-//! when another member takes over the lead. Then connections are told to go (GOAWAY) and streams end. A
+//! It comes in two steps. First nobody new is let in, while who is here goes on as before: in a cluster that
+//! is when another member takes over the lead. Then connections are told to go (GOAWAY) and streams end. A
 //! connection whose client does as told closes by itself once its calls are answered. One whose client does
-//! not is cut when it has been quiet for [`QUIET`] and no call is being worked on or answered, or at its limit.
+//! not is cut when it has been quiet for [`QUIET`] and no call is being worked on or answered, or at its
+//! limit.
 //!
 //! Promises: whoever connected before the first step is served; whoever comes after it is refused by the
 //! kernel, so that a client tries the next member at once.

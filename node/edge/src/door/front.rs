@@ -1,6 +1,7 @@
 //! A client's socket, in front of HTTP: header blocks that the HTTP/2 layer would not take are made into ones
 //! it takes ([`super::authority`]), whether a client has said anything sensible yet is known, so that silent
-//! ones can be ended, and pings are counted ([`super::pings`]), which the HTTP/2 layer answers without a word.
+//! ones can be ended, and pings are counted ([`super::pings`]), which the HTTP/2 layer answers without a
+//! word.
 //!
 //! Promises: all bytes of a client are passed on in order, at once but for a header block that is not
 //! there whole; nothing is copied unless a block is cut in two by a read or has to be changed; what is
@@ -63,7 +64,8 @@ struct Walk {
     block_bytes_max: usize,
     /// Pings that were passed and are not judged yet.
     pinged: usize,
-    /// Headers came since a ping was judged. The layer above sees their call only after what was read with them.
+    /// Headers came since a ping was judged. The layer above sees their call only after what was read with
+    /// them.
     called: bool,
     /// The newest stream.
     last_stream: [u8; 4],

@@ -1,9 +1,9 @@
 //! How often a client may ask whether this server is still there: grpc-go's rule, which etcd's
 //! `--grpc-keepalive-min-time` sets (`http2_server.go`: `handlePing`).
 //!
-//! A ping counts as a strike if the one before was less than the least time ago; without a call under way, if it
-//! was less than two hours ago. What the server answers in between forgives all strikes, so that a client may
-//! measure while it reads. The third strike ends the connection with GOAWAY, ENHANCE_YOUR_CALM and
+//! A ping counts as a strike if the one before was less than the least time ago; without a call under way, if
+//! it was less than two hours ago. What the server answers in between forgives all strikes, so that a client
+//! may measure while it reads. The third strike ends the connection with GOAWAY, ENHANCE_YOUR_CALM and
 //! `too_many_pings`, which gRPC clients know: they wait longer the next time.
 //! Must never know: sockets, frames of other kinds.
 

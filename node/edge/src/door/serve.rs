@@ -1,5 +1,5 @@
-//! From a listener to requests, and to the end of each connection: who is let in, HTTP/1.1 or HTTP/2 and their
-//! limits, silent clients, the drain.
+//! From a listener to requests, and to the end of each connection: who is let in, HTTP/1.1 or HTTP/2 and
+//! their limits, silent clients, the drain.
 //!
 //! Promises: every HTTP knob that matters is set here. Runs on any tokio runtime, in particular on the single
 //! thread of a core ([`LocalExecutor`]). Must never know: what is asked or who answers ([`Rooms`]).

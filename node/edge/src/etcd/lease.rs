@@ -166,8 +166,8 @@ impl<B: Backend> Lease<B> {
     }
 }
 
-/// Renewals of one stream that may be under way; the client's further ones wait in its HTTP/2 window. A client
-/// that renews 20,000 leases at once is served in a few turns.
+/// Renewals of one stream that may be under way; the client's further ones wait in its HTTP/2 window. A
+/// client that renews 20,000 leases at once is served in a few turns.
 const UNDER_WAY_MAX: usize = 4_096;
 
 type Renewing = Pin<Box<dyn Future<Output = Result<Reply<i64>, Error>> + Send>>;

@@ -1,11 +1,11 @@
 //! Answers of many pairs or events, encoded piece by piece as their callers take them.
 //!
-//! A range over a million keys is some hundred megabytes, which takes a good part of a second to encode in one
-//! go; every other connection of the core, and the core itself, would wait for it. The same goes for the events
-//! of one revision that deletes them. So such an answer is measured in steps, with a pause for the others between two, and encoded a piece at a time: HTTP/2's flow
-//! control asks for the next piece when there is room for it; the answers of a transaction's operations are
-//! converted one after another. Short answers take the short way
-//! ([`super::unary`]).
+//! A range over a million keys is some hundred megabytes, which takes a good part of a second to encode in
+//! one go; every other connection of the core, and the core itself, would wait for it. The same goes for the
+//! events of one revision that deletes them. So such an answer is measured in steps, with a pause for the
+//! others between two, and encoded a piece at a time: HTTP/2's flow control asks for the next piece when
+//! there is room for it; the answers of a transaction's operations are converted one after another. Short
+//! answers take the short way ([`super::unary`]).
 //! Promises: the same bytes as the short way; each pair or event is let go as it is encoded. Must never know:
 //! how they were found, or where the pieces go.
 
@@ -30,7 +30,8 @@ use crate::door::inbound::PREFIX_BYTES;
 const SHORT_PAIRS: usize = 500;
 /// Bytes of keys and values of a short answer of more than one pair.
 pub(crate) const SHORT_BYTES: usize = 512 << 10;
-/// The longest message etcd sends, before it is packed (its `maxSendBytes`); gRPC's format ends at twice that.
+/// The longest message etcd sends, before it is packed (its `maxSendBytes`); gRPC's format ends at twice
+/// that.
 pub(crate) const SEND_BYTES_MAX: usize = i32::MAX as usize;
 /// Pairs measured between two pauses.
 const STEP_PAIRS: usize = 2_000;
@@ -39,7 +40,8 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Pairs that are let go on the spot when their caller has gone.
 const DROPPED_PAIRS_MAX: usize = 20_000;
 
-/// Field numbers of rpc.proto: pairs or events in an answer, an operation's answer in a transaction's, its kinds.
+/// Field numbers of rpc.proto: pairs or events in an answer, an operation's answer in a transaction's, its
+/// kinds.
 const RANGE_KVS: u8 = 2;
 const PUT_PREV_KV: u8 = 2;
 const DELETE_PREV_KVS: u8 = 3;
@@ -421,8 +423,8 @@ fn lengths(field: u8, bytes: usize) -> BytesMut {
     lengths
 }
 
-/// What is left of a list. Letting go of very many takes as long as reading them, and their caller is gone, so
-/// another thread does.
+/// What is left of a list. Letting go of very many takes as long as reading them, and their caller is gone,
+/// so another thread does.
 #[derive(Debug)]
 pub(crate) struct Rest<T: Send + 'static>(vec::IntoIter<T>);
 

@@ -6,8 +6,8 @@
 //! against an in-memory double in `tests/etcd_api`.
 //!
 //! The way of a call: [`unary`] (thin layer for the hot calls, `long_answer` where the answer is long) or the
-//! generated tonic services ([`kv`] with [`range_stream`], [`watch`], [`lease`], [`cluster`], [`maintenance`],
-//! [`auth`], [`health`]) → [`translate`] → [`asked`] (by whom) → `Backend` → [`errors`].
+//! generated tonic services ([`kv`] with [`range_stream`], [`watch`], [`lease`], [`cluster`],
+//! [`maintenance`], [`auth`], [`health`]) → [`translate`] → [`asked`] (by whom) → `Backend` → [`errors`].
 
 pub mod asked;
 pub mod auth;

@@ -22,7 +22,8 @@ use super::translate;
 const FIRST_CHUNK_KEYS: i64 = 10;
 /// Keys in a chunk, at the most; it ends before where they are large.
 const CHUNK_KEYS_MAX: i64 = 4_096;
-/// Bytes that a chunk aims at, and a message has but for a larger pair, at the most: that is encoded in one go.
+/// Bytes that a chunk aims at, and a message has but for a larger pair, at the most: that is encoded in one
+/// go.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a pair beside key and value, about.
 const PAIR_BYTES_BESIDE: usize = 32;
@@ -90,7 +91,8 @@ struct Whole<B> {
     left: Option<Left>,
 }
 
-/// What was read and not sent. Each piece is converted as it goes: a million pairs at once would stop the core.
+/// What was read and not sent. Each piece is converted as it goes: a million pairs at once would stop the
+/// core.
 struct Left {
     /// Header, count, and whether there is more: they come with the last piece, unless others follow.
     end: Option<(Header, i64, bool)>,

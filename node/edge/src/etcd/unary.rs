@@ -1,8 +1,9 @@
-//! The thin gRPC layer for the hot unary KV calls and those of leases with long answers, straight on hyper: read one framed message,
-//! decode, call, frame the answer.
+//! The thin gRPC layer for the hot unary KV calls and those of leases with long answers, straight on hyper:
+//! read one framed message, decode, call, frame the answer.
 //!
 //! Same behaviour as the tonic path (`tests/etcd_api` runs the same tests over both), without
-//! its codec machinery, and with the same metadata of the call: no stream state, no boxed body, no async-trait box.
+//! its codec machinery, and with the same metadata of the call: no stream state, no boxed body, no
+//! async-trait box.
 
 use std::future::Future;
 use std::sync::Arc;

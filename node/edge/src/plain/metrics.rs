@@ -1,8 +1,9 @@
 //! `/metrics`: Prometheus text exposition with etcd's names, and ours under `henge_`.
 //!
 //! Written by hand because etcd's names break the rules that exposition libraries enforce (gauges
-//! that end in `_total`). Every line comes from a snapshot of counters; rendering takes no lock. Which names of
-//! etcd's are missing, and why, is in docs/metrics.md; `tests/etcd_api/metrics` holds that list against etcd's.
+//! that end in `_total`). Every line comes from a snapshot of counters; rendering takes no lock. Which names
+//! of etcd's are missing, and why, is in docs/metrics.md; `tests/etcd_api/metrics` holds that list against
+//! etcd's.
 
 use henge_api::{AlarmMember, CoreMetrics, Metrics, PeerView};
 

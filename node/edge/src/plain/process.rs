@@ -80,8 +80,8 @@ impl Process {
     }
 }
 
-/// When the process began. It is looked up once: `/proc/stat` takes long to read where there are many processors
-/// and interrupts, and a scrape is answered by a core's thread.
+/// When the process began. It is looked up once: `/proc/stat` takes long to read where there are many
+/// processors and interrupts, and a scrape is answered by a core's thread.
 fn began(stat: &str) -> f64 {
     static BEGAN: OnceLock<f64> = OnceLock::new();
     *BEGAN.get_or_init(|| {
@@ -90,8 +90,8 @@ fn began(stat: &str) -> f64 {
     })
 }
 
-/// The field of `/proc/self/stat` that says when the process began, in ticks since the machine did (proc(5): 22),
-/// and the line of `/proc/stat` that says when that was.
+/// The field of `/proc/self/stat` that says when the process began, in ticks since the machine did (proc(5):
+/// 22), and the line of `/proc/stat` that says when that was.
 fn start_seconds(stat: &str, machine: &str) -> f64 {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks = after_name.split_ascii_whitespace().nth(19);

@@ -1,12 +1,12 @@
 //! Whatever is asked is asked in the name of whoever the call's metadata names, on both ways to a service.
 
+use henge::api::Caller;
 use henge_edge::EdgeConfig;
 use henge_edge::etcd::proto::etcdserverpb as pb;
 use tonic::Request;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::{SHORT, Server, soon};
-use henge::api::Caller;
 
 /// A token that is a number is that user's; nobody's otherwise.
 fn by_number(of: &MetadataMap) -> Caller {

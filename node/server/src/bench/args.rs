@@ -100,7 +100,8 @@ pub struct BenchArgs {
     /// Data directory of the embedded engine; default: a new one under the current directory, removed after
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// What drives the embedded engine's cores: auto, ring, tokio-uring, thread, or glommio in a build with it
+    /// What drives the embedded engine's cores: auto, ring, tokio-uring, thread, or glommio in a build with
+    /// it
     #[arg(long, default_value = "auto", value_parser = henge::HostKind::from_str)]
     pub host: henge::HostKind,
     /// Seed of the key sequence

@@ -55,8 +55,8 @@ impl Scratch {
     }
 }
 
-/// Makes a directory that was not there. In two containers there may be the same process number, and one working
-/// directory.
+/// Makes a directory that was not there. In two containers there may be the same process number, and one
+/// working directory.
 fn fresh(parent: &Path, process: u32) -> Result<PathBuf, String> {
     let mut names = (0..NAMES_MAX).map(|n| match n {
         0 => format!("bench-{process}.henge"),

@@ -14,8 +14,8 @@
 //! | revisions                                        | may be too low, by the entries missing        |
 //!
 //! An entry whose batch has one wrong byte that its checksum tells (`henge_wal`'s `doubtful`) is applied, and
-//! so is one that recovery cuts, as nothing shows that it was acknowledged; the keys it names are doubtful, and no
-//! others.
+//! so is one that recovery cuts, as nothing shows that it was acknowledged; the keys it names are doubtful,
+//! and no others.
 //! Promises: no key that is wrong is missing among the doubtful ones, but for those whose names are gone
 //! ([`Salvaged::may_miss_keys`]). Must never know: files, how it is shown.
 
@@ -295,8 +295,8 @@ impl Group {
         }
     }
 
-    /// Apply what is held, as far as it goes on where the last one ended. What is between may come yet: a group
-    /// that pinned an old segment is written again, whole.
+    /// Apply what is held, as far as it goes on where the last one ended. What is between may come yet: a
+    /// group that pinned an old segment is written again, whole.
     fn apply_to(&mut self, commit: u64) {
         while let Some(held) = self.tail.front() {
             let follows = held.first() <= self.salvaged.machine.applied_index.saturating_add(1);

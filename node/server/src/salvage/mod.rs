@@ -1,12 +1,12 @@
-//! `henge wal salvage DIR`: everything that can be read of a damaged log and of its checkpoints, key by key as
-//! JSON lines, each key with whether it may be wrong.
+//! `henge wal salvage DIR`: everything that can be read of a damaged log and of its checkpoints, key by key
+//! as JSON lines, each key with whether it may be wrong.
 //!
-//! For a member that is alone: where others have the data, they are asked. It reads and never writes into DIR,
-//! takes no lock, and never says that what it brings out is whole unless nothing at all was found damaged. Why
-//! JSON and not a directory to start from: decision 22.
+//! For a member that is alone: where others have the data, they are asked. It reads and never writes into
+//! DIR, takes no lock, and never says that what it brings out is whole unless nothing at all was found
+//! damaged. Why JSON and not a directory to start from: decision 22.
 //!
-//! Exit codes: 0 nothing is damaged and no key is doubtful; 1 it could not run; 2 wrong usage; 4 the log cannot
-//! be read even so; 5 something is damaged, cut, missing or doubtful: the lines say what.
+//! Exit codes: 0 nothing is damaged and no key is doubtful; 1 it could not run; 2 wrong usage; 4 the log
+//! cannot be read even so; 5 something is damaged, cut, missing or doubtful: the lines say what.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -293,8 +293,8 @@ fn keys(store: &Store) -> Vec<henge::mvcc::KeyValue> {
     store.range(&all).unwrap_or_default().kvs
 }
 
-/// The lines: of each group first what may be wrong at all, then its keys, then those that are doubtful and not
-/// there.
+/// The lines: of each group first what may be wrong at all, then its keys, then those that are doubtful and
+/// not there.
 fn write(out: &mut dyn Write, log: &Path, found: &Found) -> io::Result<()> {
     let head = json!({
         "salvaged": log.display().to_string(), "whole": found.is_whole(), "damage": found.damage,

@@ -1,6 +1,7 @@
 //! `henge wal repair`: what making a log open again costs, said and done.
 //!
-//! Promises: nothing is written without `--yes`. Must never know: how a log is mended; `henge_wal::repair` does.
+//! Promises: nothing is written without `--yes`. Must never know: how a log is mended; `henge_wal::repair`
+//! does.
 
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use super::{EXIT_DAMAGED, EXIT_FAILED, EXIT_GROUPS, classify, healed_json, with_
 use crate::output::{out, tell};
 
 /// What to do about a log that does not open, where a repair has just said no.
-const NO_REPAIR: &str = "no repair is known for this, and nothing was changed: put the files back as they were, \
+const NO_REPAIR: &str = "no repair is known for this, and nothing was changed: put the files back as they \
+were, \
                          or bring out what can be read with `henge wal salvage`";
 
 pub(super) fn mend(log: &Path, json: bool, yes: bool) -> u8 {

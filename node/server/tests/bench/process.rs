@@ -1,4 +1,5 @@
-//! Processes of this build: a bench and what it printed, a server and what it counts. None outlives its handle.
+//! Processes of this build: a bench and what it printed, a server and what it counts. None outlives its
+//! handle.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

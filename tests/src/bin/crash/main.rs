@@ -13,11 +13,11 @@
 //! through the others within 3 s, the old leader comes back and catches up, and all members hold
 //! the same. Clients watch meanwhile, from the past, from now and from revisions yet to come, and resume on
 //! any member after the last revision they were told: each is shown every change it asked for, once
-//! (`henge_tests::watched`). With `--embedded-shards`: a process that embeds an engine with so many shards, killed and
-//! opened again with another number of cores each time (`henge_tests::embedded`).
-//! With `--rolling` nobody is killed: each member is asked to end and started again under load, and no request
-//! may fail (`henge_tests::rolling`). With `--leases`: so many leases of 5 s are kept alive by one stream
-//! through a follower (`henge_tests::leases`).
+//! (`henge_tests::watched`). With `--embedded-shards`: a process that embeds an engine with so many shards,
+//! killed and opened again with another number of cores each time (`henge_tests::embedded`). With `--rolling`
+//! nobody is killed: each member is asked to end and started again under load, and no request may fail
+//! (`henge_tests::rolling`). With `--leases`: so many leases of 5 s are kept alive by one stream through a
+//! follower (`henge_tests::leases`).
 //! Must never know: the server's inside; any server that takes etcd's flags will do (`--plain`).
 //! Tested by running it on a real etcd, and by the planted faults in `history.rs`.
 #![allow(

@@ -142,7 +142,8 @@ impl Watcher {
         let named = response.header.revision;
         if named < self.cursor {
             return violated!(
-                "node {node}: a watcher that is owed what comes after revision {} is told {named}: {response:?}",
+                "node {node}: a watcher that is owed what comes after revision {} is told {named}: \
+                {response:?}",
                 self.cursor
             );
         }

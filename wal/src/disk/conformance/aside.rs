@@ -1,7 +1,8 @@
-//! What every disk must do beside segments: folders and their names, files that are written loosely and synced,
-//! room that is taken first.
+//! What every disk must do beside segments: folders and their names, files that are written loosely and
+//! synced, room that is taken first.
 
-use super::{Suite, check, pattern};
+use super::{Op, Output, Suite, check, pattern};
+use crate::BLOCK_BYTES;
 
 impl Suite {
     pub(super) async fn folders(&mut self) -> Result<(), String> {

@@ -5,8 +5,8 @@
 //! last sync a prefix, of completed writes everything (the log's disks write synchronously), but of those
 //! to a file of [`Op::Create`] that was not synced since, any subset of their sectors, too. Completions
 //! come in any order. The n-th operation can fail, once or from then on; space can run out; bytes
-//! can rot; and whatever else bad devices do happens by chance ([`Chances`]). A crashed [`SimDisk`] is dead: it fails everything and completes nothing, as a killed
-//! process's would; the [`SimHandle`] gives a new one.
+//! can rot; and whatever else bad devices do happens by chance ([`Chances`]). A crashed [`SimDisk`] is dead:
+//! it fails everything and completes nothing, as a killed process's would; the [`SimHandle`] gives a new one.
 //!
 //! Same seed and same calls, same outcome: no clock, no threads, no global state.
 

@@ -70,8 +70,8 @@ impl Command<'_> {
         }
     }
 
-    /// Bytes that it may add, by etcd's estimate (`server/storage/quota.go`). Transactions within transactions,
-    /// which etcd counts as nothing, are counted.
+    /// Bytes that it may add, by etcd's estimate (`server/storage/quota.go`). Transactions within
+    /// transactions, which etcd counts as nothing, are counted.
     pub fn cost(&self) -> u64 {
         match self {
             Command::Put(put) => put_cost(put),

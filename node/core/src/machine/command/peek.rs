@@ -83,8 +83,8 @@ pub fn is_compact(encoded: &[u8]) -> bool {
     encoded.get(1) == Some(&tag::COMPACT)
 }
 
-/// The place of an encoded command's kind in [`AppliedTimes::KINDS`]; what ends a lease is one kind, however it is
-/// said, and so is what renews one.
+/// The place of an encoded command's kind in [`AppliedTimes::KINDS`]; what ends a lease is one kind, however
+/// it is said, and so is what renews one.
 pub fn kind(encoded: &[u8]) -> Option<usize> {
     Some(match *encoded.get(1)? {
         tag::PUT => 0,

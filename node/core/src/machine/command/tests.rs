@@ -258,7 +258,9 @@ fn regression_unknown_flags_are_refused_by_name() {
                 continue;
             }
             let error = decoded.expect_err("nobody knows them");
-            let named = matches!(error, CommandError::Flags { byte: b, known: k, .. } if (b, k) == (byte, known));
+            let expected = (byte, known);
+            let named = matches!(&error, CommandError::Flags { byte, known, .. }
+                if (*byte, *known) == expected);
             assert!(named, "{error}");
             assert_eq!(proposable(&flagged), Err(error), "{encoded:?}");
         }

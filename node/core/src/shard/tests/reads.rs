@@ -42,8 +42,8 @@ fn a_late_answer_to_an_earlier_runs_round_confirms_nothing() {
     assert!(receiver.try_recv().is_some_and(|answer| answer.is_ok()));
 }
 
-/// On a full disk it may never lead: its vote for itself finds no room in the log. Reads waited for that until
-/// their deadlines.
+/// On a full disk it may never lead: its vote for itself finds no room in the log. Reads waited for that
+/// until their deadlines.
 #[test]
 fn regression_a_member_that_is_alone_reads_without_leading() {
     let mut shard = start(&[1], 1);
