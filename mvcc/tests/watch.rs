@@ -354,6 +354,30 @@ fn buffered_memory_is_accounted_and_freed() {
     assert_eq!(store.watch_ready(), None);
 }
 
+/// Each watcher had a bound, and all together none: one change under ten thousand of them could take
+/// gigabytes before anybody had a chance to deliver any of it.
+#[test]
+fn regression_what_all_watchers_hold_together_is_bounded() {
+    let mut store = Store::new();
+    let idle = store.stats().bytes.watch;
+    let ids: Vec<_> = (0..600).map(|_| store.watch(spec("a"))).collect();
+    let value = "x".repeat(512 << 10);
+    put(&mut store, "a", &value);
+    let held = store.stats().bytes.watch - idle;
+    assert!(held > 128 << 20 && held < 257 << 20, "{held} bytes");
+    // Those that found no room read it from history: nobody misses it.
+    let mut told = Vec::new();
+    while let Some(id) = store.watch_ready() {
+        let Some(WatchBatch::Events { revision, events }) = store.watch_next(id, usize::MAX) else {
+            panic!("{id:?} has something else to hear");
+        };
+        assert_eq!((revision, events.len()), (2, 1));
+        assert_eq!(&events[0].kv.value[..], value.as_bytes());
+        told.push(id);
+    }
+    assert!(told.len() == ids.len() && ids.iter().all(|id| told.contains(id)));
+}
+
 /// etcd #15271: a replica that is set back by an older snapshot must not tell its watchers again
 /// what they know.
 #[test]

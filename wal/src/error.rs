@@ -98,7 +98,8 @@ pub enum OpenError {
     /// The file system has not the room that a new log begins with.
     #[error(
         "{path}: {free} bytes are free on this file system, and the segments that a log begins with take \
-         {bytes}: make room, or have smaller segments (`--wal-segment-bytes`, `EngineBuilder::wal_segment_bytes`)"
+         {bytes}: make room, or have smaller segments (`--wal-segment-bytes`, \
+         `EngineBuilder::wal_segment_bytes`)"
     )]
     NoRoom {
         /// The directory.

@@ -412,6 +412,8 @@ impl Wal {
     pub fn close(&mut self) {
         if self.phase == Phase::Running {
             self.phase = Phase::Closing;
+            // Nobody asks for their pieces any more, so none may stay due.
+            self.give_up_checkpoints();
             self.stage.end_turn();
             self.owed = true;
             self.advance();

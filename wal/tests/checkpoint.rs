@@ -234,6 +234,31 @@ fn regression_a_writer_that_was_dropped_is_gone() {
     block_on(close(wal));
 }
 
+/// Nobody asks for pieces once the log closes: one that stayed due kept its core turning, and never let a
+/// runtime that it shared get at the writes that the log waited for.
+#[test]
+fn regression_a_closing_log_has_no_piece_due() {
+    let place = Place::new("closing");
+    let mut wal = place.log();
+    wal.set_time(1);
+    let plan = Plan {
+        bytes_per_second: 1 << 20,
+        bytes_min: 0,
+    };
+    let id = wal.begin_checkpoint(FOLDER, meta(5), plan);
+    for _ in 0..4 {
+        let chunk = Bytes::from(vec![1; CHUNK_BYTES_MAX]);
+        wal.push_chunk(id, chunk).expect("room");
+    }
+    while wal.checkpoint_due_micros() == u64::MAX {
+        block_on(event(&mut wal));
+    }
+    wal.close();
+    assert_eq!(wal.checkpoint_due_micros(), u64::MAX);
+    block_on(close(wal));
+    assert!(place.names().is_empty(), "and nothing is left of it");
+}
+
 /// One that was given up still removes its file, which the next one of its group may be called, too.
 #[test]
 fn the_next_one_waits_until_the_one_before_is_gone() {

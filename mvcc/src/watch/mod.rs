@@ -469,6 +469,11 @@ impl Store {
     }
 }
 
+/// What all watchers may hold that is not delivered, in bytes: beyond it they fall behind and read on from
+/// history. A change of thousands of keys under ten thousand watchers would take gigabytes before anybody
+/// could deliver any of it.
+pub(crate) const BUFFERED_BYTES_MAX: usize = 256 << 20;
+
 impl Watchers {
     /// Buffers an event of a watcher in sync, or lets it fall behind.
     fn deliver(&mut self, id: WatcherId, event: Event, buffer_bytes_max: usize, shown: i64) {
@@ -476,7 +481,8 @@ impl Watchers {
             return;
         };
         let bytes = event_bytes(&event);
-        if watcher.buffer_bytes + bytes > buffer_bytes_max {
+        let in_all = self.buffered_bytes + bytes;
+        if watcher.buffer_bytes + bytes > buffer_bytes_max || in_all > BUFFERED_BYTES_MAX {
             // The whole revision will come from the log: a revision is never split.
             let main = event.kv.mod_revision;
             while watcher

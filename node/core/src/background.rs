@@ -235,6 +235,9 @@ impl Core {
             .iter_mut()
             .for_each(|(at, _)| self.agenda.mark(at));
         let Some(write) = self.wal.oldest_in_flight().filter(|_| stuck) else {
+            if self.phase != Phase::Running {
+                return;
+            }
             tracing::info!("the log can be written again: this member speaks to its peers again");
             return;
         };
@@ -255,7 +258,8 @@ impl Core {
 
     /// The same in milliseconds, unless that is known already.
     pub(super) fn stuck_ms(&self) -> u64 {
-        match self.log_stuck {
+        // Nobody looks at it but while the core runs: what is due for nobody would be due for ever.
+        match self.log_stuck || self.phase != Phase::Running {
             true => u64::MAX,
             false => self.stuck_micros().div_ceil(1_000),
         }

@@ -94,7 +94,8 @@ impl Core {
         }
         let sizes = self.shards.shards().map(Shard::words_kept);
         let kept = sizes.fold((0, 0), |sum, (items, bytes)| (sum.0 + items, sum.1 + bytes));
-        self.keeps_words = kept.0 > 0;
+        // A touch counts nothing, and keeps what comes behind it waiting all the same.
+        self.keeps_words = self.shards.shards().any(Shard::keeps_words);
         kept
     }
 

@@ -146,8 +146,8 @@ fn report(total: &Stats, seeds: u64, elapsed: Duration, violation: Option<u64>) 
         .collect();
     println!(
         "seeds={seeds} seconds={:.1} virtual_seconds={} events={} turns={} operations={} \
-         not_done={} unknown={} revisions={} watch_responses={} watch_notes={} watches_compacted={} faults={} \
-         starts={} failed_starts={} moves={} crashes={} poisoned={} frames_lost={} checkpoints={} \
+         not_done={} unknown={} revisions={} watch_responses={} watch_notes={} watches_compacted={} \
+         faults={} starts={} failed_starts={} moves={} crashes={} poisoned={} frames_lost={} checkpoints={} \
          purged={} {} trace={:016x} \
          violation={violation}",
         elapsed.as_secs_f64(),

@@ -16,6 +16,7 @@ use super::writer::Writer;
 use super::{CHUNK_BYTES_MAX, CheckpointError, Finished, Meta, Plan};
 use crate::disk::{Op, Output};
 use crate::log::Errand;
+use crate::log::Phase;
 use crate::{Event, Wal};
 
 /// A checkpoint that a log writes.
@@ -138,6 +139,9 @@ impl Wal {
 
     /// When the next piece of a checkpoint is due, by the owner's clock; `u64::MAX`: none waits for a time.
     pub fn checkpoint_due_micros(&self) -> u64 {
+        if self.phase != Phase::Running {
+            return u64::MAX;
+        }
         let writers = self.checkpoints.writers.values();
         let dues = writers.filter_map(|writer| writer.due_micros(self.now_micros));
         dues.min().unwrap_or(u64::MAX)

@@ -75,7 +75,10 @@ impl Alarms {
     pub(super) fn refuse(&self, command: &Command<'_>) -> Result<(), Error> {
         let own = matches!(
             command,
-            Command::Alarm { .. } | Command::LeaseRenew { .. } | Command::LeaseExpire { .. }
+            Command::Alarm { .. }
+                | Command::LeaseRenew { .. }
+                | Command::LeaseRenewMany { .. }
+                | Command::LeaseExpire { .. }
         );
         if self.raised.is_empty() || own {
             return Ok(());
@@ -154,6 +157,19 @@ mod tests {
         assert_eq!(alarms.apply(AlarmAction::Deactivate, corrupt), []);
         assert_eq!(alarms.apply(AlarmAction::Deactivate, one), [one]);
         assert_eq!(alarms, Alarms::default());
+    }
+
+    /// Renewals share entries, and those were refused: while the members' data differed, no lease lived on.
+    #[test]
+    fn regression_leases_are_renewed_while_the_data_is_kept_back() {
+        let mut alarms = Alarms::default();
+        alarms.apply(AlarmAction::Activate, alarm(1, Alarm::Corrupt));
+        let one = Command::LeaseRenew { id: 1 };
+        let many = Command::LeaseRenewMany { ids: vec![1, 2] };
+        assert_eq!(alarms.refuse(&one), Ok(()));
+        assert_eq!(alarms.refuse(&many), Ok(()));
+        let grant = Command::LeaseGrant { id: 1, ttl_s: 60 };
+        assert_eq!(alarms.refuse(&grant), Err(Error::Corrupt));
     }
 
     #[test]

@@ -229,14 +229,18 @@ impl Shard {
     /// Some of it now, and what is more between turns. It counts among the answers under way until all of
     /// it is gone: it is there.
     fn let_go(&mut self, gone: Option<Gone>, bytes: usize) {
-        let Some(mut gone) = gone else {
+        let Some(gone) = gone else {
             self.long_reads.bytes -= bytes;
             return;
         };
         // Many may go together.
-        if !self.turn.has_time() {
-            return self.long_reads.gone.push((gone, bytes));
+        match self.turn.has_time() {
+            true => self.let_some_go(gone, bytes),
+            false => self.long_reads.gone.push((gone, bytes)),
         }
+    }
+
+    fn let_some_go(&mut self, mut gone: Gone, bytes: usize) {
         let pairs = gone.on();
         self.turn.spend(pairs as u64 * LET_GO_NANOS);
         match pairs >= LET_GO_PAIRS {
@@ -288,8 +292,9 @@ impl Shard {
 
     /// Goes on with one read for a slice; returns whether more is left.
     pub(super) fn read_slice(&mut self) -> bool {
+        // A slice of its own, whatever callers took of the turn: they may do so in every turn.
         if let Some((gone, bytes)) = self.long_reads.gone.pop() {
-            self.let_go(Some(gone), bytes);
+            self.let_some_go(gone, bytes);
         }
         if let Some(read) = self.long_reads.next() {
             if read.answer.is_abandoned() {

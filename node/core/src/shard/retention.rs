@@ -19,6 +19,8 @@ use crate::machine::Command;
 /// Samples of the revision that a period is divided by: history lives up to a tenth longer than asked
 /// (etcd's figure).
 const SAMPLES: u64 = 10;
+/// They lie no further apart than this, however long the period (etcd looks at an hour's tenth).
+const SAMPLE_MS_MAX: u64 = 360_000;
 /// A compaction of revisions waits for so many of them, as a share of what is kept: the fewer, the more
 /// often the log gets an entry for it.
 const STEP_SHARE: i64 = 8;
@@ -34,7 +36,7 @@ pub enum AutoCompaction {
     /// All but the last so many revisions at moments that lie so far apart; in between nothing goes, whatever
     /// is written: with five minutes, etcd's `--auto-compaction-mode=revision`.
     RevisionsEvery(u64, Duration),
-    /// What is older than this, and up to a tenth younger.
+    /// What is older than this, and what is older by up to a tenth of it, or six minutes, may stay.
     Periodic(Duration),
 }
 
@@ -90,7 +92,7 @@ impl Retention {
 
     fn sample(&mut self, period_ms: u64, now_ms: u64, revision: i64) -> Option<i64> {
         let last = self.samples.back();
-        if last.is_none_or(|(at, seen)| *seen < revision && now_ms - at >= period_ms / SAMPLES) {
+        if last.is_none_or(|(at, seen)| *seen < revision && now_ms - at >= sample_ms(period_ms)) {
             self.samples.push_back((now_ms, revision));
         }
         // The newest of those that are old enough stays, for whoever leads next.
@@ -121,12 +123,16 @@ impl Retention {
         let last = self.samples.back();
         let to_sample = last.is_none_or(|(_, seen)| *seen < revision) && self.asked < revision;
         let next = match to_sample {
-            true => last.map_or(0, |(at, _)| at.saturating_add(period_ms / SAMPLES)),
+            true => last.map_or(0, |(at, _)| at.saturating_add(sample_ms(period_ms))),
             false => u64::MAX,
         };
         let first = self.samples.iter().find(|(_, seen)| *seen > self.asked);
         next.min(first.map_or(u64::MAX, |(at, _)| at.saturating_add(period_ms)))
     }
+}
+
+fn sample_ms(period_ms: u64) -> u64 {
+    (period_ms / SAMPLES).min(SAMPLE_MS_MAX)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -254,6 +260,25 @@ mod tests {
         assert_eq!(retention.due_ms(rule, 95_000), 1_200_000);
         assert_eq!(retention.due(rule, 1_200_000, 95_000, true), Some(94_000));
         assert_eq!(retention.due_ms(rule, 95_000), u64::MAX);
+    }
+
+    /// Three days lived seven hours longer.
+    #[test]
+    fn regression_a_long_period_is_sampled_every_six_minutes() {
+        let mut retention = Retention::default();
+        let hour = 3_600_000;
+        let rule = AutoCompaction::Periodic(Duration::from_secs(72 * 3_600));
+        let mut asked = None;
+        for minute in 0..(73 * 60) {
+            let now_ms = minute * 60_000;
+            let revision = 1 + minute as i64;
+            let at = retention.due(rule, now_ms, revision, true);
+            asked = at.or(asked);
+            let kept_ms = now_ms - 60_000 * asked.map_or(0, |at| at as u64 - 1);
+            let most = 72 * hour + SAMPLE_MS_MAX + 60_000;
+            assert!(kept_ms <= most, "{kept_ms} ms at minute {minute}");
+        }
+        assert!(asked.is_some());
     }
 
     #[test]

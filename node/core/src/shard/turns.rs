@@ -101,6 +101,11 @@ impl Shard {
         waits
     }
 
+    /// Whether words wait, so that requests wait behind them.
+    pub(crate) fn keeps_words(&self) -> bool {
+        !self.words.is_empty()
+    }
+
     /// How many words wait, with what came behind them, and their bytes.
     pub(crate) fn words_kept(&self) -> (usize, usize) {
         self.words.size()

@@ -27,9 +27,20 @@ impl<B: Backend> Asked<B> {
         Asked { backend, who }
     }
 
+    /// Who makes the call with this metadata. Asked before its body is read: metadata may be a mebibyte, and
+    /// a call may last.
+    pub fn caller(&self, metadata: &MetadataMap) -> Caller {
+        (self.who)(metadata)
+    }
+
+    /// The backend for a caller.
+    pub fn by(&self, caller: Caller) -> B {
+        self.backend.by(caller)
+    }
+
     /// The backend for the caller whose metadata this is.
-    pub fn by(&self, metadata: &MetadataMap) -> B {
-        self.backend.by((self.who)(metadata))
+    pub fn of(&self, metadata: &MetadataMap) -> B {
+        self.by(self.caller(metadata))
     }
 
     /// How the member is, whoever asks.

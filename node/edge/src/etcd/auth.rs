@@ -46,7 +46,7 @@ impl<B: Backend> pb::auth_server::Auth for Auth<B> {
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
         let reply = self
             .asked
-            .by(request.metadata())
+            .of(request.metadata())
             .status()
             .await
             .map_err(|e| status(&e))?;
@@ -61,7 +61,7 @@ impl<B: Backend> pb::auth_server::Auth for Auth<B> {
     ) -> Result<Response<pb::AuthStatusResponse>, Status> {
         let reply = self
             .asked
-            .by(request.metadata())
+            .of(request.metadata())
             .status()
             .await
             .map_err(|e| status(&e))?;

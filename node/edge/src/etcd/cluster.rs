@@ -65,7 +65,7 @@ impl<B: Backend> pb::cluster_server::Cluster for Cluster<B> {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         let linearizable = request.into_inner().linearizable;
         let reply = backend
             .members(linearizable)

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_core::Stream;
-use henge_api::{Backend, Error, Reply};
+use henge_api::{Backend, Caller, Error, Reply};
 use henge_mvcc as mvcc;
 use prost::Message;
 use tonic::metadata::MetadataMap;
@@ -50,7 +50,7 @@ impl<B: Backend> Kv<B> {
     /// A read of one key or a range.
     pub async fn range(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         req: pb::RangeRequest,
     ) -> Result<Reply<mvcc::RangeResponse>, Error> {
         let call = {
@@ -65,7 +65,7 @@ impl<B: Backend> Kv<B> {
     /// A write of one key.
     pub async fn put(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         req: pb::PutRequest,
     ) -> Result<Reply<mvcc::PutResponse>, Error> {
         let call = {
@@ -80,7 +80,7 @@ impl<B: Backend> Kv<B> {
     /// A removal of one key or a range.
     pub async fn delete_range(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         req: pb::DeleteRangeRequest,
     ) -> Result<Reply<mvcc::DeleteRangeResponse>, Error> {
         let call = {
@@ -95,7 +95,7 @@ impl<B: Backend> Kv<B> {
     /// A transaction.
     pub(crate) async fn txn(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         txn: Txn,
     ) -> Result<Reply<mvcc::TxnResponse>, Error> {
         let call = {
@@ -117,7 +117,7 @@ impl<B: Backend> Kv<B> {
     /// A compaction up to a revision.
     pub async fn compact(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         req: pb::CompactionRequest,
     ) -> Result<pb::CompactionResponse, Error> {
         let reply = self
@@ -128,6 +128,11 @@ impl<B: Backend> Kv<B> {
         Ok(pb::CompactionResponse {
             header: header(reply.header),
         })
+    }
+
+    /// Who makes the call with this metadata.
+    pub(crate) fn caller(&self, metadata: &MetadataMap) -> Caller {
+        self.asked.caller(metadata)
     }
 
     fn fits(&self, req: &impl Message) -> Result<(), Error> {
@@ -155,8 +160,10 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<pb::RangeResponse>, Status> {
-        let (of, _, request) = request.into_parts();
-        let found = self.range(&of, request).await;
+        let (metadata, _, request) = request.into_parts();
+        let of = self.asked.caller(&metadata);
+        drop(metadata);
+        let found = self.range(of, request).await;
         answer(found.map(|reply| translate::range_response(reply.header, reply.body)))
     }
 
@@ -168,7 +175,7 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let limit = self.config.max_request_bytes;
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         range_stream::start(backend, request.into_inner(), limit).map(Response::new)
     }
 
@@ -176,8 +183,10 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
-        let (of, _, request) = request.into_parts();
-        let put = self.put(&of, request).await;
+        let (metadata, _, request) = request.into_parts();
+        let of = self.asked.caller(&metadata);
+        drop(metadata);
+        let put = self.put(of, request).await;
         answer(put.map(|reply| translate::put_response(reply.header, reply.body)))
     }
 
@@ -185,8 +194,10 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        let (of, _, request) = request.into_parts();
-        let deleted = self.delete_range(&of, request).await;
+        let (metadata, _, request) = request.into_parts();
+        let of = self.asked.caller(&metadata);
+        drop(metadata);
+        let deleted = self.delete_range(of, request).await;
         answer(deleted.map(|reply| translate::delete_response(reply.header, reply.body)))
     }
 
@@ -194,17 +205,21 @@ impl<B: Backend> pb::kv_server::Kv for Kv<B> {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
-        let (of, _, request) = request.into_parts();
+        let (metadata, _, request) = request.into_parts();
+        let of = self.asked.caller(&metadata);
+        drop(metadata);
         // The code and text of tonic's own decoder.
         let txn = Txn::unfold(request).map_err(|e| Status::internal(e.to_string()))?;
-        answer(self.txn(&of, txn).await.map(translate::txn_response))
+        answer(self.txn(of, txn).await.map(translate::txn_response))
     }
 
     async fn compact(
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
-        let (of, _, request) = request.into_parts();
-        answer(self.compact(&of, request).await)
+        let (metadata, _, request) = request.into_parts();
+        let of = self.asked.caller(&metadata);
+        drop(metadata);
+        answer(self.compact(of, request).await)
     }
 }

@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use henge_api::{Backend, Error, Reply};
-use tonic::metadata::MetadataMap;
+use henge_api::{Backend, Caller, Error, Reply};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::asked::Asked;
@@ -45,7 +44,7 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         let r = request.into_inner();
         let reply = backend
             .lease_grant(r.id, r.ttl)
@@ -63,7 +62,7 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         let id = request.into_inner().id;
         let reply = backend.lease_revoke(id).await.map_err(|e| status(&e))?;
         Ok(Response::new(pb::LeaseRevokeResponse {
@@ -77,7 +76,7 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         let leader = LeaderMonitor::new(
             backend.clone(),
             request.metadata(),
@@ -98,8 +97,10 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        let (of, _, request) = request.into_parts();
-        let found = self.time_to_live(&of, request).await;
+        let (metadata, _, request) = request.into_parts();
+        let of = self.asked.caller(&metadata);
+        drop(metadata);
+        let found = self.time_to_live(of, request).await;
         let (mut message, keys) = found.map_err(|e| status(&e))?;
         message.keys = keys;
         Ok(Response::new(message))
@@ -110,7 +111,7 @@ impl<B: Backend> pb::lease_server::Lease for Lease<B> {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         let (mut message, ids) = self
-            .leases(request.metadata())
+            .leases(self.asked.caller(request.metadata()))
             .await
             .map_err(|e| status(&e))?;
         message.leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
@@ -122,7 +123,7 @@ impl<B: Backend> Lease<B> {
     /// What is left of a lease; its keys beside the message.
     async fn time_to_live(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         r: pb::LeaseTimeToLiveRequest,
     ) -> Result<(pb::LeaseTimeToLiveResponse, Vec<Bytes>), Error> {
         let reply = self.asked.by(of).lease_time_to_live(r.id, r.keys).await?;
@@ -137,7 +138,7 @@ impl<B: Backend> Lease<B> {
     }
 
     /// All leases; their ids beside the message.
-    async fn leases(&self, of: &MetadataMap) -> Result<(pb::LeaseLeasesResponse, Vec<i64>), Error> {
+    async fn leases(&self, of: Caller) -> Result<(pb::LeaseLeasesResponse, Vec<i64>), Error> {
         let reply = self.asked.by(of).leases().await?;
         let message = pb::LeaseLeasesResponse {
             header: header(reply.header),
@@ -149,7 +150,7 @@ impl<B: Backend> Lease<B> {
     /// [`Lease::time_to_live`] as it goes out: in pieces, as a lease may have a million keys.
     pub(crate) async fn time_to_live_framed(
         &self,
-        of: &MetadataMap,
+        of: Caller,
         r: pb::LeaseTimeToLiveRequest,
     ) -> Result<Framed, Error> {
         let (message, keys) = self.time_to_live(of, r).await?;
@@ -160,7 +161,7 @@ impl<B: Backend> Lease<B> {
     }
 
     /// [`Lease::leases`] as it goes out: in pieces, as there may be a million.
-    pub(crate) async fn leases_framed(&self, of: &MetadataMap) -> Result<Framed, Error> {
+    pub(crate) async fn leases_framed(&self, of: Caller) -> Result<Framed, Error> {
         let (message, ids) = self.leases(of).await?;
         Ok(Framed::Long(LongAnswer::leases(&message, ids).await))
     }

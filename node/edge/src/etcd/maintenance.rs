@@ -55,7 +55,7 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
         use pb::alarm_request::AlarmAction as Action;
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         let request = request.into_inner();
         let kind = named(request.alarm)?;
         let action = match Action::try_from(request.action) {
@@ -100,7 +100,7 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
     ) -> Result<Response<pb::StatusResponse>, Status> {
         let reply = self
             .asked
-            .by(request.metadata())
+            .of(request.metadata())
             .status()
             .await
             .map_err(|e| status(&e))?;
@@ -136,7 +136,7 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
     ) -> Result<Response<pb::HashResponse>, Status> {
         let reply = self
             .asked
-            .by(request.metadata())
+            .of(request.metadata())
             .hash_kv(0)
             .await
             .map_err(|e| status(&e))?;
@@ -150,7 +150,7 @@ impl<B: Backend> pb::maintenance_server::Maintenance for Maintenance<B> {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
-        let backend = self.asked.by(request.metadata());
+        let backend = self.asked.of(request.metadata());
         let revision = request.into_inner().revision;
         let reply = backend.hash_kv(revision).await.map_err(|e| status(&e))?;
         Ok(Response::new(pb::HashKvResponse {

@@ -62,27 +62,28 @@ pub(crate) fn call<B: Backend>(
     meter: Meter,
 ) -> EdgeFuture {
     let (parts, body) = request.into_parts();
-    let of = MetadataMap::from_headers(parts.headers);
+    // Nothing else of the headers is kept while the body comes.
+    let of = kv.caller(&MetadataMap::from_headers(parts.headers));
     let body = (body, encoding);
     match hot {
         Hot::Put => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(pairs(kv.put(&of, r).await?.map(ResponseOp::Put)).await) },
+            move |r| async move { Ok(pairs(kv.put(of, r).await?.map(ResponseOp::Put)).await) },
         )),
         Hot::Range => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { Ok(pairs(kv.range(&of, r).await?.map(ResponseOp::Range)).await) },
+            move |r| async move { Ok(pairs(kv.range(of, r).await?.map(ResponseOp::Range)).await) },
         )),
         Hot::Txn => Box::pin(run(
             body,
             (max_bytes, meter, Txn::only_reads),
             Txn::decode,
             move |r| async move {
-                let reply = kv.txn(&of, r).await?;
+                let reply = kv.txn(of, r).await?;
                 Ok(pairs(reply.map(|txn| ResponseOp::Txn(Box::new(txn)))).await)
             },
         )),
@@ -91,7 +92,7 @@ pub(crate) fn call<B: Backend>(
             (max_bytes, meter, |_| false),
             Message::decode,
             move |r| async move {
-                let reply = kv.delete_range(&of, r).await?;
+                let reply = kv.delete_range(of, r).await?;
                 Ok(pairs(reply.map(ResponseOp::DeleteRange)).await)
             },
         )),
@@ -99,13 +100,13 @@ pub(crate) fn call<B: Backend>(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |_: pb::LeaseLeasesRequest| async move { lease.leases_framed(&of).await },
+            move |_: pb::LeaseLeasesRequest| async move { lease.leases_framed(of).await },
         )),
         Hot::LeaseTimeToLive => Box::pin(run(
             body,
             (max_bytes, meter, |_| false),
             Message::decode,
-            move |r| async move { lease.time_to_live_framed(&of, r).await },
+            move |r| async move { lease.time_to_live_framed(of, r).await },
         )),
     }
 }

@@ -59,7 +59,7 @@ impl<B: Backend> Watch<B> {
         let max = Some(self.config.max_message_bytes());
         let requests = Streaming::new_request(codec.decoder(), body, None, max);
         let timeout = self.config.election_timeout;
-        let backend = self.asked.by(metadata);
+        let backend = self.asked.of(metadata);
         let call = Call::<B> {
             session: backend.watch_session(),
             leader: LeaderMonitor::new(backend, metadata, timeout),
