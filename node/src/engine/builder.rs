@@ -161,8 +161,8 @@ impl EngineBuilder {
     /// [`Router::Hash`] for a new one.
     ///
     /// ```
-    /// let builder =
-    /// henge::Engine::builder("data.henge").shards(2).router(henge::Router::Ranges(vec!["m".into()]));
+    /// let router = henge::Router::Ranges(vec!["m".into()]);
+    /// let builder = henge::Engine::builder("data.henge").shards(2).router(router);
     /// # drop(builder);
     /// ```
     pub fn router(mut self, router: Router) -> Self {

@@ -415,9 +415,10 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
-    /// }, None)?; let (shard, first) = watcher.next().await.expect("the engine runs"); assert!(shard == 0 &&
-    /// first.created);
+    /// let create = henge::api::WatchCreate { key: "a".into(), ..Default::default() };
+    /// let mut watcher = engine.watch_after(&create, None)?;
+    /// let (shard, first) = watcher.next().await.expect("the engine runs");
+    /// assert!(shard == 0 && first.created);
     /// # Ok(()) }) }
     /// ```
     pub async fn next(&mut self) -> Option<(usize, WatchResponse)> {
@@ -429,8 +430,9 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
-    /// }, None)?; let first = std::future::poll_fn(|cx| watcher.poll_next(cx)).await;
+    /// let create = henge::api::WatchCreate { key: "a".into(), ..Default::default() };
+    /// let mut watcher = engine.watch_after(&create, None)?;
+    /// let first = std::future::poll_fn(|cx| watcher.poll_next(cx)).await;
     /// assert!(first.expect("the engine runs").1.created);
     /// # Ok(()) }) }
     /// ```
@@ -475,8 +477,10 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
-    /// }, None)?; engine.stop().await; while watcher.next().await.is_some() {}
+    /// let create = henge::api::WatchCreate { key: "a".into(), ..Default::default() };
+    /// let mut watcher = engine.watch_after(&create, None)?;
+    /// engine.stop().await;
+    /// while watcher.next().await.is_some() {}
     /// assert_eq!(watcher.ends().get(&0), Some(&henge::WatchEnd::Stopped));
     /// # Ok(()) }) }
     /// ```
@@ -490,9 +494,12 @@ impl ShardedWatcher {
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/doc.rs"));
     /// # fn main() -> Outcome { on_scratch(async |engine| {
-    /// let mut watcher = engine.watch_after(&henge::api::WatchCreate { key: "a".into(), ..Default::default()
-    /// }, None)?; watcher.next().await; let left = watcher.revisions().encode(); // keep it with what was
-    /// done let seen = henge::Revisions::decode(&left)?; assert_eq!(seen.shards(), engine.shards());
+    /// let create = henge::api::WatchCreate { key: "a".into(), ..Default::default() };
+    /// let mut watcher = engine.watch_after(&create, None)?;
+    /// watcher.next().await;
+    /// let left = watcher.revisions().encode(); // keep it with what was done
+    /// let seen = henge::Revisions::decode(&left)?;
+    /// assert_eq!(seen.shards(), engine.shards());
     /// # Ok(()) }) }
     /// ```
     pub fn revisions(&self) -> &Revisions {
