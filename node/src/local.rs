@@ -7,8 +7,8 @@
 //!
 //! Promises: the same operations, errors and cancel-safety as [`Engine`]'s; whoever waits is answered
 //! even if the driver is dropped half-way. The only helper threads (but for [`HostKind::Thread`], whose
-//! purpose they are) do what the kernel blocks on anyhow, off every operation's path: they make log files
-//! and write checkpoints. Must never know: what executor it runs in (the hosts do). Tested by
+//! purpose they are) do what the kernel blocks on anyhow, off every operation's path: they make,
+//! name and sync files. Must never know: what executor it runs in (the hosts do). Tested by
 //! `tests/own_thread.rs` and `tests/cancel`.
 
 mod sharded;
